@@ -1,0 +1,41 @@
+"""funprop: the backward pass as a pure function that you can read, verify, swap and measure."""
+
+from funprop.combinators import parallel, repeat, reparam, residual, serial
+from funprop.gradients import Gradient, backprop, from_loss, measure, objective
+from funprop.layer import Layer, Recorded, as_function, from_function, layer, map_layers, named
+from funprop.layers import (
+    DenseParams,
+    add,
+    concatenate,
+    dense,
+    dropout,
+    elu,
+    flatten,
+    gelu,
+    gelu_tanh,
+    leaky_relu,
+    log_softmax,
+    relu,
+    reshape,
+    sigmoid,
+    silu,
+    softmax,
+    softplus,
+    tanh,
+)
+from funprop.losses import (
+    binary_cross_entropy,
+    huber,
+    mean_absolute,
+    mean_squared,
+    softmax_cross_entropy,
+)
+from funprop.metrics import absolute_error, accuracy, binary_accuracy
+from funprop.rewrites import autodiff, remat
+from funprop.steps import Step, TrainState, scan, step
+from funprop.summary import summary
+from funprop.train import Fit, at_least, at_most, fit, patience
+from funprop.trees import Sum
+from funprop.verify import verify
+
+__version__ = "0.1.0"

@@ -1,0 +1,63 @@
+"""The `funprop` command."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+
+def main() -> None:
+    """Parse the command line and run what it names; a wrong argument ends with one sentence."""
+    try:
+        import tyro
+    except ModuleNotFoundError:
+        sys.exit("error: the funprop command needs tyro: pip install 'funprop[train]'")
+
+    def train(
+        data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")],
+        model: str = "mlp",
+        optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "adam",
+        learning_rate: float | None = None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+        backward: Literal["manual", "autodiff"] = "manual",
+        out: Path | None = None,
+    ) -> None:
+        """Train a network on real data by a hand-written backward pass.
+
+        Prints the model, checks the gradient of every layer, trains, reports on held-out data and
+        writes a run folder.
+
+        Args:
+          data: digits, iris, breast-cancer or diabetes.
+          model: which network.
+          optimizer: how the gradient becomes an update.
+          learning_rate: of the optimizer; without it, what suits the data.
+          epochs: how often to go over the data; without it, what suits the data.
+          batch_size: examples an update; without it, what suits the data.
+          seed: of the params and of the order of the examples.
+          backward: by the hand-written backward pass, or by jax.vjp.
+          out: the run folder, which must not exist yet; without it, one under runs/.
+        """
+        from funprop.train import job
+
+        options: dict[str, Any] = dict(
+            model=model,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            backward=backward,
+            out=out,
+        )
+        job.train(data, **options)
+
+    try:
+        tyro.extras.subcommand_cli_from_dict({"train": train}, prog="funprop")
+    except (ValueError, TypeError, ModuleNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""grad_fn: `(params, batch, key=None) -> Gradient`. By hand from an objective, or by JAX from a
+loss function; whatever takes one takes the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funprop import trees
+from funprop.layer import Layer, Recorded, check_params, located, recorded, split_key, with_key
+from funprop.trees import Sum
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, PyTree
+
+GradFn = Callable[..., "Gradient"]
+
+
+class Gradient(NamedTuple):
+    """What a grad_fn gives: sums over the batch's examples, and the weight of that sum.
+
+    Sums add up exactly over microbatches, devices and masks; `step` divides by `weight`, once.
+
+    Attributes:
+      grads: the gradient of `loss` with respect to params, in their structure.
+      loss: the sum of the loss's terms, a scalar.
+      weight: the sum of the terms' weights, a scalar.
+      metrics: a `Sum` by name.
+      recorded: what layers recorded (see `Recorded`), each in its place.
+    """
+
+    grads: Any
+    loss: Any
+    weight: Any
+    metrics: dict[str, Sum]
+    recorded: Any = ()
+
+
+def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> Layer:
+    """Model and loss as one layer, from a batch to the loss's `Sum`.
+
+    Args:
+      model: from inputs to outputs.
+      loss: from `(outputs, targets)` or `(outputs, targets, weights)` to a `Sum`.
+      **metrics: functions `(outputs, targets, weights=None) -> Sum`, recorded by their names.
+
+    Returns:
+      A layer whose input is a batch, `(inputs, targets)` or `(inputs, targets, weights)`. Its
+      params are `(model's params, loss's params)`, the latter `()` for a loss that has none.
+
+    Example:
+      >>> import funprop as fp
+      >>> batch = jnp.ones((4, 3)), jnp.zeros(4, int)
+      >>> fit_me = objective(fp.dense(2), fp.softmax_cross_entropy(), accuracy=fp.accuracy)
+      >>> params, no_params = fit_me.init(jax.random.key(0), batch)
+      >>> loss, _ = fit_me.forward((params, no_params), batch)
+      >>> float(loss.weight)
+      4.0
+    """
+    parts = located((model, loss))
+
+    def init(key: Any, batch: Any) -> tuple[PyTree, PyTree]:
+        _check_batch(batch)
+        model_key, loss_key = jax.random.split(key)
+        params = parts[0].init(model_key, batch[0])
+        outputs = jax.eval_shape(
+            lambda params, x: parts[0].forward(params, x, None)[0], params, batch[0]
+        )
+        return params, parts[1].init(loss_key, (outputs, *batch[1:]))
+
+    def forward(params: Any, batch: Any, key: Any = None) -> tuple[Sum, tuple[Any, Any, Any]]:
+        _check_batch(batch)
+        inputs, *targets = batch
+        model_key, loss_key = split_key(key, 2)
+        outputs, model_kept = parts[0].forward(params[0], inputs, model_key)
+        loss, loss_kept = parts[1].forward(params[1], (outputs, *targets), loss_key)
+        measured = [
+            Recorded(metric(outputs, *targets), metric=name) for name, metric in metrics.items()
+        ]
+        return loss, (model_kept, loss_kept, measured)
+
+    def backward(params: Any, residuals: Any, dy: Any) -> tuple[tuple[PyTree, PyTree], Any]:
+        model_kept, loss_kept, _ = residuals
+        dloss, (doutputs, *dtargets) = parts[1].backward(params[1], loss_kept, dy)
+        dmodel, dinputs = parts[0].backward(params[0], model_kept, doutputs)
+        return (dmodel, dloss), (dinputs, *dtargets)
+
+    def rebuild(model: Layer, loss: Layer) -> Layer:
+        return objective(model, loss, **metrics)
+
+    return Layer(init, forward, backward, "objective", (model, loss), rebuild)
+
+
+def _check_batch(batch: Any) -> None:
+    if not isinstance(batch, tuple) or len(batch) not in (2, 3):
+        raise ValueError("batch must be (inputs, targets) or (inputs, targets, weights)")
+    lengths = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(batch)}
+    if len(lengths) > 1:
+        shapes = [leaf.shape for leaf in jax.tree.leaves(batch)]
+        raise ValueError(f"inputs and targets must have the same length, got shapes {shapes}")
+
+
+def backprop(objective: Layer) -> GradFn:
+    """The grad_fn of an objective by its own backward pass; JAX differentiates nothing.
+
+    Args:
+      objective: any layer from a batch to a `Sum`, as `objective(model, loss)` makes it.
+
+    Raises:
+      ValueError: when called, at trace time: params that are not this objective's.
+
+    Example:
+      >>> import funprop as fp
+      >>> batch = jnp.array([[1.0], [2.0]]), jnp.array([[2.0], [4.0]])
+      >>> line = objective(fp.dense(1, bias=False), fp.mean_squared())
+      >>> params = (fp.DenseParams(jnp.array([[1.0]]), None), ())
+      >>> gradient = backprop(line)(params, batch)
+      >>> float(gradient.loss), float(gradient.weight), gradient.grads[0].w.tolist()
+      (5.0, 2.0, [[-10.0]])
+    """
+
+    def grad_fn(params: PyTree, batch: PyTree, key: Any = None) -> Gradient:
+        check_params(objective, params, batch)
+        (loss, weight), residuals = objective.forward(params, batch, key)
+        one = Sum(jnp.ones_like(loss), jnp.zeros_like(weight))
+        grads, _ = objective.backward(params, residuals, one)
+        records = recorded(residuals)
+        return Gradient(grads, loss, weight, _metrics(records), records)
+
+    return grad_fn
+
+
+def _metrics(records: PyTree) -> dict[str, Sum]:
+    found = jax.tree.leaves(records, is_leaf=lambda node: isinstance(node, Recorded))
+    return {record.metric: record.value for record in found if record.metric}
+
+
+def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
+    """The grad_fn of anybody's JAX loss, by `jax.value_and_grad`.
+
+    Args:
+      loss_fn: `(params, batch)` or `(params, batch, key)` to `(total, weight)` or
+        `(total, weight, metrics)`: sums over the batch's examples, and a `Sum` by name. For a mean
+        over `n` examples return `(mean * n, n)`.
+
+    Raises:
+      TypeError: when called, at trace time: `loss_fn` gives something else.
+
+    Example:
+      >>> def squares(w, batch):
+      ...     x, y = batch
+      ...     return ((x * w - y) ** 2).sum(), x.size
+      >>> gradient = from_loss(squares)(jnp.array(1.0), (jnp.array([1.0, 2.0]), jnp.array([2.0, 4.0])))
+      >>> float(gradient.loss), float(gradient.weight), float(gradient.grads)
+      (5.0, 2.0, -10.0)
+    """
+    loss_fn = with_key(loss_fn, "loss_fn")
+
+    def total(params: PyTree, batch: PyTree, key: Any) -> tuple[Float[Array, ""], Any]:
+        loss = loss_fn(params, batch, key)
+        if not isinstance(loss, tuple) or len(loss) not in (2, 3):
+            raise TypeError(
+                "loss_fn must return (total, weight) or (total, weight, metrics), sums over the "
+                f"batch, got {type(loss).__name__}"
+            )
+        total, weight, *metrics = loss
+        if jnp.shape(total) or jnp.shape(weight):
+            raise TypeError(
+                "loss_fn must return a scalar total and weight, got shapes "
+                f"{jnp.shape(total)} and {jnp.shape(weight)}"
+            )
+        return total, (jnp.asarray(weight, jnp.result_type(total)), dict(*metrics))
+
+    def grad_fn(params: PyTree, batch: PyTree, key: Any = None) -> Gradient:
+        differentiate = jax.value_and_grad(total, has_aux=True)
+        (loss, (weight, metrics)), grads = differentiate(params, batch, key)
+        return Gradient(grads, loss, weight, metrics)
+
+    return grad_fn
+
+
+def measure(grad_fn: GradFn) -> Callable[[PyTree, PyTree], dict[str, Sum]]:
+    """The loss and metrics of a grad_fn for params as they are: no key, and no gradient.
+
+    Compiled, the backward pass is dead code and is not run.
+
+    Returns:
+      `(params, batch) -> {"loss": Sum, name: Sum, ...}`, jitted.
+
+    Example:
+      >>> import funprop as fp
+      >>> line = backprop(objective(fp.dense(1, bias=False), fp.mean_squared()))
+      >>> params = (fp.DenseParams(jnp.array([[1.0]]), None), ())
+      >>> float(measure(line)(params, (jnp.ones((1, 1)), jnp.zeros((1, 1))))["loss"].mean)
+      1.0
+    """
+
+    @jax.jit
+    def measured(params: PyTree, batch: PyTree) -> dict[str, Sum]:
+        return losses(grad_fn(params, batch))
+
+    return measured
+
+
+def losses(gradient: Gradient) -> dict[str, Sum]:
+    """The loss and the metrics of a `Gradient`, by name."""
+    return {"loss": Sum(gradient.loss, gradient.weight), **gradient.metrics}

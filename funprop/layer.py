@@ -1,0 +1,408 @@
+"""The contract: what a layer is, how one is made, mapped, and turned into a plain function.
+
+A layer is three pure functions. `forward` keeps *residuals*, `backward` turns the cotangent of the
+output into the cotangents of params and input. Everything else in funprop makes layers out of
+layers, or a gradient out of a layer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from funprop import trees
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Key, PyTree
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layer:
+    """A forward pass and its backward pass, side by side.
+
+    Attributes:
+      init: `(key, x_spec) -> params`. `x_spec` is the input, or a pytree of
+        `jax.ShapeDtypeStruct` that looks like it, its batch axes included.
+      forward: `(params, x, key=None) -> (y, residuals)`. A key means training, no key inference.
+        Residuals are what `backward` needs *beside* params: never a copy of them.
+      backward: `(params, residuals, dy) -> (dparams, dx)`. Pure, and linear in `dy`. `dparams` has
+        the structure of `params`, `dx` that of `x` with `None` in the place of integer leaves.
+      name: what paths, tables and error messages call it.
+      children: the layers that a combinator is made of; empty for a leaf of the model.
+      rebuild: `(*children) -> Layer`: the same node over other children.
+
+    Two laws hold for every combinator, so that a model can be mapped like a tree. *Rebuild:*
+    `layer.rebuild(*layer.children)` is the same layer. *Mirror:* child `i`, its params and its
+    residuals stand at place `i` of `children`, `params` and `residuals`.
+
+    Example:
+      >>> import jax.numpy as jnp, funprop as fp
+      >>> square = fp.layer(
+      ...     forward=lambda params, x: (x * x, x),
+      ...     backward=lambda params, x, dy: ((), 2 * x * dy),
+      ...     name="square",
+      ... )
+      >>> y, residuals = square.forward((), jnp.array(3.0))
+      >>> float(y), float(square.backward((), residuals, jnp.array(1.0))[1])
+      (9.0, 6.0)
+    """
+
+    init: Callable[..., PyTree]
+    forward: Callable[..., tuple[PyTree, PyTree]]
+    backward: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
+    name: str
+    children: tuple[Layer, ...] = ()
+    rebuild: Any = None  # a leaf rebuilds to itself
+
+    def __post_init__(self) -> None:
+        if self.rebuild is None:
+            if self.children:
+                raise TypeError(f"{self.name}: a layer with children needs rebuild")
+            object.__setattr__(self, "rebuild", lambda: self)
+
+    def __repr__(self) -> str:
+        inside = ", ".join(map(repr, self.children))
+        return f"{self.name}({inside})" if inside else self.name
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["metric"]
+)
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """What a layer reports beside its output: sums over the batch, put among its residuals.
+
+    There is no hidden state: batch statistics and metrics are outputs. `recorded` finds them, and
+    they surface in `Gradient.recorded`, at the place of the layer that recorded them.
+
+    Attributes:
+      value: a pytree of sums over the batch's examples.
+      metric: a name, where `value` is a `Sum` that shall also appear among the metrics.
+
+    Example:
+      >>> residuals = ("kept", (Recorded(1.5), "kept too"))
+      >>> recorded(residuals)
+      (None, (Recorded(value=1.5, metric=None), None))
+    """
+
+    value: Any
+    metric: str | None = None
+
+
+def recorded(residuals: PyTree) -> PyTree:
+    """`residuals` with only the `Recorded` left in it, each in its place, and `None` elsewhere."""
+
+    def is_record(node: Any) -> bool:
+        return isinstance(node, Recorded)
+
+    return jax.tree.map(lambda r: r if is_record(r) else None, residuals, is_leaf=is_record)
+
+
+# --------------------------------------------------------------------------------------- making
+
+
+def layer(
+    *,
+    forward: Callable[..., tuple[PyTree, PyTree]],
+    backward: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]],
+    init: Callable[..., PyTree] | None = None,
+    name: str = "layer",
+) -> Layer:
+    """A layer of your own, from its forward and its hand-written backward.
+
+    Args:
+      forward: `(params, x) -> (y, residuals)`, or with a third argument `key` where it needs one.
+      backward: `(params, residuals, dy) -> (dparams, dx)`.
+      init: `(key, x_spec) -> params`; without it the layer has no params, `()`.
+      name: what paths and messages call it.
+
+    Raises:
+      TypeError: `forward` or `backward` takes another number of arguments.
+
+    Example:
+      >>> import jax.numpy as jnp, funprop as fp
+      >>> scale = fp.layer(
+      ...     init=lambda key, x: jnp.ones((), x.dtype),
+      ...     forward=lambda s, x: (s * x, x),
+      ...     backward=lambda s, x, dy: ((x * dy).sum(), s * dy),
+      ...     name="scale",
+      ... )
+      >>> fp.serial(scale, fp.relu())
+      serial(scale, relu)
+    """
+    return Layer(
+        init=init or (lambda key, x: ()),
+        forward=with_key(forward, "forward"),
+        backward=backward,
+        name=name,
+    )
+
+
+def with_key(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+    """`function(params, x)` lifted to `(params, x, key=None)`; one that takes a key stays."""
+    wanted = [
+        p
+        for p in inspect.signature(function).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(wanted) == 2:
+        return lambda params, x, key=None: function(params, x)
+    if len(wanted) == 3:
+        return lambda params, x, key=None: function(params, x, key)
+    raise TypeError(
+        f"{what} must take (params, x) or (params, x, key), got {len(wanted)} arguments"
+    )
+
+
+def named(name: str, layer: Layer) -> Layer:
+    """The same layer under another name.
+
+    Example:
+      >>> import funprop as fp
+      >>> fp.serial(fp.dense(8), fp.relu(), named("head", fp.dense(2)))
+      serial(dense, relu, head)
+    """
+    if not layer.children:
+        return dataclasses.replace(layer, name=name, rebuild=None)
+    return dataclasses.replace(
+        layer, name=name, rebuild=lambda *children: named(name, layer.rebuild(*children))
+    )
+
+
+def from_function(
+    init: Callable[..., PyTree], apply: Callable[..., PyTree], name: str = "function"
+) -> Layer:
+    """Anybody's pure function as a layer; its backward is taken by `jax.vjp`.
+
+    Args:
+      init: `(key, x_spec) -> params`, any pytree.
+      apply: `(params, x) -> y` or `(params, x, key) -> y`, differentiable by JAX.
+      name: what paths and messages call it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> sine = from_function(lambda key, x: jnp.ones(()), lambda a, x: jnp.sin(a * x))
+      >>> y, residuals = sine.forward(jnp.array(2.0), jnp.array(0.0))
+      >>> da, dx = sine.backward(jnp.array(2.0), residuals, jnp.array(1.0))
+      >>> float(da), float(dx)
+      (0.0, 2.0)
+    """
+    apply = with_key(apply, "apply")
+    forward, backward = by_vjp(lambda params, x, key: (apply(params, x, key), ()))
+    return Layer(init, forward, backward, name)
+
+
+def by_vjp(forward: Callable[..., tuple[PyTree, PyTree]]) -> tuple[Callable, Callable]:
+    """The forward and backward that `jax.vjp` makes of a layer's `forward` alone.
+
+    Residuals of `jax.vjp` that are params themselves are dropped, and put back in backward: so
+    they hold no copy of the weights, and a scan over layers stacks none.
+    """
+
+    def vjp_forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+        def output(params: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+            y, residuals = forward(params, x, key)
+            return y, recorded(residuals)
+
+        y, pullback, records = jax.vjp(output, params, x, has_aux=True)
+        leaves, tree = jax.tree.flatten(pullback)
+        place = {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(params))}
+        origin = tuple(place.get(id(leaf)) for leaf in leaves)
+        kept = [leaf for leaf, i in zip(leaves, origin, strict=True) if i is None]
+        return y, (kept, trees.Static((tree, origin, _integer_leaves(y))), records)
+
+    def vjp_backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        kept, static, _ = residuals
+        tree, origin, integers = static.value
+        weights, rest = jax.tree.leaves(params), iter(kept)
+        leaves = [next(rest) if i is None else weights[i] for i in origin]
+        pullback = jax.tree.unflatten(tree, leaves)
+        return jax.tree.map(_none_for_float0, pullback(_float0_for_none(dy, integers)))
+
+    return vjp_forward, vjp_backward
+
+
+def as_function(layer: Layer) -> Callable[..., PyTree]:
+    """A layer as an ordinary JAX function whose derivative is the hand-written backward.
+
+    Returns:
+      `(params, x, key=None) -> y`, a `jax.custom_vjp`: `jax.grad` of any function around it runs
+      `layer.backward`, where `jax.grad` over a bare `layer.forward` would bypass it.
+
+    Example:
+      >>> import jax.numpy as jnp, funprop as fp
+      >>> relu = as_function(fp.relu())
+      >>> jax.grad(lambda x: relu((), x).sum())(jnp.array([-1.0, 2.0])).tolist()
+      [0.0, 1.0]
+    """
+
+    @jax.custom_vjp
+    def function(params: PyTree, x: PyTree, key: Any) -> PyTree:
+        return layer.forward(params, x, key)[0]
+
+    def forward(params: PyTree, x: PyTree, key: Any) -> tuple[PyTree, PyTree]:
+        y, residuals = layer.forward(params, x, key)
+        return y, (params, residuals)
+
+    def backward(kept: PyTree, dy: PyTree) -> tuple[PyTree, PyTree, None]:
+        dparams, dx = layer.backward(*kept, jax.tree.map(_none_for_float0, dy))
+        return dparams, dx, None  # a key has no cotangent
+
+    function.defvjp(forward, backward)
+    return functools.wraps(layer.forward)(lambda params, x, key=None: function(params, x, key))
+
+
+def _none_for_float0(leaf: Any) -> Any:
+    """JAX's cotangent of an integer is an array of dtype float0; ours is `None`."""
+    return None if leaf.dtype == jax.dtypes.float0 else leaf
+
+
+def _integer_leaves(y: PyTree) -> Any:
+    """Where `y` has integer leaves: their shapes, in a tree like `y`; `None` where it has none."""
+    if all(trees.is_float(leaf) for leaf in jax.tree.leaves(y)):
+        return None
+    leaves, tree = jax.tree.flatten(y)
+    return tree, tuple(None if trees.is_float(leaf) else leaf.shape for leaf in leaves)
+
+
+def _float0_for_none(dy: PyTree, integers: Any) -> PyTree:
+    """Undo `_none_for_float0`, which is how `jax.vjp` wants the cotangent of integer outputs."""
+    if integers is None:
+        return dy
+    tree, shapes = integers
+    given = tree.flatten_up_to(dy)
+    return tree.unflatten(
+        leaf if shape is None else np.zeros(shape, jax.dtypes.float0)
+        for leaf, shape in zip(given, shapes, strict=True)
+    )
+
+
+# -------------------------------------------------------------------------------------- mapping
+
+
+def child_names(layer: Layer) -> tuple[str, ...]:
+    """What paths call each child: its name, with its place where siblings share the name.
+
+    Example:
+      >>> import funprop as fp
+      >>> child_names(fp.serial(fp.dense(8), fp.relu(), fp.dense(2)))
+      ('dense[0]', 'relu', 'dense[2]')
+    """
+    return _distinct_names(layer.children)
+
+
+def _distinct_names(layers: tuple[Layer, ...]) -> tuple[str, ...]:
+    names = [layer.name for layer in layers]
+    return tuple(
+        f"{name}[{i}]" if names.count(name) > 1 else name for i, name in enumerate(names)
+    )
+
+
+def map_layers(function: Callable[[Layer], Layer], model: Layer) -> Layer:
+    """Apply `function` to every leaf of the model and rebuild the combinators above.
+
+    As `jax.tree.map` is to arrays, so is this to layers; `map_layers(autodiff, model)` is the
+    reference for a model whose backward is written by hand.
+
+    Example:
+      >>> import funprop as fp
+      >>> map_layers(lambda l: named(l.name.upper(), l), fp.serial(fp.dense(4), fp.relu()))
+      serial(DENSE, RELU)
+    """
+    return map_nodes(lambda _, node: node if node.children else function(node), model)
+
+
+def map_nodes(
+    function: Callable[[str, Layer], Layer], model: Layer, path: str = ""
+) -> Layer:
+    """Apply `function(path, layer)` to every node, children before the node above them."""
+    children = [
+        map_nodes(function, child, f"{path}/{name}" if path else name)
+        for child, name in zip(model.children, child_names(model), strict=True)
+    ]
+    return function(path, model.rebuild(*children) if children else model)
+
+
+# ------------------------------------------------------------------------ what combinators share
+
+
+def located(children: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """The children with their place told: in error messages and in the compiled program's names.
+
+    A `ValueError` or `TypeError` from inside a child comes out with the child's path in front, so
+    that a shape that does not fit is found in a model of any depth, in anybody's own layer too.
+    """
+    return tuple(
+        dataclasses.replace(
+            child,
+            init=_located(name, child.init),
+            forward=_located(name, child.forward),
+            backward=_located(name, child.backward),
+        )
+        for child, name in zip(children, _distinct_names(children), strict=True)
+    )
+
+
+def _located(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def with_place(*args: Any) -> Any:
+        try:
+            with jax.named_scope(name):
+                return function(*args)
+        except (ValueError, TypeError) as error:
+            if type(error) not in (ValueError, TypeError):  # JAX's own, with more to tell
+                raise
+            path, reason = getattr(error, "place", ("", str(error)))
+            path = f"{name}/{path}" if path else name
+            moved = type(error)(f"{path}: {reason}")
+            setattr(moved, "place", (path, reason))  # noqa: B010  # exceptions declare no fields
+            raise moved.with_traceback(error.__traceback__) from None
+
+    return with_place
+
+
+def split_key(key: Key[Array, ""] | None, n: int) -> tuple[Any, ...]:
+    """One key for each of `n` children; for no key, none for each."""
+    return (None,) * n if key is None else tuple(jax.random.split(key, n))
+
+
+def output_spec(layer: Layer, params: PyTree, x_spec: PyTree) -> PyTree:
+    """The shape and dtype of what `layer` gives for an input like `x_spec`, without computing."""
+    return jax.eval_shape(lambda params, x: layer.forward(params, x)[0], params, x_spec)
+
+
+def check_params(layer: Layer, params: PyTree, x: PyTree) -> None:
+    """Raise where `params` are not what `layer.init` gives for an input like `x`.
+
+    Works on shapes alone, inside `jit` too.
+
+    Raises:
+      ValueError: names the first leaf of `params` that differs, and what was expected there.
+    """
+    expected = jax.eval_shape(layer.init, jax.random.key(0), x)
+    wanted, given = (dict(jax.tree_util.tree_flatten_with_path(t)[0]) for t in (expected, params))
+    for path in list(wanted) + [path for path in given if path not in wanted]:
+        want, got = wanted.get(path), given.get(path)
+        if want is None or got is None or want.shape != getattr(got, "shape", None):
+            raise ValueError(
+                f"params do not belong to this model: at {leaf_path(layer, path)} expected "
+                f"{'nothing' if want is None else trees.spec_string(want)}, got "
+                f"{'nothing' if got is None else trees.spec_string(got)}"
+            )
+
+
+def leaf_path(layer: Layer, path: tuple[Any, ...]) -> str:
+    """The path of a leaf of `layer`'s params with the names of layers in it: `dense[2]/w`."""
+    names = []
+    while path and layer.children and isinstance(path[0], jax.tree_util.SequenceKey):
+        place = path[0].idx
+        if place >= len(layer.children):
+            break
+        names.append(child_names(layer)[place])
+        layer, path = layer.children[place], path[1:]
+    return "/".join([*names, *([trees.path_string(path)] if path else [])])

@@ -1,0 +1,231 @@
+"""Elementwise activations. Each keeps one array: the output where the derivative can be had from
+it (the next dense layer keeps that very array, so it is free), the input where not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from funprop.layer import Layer, layer
+from funprop.trees import require_float
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Array, Bool, Float
+
+    Kept = Float[Array, "*shape"] | Bool[Array, "*shape"]
+
+
+def _elementwise(
+    name: str,
+    forward: Callable[[Float[Array, "*shape"]], tuple[Float[Array, "*shape"], Kept]],
+    backward: Callable[[Kept, Float[Array, "*shape"]], Float[Array, "*shape"]],
+) -> Layer:
+    """A layer without params from `forward(x) -> (y, kept)` and `backward(kept, dy) -> dx`."""
+
+    def checked(params, x):
+        require_float(x)
+        return forward(x)
+
+    return layer(
+        forward=checked,
+        backward=lambda params, kept, dy: ((), backward(kept, dy)),
+        name=name,
+    )
+
+
+def relu() -> Layer:
+    """`y = max(x, 0)`; the derivative at 0 is taken as 0. Keeps `y`.
+
+    Example:
+      >>> y, kept = relu().forward((), jnp.array([-1.0, 0.0, 2.0]))
+      >>> y.tolist(), relu().backward((), kept, jnp.ones(3))[1].tolist()
+      ([0.0, 0.0, 2.0], [0.0, 0.0, 1.0])
+    """
+
+    def forward(x):
+        y = jax.nn.relu(x)
+        return y, y
+
+    def backward(y, dy):
+        return jnp.where(y > 0, dy, 0)
+
+    return _elementwise("relu", forward, backward)
+
+
+def leaky_relu(slope: float = 0.01) -> Layer:
+    """`y = x` where `x >= 0`, else `slope * x`. Keeps one bit an element (a bool): the sign of `y`
+    would tell too, but for a slope of zero or a product that underflows.
+
+    Example:
+      >>> y, kept = leaky_relu(0.5).forward((), jnp.array([-2.0, 2.0]))
+      >>> y.tolist(), leaky_relu(0.5).backward((), kept, jnp.ones(2))[1].tolist()
+      ([-1.0, 2.0], [0.5, 1.0])
+    """
+
+    def forward(x):
+        positive = x >= 0
+        return jnp.where(positive, x, slope * x), positive
+
+    def backward(positive, dy):
+        return jnp.where(positive, dy, slope * dy)
+
+    return _elementwise("leaky_relu", forward, backward)
+
+
+def elu(alpha: float = 1.0) -> Layer:
+    """`y = x` where `x > 0`, else `alpha (exp(x) - 1)`. Keeps `y`, as `y' = y + alpha` below zero.
+
+    Source: Clevert, Unterthiner and Hochreiter, arXiv:1511.07289.
+
+    Raises:
+      ValueError: `alpha` is not positive (then the sign of `y` would not tell that of `x`).
+
+    Example:
+      >>> y, kept = elu().forward((), jnp.array([0.0, 2.0]))
+      >>> y.tolist(), elu().backward((), kept, jnp.ones(2))[1].tolist()
+      ([0.0, 2.0], [1.0, 1.0])
+    """
+    if not alpha > 0:
+        raise ValueError(f"alpha must be positive, got {alpha}")
+
+    def forward(x):
+        y = jnp.where(x > 0, x, alpha * jnp.expm1(jnp.minimum(x, 0)))
+        return y, y
+
+    def backward(y, dy):
+        return jnp.where(y > 0, dy, (y + alpha) * dy)
+
+    return _elementwise("elu", forward, backward)
+
+
+def gelu() -> Layer:
+    """`y = x P(x)`, with `P` the standard normal distribution function. Keeps `x`.
+
+    Derivative: `P(x) + x p(x)`, with `p` the normal density.
+    Source: Hendrycks and Gimpel, arXiv:1606.08415.
+
+    Example:
+      >>> y, kept = gelu().forward((), jnp.array([0.0]))
+      >>> y.tolist(), gelu().backward((), kept, jnp.ones(1))[1].tolist()
+      ([0.0], [0.5])
+    """
+
+    def forward(x):
+        return x * _normal_cdf(x), x
+
+    def backward(x, dy):
+        density = jnp.exp(-0.5 * x * x) * (2 * jnp.pi) ** -0.5
+        return (_normal_cdf(x) + x * density) * dy
+
+    return _elementwise("gelu", forward, backward)
+
+
+def _normal_cdf(x):
+    return 0.5 * jax.lax.erfc(x * -(0.5**0.5))  # erfc keeps the digits of the left tail
+
+
+def gelu_tanh() -> Layer:
+    """The tanh approximation of `gelu`: `y = x (1 + tanh u) / 2`, `u = c (x + 0.044715 x^3)`.
+
+    Keeps `x`. Derivative: `(1 + t) / 2 + x (1 - t^2) u' / 2` with `t = tanh u` and
+    `u' = c (1 + 3 * 0.044715 x^2)`, `c = sqrt(2 / pi)`.
+    Source: Hendrycks and Gimpel, arXiv:1606.08415; the choice of GPT-2.
+
+    Example:
+      >>> y, kept = gelu_tanh().forward((), jnp.array([0.0]))
+      >>> y.tolist(), gelu_tanh().backward((), kept, jnp.ones(1))[1].tolist()
+      ([0.0], [0.5])
+    """
+    c, cubic = (2 / jnp.pi) ** 0.5, 0.044715
+
+    def forward(x):
+        return 0.5 * x * (1 + jnp.tanh(c * x * (1 + cubic * x * x))), x
+
+    def backward(x, dy):
+        t = jnp.tanh(c * x * (1 + cubic * x * x))
+        du = c * (1 + 3 * cubic * x * x)
+        return (0.5 * (1 + t) + 0.5 * x * (1 - t) * (1 + t) * du) * dy
+
+    return _elementwise("gelu_tanh", forward, backward)
+
+
+def silu() -> Layer:
+    """`y = x s(x)`, with `s` the logistic sigmoid (also called swish). Keeps `x`.
+
+    Derivative: `s (1 + x (1 - s))`.
+
+    Example:
+      >>> y, kept = silu().forward((), jnp.array([0.0]))
+      >>> y.tolist(), silu().backward((), kept, jnp.ones(1))[1].tolist()
+      ([0.0], [0.5])
+    """
+
+    def forward(x):
+        return x * jax.nn.sigmoid(x), x
+
+    def backward(x, dy):
+        s = jax.nn.sigmoid(x)
+        return s * (1 + x * (1 - s)) * dy
+
+    return _elementwise("silu", forward, backward)
+
+
+def tanh() -> Layer:
+    """`y = tanh(x)`. Keeps `y`, as `y' = (1 - y)(1 + y)`.
+
+    Example:
+      >>> y, kept = tanh().forward((), jnp.array([0.0]))
+      >>> y.tolist(), tanh().backward((), kept, jnp.ones(1))[1].tolist()
+      ([0.0], [1.0])
+    """
+
+    def forward(x):
+        y = jnp.tanh(x)
+        return y, y
+
+    def backward(y, dy):
+        return (1 - y) * (1 + y) * dy
+
+    return _elementwise("tanh", forward, backward)
+
+
+def sigmoid() -> Layer:
+    """`y = 1 / (1 + exp(-x))`. Keeps `y`, as `y' = y (1 - y)`.
+
+    Example:
+      >>> y, kept = sigmoid().forward((), jnp.array([0.0]))
+      >>> y.tolist(), sigmoid().backward((), kept, jnp.ones(1))[1].tolist()
+      ([0.5], [0.25])
+    """
+
+    def forward(x):
+        y = jax.nn.sigmoid(x)
+        return y, y
+
+    def backward(y, dy):
+        return y * (1 - y) * dy
+
+    return _elementwise("sigmoid", forward, backward)
+
+
+def softplus() -> Layer:
+    """`y = log(1 + exp(x))`. Keeps `y`, as `y' = 1 - exp(-y)`.
+
+    Example:
+      >>> y, kept = softplus().forward((), jnp.array([-1e4, 1e4]))
+      >>> y.tolist(), softplus().backward((), kept, jnp.ones(2))[1].tolist()
+      ([0.0, 10000.0], [0.0, 1.0])
+    """
+
+    def forward(x):
+        y = jax.nn.softplus(x)
+        return y, y
+
+    def backward(y, dy):
+        return -jnp.expm1(-y) * dy
+
+    return _elementwise("softplus", forward, backward)

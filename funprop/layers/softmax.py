@@ -1,0 +1,53 @@
+"""Softmax and its logarithm. Both keep their output alone."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from funprop.layer import Layer, layer
+from funprop.trees import require_float
+
+
+def softmax(axis: int = -1) -> Layer:
+    """`y_i = exp(x_i) / sum_j exp(x_j)` along `axis`.
+
+    Backward: `dx_i = y_i (dy_i - sum_j y_j dy_j)`, from `dy_i/dx_j = y_i (delta_ij - y_j)`.
+
+    Example:
+      >>> y, kept = softmax().forward((), jnp.zeros((1, 2)))
+      >>> y.tolist(), softmax().backward((), kept, jnp.array([[1.0, 0.0]]))[1].tolist()
+      ([[0.5, 0.5]], [[0.25, -0.25]])
+    """
+
+    def forward(params, x):
+        require_float(x)
+        y = jax.nn.softmax(x, axis)
+        return y, y
+
+    def backward(params, y, dy):
+        return (), y * (dy - (y * dy).sum(axis, keepdims=True))
+
+    return layer(forward=forward, backward=backward, name="softmax")
+
+
+def log_softmax(axis: int = -1) -> Layer:
+    """`y_i = x_i - log sum_j exp(x_j)` along `axis`.
+
+    Backward: `dx_i = dy_i - exp(y_i) sum_j dy_j`.
+
+    Example:
+      >>> y, kept = log_softmax().forward((), jnp.zeros((1, 2)))
+      >>> log_softmax().backward((), kept, jnp.array([[1.0, 0.0]]))[1].tolist()
+      [[0.5, -0.5]]
+    """
+
+    def forward(params, x):
+        require_float(x)
+        y = jax.nn.log_softmax(x, axis)
+        return y, y
+
+    def backward(params, y, dy):
+        return (), dy - jnp.exp(y) * dy.sum(axis, keepdims=True)
+
+    return layer(forward=forward, backward=backward, name="log_softmax")

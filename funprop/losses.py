@@ -1,0 +1,276 @@
+"""Losses. Each is a layer from `(outputs, targets)` or `(outputs, targets, weights)` to a `Sum`.
+
+A loss is the weighted sum of its *terms*, with the sum of their weights beside it; nobody takes a
+mean before the step does. `weights` covers the leading axes of the terms: one weight an example, or
+one a token. Terms are computed in float32 at least, cotangents returned in the inputs' dtypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funprop.layer import Layer, layer
+from funprop.trees import Sum, is_float, spread, weighted_sum, widen
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Num
+
+
+def _loss(
+    name: str,
+    forward: Callable[[Any, Any], tuple[Float[Array, "*terms"], Any]],
+    backward: Callable[[Any, Float[Array, "*terms"]], tuple[Any, Any]],
+    check: Callable[..., None] = lambda outputs, targets, weights=None: None,
+) -> Layer:
+    """A loss from its terms.
+
+    Args:
+      name: what paths and messages call it.
+      forward: `(outputs, targets) -> (terms, kept)`, in float32 at least.
+      backward: `(kept, dterms) -> (doutputs, dtargets)`.
+      check: `(outputs, targets, weights=None)`, raises where their values, if known, are wrong.
+    """
+
+    def loss_forward(params: tuple[()], x: tuple[Any, ...]) -> tuple[Sum, Any]:
+        if not isinstance(x, tuple) or len(x) not in (2, 3):
+            raise ValueError("x must be (outputs, targets) or (outputs, targets, weights)")
+        outputs, targets, *weights = (jnp.asarray(part) for part in x)
+        terms, kept = forward(outputs, targets)
+        check(outputs, targets, *weights)
+        return weighted_sum(terms, *weights), (kept, terms, outputs, targets, *weights)
+
+    def loss_backward(
+        params: tuple[()], residuals: tuple[Any, ...], dy: tuple[Any, Any]
+    ) -> tuple[tuple[()], tuple[Any, ...]]:
+        kept, terms, *x = residuals
+        dtotal, dweight = dy
+        if len(x) == 2:
+            dterms, dweights = jnp.broadcast_to(dtotal, terms.shape), []
+        else:
+            weights = x[2]
+            dterms = dtotal * spread(weights, terms)
+            trailing = tuple(range(weights.ndim, terms.ndim))
+            dweights = [(dtotal * terms + dweight).sum(trailing)]
+        cotangents = (*backward(kept, dterms), *dweights)
+        return (), tuple(
+            d.astype(part.dtype) if is_float(part) else None
+            for d, part in zip(cotangents, x, strict=True)
+        )
+
+    return layer(forward=loss_forward, backward=loss_backward, name=name)
+
+
+def mean_squared() -> Layer:
+    """`(output - target)^2`, one term an element.
+
+    Raises:
+      ValueError: outputs and targets differ in shape.
+
+    Example:
+      >>> loss, _ = mean_squared().forward((), (jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])))
+      >>> float(loss.mean)
+      2.0
+    """
+
+    def forward(outputs, targets):
+        error = _error(outputs, targets)
+        return error * error, error
+
+    def backward(error, dterms):
+        return 2 * error * dterms, -2 * error * dterms
+
+    return _loss("mean_squared", forward, backward)
+
+
+def mean_absolute() -> Layer:
+    """`|output - target|`, one term an element; the derivative at 0 is taken as 0.
+
+    Raises:
+      ValueError: outputs and targets differ in shape.
+
+    Example:
+      >>> loss, _ = mean_absolute().forward((), (jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])))
+      >>> float(loss.mean)
+      1.0
+    """
+
+    def forward(outputs, targets):
+        error = _error(outputs, targets)
+        return jnp.abs(error), error
+
+    def backward(error, dterms):
+        return jnp.sign(error) * dterms, -jnp.sign(error) * dterms
+
+    return _loss("mean_absolute", forward, backward)
+
+
+def huber(delta: float = 1.0) -> Layer:
+    """`e^2 / 2` where `|e| <= delta`, else `delta (|e| - delta / 2)`, with `e = output - target`.
+
+    Source: Huber, Annals of Mathematical Statistics 35 (1964).
+
+    Raises:
+      ValueError: `delta` is not positive; outputs and targets differ in shape.
+
+    Example:
+      >>> loss, _ = huber().forward((), (jnp.array([1.0, 4.0]), jnp.array([0.0, 0.0])))
+      >>> float(loss.total)
+      4.0
+    """
+    if not delta > 0:
+        raise ValueError(f"delta must be positive, got {delta}")
+
+    def forward(outputs, targets):
+        error = _error(outputs, targets)
+        clipped = jnp.clip(error, -delta, delta)
+        return clipped * (error - 0.5 * clipped), clipped
+
+    def backward(clipped, dterms):
+        return clipped * dterms, -clipped * dterms
+
+    return _loss("huber", forward, backward)
+
+
+def _error(outputs: Num[Array, "*terms"], targets: Num[Array, "*terms"]) -> Float[Array, "*terms"]:
+    _check_outputs(outputs)
+    if outputs.shape != targets.shape:
+        raise ValueError(f"targets must have the shape {outputs.shape}, got {targets.shape}")
+    return widen(outputs) - widen(targets)
+
+
+def _check_outputs(outputs: Num[Array, "..."]) -> None:
+    if not is_float(outputs):
+        raise TypeError(f"outputs must be of floating dtype, got {outputs.dtype}")
+
+
+def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
+    """`-sum_c q_c log p_c` with `p = softmax(logits)`, one term a row of logits.
+
+    Targets are either labels, integers in `[0, classes)`, of the logits' shape without the last
+    axis, or distributions, of the logits' shape; either becomes `q`, a share `smoothing` of it
+    spread evenly over the classes. Backward: `dlogits = p sum(q) - q`; `p` is not kept but made
+    again from the logits. Safe at logits of any size, and for classes masked with `-inf`.
+
+    A label out of range raises where its value is known, unless its weight is zero. Inside `jit`, where it is not, it makes
+    the loss NaN, so that it cannot pass unseen; `fit` then looks at the values and says which.
+
+    Source of label smoothing: Szegedy et al., arXiv:1512.00567, section 7.
+
+    Raises:
+      ValueError: `smoothing` is not in `[0, 1)`; the shapes do not go together; a label is out of
+        range.
+      TypeError: labels are neither integers nor distributions.
+
+    Example:
+      >>> logits, labels = jnp.array([[0.0, 0.0], [1e4, 0.0]]), jnp.array([0, 1])
+      >>> loss, kept = softmax_cross_entropy().forward((), (logits, labels))
+      >>> float(loss.total), float(loss.weight)
+      (10000.693359375, 2.0)
+      >>> dlogits, _ = softmax_cross_entropy().backward((), kept, Sum(1.0, 0.0))[1]
+      >>> dlogits.tolist()
+      [[-0.5, 0.5], [1.0, -1.0]]
+    """
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
+
+    def forward(logits, targets):
+        _check_classes(logits, targets)
+        z = widen(logits)
+        # Shifted, and kept apart from the shift: their sum would lose the digits of log_norm.
+        shift = jax.lax.stop_gradient(z.max(-1, keepdims=True))
+        z = z - jnp.where(jnp.isfinite(shift), shift, 0)
+        log_norm = jnp.log(jnp.exp(z).sum(-1, keepdims=True))
+        terms = -_dot(distribution(targets, z), z - log_norm)
+        if not is_float(targets):
+            terms = jnp.where(_in_range(targets, z), terms, jnp.nan)
+        return terms, (logits, shift, log_norm, targets)
+
+    def backward(kept, dterms):
+        logits, shift, log_norm, targets = kept
+        log_p = widen(logits) - jnp.where(jnp.isfinite(shift), shift, 0) - log_norm
+        q, d = distribution(targets, log_p), dterms[..., None]
+        dlogits = (jnp.exp(log_p) * q.sum(-1, keepdims=True) - q) * d
+        return dlogits, -(1 - smoothing) * log_p * d
+
+    def distribution(targets, like):
+        classes = like.shape[-1]
+        if not is_float(targets):
+            targets = jax.nn.one_hot(targets, classes, dtype=like.dtype)
+        # A Python branch, so that no smoothing costs nothing.
+        return (1 - smoothing) * targets + smoothing / classes if smoothing else targets
+
+    return _loss("softmax_cross_entropy", forward, backward, check=_check_labels)
+
+
+def _dot(q: Float[Array, "*n c"], log_p: Float[Array, "*n c"]) -> Float[Array, "*n"]:
+    """`sum_c q_c log p_c`, where a class that has no share may have a log p of `-inf`."""
+    return jnp.where(q == 0, 0, q * log_p).sum(-1)
+
+
+def _check_classes(logits: Num[Array, "*n c"], targets: Num[Array, "..."]) -> None:
+    _check_outputs(logits)
+    if is_float(targets):
+        if targets.shape == logits.shape:
+            return
+        if targets.shape == logits.shape[:-1]:
+            raise TypeError(f"labels must be integers, got {targets.dtype}")
+        raise ValueError(f"targets must have the shape {logits.shape}, got {targets.shape}")
+    if targets.shape != logits.shape[:-1]:
+        raise ValueError(f"labels must have the shape {logits.shape[:-1]}, got {targets.shape}")
+
+
+def _check_labels(logits: Any, targets: Any, weights: Any = None) -> None:
+    """Raise for a label out of range; one of weight zero may be anything (-1 and -100 are usual)."""
+    if is_float(targets) or any(isinstance(x, jax.core.Tracer) for x in (targets, weights)):
+        return
+    labels = np.asarray(targets)  # NumPy computes at once, inside a trace too
+    wrong = ~_in_range(labels, logits)
+    if weights is not None:
+        weighted = np.asarray(weights) != 0
+        wrong &= weighted.reshape(weighted.shape + (1,) * (wrong.ndim - weighted.ndim))
+    if wrong.any():
+        last = logits.shape[-1] - 1
+        raise ValueError(f"labels must be from 0 to {last}, got {labels[wrong][0]}")
+
+
+def _in_range(labels: Any, logits: Any) -> Any:
+    return (labels >= 0) & (labels < logits.shape[-1])
+
+
+def binary_cross_entropy() -> Layer:
+    """`-t log s - (1 - t) log(1 - s)` with `s = sigmoid(logit)`, one term an element.
+
+    Targets are 0 or 1, or probabilities between. Computed as
+    `max(z, 0) - z t + log(1 + exp(-|z|))`, safe at logits of any size. Backward:
+    `dz = (1 - t) s - t (1 - s)`, in that form because `s - t` loses its digits where both are near
+    one.
+
+    Raises:
+      ValueError: logits and targets differ in shape.
+
+    Example:
+      >>> logits, targets = jnp.array([0.0, 1e4]), jnp.array([1, 1])
+      >>> loss, kept = binary_cross_entropy().forward((), (logits, targets))
+      >>> round(float(loss.total), 4)
+      0.6931
+      >>> binary_cross_entropy().backward((), kept, Sum(1.0, 0.0))[1][0].tolist()
+      [-0.5, 0.0]
+    """
+
+    def forward(logits, targets):
+        _error(logits, targets)  # for its checks
+        z, t = widen(logits), widen(targets)
+        terms = jnp.maximum(z, 0) - z * t + jnp.log1p(jnp.exp(-jnp.abs(z)))
+        return terms, (logits, targets)
+
+    def backward(kept, dterms):
+        z, t = (widen(part) for part in kept)
+        dz = (1 - t) * jax.nn.sigmoid(z) - t * jax.nn.sigmoid(-z)
+        return dz * dterms, -z * dterms
+
+    return _loss("binary_cross_entropy", forward, backward)

@@ -1,0 +1,118 @@
+"""Step: `init(params, key) -> state`, `update(state, batch) -> (state, metrics)`: the fourth stage,
+and all four of them as one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from funprop.gradients import GradFn, losses
+from funprop.trees import Sum
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+
+class Step(NamedTuple):
+    """A training step: two pure functions.
+
+    Attributes:
+      init: `(params, key) -> state`. The state has an attribute `params`; it holds copies, so the
+        params given stay usable. `key` may be `None` where nothing in the model is random.
+      update: `(state, batch) -> (state, metrics)`, metrics a `Sum` by name. Jitted, and *donates*
+        its state: the old one's memory becomes the new one's, so the old one is gone.
+    """
+
+    init: Callable[[Any, Any], Any]
+    update: Callable[[Any, Any], tuple[Any, dict[str, Sum]]]
+
+
+class TrainState(NamedTuple):
+    """The state of `step`.
+
+    Attributes:
+      params: as the grad_fn takes them.
+      opt_state: optax's.
+      key: a random key, or `None`; update `i` draws from `fold_in(key, i)`.
+      count: how many updates were made, `int32`.
+    """
+
+    params: Any
+    opt_state: Any
+    key: Any
+    count: Any
+
+
+def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
+    """Gradient, then update by any optax transform; the sums are divided by their weight here.
+
+    Transforms that want the value, the gradient or the loss as a function (line searches,
+    `reduce_on_plateau`) get them. A batch whose weights are all zero has a gradient of zero.
+
+    Example:
+      >>> import funprop as fp
+      >>> line = fp.objective(fp.dense(1, bias=False), fp.mean_squared())
+      >>> train = step(fp.backprop(line), optax.sgd(0.1))
+      >>> batch = jnp.array([[1.0], [2.0]]), jnp.array([[2.0], [4.0]])
+      >>> state = train.init(line.init(jax.random.key(0), batch), jax.random.key(1))
+      >>> for _ in range(50):
+      ...     state, metrics = train.update(state, batch)
+      >>> round(float(state.params[0].w[0, 0]), 4), float(metrics["loss"].mean) < 1e-6
+      (2.0, True)
+    """
+    transform = optax.with_extra_args_support(optimizer)
+
+    def init(params: PyTree, key: Any) -> TrainState:
+        params = jax.tree.map(jnp.copy, params)
+        key = None if key is None else jnp.copy(key)
+        return TrainState(params, transform.init(params), key, jnp.zeros((), jnp.int32))
+
+    def update(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Sum]]:
+        key = None if state.key is None else jax.random.fold_in(state.key, state.count)
+
+        def mean_loss(params: PyTree) -> Any:
+            other = grad_fn(params, batch, key)
+            return other.loss / other.weight
+
+        gradient = grad_fn(state.params, batch, key)
+        weight = jnp.where(gradient.weight == 0, 1, gradient.weight)
+        grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), gradient.grads)
+        updates, opt_state = transform.update(
+            grads,
+            state.opt_state,
+            state.params,
+            value=gradient.loss / weight,
+            grad=grads,
+            value_fn=mean_loss,
+        )
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(params, opt_state, state.key, state.count + 1), losses(gradient)
+
+    return Step(init, jax.jit(update, donate_argnums=0))
+
+
+def scan(step: Step) -> Step:
+    """Many updates in one device call: `update(state, batches)` with a leading axis of batches.
+
+    The metrics come back with that axis too, one entry an update. The bits are those of single
+    updates.
+
+    Example:
+      >>> import funprop as fp
+      >>> line = fp.objective(fp.dense(1, bias=False), fp.mean_squared())
+      >>> many = scan(fp.step(fp.backprop(line), optax.sgd(0.1)))
+      >>> batches = jnp.ones((50, 4, 1)), jnp.full((50, 4, 1), 3.0)
+      >>> one = jax.tree.map(lambda leaf: leaf[0], batches)
+      >>> state, metrics = many.update(many.init(line.init(jax.random.key(0), one), None), batches)
+      >>> metrics["loss"].mean.shape, round(float(state.params[0].w[0, 0]), 3)
+      ((50,), 3.0)
+    """
+
+    def update(state: Any, batches: PyTree) -> tuple[Any, dict[str, Sum]]:
+        return jax.lax.scan(step.update, state, batches)
+
+    return Step(step.init, jax.jit(update, donate_argnums=0))

@@ -1,0 +1,202 @@
+"""What `funprop train` does: describe, verify, train, report, write."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import platform
+import time
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import funprop
+from funprop.gradients import backprop, measure, objective
+from funprop.rewrites import autodiff
+from funprop.steps import step
+from funprop.summary import summary
+from funprop.train.fit import fit
+from funprop.train.plots import confusion, draw
+from funprop.train.runs import check_new, new_folder, save_params, write_history
+from funprop.train.tasks import Task, task
+from funprop.verify import Check, Report, verify
+
+OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+    "sgd": optax.sgd,
+    "momentum": functools.partial(optax.sgd, momentum=0.9),
+    "adam": optax.adam,
+    "adamw": optax.adamw,
+}
+SGD_RATES = {"sgd": 0.1, "momentum": 0.03}  # the tasks' own rates are for Adam
+VERIFIED_EXAMPLES = 32
+
+
+def train(
+    name: str,
+    *,
+    model: str = "mlp",
+    optimizer: str = "adam",
+    learning_rate: float | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    backward: Literal["manual", "autodiff"] = "manual",
+    out: Path | None = None,
+) -> Path:
+    """Train a model on a data set, print how it goes, and write the run's folder.
+
+    Returns:
+      The folder: `history.jsonl`, `params.npz`, `report.png`, `run.json`.
+
+    Raises:
+      ValueError: an argument that cannot be; before anything is computed or written.
+    """
+    _check_choice("optimizer", optimizer, OPTIMIZERS)
+    _check_choice("backward", backward, ("manual", "autodiff"))
+    chosen = task(name)
+    _check_choice("model", model, chosen.models)
+    rate = SGD_RATES.get(optimizer, chosen.learning_rate) if learning_rate is None else learning_rate
+    if not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"learning_rate must be positive and finite, got {rate}")
+    epochs = chosen.epochs if epochs is None else epochs
+    batch_size = chosen.batch_size if batch_size is None else batch_size
+    out = out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    check_new(out)
+
+    network = chosen.models[model]()
+    whole = objective(network, chosen.loss, **chosen.metrics)
+    init_key, train_key = jax.random.split(jax.random.key(seed))
+    params = whole.init(init_key, chosen.train)
+
+    n, n_test = len(chosen.train[0]), len(chosen.test[0])
+    print(f"{chosen.title}: {n} examples to train on, {n_test} held out\n")
+    specs = jax.ShapeDtypeStruct((batch_size, *chosen.train[0].shape[1:]), jnp.float32)
+    print(f"The model, for a batch of {batch_size}\n\n{summary(network, specs)}\n")
+    _verify(whole, params, chosen)
+
+    by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
+    print(f"Training by {by}: {optimizer}, learning rate {rate:g}, seed {seed}\n")
+    trained = whole if backward == "manual" else autodiff(whole)
+    grad_fn = backprop(trained)
+    training = step(grad_fn, OPTIMIZERS[optimizer](rate))
+    result = fit(
+        training,
+        training.init(params, train_key),
+        chosen.train,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        held_out=chosen.test,
+        measure=measure(grad_fn),
+    )
+    outputs = jax.jit(lambda p, x: network.forward(p, x)[0])(result.state.params[0], chosen.test[0])
+    outputs = np.asarray(outputs)
+    print(f"\n{_report(chosen, outputs)}\n")
+    with new_folder(out) as draft:
+        write_history(draft / "history.jsonl", result.history)
+        save_params(draft / "params.npz", network, result.state.params[0])
+        title = f"funprop train {name}: {model}, {optimizer}, learning rate {rate:g}"
+        if result.history:
+            draw(draft / "report.png", chosen, result.history, outputs, title)
+        settings = {
+            "data": name,
+            "model": model,
+            "optimizer": optimizer,
+            "learning_rate": rate,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "seed": seed,
+            "backward": backward,
+            "stopped": result.stopped,
+            "final": result.history[-1] if result.history else None,
+            "versions": {
+                "funprop": funprop.__version__,
+                "jax": jax.__version__,
+                "optax": optax.__version__,
+                "python": platform.python_version(),
+            },
+        }
+        (draft / "run.json").write_text(json.dumps(settings, indent=2) + "\n")
+    print(f"Written to {out}: " + ", ".join(sorted(file.name for file in out.iterdir())))
+    return out
+
+
+def _check_choice(what: str, given: str, known: Any) -> None:
+    if given not in known:
+        raise ValueError(f"unknown {what} {given!r}, there are {', '.join(known)}")
+
+
+def _verify(whole: Any, params: Any, chosen: Task) -> None:
+    """Check every layer's backward on the first examples in float64; print a row a layer."""
+    some = jax.tree.map(lambda leaf: leaf[:VERIFIED_EXAMPLES], chosen.train)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf, jnp.float64) if leaf.dtype == np.float32 else leaf,
+            (params, some),
+        )
+        by_part = verify(whole, *wide)
+        # Without its children in sight, the whole is judged as one: every backward in a chain.
+        at_once = verify(dataclasses.replace(whole, children=(), rebuild=None), *wide)
+    report = Report(by_part.checks + at_once.checks)
+    print(f"The backward pass of every layer, in float64, on {len(some[0])} examples\n")
+    groups = groupby(by_part.checks, key=lambda check: check.layer)
+    rows = {layer or whole.name: tuple(checks) for layer, checks in groups}
+    print(_by_layer({**rows, "all of them, chained": at_once.checks}))
+    report.raise_if_wrong()
+    print("\nEvery hand-written gradient agrees with jax.grad and with central differences.\n")
+
+
+def _by_layer(groups: dict[str, tuple[Check, ...]]) -> str:
+    rows = [("layer", "gradients", "off jax.grad by", "off differences by", "")]
+    for layer, checks in groups.items():
+        rows.append(
+            (
+                layer,
+                ", ".join(c.leaf for c in checks) if len(checks) < 4 else "all params and inputs",
+                f"{max(c.error for c in checks):.1e}",
+                f"{max(c.slope_error for c in checks):.1e}",
+                "WRONG" if any(c.problem for c in checks) else "ok",
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i in (2, 3) else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _report(chosen: Task, outputs: Any) -> str:
+    """Accuracy and confusion matrix; or, for a regression, the errors in the target's unit."""
+    truth = chosen.test[1]
+    if not chosen.classes:
+        unit, _, deviation = chosen.unit
+        error = (chosen.decide(outputs) - truth) * deviation
+        explained = 1 - float((error**2).mean() / (truth * deviation).var())
+        return (
+            f"Test: {unit} off by {np.abs(error).mean():.1f} on average, "
+            f"root mean square {np.sqrt((error**2).mean()):.1f}, R^2 {explained:.3f}"
+        )
+    counts = confusion(chosen, outputs)
+    right, n = int(np.trace(counts)), len(truth)
+    width = max(5, *(len(name) + 2 for name in chosen.classes))
+    rows = ["".join(name.rjust(width) for name in ("", *chosen.classes))]
+    rows += [
+        name.rjust(width) + "".join((str(c) if c else ".").rjust(width) for c in row)
+        for name, row in zip(chosen.classes, counts, strict=True)
+    ]
+    return (
+        f"Test accuracy {right / n:.2%} ({right} of {n} right)\n\n"
+        "Confusion matrix (rows: the truth; columns: what the network says)\n\n" + "\n".join(rows)
+    )

@@ -1,0 +1,148 @@
+"""One picture of a run: how it learned, and what it now says about data it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from funprop.train.stopping import Row
+from funprop.train.tasks import Task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
+
+TRAIN, HELD_OUT, WRONG, QUIET = "#9aa5b1", "#1f6feb", "#d1242f", "#57606a"
+GALLERY_ROWS, GALLERY_COLUMNS = 4, 7
+
+
+def draw(file: Path, task: Task, history: Sequence[Row], outputs: Any, title: str) -> None:
+    """Curves of the loss and the first metric on the left; on the right the test data: pictures
+    with their predictions, or a confusion matrix, or prediction against truth.
+
+    Args:
+      file: where the PNG goes.
+      task: which data.
+      history: as `fit` returns it, with held-out entries.
+      outputs: of the trained model, for `task.test`.
+      title: over all.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("the picture needs matplotlib: pip install 'funprop[train]'") from None
+
+    figure = Figure(figsize=(12.5, 4.9), dpi=110, facecolor="white")
+    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.02, y=0.97, ha="left")
+    left, right = figure.subfigures(1, 2, width_ratios=[1.15, 1])
+    metric = next(iter(task.metrics))
+    for axes, name in zip(left.subplots(1, 2), ["loss", metric], strict=True):
+        _curve(axes, history, name)
+    left.subplots_adjust(left=0.09, right=0.97, top=0.8, bottom=0.13, wspace=0.3)
+    if task.image_shape:
+        _gallery(right, task, outputs)
+    elif task.classes:
+        _confusion(right, task, outputs)
+    else:
+        _scatter(right, task, outputs)
+    figure.savefig(file)
+
+
+def _curve(axes: Axes, history: Sequence[Row], name: str) -> None:
+    epochs = [row["epoch"] for row in history]
+    for key, label, color in ((name, "training", TRAIN), (f"held_out/{name}", "held out", HELD_OUT)):
+        values = [row[key] for row in history]
+        axes.plot(epochs, values, color=color, linewidth=2, label=f"{label} {values[-1]:.3f}")
+    if name == "loss" and min(row["loss"] for row in history) > 0:
+        axes.set_yscale("log")
+    axes.set_title(name.replace("_", " "), loc="left", fontsize=11)
+    axes.set_xlabel("epoch")
+    axes.grid(alpha=0.25, which="both")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _gallery(figure: SubFigure, task: Task, outputs: Any) -> None:
+    images, truth = task.test
+    said = task.decide(outputs)
+    shown = GALLERY_ROWS * GALLERY_COLUMNS
+    wrong = np.flatnonzero(said != truth)
+    chosen = np.concatenate([wrong, np.flatnonzero(said == truth)])[:shown]
+    _heading(
+        figure,
+        f"test pictures and what the network says: {len(truth) - len(wrong)} of {len(truth)} right",
+        "each with its prediction; the wrong ones come first, in red, with the truth beside",
+    )
+    grid = figure.subplots(GALLERY_ROWS, GALLERY_COLUMNS)
+    figure.subplots_adjust(left=0.03, right=0.98, top=0.75, bottom=0.03, hspace=0.55, wspace=0.25)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, i in zip(grid.flat, chosen, strict=False):
+        right = said[i] == truth[i]
+        label, true = task.classes[said[i]], task.classes[truth[i]]
+        axes.imshow(images[i].reshape(task.image_shape), cmap="gray_r")
+        axes.set_title(
+            label if right else f"{label}, is {true}",
+            fontsize=10,
+            pad=3,
+            color=QUIET if right else WRONG,
+            fontweight="normal" if right else "bold",
+        )
+        axes.set_axis_on()
+        axes.set(xticks=[], yticks=[])
+        for spine in axes.spines.values():
+            spine.set(color="#d0d7de" if right else WRONG, linewidth=0.8 if right else 2.5)
+
+
+def _confusion(figure: SubFigure, task: Task, outputs: Any) -> None:
+    counts = confusion(task, outputs)
+    _heading(figure, "confusion matrix on the test data", "rows: the truth; columns: what it says")
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.2, right=0.95, top=0.76, bottom=0.13)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for (i, j), count in np.ndenumerate(counts):
+        axes.text(
+            j,
+            i,
+            str(count),
+            ha="center",
+            va="center",
+            color="white" if share[i, j] > 0.5 else (WRONG if count and i != j else QUIET),
+            fontweight="bold" if count else "normal",
+        )
+    places = range(len(task.classes))
+    axes.set_xticks(places, task.classes)
+    axes.set_yticks(places, task.classes)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def _scatter(figure: SubFigure, task: Task, outputs: Any) -> None:
+    name, mean, deviation = task.unit
+    truth, said = task.test[1] * deviation + mean, task.decide(outputs) * deviation + mean
+    _heading(figure, "test data: prediction against truth", "on the line, the prediction is right")
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.14, right=0.95, top=0.78, bottom=0.13)
+    ends = [min(truth.min(), said.min()), max(truth.max(), said.max())]
+    axes.plot(ends, ends, color=QUIET, linewidth=1, linestyle="--")
+    axes.scatter(truth, said, color=HELD_OUT, s=22, alpha=0.7, edgecolors="none")
+    axes.set_xlabel(f"{name}, true")
+    axes.set_ylabel("predicted")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _heading(figure: SubFigure, title: str, under: str) -> None:
+    figure.text(0.03, 0.87, title, fontsize=11, ha="left")
+    figure.text(0.03, 0.825, under, fontsize=9, ha="left", color=QUIET)
+
+
+def confusion(task: Task, outputs: Any) -> Any:
+    """How often each class (rows) was taken for each (columns), on the test data."""
+    n = len(task.classes)
+    pairs = task.test[1] * n + task.decide(outputs)
+    return np.bincount(pairs, minlength=n * n).reshape(n, n)

@@ -1,0 +1,92 @@
+"""A run's folder: written as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from funprop.layer import Layer, check_params, leaf_path
+from funprop.train.stopping import Row
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+
+def check_new(folder: Path) -> None:
+    """Raise a `ValueError` where `folder` exists already: a run never writes over another."""
+    if folder.exists():
+        raise ValueError(f"the run folder {folder} exists already")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes its name only when all has been written.
+
+    Raises:
+      ValueError: `folder` exists already.
+    """
+    check_new(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        os.rename(draft, folder)
+    except BaseException:
+        shutil.rmtree(draft)
+        raise
+
+
+def write_history(file: Path, history: Sequence[Row]) -> None:
+    """One JSON object a line, one line an epoch."""
+    file.write_text("".join(json.dumps(row) + "\n" for row in history))
+
+
+def save_params(file: Path, layer: Layer, params: PyTree) -> None:
+    """Every leaf of `params` under its path, as NumPy's `.npz`."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    np.savez(file, **{leaf_path(layer, path): np.asarray(leaf) for path, leaf in leaves})
+
+
+def load_params(file: Path, layer: Layer, x_spec: Any) -> PyTree:
+    """What `save_params` wrote, for a layer of the same shape.
+
+    Args:
+      file: the `.npz`.
+      layer: whose params they are.
+      x_spec: its input, or specs of it.
+
+    Raises:
+      ValueError: the file holds the params of another model; names the first leaf.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp, funprop as fp
+      >>> params = fp.dense(2).init(jax.random.key(0), jnp.zeros((1, 3)))
+      >>> file = Path(tempfile.mkdtemp()) / "params.npz"
+      >>> save_params(file, fp.dense(2), params)
+      >>> again = load_params(file, fp.dense(2), jnp.zeros((1, 3)))
+      >>> bool((again.w == params.w).all())
+      True
+    """
+    expected = jax.eval_shape(layer.init, jax.random.key(0), x_spec)
+    paths, tree = jax.tree_util.tree_flatten_with_path(expected)
+    with np.load(file) as stored:
+        names = {leaf_path(layer, path): spec for path, spec in paths}
+        for name in (*names, *stored.files):
+            if name not in stored or name not in names:
+                where = "the file" if name in names else "the model"
+                raise ValueError(f"params in {file} are of another model: {where} has no {name}")
+        params = tree.unflatten(jax.numpy.asarray(stored[name]) for name in names)
+    check_params(layer, params, x_spec)
+    return params
+
+

@@ -1,0 +1,146 @@
+"""Sums and path strings of pytrees: what every other file needs, and nothing of ours below it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Num, PyTree, Shaped
+
+
+class Sum(NamedTuple):
+    """A sum and how much was summed. Sums add up exactly over parts of any size; means do not.
+
+    A loss gives one, a metric gives one, and `mean` is taken once, at the very end.
+
+    Attributes:
+      total: the weighted sum of the terms.
+      weight: the sum of the terms' weights; the number of terms where all weights are one.
+
+    Example:
+      >>> first, second = Sum(6.0, 3.0), Sum(2.0, 1.0)
+      >>> add(first, second).mean
+      2.0
+    """
+
+    total: Any
+    weight: Any
+
+    @property
+    def mean(self) -> Any:
+        """`total / weight`: elementwise where a scan has stacked many sums."""
+        return self.total / self.weight
+
+
+def weighted_sum(
+    terms: Float[Array, "*shape"], weights: Num[Array, "*leading"] | None = None
+) -> Sum:
+    """The `Sum` of `terms`, each weighted; `weights` covers the leading axes of `terms`.
+
+    A weight of exactly zero removes its term, even one that is infinite or NaN, so that padding
+    and masks may hold anything. The sum is taken in float32 at least.
+
+    Raises:
+      ValueError: `weights` has a shape that is not a leading part of that of `terms`.
+
+    Example:
+      >>> s = weighted_sum(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([1.0, 3.0, 0.0]))
+      >>> float(s.total), float(s.weight)
+      (7.0, 4.0)
+    """
+    terms = widen(terms)
+    if weights is None:
+        return Sum(terms.sum(), jnp.asarray(terms.size, terms.dtype))
+    weights = spread(weights, terms)
+    return Sum(jnp.where(weights == 0, 0, weights * terms).sum(), weights.sum())
+
+
+def spread(
+    weights: Num[Array, "*leading"], terms: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """`weights` over the leading axes, repeated over the others, in the dtype of `terms`."""
+    if weights.shape != terms.shape[: weights.ndim]:
+        raise ValueError(
+            f"weights must have shape {terms.shape} or a leading part of it, got {weights.shape}"
+        )
+    trailing = (1,) * (terms.ndim - weights.ndim)
+    return jnp.broadcast_to(
+        weights.astype(terms.dtype).reshape(weights.shape + trailing), terms.shape
+    )
+
+
+def widen(x: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`x` in float32 at least: the precision in which losses are computed and summed."""
+    return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """A value that is structure, not data: it rides in a pytree without being traced.
+
+    Layers keep shapes in it, so that residuals pass through `jit`, `vmap` and `scan`.
+    """
+
+    value: Any
+
+
+def add(a: PyTree, b: PyTree) -> PyTree:
+    """`a + b`, leaf by leaf; `None` (the cotangent of an integer) stays `None`."""
+    return jax.tree.map(lambda x, y: x + y, a, b)
+
+
+def take(data: PyTree[Shaped[Array, "n ..."]], rows: Any) -> PyTree:
+    """The given rows of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[rows], data)
+
+
+def path_string(path: tuple[Any, ...]) -> str:
+    """A key path of `jax.tree_util` as people write it.
+
+    Example:
+      >>> paths = jax.tree_util.tree_flatten_with_path({"a": [1, 2]})[0]
+      >>> [path_string(path) for path, _ in paths]
+      ['a/0', 'a/1']
+    """
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def spec_string(leaf: Any) -> str:
+    """Dtype and shape of a leaf, as `float32[64,10]`.
+
+    Example:
+      >>> spec_string(jnp.zeros((64, 10)))
+      'float32[64,10]'
+    """
+    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def spec(tree: PyTree) -> PyTree:
+    """`tree` with a `jax.ShapeDtypeStruct` in the place of each array."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def size(tree: PyTree) -> int:
+    """How many numbers `tree` holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def nbytes(tree: PyTree) -> int:
+    """How many bytes `tree` holds (a random key counts as its raw bits do)."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def is_float(leaf: Any) -> bool:
+    """Whether a cotangent of this leaf exists: it has a floating (or complex) dtype."""
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def require_float(x: Any) -> None:
+    """Raise a `TypeError` where `x` is not of floating dtype."""
+    if not is_float(x):
+        raise TypeError(f"x must be of floating dtype, got {spec_string(x)}")

@@ -1,0 +1,102 @@
+"""What each part of a model is given and gives, when the model runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+
+from funprop.layer import Layer, map_nodes
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+
+class Visit(NamedTuple):
+    """One call of one layer's forward.
+
+    Attributes:
+      path: where in the model, as in `repeat[3]/dense`; empty for the model itself.
+      static_path: the same without the number of the copy, as in `repeat/dense`.
+      copies: those numbers, from the outermost repeat to the innermost; empty outside of any.
+      layer: which layer.
+      params, x, key: what its forward was given.
+      y, residuals: what it gave.
+    """
+
+    path: str
+    static_path: str
+    copies: tuple[int, ...]
+    layer: Layer
+    params: Any
+    x: Any
+    key: Any
+    y: Any
+    residuals: Any
+
+
+def visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) -> list[Visit]:
+    """Run `model` forward and list every call of every part, each node before its children.
+
+    Runs without `jit`, so that the copies under a scan are seen one by one. Inside
+    `jax.eval_shape` it computes nothing and the visits hold abstract values.
+
+    Example:
+      >>> import jax.numpy as jnp, funprop as fp
+      >>> model = fp.serial(fp.tanh(), fp.repeat(fp.relu(), 2))
+      >>> params = model.init(jax.random.key(0), jnp.zeros(3))
+      >>> [visit.path for visit in visits(model, params, jnp.zeros(3))]
+      ['', 'tanh', 'repeat', 'repeat[0]/relu', 'repeat[1]/relu']
+    """
+    seen: list[Visit] = []
+    trails: list[tuple[tuple[str, int], ...]] = []  # for each visit: (child, which call) from the root
+    running = [((), Counter[str]())]  # for each node being run: its trail, its calls of each child
+
+    def watch(static_path: str, node: Layer) -> Layer:
+        name = static_path.rpartition("/")[2]
+
+        def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+            above, calls = running[-1]
+            trail = (*above, (name, calls[name]))
+            calls[name] += 1
+            place = len(seen)
+            trails.append(trail)
+            seen.append(Visit("", static_path, (), node, params, x, key, None, None))
+            running.append((trail, Counter()))
+            y, residuals = node.forward(params, x, key)
+            running.pop()
+            seen[place] = seen[place]._replace(y=y, residuals=residuals)
+            return y, residuals
+
+        return dataclasses.replace(node, forward=forward)
+
+    with jax.disable_jit():
+        map_nodes(watch, model).forward(params, x, key)
+    repeated = {_names(trail) for trail in trails if trail[-1][1] > 0}
+    return [
+        visit._replace(
+            path=_path(trail, repeated, model.name),
+            copies=tuple(
+                copy
+                for depth, (_, copy) in enumerate(trail, start=1)
+                if _names(trail[:depth]) in repeated
+            ),
+        )
+        for visit, trail in zip(seen, trails, strict=True)
+    ]
+
+
+def _names(trail: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
+    return tuple(name for name, _ in trail)
+
+
+def _path(trail: tuple[tuple[str, int], ...], repeated: set[tuple[str, ...]], root: str) -> str:
+    """`repeat[3]/dense`: the copy stands with the node that made the copies."""
+    parts = [""]
+    for depth, (name, copy) in enumerate(trail[1:], start=2):
+        if _names(trail[:depth]) in repeated:
+            parts[-1] = f"{parts[-1] or root}[{copy}]"
+        parts.append(name)
+    return "/".join(part for part in parts if part)
