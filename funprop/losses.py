@@ -140,7 +140,8 @@ def _error(outputs: Num[Array, "*terms"], targets: Num[Array, "*terms"]) -> Floa
     _check_outputs(outputs)
     if outputs.shape != targets.shape:
         raise ValueError(f"targets must have the shape {outputs.shape}, got {targets.shape}")
-    return widen(outputs) - widen(targets)
+    outputs = widen(outputs)
+    return outputs - targets.astype(outputs.dtype)
 
 
 def _check_outputs(outputs: Num[Array, "..."]) -> None:
@@ -194,13 +195,15 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
         logits, shift, log_norm, targets = kept
         log_p = widen(logits) - jnp.where(jnp.isfinite(shift), shift, 0) - log_norm
         q, d = distribution(targets, log_p), dterms[..., None]
-        dlogits = (jnp.exp(log_p) * q.sum(-1, keepdims=True) - q) * d
+        share = q.sum(-1, keepdims=True) if is_float(targets) else 1  # a label's shares sum to one
+        dlogits = (jnp.exp(log_p) * share - q) * d
         return dlogits, -(1 - smoothing) * log_p * d
 
     def distribution(targets, like):
         classes = like.shape[-1]
         if not is_float(targets):
-            targets = jax.nn.one_hot(targets, classes, dtype=like.dtype)
+            targets = jax.nn.one_hot(targets, classes)
+        targets = targets.astype(like.dtype)
         # A Python branch, so that no smoothing costs nothing.
         return (1 - smoothing) * targets + smoothing / classes if smoothing else targets
 
@@ -264,12 +267,14 @@ def binary_cross_entropy() -> Layer:
 
     def forward(logits, targets):
         _error(logits, targets)  # for its checks
-        z, t = widen(logits), widen(targets)
+        z = widen(logits)
+        t = targets.astype(z.dtype)
         terms = jnp.maximum(z, 0) - z * t + jnp.log1p(jnp.exp(-jnp.abs(z)))
         return terms, (logits, targets)
 
     def backward(kept, dterms):
-        z, t = (widen(part) for part in kept)
+        z = widen(kept[0])
+        t = kept[1].astype(z.dtype)
         dz = (1 - t) * jax.nn.sigmoid(z) - t * jax.nn.sigmoid(-z)
         return dz * dterms, -z * dterms
 

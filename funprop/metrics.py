@@ -30,7 +30,7 @@ def accuracy(
       0.5
     """
     labels = targets.argmax(-1) if is_float(targets) else targets
-    return weighted_sum(outputs.argmax(-1) == labels, weights)
+    return weighted_sum(outputs.argmax(-1).astype(labels.dtype) == labels, weights)
 
 
 def binary_accuracy(
@@ -44,7 +44,7 @@ def binary_accuracy(
       >>> float(binary_accuracy(jnp.array([-1.0, 2.0]), jnp.array([0, 0])).mean)
       0.5
     """
-    return weighted_sum((logits > 0) == (targets > 0.5), weights)
+    return weighted_sum((logits > 0) == (2 * targets > 1), weights)
 
 
 def absolute_error(
@@ -58,4 +58,5 @@ def absolute_error(
       >>> float(absolute_error(jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])).mean)
       1.0
     """
-    return weighted_sum(jnp.abs(widen(outputs) - widen(targets)), weights)
+    outputs = widen(outputs)
+    return weighted_sum(jnp.abs(outputs - targets.astype(outputs.dtype)), weights)

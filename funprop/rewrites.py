@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -17,7 +16,8 @@ def autodiff(layer: Layer) -> Layer:
     """The same layer with its backward taken by `jax.vjp` of its forward.
 
     On one layer, a reference for its backward; `map_layers(autodiff, model)` is one for every
-    layer of a model, and `autodiff(model)` one for the whole, combinators included.
+    layer of a model. Of a combinator it makes a leaf, as no backward inside it is run any more:
+    `autodiff(model)` is what `jax.grad` makes of the whole.
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -26,7 +26,7 @@ def autodiff(layer: Layer) -> Layer:
       >>> reference.backward((), kept, jnp.ones(2))[1].tolist()
       [1.0, 1.0]
     """
-    return _rewritten(layer, *by_vjp(layer.forward), autodiff)
+    return Layer(layer.init, *by_vjp(layer.forward), layer.name)
 
 
 def remat(layer: Layer) -> Layer:
@@ -43,31 +43,23 @@ def remat(layer: Layer) -> Layer:
       1
     """
 
+    nothing_of_children = (None,) * len(layer.children)  # the mirror law
+
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
         y, residuals = layer.forward(params, x, key)
-        return y, (x, key, recorded(residuals))
+        return y, (*nothing_of_children, x, key, recorded(residuals))
 
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        x, key, _ = residuals
+        *_, x, key, _ = residuals
         # Without the barrier XLA sees the same computation twice, merges it, and keeps everything.
         params, x, dy = jax.lax.optimization_barrier((params, x, dy))
         _, again = layer.forward(params, x, key)
         return layer.backward(params, again, dy)
 
-    return _rewritten(layer, forward, backward, remat)
-
-
-def _rewritten(
-    layer: Layer, forward: Callable, backward: Callable, rewrite: Callable[[Layer], Layer]
-) -> Layer:
-    """`layer` with another forward and backward; a rewrite keeps init, name and children."""
     if not layer.children:
         return Layer(layer.init, forward, backward, layer.name)
-    return Layer(
-        layer.init,
-        forward,
-        backward,
-        layer.name,
-        layer.children,
-        lambda *children: rewrite(layer.rebuild(*children)),
-    )
+
+    def rebuild(*children: Layer) -> Layer:
+        return remat(layer.rebuild(*children))
+
+    return Layer(layer.init, forward, backward, layer.name, layer.children, rebuild)

@@ -79,13 +79,13 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
             return other.loss / other.weight
 
         gradient = grad_fn(state.params, batch, key)
-        weight = jnp.where(gradient.weight == 0, 1, gradient.weight)
-        grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), gradient.grads)
+        scale = 1 / jnp.where(gradient.weight == 0, 1, gradient.weight)
+        grads = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradient.grads)
         updates, opt_state = transform.update(
             grads,
             state.opt_state,
             state.params,
-            value=gradient.loss / weight,
+            value=gradient.loss * scale,
             grad=grads,
             value_fn=mean_loss,
         )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
 from funprop import trees
-from funprop.layer import Layer
-from funprop.visits import visits
+from funprop.layer import Layer, child_names, map_nodes
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -79,39 +78,56 @@ def summary(model: Layer, x_spec: PyTree) -> Summary:
       serial  float32[8,4]      16           64             224
     """
     params = jax.eval_shape(model.init, jax.random.key(0), x_spec)
-    rows: dict[str, Row] = {}
+    outputs: dict[str, str] = {}
+    structures: dict[str, Any] = {}
 
-    def run(params: PyTree, x: PyTree) -> PyTree:
-        # A scan stacks what its body keeps, also what lies outside already: so a set for each copy.
-        kept: dict[tuple[int, ...], set[int]] = defaultdict(set)
-        seen = visits(model, params, x)
-        for visit in seen:
-            if visit.layer.children:
-                continue
-            leaves = {id(leaf): leaf for leaf in jax.tree.leaves(visit.residuals)}
-            new = [leaf for i, leaf in leaves.items() if i not in kept[visit.copies]]
-            kept[visit.copies] |= leaves.keys()
-            path = visit.static_path or model.name
-            before = rows.get(path, Row(path, "", 0, 0, 0))
-            rows[path] = Row(
-                path,
-                _spec_strings(visit.y),
-                before.params + trees.size(visit.params),
-                before.param_bytes + trees.nbytes(visit.params),
-                before.residual_bytes + trees.nbytes(new),
+    def note(path: str, node: Layer) -> Layer:
+        def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+            y, residuals = node.forward(params, x, key)
+            outputs[path] = ", ".join(map(trees.spec_string, jax.tree.leaves(y)))
+            structures[path] = jax.tree.structure(params)
+            return y, residuals
+
+        return dataclasses.replace(node, forward=forward)
+
+    rows: list[Row] = []
+    counted: set[int] = set()
+
+    def add_rows(path: str, layer: Layer, params: Any, residuals: Any) -> None:
+        """By the mirror law: what stands past the children's places is the layer's own."""
+        names = [f"{path}/{name}" if path else name for name in child_names(layer)]
+        mirrored = all(
+            jax.tree.structure(p) == structures[name]
+            for name, p in zip(names, params if names else (), strict=bool(names))
+        )
+        own_params = () if names and mirrored else params
+        own = residuals[len(names) :] if names else residuals
+        new = {id(leaf): leaf for leaf in jax.tree.leaves(own) if id(leaf) not in counted}
+        counted.update(new)
+        if not names or new or trees.size(own_params):
+            rows.append(
+                Row(
+                    path or model.name,
+                    outputs[path],
+                    trees.size(own_params),
+                    trees.nbytes(own_params),
+                    trees.nbytes(new),
+                )
             )
-        return seen[0].y
+        for i, (name, child) in enumerate(zip(names, layer.children, strict=True)):
+            computed = structures[name].unflatten([None] * structures[name].num_leaves)
+            add_rows(name, child, params[i] if mirrored else computed, residuals[i])
 
-    y = jax.eval_shape(run, params, x_spec)
+    def run(params: PyTree, x: PyTree) -> None:
+        _, residuals = map_nodes(note, model).forward(params, x)
+        add_rows("", model, params, residuals)
+
+    jax.eval_shape(run, params, x_spec)
     total = Row(
         model.name,
-        _spec_strings(y),
+        outputs[""],
         trees.size(params),
         trees.nbytes(params),
-        sum(row.residual_bytes for row in rows.values()),
+        sum(row.residual_bytes for row in rows),
     )
-    return Summary(tuple(rows.values()), total)
-
-
-def _spec_strings(tree: PyTree) -> str:
-    return ", ".join(trees.spec_string(leaf) for leaf in jax.tree.leaves(tree))
+    return Summary(tuple(rows), total)

@@ -75,7 +75,8 @@ def spread(
 
 def widen(x: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`x` in float32 at least: the precision in which losses are computed and summed."""
-    return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+    wide = is_float(x) and jnp.finfo(x.dtype).bits >= 32
+    return jnp.asarray(x) if wide else jnp.asarray(x, jnp.float32)
 
 
 @jax.tree_util.register_static

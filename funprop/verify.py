@@ -104,16 +104,33 @@ def verify(layer: Layer, params: PyTree, x: PyTree, key: Any = None, seed: int =
       >>> [finding.path for finding in report.findings]
       ['square/dx']
     """
-    given = _dtype((params, x))
     with jax.enable_x64(True):
         rng = np.random.default_rng(seed)
-        seen = visits(layer, *_cast((params, x), jnp.float64), key)
+        dtype = _dtype((params, x))
+        seen = _visited(layer, *_cast((params, x), jnp.float64), key)
         dys = _true_cotangents(layer, seen, rng)
-        # A rewrite that differentiates its inside runs no backward there: nothing to judge.
-        judged = [
-            (visit, dy) for visit, dy in zip(seen, dys, strict=True) if not _is_traced(visit.x)
-        ]
-        return Report(tuple(c for visit, dy in judged for c in _check(visit, dy, given, rng)))
+        return Report(
+            tuple(
+                check
+                for visit, dy in zip(seen, dys, strict=True)
+                for check in _check(visit, dy, dtype, rng)
+            )
+        )
+
+
+def _visited(layer: Layer, params: PyTree, x: PyTree, key: Any) -> list[Visit]:
+    """The visits of `layer`, compiled as one."""
+    seen: list[Visit] = []
+
+    def run(params: PyTree, x: PyTree) -> list[tuple[Any, ...]]:
+        seen.extend(visits(layer, params, x, key))
+        return [(visit.params, visit.x, visit.key, visit.y) for visit in seen]
+
+    values = jax.jit(run)(params, x)
+    return [
+        visit._replace(params=p, x=x, key=k, y=y)
+        for visit, (p, x, k, y) in zip(seen, values, strict=True)
+    ]
 
 
 # ---------------------------------------------------------------------------------- the true dy
@@ -122,7 +139,7 @@ def verify(layer: Layer, params: PyTree, x: PyTree, key: Any = None, seed: int =
 def _true_cotangents(layer: Layer, seen: list[Visit], rng: np.random.Generator) -> list[PyTree]:
     """The cotangent of the output of every visit, by differentiating with respect to a zero added
     there; no backward of ours takes part."""
-    zeros = [jax.tree.map(lambda y: jnp.zeros_like(y) if trees.is_float(y) else None, v.y) for v in seen]
+    zeros = [jax.tree.map(jnp.zeros_like, _float_part(visit.y)) for visit in seen]
 
     def output(nudges: list[PyTree]) -> PyTree:
         order: list[int] = []
@@ -131,13 +148,10 @@ def _true_cotangents(layer: Layer, seen: list[Visit], rng: np.random.Generator) 
             def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
                 mine = len(order)
                 order.append(mine)
-                y, residuals = node.forward(params, x, key)
-                return jax.tree.map(
-                    lambda leaf, n: leaf if n is None else leaf + n,
-                    y,
-                    nudges[mine],
-                    is_leaf=lambda leaf: leaf is None,
-                ), residuals
+                y, _ = node.forward(params, x, key)
+                leaves, tree = jax.tree.flatten(y)
+                nudged = zip(leaves, tree.flatten_up_to(nudges[mine]), strict=True)
+                return tree.unflatten(y if n is None else y + n for y, n in nudged), ()
 
             return dataclasses.replace(node, forward=forward)
 
@@ -161,9 +175,12 @@ def _true_cotangents(layer: Layer, seen: list[Visit], rng: np.random.Generator) 
 def _check(visit: Visit, dy: PyTree, dtype: Any, rng: np.random.Generator) -> list[Check]:
     layer = _alone(visit.layer)
     # What the working precision makes of the point; from here on everybody sees these numbers.
-    params, x, dy = _cast((visit.params, visit.x, dy), dtype)
+    params, x = _cast((visit.params, visit.x), dtype)
+    y, _ = jax.eval_shape(layer.forward, params, x, visit.key)
+    dy = jax.tree.map(lambda d, y: jnp.asarray(d, y.dtype), dy, _float_part(y))
     exact = _cast((params, x, dy), jnp.float64)
     low = _cast((params, x, dy), jnp.float32) if dtype == jnp.float64 else (params, x, dy)
+    finer = _eps(dtype) / _eps(_dtype(low))  # float64's rounding is float32's, scaled down
 
     @jax.jit
     def gradients(here: tuple, exact: tuple, low: tuple) -> tuple:
@@ -175,15 +192,12 @@ def _check(visit: Visit, dy: PyTree, dtype: Any, rng: np.random.Generator) -> li
         )
 
     @jax.jit
-    def value(point: tuple, dy: PyTree) -> tuple[Array, Array]:
+    def value(point: tuple, dy: PyTree) -> Array:
         y, _ = layer.forward(*point, visit.key)
-        terms = [a * b for a, b in zip(_floats(y), jax.tree.leaves(dy), strict=True)]
-        return sum(t.sum() for t in terms), sum(jnp.abs(t).sum() for t in terms)
+        terms = [(a * b).ravel() for a, b in zip(_floats(y), jax.tree.leaves(dy), strict=True)]
+        return jnp.concatenate(terms)
 
     hand, truth, auto = gradients((params, x, dy), exact, low)
-    # In float64 autodiff is the truth; its rounding error is that of float32, scaled down.
-    finer = _eps(dtype) / _eps(low)
-
     checks = []
     leaves = jax.tree_util.tree_flatten_with_path(truth)[0]
     if problem := _mismatch(hand, truth, (params, x)):
@@ -249,13 +263,15 @@ def _mismatch(hand: PyTree, truth: PyTree, primals: PyTree) -> str:
 def _slope(
     value: Any, exact: tuple, path: tuple, true: Array, got: Any, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """Error and allowed error of `got` along a random direction in one leaf, against a central
-    difference in float64, both relative to the size of the terms that are summed in it.
+    """Error and allowed error of `got` along a random direction in one leaf, against central
+    differences in float64, both relative to the size of the terms that are summed in it.
 
-    Where the one-sided differences disagree (a kink), any value between them is accepted.
+    Allowed are the difference's own errors, estimated: of truncation, by a step twice as long; of
+    rounding, by the size of what is subtracted; and at a kink, where the one-sided differences of
+    an output disagree, any value between them.
 
     Args:
-      value: `((params, x), dy) -> (sum of y * dy, sum of |y * dy|)`.
+      value: `((params, x), dy) -> y * dy`, one number an output.
     """
     params, x, dy = exact
     point, tree = jax.tree_util.tree_flatten_with_path((params, x))
@@ -264,17 +280,18 @@ def _slope(
     direction = rng.standard_normal(leaf.shape)
     h = 1e-6 * (float(np.max(np.abs(leaf), initial=0)) or 1.0)
 
-    def at(t: float) -> tuple[float, float]:
+    def at(t: float) -> Any:
         moved = [leaf + t * direction if i == place else p for i, (_, p) in enumerate(point)]
-        total, size = value(jax.tree.unflatten(tree, moved), dy)
-        return float(total), float(size)
+        return np.asarray(value(jax.tree.unflatten(tree, moved), dy))
 
-    (left, _), (middle, size), (right, _) = at(-h), at(0.0), at(h)
-    ahead, behind, central = (right - middle) / h, (middle - left) / h, (right - left) / 2 / h
+    left, middle, right = at(-h), at(0.0), at(h)
+    central = float((right - left).sum()) / (2 * h)
+    wide = float((at(2 * h) - at(-2 * h)).sum()) / (4 * h)
+    kink = float(np.abs(right - 2 * middle + left).sum()) / (2 * h)
+    rounding = 8 * float(jnp.finfo(jnp.float64).eps) * float(np.abs(middle).sum()) / h
     claimed = float(np.sum(np.asarray(got, np.float64) * direction))
     scale = float(np.sum(np.abs(np.asarray(true) * direction))) or 1.0
-    rounding = 8 * float(jnp.finfo(jnp.float64).eps) * size / h
-    return abs(claimed - central) / scale, (abs(ahead - behind) / 2 + rounding) / scale
+    return abs(claimed - central) / scale, (abs(wide - central) + kink + rounding) / scale
 
 
 def _sentence(got: Any, true: Any) -> str:
@@ -304,6 +321,10 @@ def _floats(tree: PyTree) -> list[Array]:
     return [leaf for leaf in jax.tree.leaves(tree) if trees.is_float(leaf)]
 
 
+def _float_part(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf if trees.is_float(leaf) else None, tree)
+
+
 def _cast(tree: PyTree, dtype: Any) -> PyTree:
     return jax.tree.map(
         lambda leaf: jnp.asarray(leaf, dtype) if trees.is_float(leaf) else jnp.asarray(leaf), tree
@@ -311,13 +332,9 @@ def _cast(tree: PyTree, dtype: Any) -> PyTree:
 
 
 def _dtype(tree: PyTree) -> Any:
-    return jnp.result_type(*_floats(tree))
+    """The dtype of the floats in `tree`: the narrowest, if they differ."""
+    return min((leaf.dtype for leaf in _floats(tree)), key=lambda d: d.itemsize, default=np.float64)
 
 
-def _eps(dtype_or_tree: Any) -> float:
-    dtype = _dtype(dtype_or_tree) if isinstance(dtype_or_tree, tuple) else dtype_or_tree
+def _eps(dtype: Any) -> float:
     return float(jnp.finfo(dtype).eps)
-
-
-def _is_traced(tree: PyTree) -> bool:
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))

@@ -19,29 +19,23 @@ class Visit(NamedTuple):
 
     Attributes:
       path: where in the model, as in `repeat[3]/dense`; empty for the model itself.
-      static_path: the same without the number of the copy, as in `repeat/dense`.
-      copies: those numbers, from the outermost repeat to the innermost; empty outside of any.
       layer: which layer.
       params, x, key: what its forward was given.
-      y, residuals: what it gave.
+      y: what it gave.
     """
 
     path: str
-    static_path: str
-    copies: tuple[int, ...]
     layer: Layer
     params: Any
     x: Any
     key: Any
     y: Any
-    residuals: Any
 
 
 def visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) -> list[Visit]:
     """Run `model` forward and list every call of every part, each node before its children.
 
-    Runs without `jit`, so that the copies under a scan are seen one by one. Inside
-    `jax.eval_shape` it computes nothing and the visits hold abstract values.
+    Runs without `jit`, so that the copies under a scan are seen one by one. Keeps no residuals.
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -63,12 +57,12 @@ def visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) -> list[Vis
             calls[name] += 1
             place = len(seen)
             trails.append(trail)
-            seen.append(Visit("", static_path, (), node, params, x, key, None, None))
+            seen.append(Visit("", node, params, x, key, None))
             running.append((trail, Counter()))
-            y, residuals = node.forward(params, x, key)
+            y, _ = node.forward(params, x, key)
             running.pop()
-            seen[place] = seen[place]._replace(y=y, residuals=residuals)
-            return y, residuals
+            seen[place] = seen[place]._replace(y=y)
+            return y, ()
 
         return dataclasses.replace(node, forward=forward)
 
@@ -76,14 +70,7 @@ def visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) -> list[Vis
         map_nodes(watch, model).forward(params, x, key)
     repeated = {_names(trail) for trail in trails if trail[-1][1] > 0}
     return [
-        visit._replace(
-            path=_path(trail, repeated, model.name),
-            copies=tuple(
-                copy
-                for depth, (_, copy) in enumerate(trail, start=1)
-                if _names(trail[:depth]) in repeated
-            ),
-        )
+        visit._replace(path=_path(trail, repeated, model.name))
         for visit, trail in zip(seen, trails, strict=True)
     ]
 

@@ -1,0 +1,215 @@
+"""The one table of (id, layer, input) that drives the tests: a new layer adds a row and is tested
+in every way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import funprop as fp
+
+
+class Case(NamedTuple):
+    """A layer and an input for it.
+
+    `x` is made from a random generator, in float32; tests cast it to the dtype that they need.
+    """
+
+    id: str
+    layer: fp.Layer
+    x: Callable[[np.random.Generator], Any]
+    key: bool = False
+
+
+def normal(*shape: int) -> Callable[[np.random.Generator], Any]:
+    return lambda rng: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+
+def labels(*shape: int, classes: int) -> Callable[[np.random.Generator], Any]:
+    return lambda rng: jnp.asarray(rng.integers(0, classes, shape), jnp.int32)
+
+
+def positive(*shape: int) -> Callable[[np.random.Generator], Any]:
+    return lambda rng: jnp.asarray(rng.uniform(0, 2, shape), jnp.float32)
+
+
+def distribution(*shape: int) -> Callable[[np.random.Generator], Any]:
+    return lambda rng: jnp.asarray(rng.dirichlet(np.ones(shape[-1]), shape[:-1]), jnp.float32)
+
+
+def both(*parts: Callable[[np.random.Generator], Any]) -> Callable[[np.random.Generator], Any]:
+    return lambda rng: tuple(part(rng) for part in parts)
+
+
+def own_layer() -> fp.Layer:
+    """A user's layer, with params that are a bare array."""
+    return fp.layer(
+        init=lambda key, x: jax.random.normal(key, x.shape[-1:], x.dtype),
+        forward=lambda scale, x: (scale * x, x),
+        backward=lambda scale, x, dy: ((x * dy).sum(0), scale * dy),
+        name="scale",
+    )
+
+
+def tied() -> fp.Layer:
+    return fp.reparam(
+        fp.serial(fp.dense(3, bias=False), fp.tanh(), fp.dense(5, bias=False)),
+        expand=lambda w: (fp.DenseParams(w, None), (), fp.DenseParams(w.T, None)),
+        initial=lambda params: params[0].w,
+    )
+
+
+def tied_by_hand() -> fp.Layer:
+    return fp.reparam(
+        fp.serial(fp.dense(3, bias=False), fp.tanh(), fp.dense(5, bias=False)),
+        expand=lambda w: (fp.DenseParams(w, None), (), fp.DenseParams(w.T, None)),
+        initial=lambda params: params[0].w,
+        shrink=lambda w, d: d[0].w + d[2].w.T,
+    )
+
+
+def sine() -> fp.Layer:
+    return fp.from_function(
+        lambda key, x: jax.random.normal(key, x.shape[-1:], x.dtype),
+        lambda a, x: jnp.sin(a * x) * a,
+    )
+
+
+LAYERS = [
+    Case("dense", fp.dense(4), normal(7, 5)),
+    Case("dense-no-bias", fp.dense(4, bias=False), normal(7, 5)),
+    Case("dense-one-axis", fp.dense(4), normal(5)),
+    Case("dense-three-axes", fp.dense(4), normal(2, 3, 5)),
+    Case("dense-wide-to-one", fp.dense(1), normal(6, 9)),
+    Case("flatten", fp.flatten(), normal(3, 2, 4)),
+    Case("reshape", fp.reshape(4, -1), normal(3, 2, 6)),
+    Case("reshape-scalar", fp.reshape(), normal(3, 1)),
+    Case("reshape-integers", fp.reshape(6), labels(3, 2, 3, classes=9)),
+    Case("dropout", fp.dropout(0.4), normal(6, 5), key=True),
+    Case("dropout-no-key", fp.dropout(0.4), normal(6, 5)),
+    Case("softmax", fp.softmax(), normal(4, 6)),
+    Case("softmax-axis-0", fp.softmax(0), normal(4, 6)),
+    Case("log_softmax", fp.log_softmax(), normal(4, 6)),
+    Case("relu", fp.relu(), normal(5, 6)),
+    Case("leaky_relu", fp.leaky_relu(0.1), normal(5, 6)),
+    Case("leaky_relu-zero", fp.leaky_relu(0.0), normal(5, 6)),
+    Case("elu", fp.elu(), normal(5, 6)),
+    Case("elu-alpha", fp.elu(0.3), normal(5, 6)),
+    Case("gelu", fp.gelu(), normal(5, 6)),
+    Case("gelu_tanh", fp.gelu_tanh(), normal(5, 6)),
+    Case("silu", fp.silu(), normal(5, 6)),
+    Case("tanh", fp.tanh(), normal(5, 6)),
+    Case("sigmoid", fp.sigmoid(), normal(5, 6)),
+    Case("softplus", fp.softplus(), normal(5, 6)),
+    Case("add", fp.add(), both(normal(3, 4), normal(3, 4), normal(3, 4))),
+    Case("concatenate", fp.concatenate(), both(normal(3, 4), normal(3, 2), normal(3, 5))),
+    Case("concatenate-axis-0", fp.concatenate(0), both(normal(3, 4), normal(2, 4))),
+    Case("own", own_layer(), normal(5, 3)),
+    Case("from_function", sine(), normal(5, 3)),
+]
+
+COMBINATORS = [
+    Case("serial", fp.serial(fp.dense(6), fp.gelu(), fp.dense(3)), normal(4, 5)),
+    Case("identity", fp.serial(), normal(4, 5)),
+    Case("serial-random", fp.serial(fp.dense(6), fp.dropout(0.5)), normal(4, 5), key=True),
+    Case("residual", fp.residual(fp.serial(fp.dense(5), fp.tanh())), normal(4, 5)),
+    Case(
+        "parallel-sum",
+        fp.serial(fp.parallel(fp.dense(3), fp.serial(fp.tanh(), fp.dense(3))), fp.add()),
+        normal(4, 5),
+    ),
+    Case(
+        "parallel-concatenate",
+        fp.serial(fp.parallel(fp.dense(3), fp.serial()), fp.concatenate()),
+        normal(4, 5),
+    ),
+    Case(
+        "parallel-random",
+        fp.parallel(fp.dropout(0.5), fp.dropout(0.5)),
+        normal(4, 5),
+        key=True,
+    ),
+    Case("repeat", fp.repeat(fp.serial(fp.dense(5), fp.tanh()), 3), normal(4, 5)),
+    Case(
+        "repeat-random",
+        fp.repeat(fp.residual(fp.serial(fp.dense(5), fp.dropout(0.5))), 3),
+        normal(4, 5),
+        key=True,
+    ),
+    Case("repeat-nested", fp.repeat(fp.repeat(fp.serial(fp.dense(5), fp.tanh()), 2), 2), normal(4, 5)),
+    Case("repeat-from_function", fp.repeat(sine(), 3), normal(4, 5)),
+    Case("reparam", tied(), normal(4, 5)),
+    Case("reparam-by-hand", tied_by_hand(), normal(4, 5)),
+    Case("reparam-repeat", fp.repeat(tied(), 3), normal(4, 5)),
+    Case("remat", fp.remat(fp.serial(fp.dense(6), fp.gelu(), fp.dense(3))), normal(4, 5)),
+    Case(
+        "remat-repeat",
+        fp.repeat(fp.remat(fp.residual(fp.serial(fp.dense(5), fp.dropout(0.5)))), 3),
+        normal(4, 5),
+        key=True,
+    ),
+    Case("autodiff", fp.autodiff(fp.serial(fp.dense(6), fp.gelu())), normal(4, 5)),
+    Case("named", fp.named("block", fp.serial(fp.dense(6), fp.gelu())), normal(4, 5)),
+]
+
+LOSSES = [
+    Case("mean_squared", fp.mean_squared(), both(normal(5, 3), normal(5, 3))),
+    Case("mean_squared-integers", fp.mean_squared(), both(normal(5), labels(5, classes=4))),
+    Case("mean_absolute", fp.mean_absolute(), both(normal(5, 3), normal(5, 3), positive(5))),
+    Case("huber", fp.huber(0.5), both(normal(5, 3), normal(5, 3), positive(5))),
+    Case("softmax_cross_entropy", fp.softmax_cross_entropy(), both(normal(5, 4), labels(5, classes=4))),
+    Case(
+        "softmax_cross_entropy-tokens",
+        fp.softmax_cross_entropy(0.1),
+        both(normal(3, 5, 4), labels(3, 5, classes=4), positive(3)),
+    ),
+    Case(
+        "softmax_cross_entropy-distributions",
+        fp.softmax_cross_entropy(),
+        both(normal(5, 4), distribution(5, 4), positive(5)),
+    ),
+    Case(
+        "softmax_cross_entropy-smooth",
+        fp.softmax_cross_entropy(0.2),
+        both(normal(5, 4), distribution(5, 4)),
+    ),
+    Case(
+        "binary_cross_entropy",
+        fp.binary_cross_entropy(),
+        both(normal(5, 3), lambda rng: jnp.asarray(rng.uniform(0, 1, (5, 3)), jnp.float32), positive(5)),
+    ),
+    Case("binary_cross_entropy-labels", fp.binary_cross_entropy(), both(normal(5), labels(5, classes=2))),
+    Case(
+        "objective",
+        fp.objective(
+            fp.serial(fp.dense(6), fp.relu(), fp.dense(4)),
+            fp.softmax_cross_entropy(),
+            accuracy=fp.accuracy,
+        ),
+        both(normal(5, 3), labels(5, classes=4), positive(5)),
+    ),
+]
+
+ALL = LAYERS + COMBINATORS + LOSSES
+COMPOSITE = [case for case in ALL if case.layer.children]
+
+
+def build(case: Case, dtype: Any = jnp.float32, seed: int = 0) -> tuple[Any, Any, Any]:
+    """`(params, x, key)` of a case in the given dtype."""
+    x = jax.tree.map(
+        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+        case.x(np.random.default_rng(seed)),
+    )
+    params = case.layer.init(jax.random.key(seed), x)
+    # No zeros: a bias of zero would hide what depends on it.
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), max(len(leaves), 1))
+    params = tree.unflatten(
+        leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
+        for leaf, key in zip(leaves, keys, strict=False)
+    )
+    return params, x, jax.random.key(seed + 2) if case.key else None

@@ -1,0 +1,13 @@
+"""Every test runs with strict promotion: a layer that mixes dtypes by accident fails."""
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Stored compilations make a second run of the tests faster and change nothing else.
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield

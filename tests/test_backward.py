@@ -1,0 +1,212 @@
+"""Every hand-written backward is right: by funprop's own verifier, and by jax.grad of the whole."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+import funprop as fp
+from tests.cases import ALL, LAYERS, LOSSES, build
+
+FLOAT = [case for case in ALL if case.id != "reshape-integers"]  # has no cotangent
+DTYPES = [jnp.float64, jnp.float32, jnp.bfloat16]
+
+
+def cotangent(y, seed=7):
+    """A random cotangent like `y`; `None` for integers."""
+    leaves, tree = jax.tree.flatten(y)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    return tree.unflatten(
+        jax.random.normal(k, leaf.shape, leaf.dtype)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+        else None
+        for k, leaf in zip(keys, leaves, strict=True)
+    )
+
+
+def gradient(layer, params, x, key):
+    y, residuals = layer.forward(params, x, key)
+    return layer.backward(params, residuals, cotangent(y))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
+def test_verified(case, dtype, x64):
+    report = fp.verify(case.layer, *build(case, dtype))
+    assert report.checks or case.id == "reshape-integers"
+    report.raise_if_wrong()
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
+def test_whole_equals_map_of_autodiff(case, x64):
+    params, x, key = build(case, jnp.float64)
+    reference = fp.map_layers(fp.autodiff, case.layer)
+    chex.assert_trees_all_close(
+        gradient(case.layer, params, x, key), gradient(reference, params, x, key), rtol=1e-10, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
+def test_jit_gives_the_same(case, x64):
+    params, x, key = build(case, jnp.float64)
+    run = functools.partial(gradient, case.layer)
+    chex.assert_trees_all_close(jax.jit(run)(params, x, key), run(params, x, key), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", FLOAT, ids=lambda case: case.id)
+def test_vmap_over_forward_and_then_backward(case, x64):
+    """Residuals pass through the borders of vmap and jit, one example of a stack as alone."""
+    points = [build(case, jnp.float64, seed) for seed in (0, 10)]
+    key = points[0][2]
+    params, x = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[p[:2] for p in points])
+    y, residuals = jax.jit(jax.vmap(lambda p, x: case.layer.forward(p, x, key)))(params, x)
+    dy = jax.vmap(cotangent, axis_size=2, in_axes=None)(case.layer.forward(*points[0])[0])
+    dparams, dx = jax.jit(jax.vmap(case.layer.backward))(params, residuals, dy)
+    for i, (p, one, _) in enumerate(points):
+        want = gradient(case.layer, p, one, key)
+        got = jax.tree.map(lambda leaf, i=i: leaf[i], (dparams, dx))
+        chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
+def test_as_function_is_differentiated_by_the_hand_written_backward(case, x64):
+    params, x, key = build(case, jnp.float64)
+    function = fp.as_function(case.layer)
+
+    def outer(params, x):
+        y = jax.jit(function)(params, x, key)
+        return sum(
+            (jnp.sin(leaf) * 2).sum() for leaf in jax.tree.leaves(y) if leaf.dtype == jnp.float64
+        ) + jnp.zeros(())
+
+    def plain(params, x):
+        y = case.layer.forward(params, x, key)[0]
+        return sum(
+            (jnp.sin(leaf) * 2).sum() for leaf in jax.tree.leaves(y) if leaf.dtype == jnp.float64
+        ) + jnp.zeros(())
+
+    got = jax.grad(outer, argnums=(0, 1), allow_int=True)(params, x)
+    want = jax.grad(plain, argnums=(0, 1), allow_int=True)(params, x)
+    chex.assert_trees_all_close(
+        *(
+            [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype == jnp.float64]
+            for tree in (got, want)
+        ),
+        rtol=1e-10,
+        atol=1e-12,
+    )
+
+
+def test_as_function_runs_our_backward_and_bare_forward_does_not():
+    wrong = fp.layer(
+        forward=lambda params, x: (2 * x, ()),
+        backward=lambda params, residuals, dy: ((), 100 * dy),
+        name="wrong",
+    )
+    assert jax.grad(lambda x: fp.as_function(wrong)((), x))(1.0) == 100
+    assert jax.grad(lambda x: wrong.forward((), x)[0])(1.0) == 2
+
+
+def test_as_function_under_vmap_and_grad():
+    function = fp.as_function(fp.tanh())
+    per_example = jax.vmap(jax.grad(lambda x: function((), x)))
+    x = jnp.linspace(-1, 1, 5)
+    chex.assert_trees_all_close(per_example(x), 1 - jnp.tanh(x) ** 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", LAYERS + LOSSES, ids=lambda case: case.id)
+def test_linear_in_the_cotangent(case, x64):
+    params, x, key = build(case, jnp.float64)
+    y, residuals = case.layer.forward(params, x, key)
+    first, second = cotangent(y, 1), cotangent(y, 2)
+    mixed = jax.tree.map(lambda a, b: 2 * a - 3 * b, first, second)
+    d_first, d_second, d_mixed = (
+        case.layer.backward(params, residuals, dy) for dy in (first, second, mixed)
+    )
+    chex.assert_trees_all_close(
+        d_mixed, jax.tree.map(lambda a, b: 2 * a - 3 * b, d_first, d_second), rtol=1e-9, atol=1e-11
+    )
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
+def test_dtypes_of_params_and_input_come_back(case):
+    for dtype in (jnp.float32, jnp.bfloat16):
+        params, x, key = build(case, dtype)
+        dparams, dx = gradient(case.layer, params, x, key)
+        chex.assert_trees_all_equal_shapes_and_dtypes(dparams, params)
+        floats = jax.tree.map(
+            lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else None, x
+        )
+        chex.assert_trees_all_equal_shapes_and_dtypes(dx, floats)
+
+
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
+def test_residuals_hold_no_copy_of_params(case):
+    """Rule 1: params reach backward as an argument, so residuals need not hold them."""
+    params, x, key = build(case, jnp.float32)
+
+    def forward(params, x):
+        residuals = case.layer.forward(params, x, key)[1]
+        given = {id(leaf) for leaf in jax.tree.leaves(params)}
+        assert not any(id(leaf) in given for leaf in jax.tree.leaves(residuals))
+        return residuals
+
+    jax.eval_shape(forward, params, x)
+
+
+EDGES = {
+    "zeros": lambda x: 0 * x,
+    "ties": lambda x: jnp.ones_like(x),
+    "large": lambda x: 1e4 * x,
+    "tiny": lambda x: 1e-4 * x,
+}
+ONE_ARRAY = [
+    case for case in LAYERS if case.id not in ("add", "concatenate", "concatenate-axis-0", "reshape-integers")
+]
+
+
+@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("case", ONE_ARRAY, ids=lambda case: case.id)
+def test_edges_agree_with_jax(case, edge, x64):
+    """At zeros, ties and badly scaled inputs; at a kink our choice is JAX's."""
+    for dtype in (jnp.float64, jnp.float32):
+        params, x, key = build(case, dtype)
+        fp.verify(case.layer, params, EDGES[edge](x), key).raise_if_wrong()
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e8])
+@pytest.mark.parametrize("case", [c for c in LOSSES if c.id != "objective"], ids=lambda case: case.id)
+def test_losses_are_safe_at_huge_outputs(case, scale, x64):
+    for dtype in (jnp.float64, jnp.float32):
+        params, (outputs, *rest), key = build(case, dtype)
+        fp.verify(case.layer, params, (scale * outputs, *rest), key).raise_if_wrong()
+        y, kept = case.layer.forward(params, (scale * outputs, *rest))
+        grads = case.layer.backward(params, kept, fp.Sum(jnp.ones_like(y[0]), jnp.ones_like(y[1])))
+        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((y, grads)))
+
+
+def test_activation_derivatives_keep_their_digits_in_the_tails():
+    """Where a derivative is tiny it is still right, not zero."""
+    with jax.enable_x64(True):
+        for layer, x in ((fp.softplus(), -30.0), (fp.silu(), -30.0), (fp.gelu(), -5.0)):
+            low, exact = (jnp.array([x], dtype) for dtype in (jnp.float32, jnp.float64))
+            got = layer.backward((), layer.forward((), low)[1], jnp.ones_like(low))[1]
+            want = jax.grad(lambda x, layer=layer: layer.forward((), x)[0].sum())(exact)
+            assert abs(float(got[0]) / float(want[0]) - 1) < 1e-4
+
+
+def test_no_jax_differentiation_in_backprop(monkeypatch):
+    """The hand-written grad_fn works with every differentiating function of JAX out of order."""
+
+    def out_of_order(*args, **kwargs):
+        raise AssertionError("JAX was asked to differentiate")
+
+    case = next(case for case in LOSSES if case.id == "objective")
+    params, batch, _ = build(case)
+    for name in ("grad", "value_and_grad", "vjp", "jvp", "linearize", "linear_transpose"):
+        monkeypatch.setattr(jax, name, out_of_order)
+    gradient = fp.backprop(case.layer)(params, batch, None)
+    assert jnp.isfinite(gradient.loss)
+    assert "custom_vjp" not in str(jax.make_jaxpr(fp.backprop(case.layer))(params, batch))
