@@ -1,6 +1,6 @@
 """funprop: the backward pass as a pure function that you can read, verify, swap and measure."""
 
-from funprop.combinators import parallel, repeat, reparam, residual, serial
+from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.gradients import Gradient, backprop, from_loss, measure, objective
 from funprop.layer import Layer, Recorded, as_function, from_function, layer, map_layers, named
 from funprop.layers import (
@@ -39,3 +39,63 @@ from funprop.trees import Sum
 from funprop.verify import verify
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "DenseParams",
+    "Fit",
+    "Gradient",
+    "Layer",
+    "Recorded",
+    "Step",
+    "Sum",
+    "TrainState",
+    "absolute_error",
+    "accuracy",
+    "add",
+    "as_function",
+    "at_least",
+    "at_most",
+    "autodiff",
+    "backprop",
+    "binary_accuracy",
+    "binary_cross_entropy",
+    "concatenate",
+    "dense",
+    "dropout",
+    "elu",
+    "fit",
+    "flatten",
+    "from_function",
+    "from_loss",
+    "gelu",
+    "gelu_tanh",
+    "huber",
+    "layer",
+    "leaky_relu",
+    "log_softmax",
+    "map_layers",
+    "mean_absolute",
+    "mean_squared",
+    "measure",
+    "named",
+    "objective",
+    "parallel",
+    "patience",
+    "relu",
+    "remat",
+    "reparam",
+    "repeat",
+    "reshape",
+    "residual",
+    "scan",
+    "serial",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softmax_cross_entropy",
+    "softplus",
+    "step",
+    "summary",
+    "tanh",
+    "verify",
+]

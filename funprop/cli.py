@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 
 def main() -> None:
@@ -41,7 +41,8 @@ def main() -> None:
         """
         from funprop.train import job
 
-        options: dict[str, Any] = dict(
+        job.train(
+            data,
             model=model,
             optimizer=optimizer,
             learning_rate=learning_rate,
@@ -51,7 +52,6 @@ def main() -> None:
             backward=backward,
             out=out,
         )
-        job.train(data, **options)
 
     try:
         tyro.extras.subcommand_cli_from_dict({"train": train}, prog="funprop")

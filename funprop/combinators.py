@@ -187,7 +187,7 @@ def repeat(layer: Layer, n: int) -> Layer:
 
     def backward(params: Any, residuals: Any, dy: PyTree) -> tuple[tuple[PyTree], PyTree]:
         def one(dy: PyTree, copy: Any) -> tuple[PyTree, PyTree]:
-            dparams, dx = part.backward(*copy, dy)
+            dparams, dx = part.backward(copy[0], copy[1], dy)
             return dx, dparams
 
         copies = (params[0], residuals[0])

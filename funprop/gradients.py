@@ -153,7 +153,8 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
       >>> def squares(w, batch):
       ...     x, y = batch
       ...     return ((x * w - y) ** 2).sum(), x.size
-      >>> gradient = from_loss(squares)(jnp.array(1.0), (jnp.array([1.0, 2.0]), jnp.array([2.0, 4.0])))
+      >>> batch = jnp.array([1.0, 2.0]), jnp.array([2.0, 4.0])
+      >>> gradient = from_loss(squares)(jnp.array(1.0), batch)
       >>> float(gradient.loss), float(gradient.weight), float(gradient.grads)
       (5.0, 2.0, -10.0)
     """
@@ -162,9 +163,10 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
     def total(params: PyTree, batch: PyTree, key: Any) -> tuple[Float[Array, ""], Any]:
         loss = loss_fn(params, batch, key)
         if not isinstance(loss, tuple) or len(loss) not in (2, 3):
+            got = trees.spec_string(loss) if hasattr(loss, "dtype") else type(loss).__name__
             raise TypeError(
                 "loss_fn must return (total, weight) or (total, weight, metrics), sums over the "
-                f"batch, got {type(loss).__name__}"
+                f"batch, got {got}"
             )
         total, weight, *metrics = loss
         if jnp.shape(total) or jnp.shape(weight):

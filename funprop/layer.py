@@ -71,9 +71,7 @@ class Layer:
         return f"{self.name}({inside})" if inside else self.name
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["metric"]
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["metric"])
 @dataclasses.dataclass(frozen=True)
 class Recorded:
     """What a layer reports beside its output: sums over the batch, put among its residuals.
@@ -251,7 +249,8 @@ def as_function(layer: Layer) -> Callable[..., PyTree]:
         return y, (params, residuals)
 
     def backward(kept: PyTree, dy: PyTree) -> tuple[PyTree, PyTree, None]:
-        dparams, dx = layer.backward(*kept, jax.tree.map(_none_for_float0, dy))
+        params, residuals = kept
+        dparams, dx = layer.backward(params, residuals, jax.tree.map(_none_for_float0, dy))
         return dparams, dx, None  # a key has no cotangent
 
     function.defvjp(forward, backward)
@@ -299,9 +298,7 @@ def child_names(layer: Layer) -> tuple[str, ...]:
 
 def _distinct_names(layers: tuple[Layer, ...]) -> tuple[str, ...]:
     names = [layer.name for layer in layers]
-    return tuple(
-        f"{name}[{i}]" if names.count(name) > 1 else name for i, name in enumerate(names)
-    )
+    return tuple(f"{name}[{i}]" if names.count(name) > 1 else name for i, name in enumerate(names))
 
 
 def map_layers(function: Callable[[Layer], Layer], model: Layer) -> Layer:
@@ -318,9 +315,7 @@ def map_layers(function: Callable[[Layer], Layer], model: Layer) -> Layer:
     return map_nodes(lambda _, node: node if node.children else function(node), model)
 
 
-def map_nodes(
-    function: Callable[[str, Layer], Layer], model: Layer, path: str = ""
-) -> Layer:
+def map_nodes(function: Callable[[str, Layer], Layer], model: Layer, path: str = "") -> Layer:
     """Apply `function(path, layer)` to every node, children before the node above them."""
     children = [
         map_nodes(function, child, f"{path}/{name}" if path else name)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from funprop.layer import Layer, layer
 from funprop.trees import Sum, is_float, spread, weighted_sum, widen
@@ -157,8 +158,9 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
     spread evenly over the classes. Backward: `dlogits = p sum(q) - q`; `p` is not kept but made
     again from the logits. Safe at logits of any size, and for classes masked with `-inf`.
 
-    A label out of range raises where its value is known, unless its weight is zero. Inside `jit`, where it is not, it makes
-    the loss NaN, so that it cannot pass unseen; `fit` then looks at the values and says which.
+    A label out of range raises where its value is known, unless its weight is zero. Inside `jit`,
+    where it is not, it makes the loss NaN, so that it cannot pass unseen; `fit` then looks at the
+    values and says which.
 
     Source of label smoothing: Szegedy et al., arXiv:1512.00567, section 7.
 
@@ -228,8 +230,8 @@ def _check_classes(logits: Num[Array, "*n c"], targets: Num[Array, "..."]) -> No
 
 
 def _check_labels(logits: Any, targets: Any, weights: Any = None) -> None:
-    """Raise for a label out of range; one of weight zero may be anything (-1 and -100 are usual)."""
-    if is_float(targets) or any(isinstance(x, jax.core.Tracer) for x in (targets, weights)):
+    """Raise for a label out of range; one of weight zero may be anything (often -1 or -100)."""
+    if is_float(targets) or any(isinstance(x, Tracer) for x in (targets, weights)):
         return
     labels = np.asarray(targets)  # NumPy computes at once, inside a trace too
     wrong = ~_in_range(labels, logits)

@@ -42,7 +42,6 @@ def remat(layer: Layer) -> Layer:
       >>> len(jax.tree.leaves(kept))
       1
     """
-
     nothing_of_children = (None,) * len(layer.children)  # the mirror law
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:

@@ -67,9 +67,9 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
     transform = optax.with_extra_args_support(optimizer)
 
     def init(params: PyTree, key: Any) -> TrainState:
-        params = jax.tree.map(jnp.copy, params)
-        key = None if key is None else jnp.copy(key)
-        return TrainState(params, transform.init(params), key, jnp.zeros((), jnp.int32))
+        state = TrainState(params, transform.init(params), key, jnp.zeros((), jnp.int32))
+        # Copies: the first update donates the state, and some transforms keep the params in it.
+        return jax.tree.map(jnp.copy, state)
 
     def update(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Sum]]:
         key = None if state.key is None else jax.random.fold_in(state.key, state.count)

@@ -73,9 +73,9 @@ def summary(model: Layer, x_spec: PyTree) -> Summary:
       layer   output        params  param bytes  residual bytes
       ---------------------------------------------------------
       dense   float32[8,4]      16           64              96
-      relu    float32[8,4]       0            0             128
+      relu    float32[8,4]       0            0              32
       ---------------------------------------------------------
-      serial  float32[8,4]      16           64             224
+      serial  float32[8,4]      16           64             128
     """
     params = jax.eval_shape(model.init, jax.random.key(0), x_spec)
     outputs: dict[str, str] = {}

@@ -16,7 +16,7 @@ from funprop.layer import Layer, by_vjp, leaf_path, map_nodes
 from funprop.visits import Visit, visits
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
+    from jaxtyping import Array, PyTree
 
 # A hand-written gradient may be this many times as far from the truth as autodiff is, and this
 # many units in the last place of the leaf's largest element beside.
@@ -107,7 +107,7 @@ def verify(layer: Layer, params: PyTree, x: PyTree, key: Any = None, seed: int =
     with jax.enable_x64(True):
         rng = np.random.default_rng(seed)
         dtype = _dtype((params, x))
-        seen = _visited(layer, *_cast((params, x), jnp.float64), key)
+        seen = _visited(layer, _cast(params, jnp.float64), _cast(x, jnp.float64), key)
         dys = _true_cotangents(layer, seen, rng)
         return Report(
             tuple(
@@ -163,9 +163,7 @@ def _true_cotangents(layer: Layer, seen: list[Visit], rng: np.random.Generator) 
             _, pullback = jax.vjp(output, zeros)
             return pullback(draws)[0]
 
-    draws = [
-        jnp.asarray(rng.standard_normal(leaf.shape)) for leaf in _floats(seen[0].y)
-    ]
+    draws = [jnp.asarray(rng.standard_normal(leaf.shape)) for leaf in _floats(seen[0].y)]
     return jax.jit(cotangents)(zeros, draws)
 
 
@@ -186,9 +184,9 @@ def _check(visit: Visit, dy: PyTree, dtype: Any, rng: np.random.Generator) -> li
     def gradients(here: tuple, exact: tuple, low: tuple) -> tuple:
         forward, backward = by_vjp(layer.forward)
         return (
-            _gradient(layer.forward, layer.backward, *here, visit.key),
-            _gradient(forward, backward, *exact, visit.key),
-            _gradient(forward, backward, *low, visit.key),
+            _gradient(layer.forward, layer.backward, here, visit.key),
+            _gradient(forward, backward, exact, visit.key),
+            _gradient(forward, backward, low, visit.key),
         )
 
     @jax.jit
@@ -202,9 +200,7 @@ def _check(visit: Visit, dy: PyTree, dtype: Any, rng: np.random.Generator) -> li
     leaves = jax.tree_util.tree_flatten_with_path(truth)[0]
     if problem := _mismatch(hand, truth, (params, x)):
         return [Check(visit.path, "", math.inf, 0.0, math.inf, 0.0, problem)]
-    hands, autos = (
-        dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (hand, auto)
-    )
+    hands, autos = (dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (hand, auto))
     for path, true in leaves:
         got = hands[path]
         scale = float(np.max(np.abs(true), initial=0)) or 1.0
@@ -239,9 +235,8 @@ def _alone(layer: Layer) -> Layer:
     return layer.rebuild(*map(by_autodiff, layer.children))
 
 
-def _gradient(
-    forward: Any, backward: Any, params: PyTree, x: PyTree, dy: PyTree, key: Any
-) -> tuple[PyTree, PyTree]:
+def _gradient(forward: Any, backward: Any, point: tuple, key: Any) -> tuple[PyTree, PyTree]:
+    params, x, dy = point
     _, residuals = forward(params, x, key)
     return backward(params, residuals, dy)
 

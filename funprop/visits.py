@@ -45,8 +45,12 @@ def visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) -> list[Vis
       ['', 'tanh', 'repeat', 'repeat[0]/relu', 'repeat[1]/relu']
     """
     seen: list[Visit] = []
-    trails: list[tuple[tuple[str, int], ...]] = []  # for each visit: (child, which call) from the root
-    running = [((), Counter[str]())]  # for each node being run: its trail, its calls of each child
+    trails: list[
+        tuple[tuple[str, int], ...]
+    ] = []  # for each visit: (child, which call) from the root
+    running: list[tuple[Any, Counter[str]]] = [
+        ((), Counter())
+    ]  # each running node's trail and calls
 
     def watch(static_path: str, node: Layer) -> Layer:
         name = static_path.rpartition("/")[2]

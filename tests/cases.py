@@ -140,7 +140,9 @@ COMBINATORS = [
         normal(4, 5),
         key=True,
     ),
-    Case("repeat-nested", fp.repeat(fp.repeat(fp.serial(fp.dense(5), fp.tanh()), 2), 2), normal(4, 5)),
+    Case(
+        "repeat-nested", fp.repeat(fp.repeat(fp.serial(fp.dense(5), fp.tanh()), 2), 2), normal(4, 5)
+    ),
     Case("repeat-from_function", fp.repeat(sine(), 3), normal(4, 5)),
     Case("reparam", tied(), normal(4, 5)),
     Case("reparam-by-hand", tied_by_hand(), normal(4, 5)),
@@ -161,7 +163,11 @@ LOSSES = [
     Case("mean_squared-integers", fp.mean_squared(), both(normal(5), labels(5, classes=4))),
     Case("mean_absolute", fp.mean_absolute(), both(normal(5, 3), normal(5, 3), positive(5))),
     Case("huber", fp.huber(0.5), both(normal(5, 3), normal(5, 3), positive(5))),
-    Case("softmax_cross_entropy", fp.softmax_cross_entropy(), both(normal(5, 4), labels(5, classes=4))),
+    Case(
+        "softmax_cross_entropy",
+        fp.softmax_cross_entropy(),
+        both(normal(5, 4), labels(5, classes=4)),
+    ),
     Case(
         "softmax_cross_entropy-tokens",
         fp.softmax_cross_entropy(0.1),
@@ -180,9 +186,17 @@ LOSSES = [
     Case(
         "binary_cross_entropy",
         fp.binary_cross_entropy(),
-        both(normal(5, 3), lambda rng: jnp.asarray(rng.uniform(0, 1, (5, 3)), jnp.float32), positive(5)),
+        both(
+            normal(5, 3),
+            lambda rng: jnp.asarray(rng.uniform(0, 1, (5, 3)), jnp.float32),
+            positive(5),
+        ),
     ),
-    Case("binary_cross_entropy-labels", fp.binary_cross_entropy(), both(normal(5), labels(5, classes=2))),
+    Case(
+        "binary_cross_entropy-labels",
+        fp.binary_cross_entropy(),
+        both(normal(5), labels(5, classes=2)),
+    ),
     Case(
         "objective",
         fp.objective(

@@ -44,7 +44,10 @@ def test_whole_equals_map_of_autodiff(case, x64):
     params, x, key = build(case, jnp.float64)
     reference = fp.map_layers(fp.autodiff, case.layer)
     chex.assert_trees_all_close(
-        gradient(case.layer, params, x, key), gradient(reference, params, x, key), rtol=1e-10, atol=1e-12
+        gradient(case.layer, params, x, key),
+        gradient(reference, params, x, key),
+        rtol=1e-10,
+        atol=1e-12,
     )
 
 
@@ -52,7 +55,9 @@ def test_whole_equals_map_of_autodiff(case, x64):
 def test_jit_gives_the_same(case, x64):
     params, x, key = build(case, jnp.float64)
     run = functools.partial(gradient, case.layer)
-    chex.assert_trees_all_close(jax.jit(run)(params, x, key), run(params, x, key), rtol=1e-10, atol=1e-12)
+    chex.assert_trees_all_close(
+        jax.jit(run)(params, x, key), run(params, x, key), rtol=1e-10, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("case", FLOAT, ids=lambda case: case.id)
@@ -61,7 +66,7 @@ def test_vmap_over_forward_and_then_backward(case, x64):
     points = [build(case, jnp.float64, seed) for seed in (0, 10)]
     key = points[0][2]
     params, x = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[p[:2] for p in points])
-    y, residuals = jax.jit(jax.vmap(lambda p, x: case.layer.forward(p, x, key)))(params, x)
+    _, residuals = jax.jit(jax.vmap(lambda p, x: case.layer.forward(p, x, key)))(params, x)
     dy = jax.vmap(cotangent, axis_size=2, in_axes=None)(case.layer.forward(*points[0])[0])
     dparams, dx = jax.jit(jax.vmap(case.layer.backward))(params, residuals, dy)
     for i, (p, one, _) in enumerate(points):
@@ -163,7 +168,9 @@ EDGES = {
     "tiny": lambda x: 1e-4 * x,
 }
 ONE_ARRAY = [
-    case for case in LAYERS if case.id not in ("add", "concatenate", "concatenate-axis-0", "reshape-integers")
+    case
+    for case in LAYERS
+    if case.id not in ("add", "concatenate", "concatenate-axis-0", "reshape-integers")
 ]
 
 
@@ -177,7 +184,9 @@ def test_edges_agree_with_jax(case, edge, x64):
 
 
 @pytest.mark.parametrize("scale", [1e4, 1e8])
-@pytest.mark.parametrize("case", [c for c in LOSSES if c.id != "objective"], ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    "case", [c for c in LOSSES if c.id != "objective"], ids=lambda case: case.id
+)
 def test_losses_are_safe_at_huge_outputs(case, scale, x64):
     for dtype in (jnp.float64, jnp.float32):
         params, (outputs, *rest), key = build(case, dtype)

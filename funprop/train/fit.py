@@ -99,7 +99,7 @@ def fit(
       (3.0, 1.0, 'all 50 epochs done')
     """
     n = check_data(data)
-    _check_sizes(n, epochs, batch_size, last)
+    check_sizes(n, epochs, batch_size, last)
     if (held_out is None) != (measure is None):
         raise ValueError("held_out and measure must be given together, got one of them")
     padded = last == "pad" and n % batch_size != 0
@@ -200,7 +200,8 @@ def _means(sums: dict[str, trees.Sum]) -> Row:
     return {name: float(np.divide(sums[name].total, sums[name].weight)) for name in names}
 
 
-def _check_sizes(n: int, epochs: int, batch_size: int, last: str) -> None:
+def check_sizes(n: int, epochs: int, batch_size: int, last: str = "pad") -> None:
+    """Raise a `ValueError` where `n` examples cannot be trained on so."""
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
     if not 1 <= batch_size <= n:

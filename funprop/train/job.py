@@ -23,7 +23,7 @@ from funprop.gradients import backprop, measure, objective
 from funprop.rewrites import autodiff
 from funprop.steps import step
 from funprop.summary import summary
-from funprop.train.fit import fit
+from funprop.train.fit import check_sizes, fit
 from funprop.train.plots import confusion, draw
 from funprop.train.runs import check_new, new_folder, save_params, write_history
 from funprop.train.tasks import Task, task
@@ -63,11 +63,14 @@ def train(
     _check_choice("backward", backward, ("manual", "autodiff"))
     chosen = task(name)
     _check_choice("model", model, chosen.models)
-    rate = SGD_RATES.get(optimizer, chosen.learning_rate) if learning_rate is None else learning_rate
+    rate = (
+        SGD_RATES.get(optimizer, chosen.learning_rate) if learning_rate is None else learning_rate
+    )
     if not (math.isfinite(rate) and rate > 0):
         raise ValueError(f"learning_rate must be positive and finite, got {rate}")
     epochs = chosen.epochs if epochs is None else epochs
     batch_size = chosen.batch_size if batch_size is None else batch_size
+    check_sizes(len(chosen.train[0]), epochs, batch_size)
     out = out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     check_new(out)
 

@@ -33,11 +33,14 @@ def draw(file: Path, task: Task, history: Sequence[Row], outputs: Any, title: st
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("the picture needs matplotlib: pip install 'funprop[train]'") from None
+        raise ModuleNotFoundError(
+            "the picture needs matplotlib: pip install 'funprop[train]'"
+        ) from None
 
     figure = Figure(figsize=(12.5, 4.9), dpi=110, facecolor="white")
     figure.suptitle(title, fontsize=13, fontweight="bold", x=0.02, y=0.97, ha="left")
-    left, right = figure.subfigures(1, 2, width_ratios=[1.15, 1])
+    panels: Any = figure.subfigures(1, 2, width_ratios=[1.15, 1])
+    left, right = panels
     metric = next(iter(task.metrics))
     for axes, name in zip(left.subplots(1, 2), ["loss", metric], strict=True):
         _curve(axes, history, name)
@@ -53,7 +56,10 @@ def draw(file: Path, task: Task, history: Sequence[Row], outputs: Any, title: st
 
 def _curve(axes: Axes, history: Sequence[Row], name: str) -> None:
     epochs = [row["epoch"] for row in history]
-    for key, label, color in ((name, "training", TRAIN), (f"held_out/{name}", "held out", HELD_OUT)):
+    for key, label, color in (
+        (name, "training", TRAIN),
+        (f"held_out/{name}", "held out", HELD_OUT),
+    ):
         values = [row[key] for row in history]
         axes.plot(epochs, values, color=color, linewidth=2, label=f"{label} {values[-1]:.3f}")
     if name == "loss" and min(row["loss"] for row in history) > 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -40,7 +39,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield draft
         draft.chmod(0o755)
-        os.rename(draft, folder)
+        draft.rename(folder)
     except BaseException:
         shutil.rmtree(draft)
         raise
@@ -54,7 +53,8 @@ def write_history(file: Path, history: Sequence[Row]) -> None:
 def save_params(file: Path, layer: Layer, params: PyTree) -> None:
     """Every leaf of `params` under its path, as NumPy's `.npz`."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    np.savez(file, **{leaf_path(layer, path): np.asarray(leaf) for path, leaf in leaves})
+    arrays: dict[str, Any] = {leaf_path(layer, path): np.asarray(leaf) for path, leaf in leaves}
+    np.savez(file, **arrays)
 
 
 def load_params(file: Path, layer: Layer, x_spec: Any) -> PyTree:
@@ -88,5 +88,3 @@ def load_params(file: Path, layer: Layer, x_spec: Any) -> PyTree:
         params = tree.unflatten(jax.numpy.asarray(stored[name]) for name in names)
     check_params(layer, params, x_spec)
     return params
-
-

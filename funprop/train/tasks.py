@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -131,13 +131,13 @@ def diabetes() -> Task:
         title="diabetes",
         train=(x, (y - mean) / deviation),
         test=(x_test, (y_test - mean) / deviation),
-        models={"mlp": _mlp(16, 1, scalar=True)},
+        models={"mlp": _mlp(32, 1, scalar=True)},
         loss=mean_squared(),
         metrics={"absolute_error": absolute_error},
         classes=(),
         decide=np.asarray,
         unit=("disease progression", mean, deviation),
-        epochs=40,
+        learning_rate=3e-3,
         batch_size=32,
     )
 

@@ -1,0 +1,360 @@
+"""Bad input gets one short sentence that names the argument or the leaf, what was expected and what
+came; at build or trace time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import funprop as fp
+from funprop.train import job
+from funprop.train.data import check_data, split
+from funprop.train.runs import load_params, save_params
+from funprop.train.tasks import task
+
+KEY = jax.random.key(0)
+X, Y = jnp.ones((8, 3)), jnp.zeros(8, jnp.int32)
+
+
+def objective(model=None, loss=None):
+    return fp.objective(model or fp.dense(2), loss or fp.softmax_cross_entropy())
+
+
+def raises(kind, sentence, call):
+    with pytest.raises(kind) as error:
+        call()
+    assert type(error.value) is kind
+    assert str(error.value) == sentence
+    assert len(sentence) < 200 and "\n" not in sentence
+
+
+def test_shapes_that_do_not_chain_say_where():
+    model = fp.serial(fp.dense(4), fp.residual(fp.serial(fp.relu(), fp.dense(5))), fp.dense(2))
+    raises(
+        ValueError,
+        "residual: serial must give the shape and dtype it takes, float32[8,4], got float32[8,5]",
+        lambda: model.init(KEY, X),
+    )
+    deep = fp.serial(fp.dense(4), fp.serial(fp.relu(), fp.reshape(3, 2)))
+    raises(
+        ValueError,
+        "serial/reshape: an example of shape (4,) does not reshape to (3, 2)",
+        lambda: deep.init(KEY, X),
+    )
+    good = fp.serial(fp.dense(4), fp.relu(), fp.dense(2))
+    params = good.init(KEY, X)
+    raises(
+        ValueError,
+        "dense[0]: x must have a last axis of 3 to go with w of shape (3, 4), got x of shape "
+        "(8, 7)",
+        lambda: jax.jit(good.forward)(params, jnp.ones((8, 7))),
+    )
+    raises(
+        ValueError,
+        "repeat: serial must give the shape and dtype it takes, float32[8,3], got float32[8,4]",
+        lambda: fp.serial(fp.repeat(fp.serial(fp.dense(4)), 2)).init(KEY, X),
+    )
+
+
+def test_an_own_layer_is_located_too():
+    def broken(params, x):
+        raise ValueError("no good")
+
+    own = fp.layer(forward=broken, backward=lambda *_: ((), ()), name="own")
+    raises(ValueError, "residual/own: no good", lambda: fp.serial(fp.residual(own)).init(KEY, X))
+
+
+def test_errors_of_jax_itself_pass_unchanged():
+    def branch(params, x):
+        return (x if x.sum() > 0 else -x), ()
+
+    own = fp.serial(fp.layer(forward=branch, backward=lambda *_: ((), ())))
+    with pytest.raises(jax.errors.TracerBoolConversionError):
+        jax.jit(own.forward)(((),), X)
+
+
+def test_params_of_another_model():
+    mine, other = objective(), objective(fp.serial(fp.dense(4), fp.relu(), fp.dense(2)))
+    params = other.init(KEY, (X, Y))
+    raises(
+        ValueError,
+        "params do not belong to this model: at dense/w expected float32[3,2], got nothing",
+        lambda: jax.jit(fp.backprop(mine))(params, (X, Y)),
+    )
+    narrow = objective(fp.serial(fp.dense(4), fp.relu(), fp.dense(5))).init(KEY, (X, Y))
+    raises(
+        ValueError,
+        "params do not belong to this model: at serial/dense[2]/w expected float32[4,2], got "
+        "float32[4,5]",
+        lambda: fp.backprop(other)(narrow, (X, Y)),
+    )
+    raises(
+        ValueError,
+        "params must be a tuple of 3, one a layer, got 2",
+        lambda: fp.serial(fp.relu(), fp.relu(), fp.relu()).forward(((), ()), X),
+    )
+    raises(
+        TypeError,
+        "params must be DenseParams(w, b), got tuple",
+        lambda: fp.dense(2).forward((), X),
+    )
+
+
+def test_stored_params_of_another_model(tmp_path):
+    file = tmp_path / "params.npz"
+    save_params(file, fp.dense(2), fp.dense(2).init(KEY, X))
+    raises(
+        ValueError,
+        f"params in {file} are of another model: the file has no dense/w",
+        lambda: load_params(file, fp.serial(fp.dense(2)), X),
+    )
+    with pytest.raises(ValueError, match=r"at w expected float32\[3,4\], got float32\[3,2\]"):
+        load_params(file, fp.dense(4), X)
+
+
+@pytest.mark.parametrize("label", [-1, 2, 99])
+def test_labels_outside_the_classes(label):
+    labels = Y.at[3].set(label)
+    sentence = f"labels must be from 0 to 1, got {label}"
+    loss = fp.softmax_cross_entropy()
+    raises(ValueError, sentence, lambda: loss.forward((), (jnp.ones((8, 2)), labels)))
+    total, _ = jax.jit(loss.forward)((), (jnp.ones((8, 2)), labels))[0]
+    assert jnp.isnan(total)  # never silently clamped
+    train = fp.step(fp.backprop(objective()), optax.sgd(0.1))
+    state = train.init(objective().init(KEY, (X, Y)), None)
+    raises(
+        ValueError,
+        f"softmax_cross_entropy: {sentence}",
+        lambda: fp.fit(train, state, (X, labels), epochs=1, batch_size=4, progress=None),
+    )
+    assert jnp.isfinite(state.params[0].w).all()  # what was given is still there
+
+
+def test_a_label_of_weight_zero_may_be_anything():
+    x = jnp.ones((2, 3)), jnp.array([1, -100]), jnp.array([1.0, 0.0])
+    loss = fp.softmax_cross_entropy()
+    for forward in (loss.forward, jax.jit(loss.forward)):
+        y, kept = forward((), x)
+        dlogits = loss.backward((), kept, fp.Sum(1.0, 0.0))[1][0]
+        assert jnp.isfinite(y.total) and jnp.isfinite(dlogits).all()
+        assert (dlogits[1] == 0).all()
+
+
+def test_labels_that_are_not_integers():
+    raises(
+        TypeError,
+        "softmax_cross_entropy: labels must be integers, got float32",
+        lambda: jax.jit(fp.backprop(objective()))(
+            objective().init(KEY, (X, Y)), (X, 1.0 * X[:, 0])
+        ),
+    )
+
+
+def test_losses_refuse_shapes_that_would_broadcast():
+    raises(
+        ValueError,
+        "targets must have the shape (8, 1), got (8,)",
+        lambda: fp.mean_squared().forward((), (jnp.ones((8, 1)), jnp.ones(8))),
+    )
+    raises(
+        ValueError,
+        "labels must have the shape (8,), got (7,)",
+        lambda: fp.softmax_cross_entropy().forward((), (jnp.ones((8, 2)), Y[:7])),
+    )
+    raises(
+        ValueError,
+        "weights must have shape (8, 2) or a leading part of it, got (2,)",
+        lambda: fp.mean_squared().forward((), (X[:, :2], X[:, :2], jnp.ones(2))),
+    )
+
+
+def test_inputs_and_targets_of_different_length():
+    raises(
+        ValueError,
+        "inputs and targets must have the same length, got shapes [(8, 3), (7,)]",
+        lambda: objective().init(KEY, (X, Y[:7])),
+    )
+    raises(
+        ValueError,
+        "data must have as many inputs as targets, got 8 inputs, 7 targets",
+        lambda: check_data((X, Y[:7])),
+    )
+
+
+def test_data_that_cannot_be_trained_on():
+    raises(
+        ValueError,
+        "data must have at least one example, got none",
+        lambda: check_data((X[:0], Y[:0])),
+    )
+    raises(
+        ValueError,
+        "data must be finite, got nan in inputs at [2, 1]",
+        lambda: check_data((X.at[2, 1].set(jnp.nan), Y)),
+    )
+    raises(
+        ValueError,
+        "data must be finite, got inf in targets at [5]",
+        lambda: check_data((X, X[:, 0].at[5].set(jnp.inf))),
+    )
+    raises(
+        TypeError,
+        "data must be (inputs, targets) or (inputs, targets, weights)",
+        lambda: check_data([X, Y]),
+    )
+    raises(
+        ValueError, "fraction must be between 0 and 1, got 1.5", lambda: split((X, Y), 1.5, seed=0)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"batch_size": 0}, "batch_size must be from 1 to 8, the number of examples, got 0"),
+        ({"batch_size": 9}, "batch_size must be from 1 to 8, the number of examples, got 9"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"last": "keep"}, "last must be 'pad' or 'drop', got 'keep'"),
+        ({"held_out": (X, Y)}, "held_out and measure must be given together, got one of them"),
+        (
+            {"stop": [fp.at_least("f1", 1.0)]},
+            "stop wants the metric 'f1', got epoch, loss, seconds, examples_per_second",
+        ),
+    ],
+)
+def test_fit_refuses(change, sentence):
+    train = fp.step(fp.backprop(objective()), optax.sgd(0.1))
+    state = train.init(objective().init(KEY, (X, Y)), None)
+    options = {"epochs": 1, "batch_size": 4, "progress": None} | change
+    raises(ValueError, sentence, lambda: fp.fit(train, state, (X, Y), **options))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"learning_rate": -0.1}, "learning_rate must be positive and finite, got -0.1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive and finite, got nan"),
+        ({"model": "rnn"}, "unknown model 'rnn', there are mlp"),
+        ({"optimizer": "lion"}, "unknown optimizer 'lion', there are sgd, momentum, adam, adamw"),
+        (
+            {"batch_size": 5000},
+            "batch_size must be from 1 to 120, the number of examples, got 5000",
+        ),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+    ],
+)
+def test_the_job_refuses_and_leaves_no_folder(change, sentence, tmp_path):
+    out = tmp_path / "run"
+    raises(ValueError, sentence, lambda: job.train("iris", out=out, **change))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_job_refuses_an_unknown_set_and_a_folder_that_is_there(tmp_path):
+    raises(
+        ValueError,
+        "unknown data set 'mnist', there are digits, iris, breast-cancer, diabetes",
+        lambda: task("mnist"),
+    )
+    raises(
+        ValueError,
+        f"the run folder {tmp_path} exists already",
+        lambda: job.train("iris", out=tmp_path),
+    )
+
+
+def test_from_loss_wants_sums():
+    raises(
+        TypeError,
+        "loss_fn must return (total, weight) or (total, weight, metrics), sums over the batch, got "
+        "float32[]",
+        lambda: fp.from_loss(lambda w, x: w * x.sum())(1.0, X),
+    )
+    raises(
+        TypeError,
+        "loss_fn must return a scalar total and weight, got shapes (8,) and ()",
+        lambda: fp.from_loss(lambda w, x: (w * x[:, 0], 8))(1.0, X),
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: fp.dense(0), "features must be at least 1, got 0"),
+        (lambda: fp.dropout(1.0), "rate must be at least 0 and below 1, got 1.0"),
+        (lambda: fp.elu(-1.0), "alpha must be positive, got -1.0"),
+        (lambda: fp.huber(0.0), "delta must be positive, got 0.0"),
+        (lambda: fp.repeat(fp.relu(), 0), "n must be at least 1, got 0"),
+        (lambda: fp.parallel(), "parallel must have at least one branch, got none"),
+        (
+            lambda: fp.reshape(-1, -1),
+            "shape must have positive axes and at most one -1, got (-1, -1)",
+        ),
+        (lambda: fp.patience("loss", 0), "epochs must be at least 1, got 0"),
+        (
+            lambda: fp.softmax_cross_entropy(1.0),
+            "smoothing must be at least 0 and below 1, got 1.0",
+        ),
+    ],
+)
+def test_makers_refuse(make, sentence):
+    raises(ValueError, sentence, make)
+
+
+@pytest.mark.parametrize(
+    "layer", [fp.dense(2), fp.relu(), fp.softmax(), fp.dropout(0.1)], ids=lambda layer: layer.name
+)
+def test_integers_where_floats_are_wanted(layer):
+    raises(
+        TypeError,
+        "x must be of floating dtype, got int32[8,3]",
+        lambda: layer.forward((), jnp.ones((8, 3), jnp.int32)),
+    )
+
+
+def test_layer_wants_a_forward_of_two_or_three():
+    raises(
+        TypeError,
+        "forward must take (params, x) or (params, x, key), got 1 arguments",
+        lambda: fp.layer(forward=lambda x: (x, ()), backward=lambda *_: ((), ())),
+    )
+
+
+shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(leading=shapes, features=st.integers(1, 5), outputs=st.integers(1, 5))
+def test_dense_of_any_shape(leading, features, outputs):
+    x = jnp.ones((*leading, features))
+    layer = fp.dense(outputs)
+    params = layer.init(KEY, x)
+    y, residuals = layer.forward(params, x)
+    dparams, dx = layer.backward(params, residuals, jnp.ones_like(y))
+    assert (y.shape, dx.shape) == ((*leading, outputs), x.shape)
+    assert dparams.b.tolist() == [float(np.prod(leading))] * outputs
+
+
+@settings(max_examples=25, deadline=None)
+@given(outputs=shapes, targets=shapes)
+def test_a_loss_takes_equal_shapes_and_refuses_all_others(outputs, targets):
+    x = jnp.ones(outputs), jnp.ones(targets)
+    if outputs == targets:
+        assert float(fp.mean_squared().forward((), x)[0].weight) == np.prod(outputs)
+    else:
+        with pytest.raises(ValueError, match="targets must have the shape"):
+            fp.mean_squared().forward((), x)
+
+
+@settings(max_examples=25, deadline=None)
+@given(shape=shapes, wanted=shapes)
+def test_reshape_takes_what_fits_and_refuses_all_others(shape, wanted):
+    x = jnp.ones((2, *shape))
+    if np.prod(shape) == np.prod(wanted):
+        y, was = fp.reshape(*wanted).forward((), x)
+        assert y.shape == (2, *wanted)
+        assert fp.reshape(*wanted).backward((), was, y)[1].shape == x.shape
+    else:
+        with pytest.raises(ValueError, match="does not reshape"):
+            fp.reshape(*wanted).forward((), x)
