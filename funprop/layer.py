@@ -143,18 +143,20 @@ def layer(
 
 
 def with_key(function: Callable[..., Any], what: str) -> Callable[..., Any]:
-    """`function(params, x)` lifted to `(params, x, key=None)`; one that takes a key stays."""
-    wanted = [
-        p
-        for p in inspect.signature(function).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    if len(wanted) == 2:
-        return lambda params, x, key=None: function(params, x)
-    if len(wanted) == 3:
+    """`function(params, x)` lifted to `(params, x, key=None)`; one that takes a key stays.
+
+    It takes a key if it has a third argument that is called `key` or must be given.
+    """
+    arguments = inspect.signature(function).parameters.values()
+    places = [p for p in arguments if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p for p in places if p.default is p.empty or p.name == "key"]
+    open_ended = any(p.kind is p.VAR_POSITIONAL for p in arguments)
+    if len(needed) == 3:
         return lambda params, x, key=None: function(params, x, key)
+    if len(needed) <= 2 and (len(places) >= 2 or open_ended):
+        return lambda params, x, key=None: function(params, x)
     raise TypeError(
-        f"{what} must take (params, x) or (params, x, key), got {len(wanted)} arguments"
+        f"{what} must take (params, x) or (params, x, key), got {len(places)} arguments"
     )
 
 

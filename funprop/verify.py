@@ -28,7 +28,8 @@ class Check(NamedTuple):
 
     Attributes:
       layer: where the layer is in the model: `serial/dense[0]`.
-      leaf: which leaf of its gradient: `w`; `dx` for the input's.
+      path: layer and leaf: `serial/dense[0]/w`; `dx` for the input's gradient. Of a combinator,
+        whose leaves are its children's, `serial: dense[0]/w`.
       error: largest distance from the truth, relative to the largest element of the truth.
       allowed: what autodiff commits in the same precision, times `FACTOR`, plus rounding.
       slope_error: distance from the central difference along a random direction, relative.
@@ -37,17 +38,12 @@ class Check(NamedTuple):
     """
 
     layer: str
-    leaf: str
+    path: str
     error: float
     allowed: float
     slope_error: float
     slope_allowed: float
     problem: str
-
-    @property
-    def path(self) -> str:
-        """Layer and leaf: `serial/dense[0]/w`."""
-        return "/".join(part for part in (self.layer, self.leaf) if part)
 
 
 class Report(NamedTuple):
@@ -199,7 +195,8 @@ def _check(visit: Visit, dy: PyTree, dtype: Any, rng: np.random.Generator) -> li
     checks = []
     leaves = jax.tree_util.tree_flatten_with_path(truth)[0]
     if problem := _mismatch(hand, truth, (params, x)):
-        return [Check(visit.path, "", math.inf, 0.0, math.inf, 0.0, problem)]
+        path = visit.path or layer.name
+        return [Check(path, path, math.inf, 0.0, math.inf, 0.0, problem)]
     hands, autos = (dict(jax.tree_util.tree_flatten_with_path(tree)[0]) for tree in (hand, auto))
     for path, true in leaves:
         got = hands[path]
@@ -211,8 +208,8 @@ def _check(visit: Visit, dy: PyTree, dtype: Any, rng: np.random.Generator) -> li
         wrong = not error <= allowed or not slope_error <= slope_allowed
         checks.append(
             Check(
-                visit.path,
-                _leaf_name(layer, path),
+                visit.path or layer.name,
+                _leaf_path(visit, path),
                 error,
                 allowed,
                 slope_error,
@@ -305,11 +302,15 @@ def _distance(a: Any, b: Any) -> float:
     return float(np.nan_to_num(far, nan=np.inf))
 
 
-def _leaf_name(layer: Layer, path: tuple) -> str:
+def _leaf_path(visit: Visit, path: tuple) -> str:
     which, *rest = path  # the path is one of (dparams, dx)
     if which.idx == 0:
-        return leaf_path(layer, tuple(rest)) or "params"
-    return "/".join(["dx", *([trees.path_string(tuple(rest))] if rest else [])])
+        leaf = leaf_path(visit.layer, tuple(rest)) or "params"
+    else:
+        leaf = "/".join(["dx", *([trees.path_string(tuple(rest))] if rest else [])])
+    if visit.layer.children:
+        return f"{visit.path or visit.layer.name}: {leaf}"
+    return f"{visit.path}/{leaf}" if visit.path else leaf
 
 
 def _floats(tree: PyTree) -> list[Array]:

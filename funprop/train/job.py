@@ -151,7 +151,7 @@ def _verify(whole: Any, params: Any, chosen: Task) -> None:
     report = Report(by_part.checks + at_once.checks)
     print(f"The backward pass of every layer, in float64, on {len(some[0])} examples\n")
     groups = groupby(by_part.checks, key=lambda check: check.layer)
-    rows = {layer or whole.name: tuple(checks) for layer, checks in groups}
+    rows = {layer: tuple(checks) for layer, checks in groups}
     print(_by_layer({**rows, "all of them, chained": at_once.checks}))
     report.raise_if_wrong()
     print("\nEvery hand-written gradient agrees with jax.grad and with central differences.\n")
@@ -163,7 +163,9 @@ def _by_layer(groups: dict[str, tuple[Check, ...]]) -> str:
         rows.append(
             (
                 layer,
-                ", ".join(c.leaf for c in checks) if len(checks) < 4 else "all params and inputs",
+                ", ".join(c.path.removeprefix(f"{layer}/") for c in checks)
+                if len(checks) < 4
+                else "all params and inputs",
                 f"{max(c.error for c in checks):.1e}",
                 f"{max(c.slope_error for c in checks):.1e}",
                 "WRONG" if any(c.problem for c in checks) else "ok",

@@ -1,0 +1,58 @@
+"""The four stages of backpropagation, spelled out: forward pass, loss, backward pass, update."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import funprop as fp
+from funprop.train.tasks import task
+
+LEARNING_RATE, EPOCHS, BATCH = 0.1, 20, 32
+
+model = fp.serial(fp.dense(64), fp.relu(), fp.dense(10))
+loss = fp.softmax_cross_entropy()
+optimizer = optax.sgd(LEARNING_RATE)
+
+digits = task("digits")
+(inputs, labels), (test_inputs, test_labels) = digits.train, digits.test
+
+
+@jax.jit
+def forward_pass(params, x):
+    return model.forward(params, x)  # the outputs, and what backward will need
+
+
+@jax.jit
+def loss_of(outputs, y):
+    return loss.forward((), (outputs, y))  # a sum over the batch, and its weight
+
+
+@jax.jit
+def backward_pass(params, kept, kept_by_loss, weight):
+    # The chain rule from the output to the input, for the mean: so it starts at 1 / weight.
+    start = fp.Sum(1 / weight, jnp.zeros_like(weight))
+    _, (doutputs, _) = loss.backward((), kept_by_loss, start)
+    grads, _ = model.backward(params, kept, doutputs)
+    return grads
+
+
+@jax.jit
+def update(params, opt_state, grads):
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
+
+
+params = model.init(jax.random.key(0), inputs[:BATCH])
+opt_state = optimizer.init(params)
+for epoch in range(EPOCHS):
+    for rows in (
+        np.random.default_rng(epoch).permutation(len(labels))[: 44 * BATCH].reshape(-1, BATCH)
+    ):
+        outputs, kept = forward_pass(params, inputs[rows])
+        (total, weight), kept_by_loss = loss_of(outputs, labels[rows])
+        grads = backward_pass(params, kept, kept_by_loss, weight)
+        params, opt_state = update(params, opt_state, grads)
+    outputs, _ = forward_pass(params, test_inputs)
+    right = float((outputs.argmax(1) == test_labels).mean())
+    print(f"epoch {epoch + 1:2}  loss {float(total / weight):.4f}  test accuracy {right:.2%}")
