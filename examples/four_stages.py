@@ -46,9 +46,8 @@ def update(params, opt_state, grads):
 params = model.init(jax.random.key(0), inputs[:BATCH])
 opt_state = optimizer.init(params)
 for epoch in range(EPOCHS):
-    for rows in (
-        np.random.default_rng(epoch).permutation(len(labels))[: 44 * BATCH].reshape(-1, BATCH)
-    ):
+    order = np.random.default_rng(epoch).permutation(len(labels))
+    for rows in order[: len(order) // BATCH * BATCH].reshape(-1, BATCH):
         outputs, kept = forward_pass(params, inputs[rows])
         (total, weight), kept_by_loss = loss_of(outputs, labels[rows])
         grads = backward_pass(params, kept, kept_by_loss, weight)

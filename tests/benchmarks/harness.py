@@ -1,0 +1,69 @@
+"""How the benchmarks measure: A B A B in one process, and the ratio pair by pair."""
+
+import datetime
+import os
+import platform
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+
+class Ratio(NamedTuple):
+    """The ratio of two times over many pairs: its median and its quartiles."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} (quartiles {self.low:.3f} to {self.high:.3f})"
+
+
+def ratio(
+    ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int, calls: int = 1
+) -> tuple[Ratio, Ratio]:
+    """Time of `ours` over that of `theirs`; and, for the noise, of `theirs` over itself.
+
+    Each sample is `calls` calls and a wait for the last one's result.
+    """
+
+    def seconds(run: Callable[[], Any]) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            out = run()
+        jax.block_until_ready(out)
+        return time.perf_counter() - start
+
+    for run in (ours, theirs):
+        seconds(run)  # compiles, warms up
+    times = np.array([[seconds(theirs), seconds(ours), seconds(theirs)] for _ in range(pairs)])
+
+    def summed(ratios: Any) -> Ratio:
+        low, median, high = np.percentile(ratios, [25, 50, 75])
+        return Ratio(float(median), float(low), float(high))
+
+    return summed(2 * times[:, 1] / (times[:, 0] + times[:, 2])), summed(times[:, 2] / times[:, 0])
+
+
+def temporary(jitted: Any, *args: Any) -> int:
+    """Bytes that the compiled function holds beside its arguments and outputs."""
+    return jitted.lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+
+def flops(jitted: Any, *args: Any) -> int:
+    """Floating-point operations of the compiled function, as XLA counts them."""
+    return int(jitted.lower(*args).compile().cost_analysis()["flops"])
+
+
+def header() -> None:
+    """Print what this was measured on."""
+    device = jax.devices()[0]
+    print(
+        f"{datetime.date.today()}, {platform.machine()}, {len(os.sched_getaffinity(0))} cores, "
+        f"{device.platform} ({device.device_kind}), Python {platform.python_version()}, "
+        f"jax {jax.__version__}, optax {optax.__version__}"
+    )
