@@ -184,30 +184,33 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
     def forward(logits, targets):
         _check_classes(logits, targets)
         z = widen(logits)
-        # Shifted, and kept apart from the shift: their sum would lose the digits of log_norm.
         shift = jax.lax.stop_gradient(z.max(-1, keepdims=True))
-        z = z - jnp.where(jnp.isfinite(shift), shift, 0)
-        log_norm = jnp.log(jnp.exp(z).sum(-1, keepdims=True))
-        terms = -_dot(distribution(targets, z), z - log_norm)
-        if not is_float(targets):
-            terms = jnp.where(_in_range(targets, z), terms, jnp.nan)
-        return terms, (logits, shift, log_norm, targets)
+        shift = jnp.where(jnp.isfinite(shift), shift, 0)
+        # The shift stays apart from the norm: their sum would lose the norm's digits.
+        z = z - shift
+        norm = jnp.exp(z).sum(-1, keepdims=True)
+        kept = logits, shift, norm, targets
+        if is_float(targets):
+            return -_dot(smooth(targets, z), z - jnp.log(norm)), kept
+        chosen = jnp.take_along_axis(z, targets[..., None], -1, mode="clip")[..., 0]
+        if smoothing:  # a Python branch, so that no smoothing costs nothing
+            chosen = (1 - smoothing) * chosen + smoothing * z.mean(-1)
+        terms = jnp.log(norm)[..., 0] - chosen
+        return jnp.where(_in_range(targets, z), terms, jnp.nan), kept
 
     def backward(kept, dterms):
-        logits, shift, log_norm, targets = kept
-        log_p = widen(logits) - jnp.where(jnp.isfinite(shift), shift, 0) - log_norm
-        q, d = distribution(targets, log_p), dterms[..., None]
-        share = q.sum(-1, keepdims=True) if is_float(targets) else 1  # a label's shares sum to one
-        dlogits = (jnp.exp(log_p) * share - q) * d
-        return dlogits, -(1 - smoothing) * log_p * d
-
-    def distribution(targets, like):
-        classes = like.shape[-1]
+        logits, shift, norm, targets = kept
+        z, d = widen(logits) - shift, dterms[..., None]
+        p = jnp.exp(z) / norm
         if not is_float(targets):
-            targets = jax.nn.one_hot(targets, classes)
-        targets = targets.astype(like.dtype)
-        # A Python branch, so that no smoothing costs nothing.
-        return (1 - smoothing) * targets + smoothing / classes if smoothing else targets
+            return (p - smooth(jax.nn.one_hot(targets, z.shape[-1]), z)) * d, None
+        q = smooth(targets, z)
+        dlogits = (p * q.sum(-1, keepdims=True) - q) * d
+        return dlogits, -(1 - smoothing) * (z - jnp.log(norm)) * d
+
+    def smooth(targets, like):
+        q = targets.astype(like.dtype)
+        return (1 - smoothing) * q + smoothing / like.shape[-1] if smoothing else q
 
     return _loss("softmax_cross_entropy", forward, backward, check=_check_labels)
 

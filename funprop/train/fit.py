@@ -116,13 +116,16 @@ def fit(
     start = time.perf_counter()
     at_once = 1
     with _interrupts() as interrupted, (progress or silent)() as display:
+        upcoming = jnp.asarray(epoch_rows(n, batch_size, seed, 0, last))
         for epoch in range(epochs):
-            rows = jnp.asarray(epoch_rows(n, batch_size, seed, epoch, last))
+            rows = upcoming
             epoch_start, sums, done = time.perf_counter(), None, 0
             while done < len(rows) and not interrupted():
                 call_start = time.perf_counter()
                 end = min(done + at_once, len(rows))
-                state, some = run(state, data, rows, done, end)
+                state, some = run(state, data, rows, np.int32(done), np.int32(end))
+                if end == len(rows):  # while the device works
+                    upcoming = jnp.asarray(epoch_rows(n, batch_size, seed, epoch + 1, last))
                 some = jax.device_get(some)  # waits for the device
                 _check_loss(some, step, state, data, rows[done:end], padded)
                 sums = some if sums is None else trees.add(sums, some)
