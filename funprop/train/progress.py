@@ -81,26 +81,23 @@ class lines(silent):
 
 
 class live(silent):
-    """One live line: a bar, the epoch, the metrics, examples a second and the time left."""
+    """One live line: the epoch, a bar where there is room, the loss and the metrics (training, then
+    held-out after a stroke), examples a second and the time left."""
 
     def __init__(self) -> None:
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+        console = Console()
+        bar = [BarColumn(bar_width=16)] if console.width >= 100 else []
         self.bar = Progress(
             TextColumn("[bold]epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=24),
+            *bar,
             TextColumn("{task.fields[metrics]}"),
-            TextColumn("[dim]{task.fields[speed]}"),
-            TextColumn("[dim]elapsed"),
-            TimeElapsedColumn(),
-            TextColumn("[dim]left"),
+            TextColumn("[cyan]{task.fields[speed]} examples/s"),
             TimeRemainingColumn(),
+            TextColumn("[dim]left"),
+            console=console,
         )
         self.task: Any = None
         self.start = time.monotonic()
@@ -116,15 +113,18 @@ class live(silent):
     def update(self, epoch: float, epochs: int, examples: int, means: Row) -> None:
         if self.task is None:
             self.task = self.bar.add_task("", total=epochs, epoch="", metrics="", speed="")
-        held_out = {k: v for k, v in self.row.items() if k.startswith("held_out/")}
         speed = examples * epoch / max(time.monotonic() - self.start, 1e-9)
         self.bar.update(
             self.task,
             completed=epoch,
             epoch=f"{min(int(epoch) + 1, epochs)}/{epochs}",
-            metrics=_metrics(means | held_out),
-            speed=f"{speed:,.0f} examples/s",
+            metrics=" ".join(self._pair(name, value) for name, value in means.items()),
+            speed=f"{speed / 1000:,.0f}k" if speed >= 10_000 else f"{speed:,.0f}",
         )
+
+    def _pair(self, name: str, value: float) -> str:
+        held_out = self.row.get(f"held_out/{name}")
+        return f"{name} {value:.3f}" + ("" if held_out is None else f"/{held_out:.3f}")
 
     def epoch(self, row: Row, epochs: int) -> None:
         self.row = row
