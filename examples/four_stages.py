@@ -46,14 +46,14 @@ def update(params, opt_state, grads):
 params = model.init(jax.random.key(0), inputs[:BATCH])
 opt_state = optimizer.init(params)
 for epoch in range(1, EPOCHS + 1):
-    sum_of_losses = 0.0
+    losses = []
     order = np.random.default_rng(epoch).permutation(len(labels))
     for rows in order[: len(order) // BATCH * BATCH].reshape(-1, BATCH):
         outputs, kept = forward_pass(params, inputs[rows])
         (total, weight), kept_by_loss = loss_of(outputs, labels[rows])
         grads = backward_pass(params, kept, kept_by_loss, weight)
         params, opt_state = update(params, opt_state, grads)
-        sum_of_losses += total
+        losses.append(total / weight)
     outputs, _ = forward_pass(params, test_inputs)
     right = float((outputs.argmax(1) == test_labels).mean())
-    print(f"epoch {epoch:2}  loss {sum_of_losses / len(order):.4f}  test accuracy {right:.2%}")
+    print(f"epoch {epoch:2}  loss {np.mean(losses):.4f}  test accuracy {right:.2%}")
