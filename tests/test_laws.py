@@ -156,6 +156,10 @@ def test_remat_keeps_less_and_costs_no_memory_back():
         return jax.jit(gradient).lower(params, x).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(fp.remat(block)) < 0.7 * temporary(block)
+    params = block.init(jax.random.key(0), x)
+    backward = jax.make_jaxpr(fp.remat(block).backward)
+    residuals = fp.remat(block).forward(params, x)[1]
+    assert "optimization_barrier" in str(backward(params, residuals, x))
 
 
 def test_the_sum_over_parts_is_the_gradient_of_the_whole(x64):

@@ -114,6 +114,9 @@ def test_every_epoch_sees_each_example_once(n, batch_size, epoch):
     dropped = epoch_rows(n, batch_size, 3, epoch, last="drop")
     assert len(set(dropped.ravel().tolist())) == dropped.size == n - n % batch_size
     assert (rows == epoch_rows(n, batch_size, 3, epoch)).all()
+    if n > 20:  # by chance the same order: never
+        assert (rows != epoch_rows(n, batch_size, 3, epoch + 1)).any()
+        assert (rows != epoch_rows(n, batch_size, 4, epoch)).any()
 
 
 def test_padding_is_exact():
