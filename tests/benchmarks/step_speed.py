@@ -99,7 +99,7 @@ def main() -> None:
     header()
     digits = task("digits")
     x, y = (jnp.asarray(part[:64]) for part in digits.train)
-    loops(epochs=10, pairs=15)
+    loops(epochs=30, pairs=15)
     one_update((128, 64, 10), x, y, pairs=150, calls=50)
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((1024, 784)), jnp.float32)
