@@ -63,10 +63,15 @@ def _curve(axes: Axes, history: Sequence[Row], name: str) -> None:
         values = [row[key] for row in history]
         axes.plot(epochs, values, color=color, linewidth=2, label=f"{label} {values[-1]:.3f}")
     if name == "loss" and min(row["loss"] for row in history) > 0:
+        from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.set_title(name.replace("_", " "), loc="left", fontsize=11)
     axes.set_xlabel("epoch")
-    axes.grid(alpha=0.25, which="both")
+    axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
 
