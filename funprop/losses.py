@@ -21,6 +21,10 @@ from funprop.trees import Sum, is_float, spread, weighted_sum, widen
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Num
 
+    Numbers = Num[Array, "..."]
+    Terms = Float[Array, "*terms"]
+    Cotangents = tuple[Any, Any]
+
 
 def _loss(
     name: str,
@@ -78,11 +82,11 @@ def mean_squared() -> Layer:
       2.0
     """
 
-    def forward(outputs, targets):
+    def forward(outputs: Numbers, targets: Numbers) -> tuple[Terms, Any]:
         error = _error(outputs, targets)
         return error * error, error
 
-    def backward(error, dterms):
+    def backward(error: Terms, dterms: Terms) -> Cotangents:
         return 2 * error * dterms, -2 * error * dterms
 
     return _loss("mean_squared", forward, backward)
@@ -100,11 +104,11 @@ def mean_absolute() -> Layer:
       1.0
     """
 
-    def forward(outputs, targets):
+    def forward(outputs: Numbers, targets: Numbers) -> tuple[Terms, Any]:
         error = _error(outputs, targets)
         return jnp.abs(error), error
 
-    def backward(error, dterms):
+    def backward(error: Terms, dterms: Terms) -> Cotangents:
         return jnp.sign(error) * dterms, -jnp.sign(error) * dterms
 
     return _loss("mean_absolute", forward, backward)
@@ -126,12 +130,12 @@ def huber(delta: float = 1.0) -> Layer:
     if not delta > 0:
         raise ValueError(f"delta must be positive, got {delta}")
 
-    def forward(outputs, targets):
+    def forward(outputs: Numbers, targets: Numbers) -> tuple[Terms, Any]:
         error = _error(outputs, targets)
         clipped = jnp.clip(error, -delta, delta)
         return clipped * (error - 0.5 * clipped), clipped
 
-    def backward(clipped, dterms):
+    def backward(clipped: Terms, dterms: Terms) -> Cotangents:
         return clipped * dterms, -clipped * dterms
 
     return _loss("huber", forward, backward)
@@ -181,7 +185,7 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
 
-    def forward(logits, targets):
+    def forward(logits: Numbers, targets: Numbers) -> tuple[Terms, Any]:
         _check_classes(logits, targets)
         z = widen(logits)
         shift = jax.lax.stop_gradient(z.max(-1, keepdims=True))
@@ -198,7 +202,7 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
         terms = jnp.log(norm)[..., 0] - chosen
         return jnp.where(_in_range(targets, z), terms, jnp.nan), kept
 
-    def backward(kept, dterms):
+    def backward(kept: Any, dterms: Terms) -> Cotangents:
         logits, shift, norm, targets = kept
         z, d = widen(logits) - shift, dterms[..., None]
         p = jnp.exp(z) / norm
@@ -208,7 +212,7 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
         dlogits = (p * q.sum(-1, keepdims=True) - q) * d
         return dlogits, -(1 - smoothing) * (z - jnp.log(norm)) * d
 
-    def smooth(targets, like):
+    def smooth(targets: Numbers, like: Numbers) -> Numbers:
         q = targets.astype(like.dtype)
         return (1 - smoothing) * q + smoothing / like.shape[-1] if smoothing else q
 
@@ -270,14 +274,14 @@ def binary_cross_entropy() -> Layer:
       [-0.5, 0.0]
     """
 
-    def forward(logits, targets):
+    def forward(logits: Numbers, targets: Numbers) -> tuple[Terms, Any]:
         _error(logits, targets)  # for its checks
         z = widen(logits)
         t = targets.astype(z.dtype)
         terms = jnp.maximum(z, 0) - z * t + jnp.log1p(jnp.exp(-jnp.abs(z)))
         return terms, (logits, targets)
 
-    def backward(kept, dterms):
+    def backward(kept: Any, dterms: Terms) -> Cotangents:
         z = widen(kept[0])
         t = kept[1].astype(z.dtype)
         dz = (1 - t) * jax.nn.sigmoid(z) - t * jax.nn.sigmoid(-z)

@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
     from jaxtyping import Array, Bool, Float
 
+    X = Float[Array, "*shape"]
     Kept = Float[Array, "*shape"] | Bool[Array, "*shape"]
 
 
 def _elementwise(
     name: str,
-    forward: Callable[[Float[Array, "*shape"]], tuple[Float[Array, "*shape"], Kept]],
-    backward: Callable[[Kept, Float[Array, "*shape"]], Float[Array, "*shape"]],
+    forward: Callable[[X], tuple[X, Kept]],
+    backward: Callable[[Kept, X], X],
 ) -> Layer:
     """A layer without params from `forward(x) -> (y, kept)` and `backward(kept, dy) -> dx`."""
 
-    def checked(params, x):
+    def checked(params: tuple[()], x: X) -> tuple[X, Kept]:
         require_float(x)
         return forward(x)
 
@@ -49,11 +50,11 @@ def relu() -> Layer:
       ([0.0, 0.0, 2.0], [0.0, 0.0, 1.0])
     """
 
-    def forward(x):
+    def forward(x: X) -> tuple[X, Kept]:
         positive = x > 0
         return jnp.where(positive, x, 0), positive
 
-    def backward(positive, dy):
+    def backward(positive: Kept, dy: X) -> X:
         return jnp.where(positive, dy, 0)
 
     return _elementwise("relu", forward, backward)
@@ -69,11 +70,11 @@ def leaky_relu(slope: float = 0.01) -> Layer:
       ([-1.0, 2.0], [0.5, 1.0])
     """
 
-    def forward(x):
+    def forward(x: X) -> tuple[X, Kept]:
         positive = x >= 0
         return jnp.where(positive, x, slope * x), positive
 
-    def backward(positive, dy):
+    def backward(positive: Kept, dy: X) -> X:
         return jnp.where(positive, dy, slope * dy)
 
     return _elementwise("leaky_relu", forward, backward)
@@ -95,11 +96,11 @@ def elu(alpha: float = 1.0) -> Layer:
     if not alpha > 0:
         raise ValueError(f"alpha must be positive, got {alpha}")
 
-    def forward(x):
+    def forward(x: X) -> tuple[X, Kept]:
         y = jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))
         return y, y
 
-    def backward(y, dy):
+    def backward(y: Kept, dy: X) -> X:
         return jnp.where(y > 0, dy, (y + alpha) * dy)
 
     return _elementwise("elu", forward, backward)
@@ -117,17 +118,17 @@ def gelu() -> Layer:
       ([0.0], [0.5])
     """
 
-    def forward(x):
+    def forward(x: X) -> tuple[X, Kept]:
         return x * _normal_cdf(x), x
 
-    def backward(x, dy):
+    def backward(x: Kept, dy: X) -> X:
         density = jnp.exp(-0.5 * x * x) * (2 * jnp.pi) ** -0.5
         return (_normal_cdf(x) + x * density) * dy
 
     return _elementwise("gelu", forward, backward)
 
 
-def _normal_cdf(x):
+def _normal_cdf(x: X) -> X:
     return 0.5 * jax.lax.erfc(x * -(0.5**0.5))  # erfc keeps the digits of the left tail
 
 
@@ -145,10 +146,10 @@ def gelu_tanh() -> Layer:
     """
     c, cubic = (2 / jnp.pi) ** 0.5, 0.044715
 
-    def forward(x):
+    def forward(x: X) -> tuple[X, Kept]:
         return 0.5 * x * (1 + jnp.tanh(c * x * (1 + cubic * x * x))), x
 
-    def backward(x, dy):
+    def backward(x: Kept, dy: X) -> X:
         t = jnp.tanh(c * x * (1 + cubic * x * x))
         du = c * (1 + 3 * cubic * x * x)
         return (0.5 * (1 + t) + 0.5 * x * (1 - t) * (1 + t) * du) * dy
@@ -167,10 +168,10 @@ def silu() -> Layer:
       ([0.0], [0.5])
     """
 
-    def forward(x):
+    def forward(x: X) -> tuple[X, Kept]:
         return x * jax.nn.sigmoid(x), x
 
-    def backward(x, dy):
+    def backward(x: Kept, dy: X) -> X:
         s = jax.nn.sigmoid(x)
         return s * (1 + x * (1 - s)) * dy
 
@@ -186,11 +187,11 @@ def tanh() -> Layer:
       ([0.0], [1.0])
     """
 
-    def forward(x):
+    def forward(x: X) -> tuple[X, Kept]:
         y = jnp.tanh(x)
         return y, y
 
-    def backward(y, dy):
+    def backward(y: Kept, dy: X) -> X:
         return (1 - y) * (1 + y) * dy
 
     return _elementwise("tanh", forward, backward)
@@ -205,11 +206,11 @@ def sigmoid() -> Layer:
       ([0.5], [0.25])
     """
 
-    def forward(x):
+    def forward(x: X) -> tuple[X, Kept]:
         y = jax.nn.sigmoid(x)
         return y, y
 
-    def backward(y, dy):
+    def backward(y: Kept, dy: X) -> X:
         return y * (1 - y) * dy
 
     return _elementwise("sigmoid", forward, backward)
@@ -224,11 +225,11 @@ def softplus() -> Layer:
       ([0.0, 10000.0], [0.0, 1.0])
     """
 
-    def forward(x):
+    def forward(x: X) -> tuple[X, Kept]:
         y = jax.nn.softplus(x)
         return y, y
 
-    def backward(y, dy):
+    def backward(y: Kept, dy: X) -> X:
         return -jnp.expm1(-y) * dy
 
     return _elementwise("softplus", forward, backward)

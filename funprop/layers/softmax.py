@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 
 from funprop.layer import Layer, layer
 from funprop.trees import require_float
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+    X = Float[Array, "*shape"]
 
 
 def softmax(axis: int = -1) -> Layer:
@@ -20,12 +27,12 @@ def softmax(axis: int = -1) -> Layer:
       ([[0.5, 0.5]], [[0.25, -0.25]])
     """
 
-    def forward(params, x):
+    def forward(params: tuple[()], x: X) -> tuple[X, X]:
         require_float(x)
         y = jax.nn.softmax(x, axis)
         return y, y
 
-    def backward(params, y, dy):
+    def backward(params: tuple[()], y: X, dy: X) -> tuple[tuple[()], X]:
         return (), y * (dy - (y * dy).sum(axis, keepdims=True))
 
     return layer(forward=forward, backward=backward, name="softmax")
@@ -42,12 +49,12 @@ def log_softmax(axis: int = -1) -> Layer:
       [[0.5, -0.5]]
     """
 
-    def forward(params, x):
+    def forward(params: tuple[()], x: X) -> tuple[X, X]:
         require_float(x)
         y = jax.nn.log_softmax(x, axis)
         return y, y
 
-    def backward(params, y, dy):
+    def backward(params: tuple[()], y: X, dy: X) -> tuple[tuple[()], X]:
         return (), dy - jnp.exp(y) * dy.sum(axis, keepdims=True)
 
     return layer(forward=forward, backward=backward, name="log_softmax")
