@@ -165,10 +165,11 @@ def _standardised(inputs: Any, targets: Any) -> tuple[Any, Any]:
     """Train and test, the inputs with mean 0 and deviation 1 over the training part."""
     (x, y), (x_test, y_test) = split((inputs, targets), HELD_OUT, SPLIT_SEED)
     mean, deviation = x.mean(0), x.std(0)
-    return tuple(
-        (((part - mean) / deviation).astype(np.float32), labels)
-        for part, labels in ((x, y), (x_test, y_test))
-    )  # type: ignore[return-value]
+
+    def scaled(part: Any) -> Any:
+        return ((part - mean) / deviation).astype(np.float32)
+
+    return (scaled(x), y), (scaled(x_test), y_test)
 
 
 def _sklearn() -> Any:
