@@ -10,7 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.layer import Layer, Recorded, check_params, located, recorded, split_key, with_key
+from funprop.layer import (
+    Layer,
+    Recorded,
+    check_params,
+    located,
+    output_spec,
+    recorded,
+    split_key,
+    with_key,
+)
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
@@ -66,9 +75,7 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
         _check_batch(batch)
         model_key, loss_key = jax.random.split(key)
         params = parts[0].init(model_key, batch[0])
-        outputs = jax.eval_shape(
-            lambda params, x: parts[0].forward(params, x, None)[0], params, batch[0]
-        )
+        outputs = output_spec(parts[0], params, batch[0])
         return params, parts[1].init(loss_key, (outputs, *batch[1:]))
 
     def forward(params: Any, batch: Any, key: Any = None) -> tuple[Sum, tuple[Any, Any, Any]]:

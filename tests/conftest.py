@@ -4,7 +4,6 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Stored compilations make a second run of the tests faster and change nothing else.
 
 
 @pytest.fixture
