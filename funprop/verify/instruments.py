@@ -1,0 +1,195 @@
+"""The four gradients that a judgement needs: the hand-written one and autodiff's as they run, and
+both in exact arithmetic (float64), compiled once for inputs of one shape."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funprop.verify.jaxprs import Evaluate, NotWide, equations
+from funprop.verify.subject import Subject, floats, is_floating
+
+EPS64 = float(np.finfo(np.float64).eps)
+EPS32 = float(np.finfo(np.float32).eps)
+
+
+class Sample(NamedTuple):
+    """Inputs, and cotangents of the float outputs: both in float64, integers as they are.
+
+    Attributes:
+      unit: the size of the cotangents; gradients are divided by it, to be compared.
+    """
+
+    inputs: list[Any]
+    dys: list[Any]
+    unit: float = 1.0
+
+
+class Instruments:
+    """What can be measured of a subject at inputs of one shape and dtype.
+
+    Attributes:
+      outputs: the specs of its outputs.
+      eps: the rounding unit of the working precision, that of the narrowest float input.
+      backward_jaxpr: the trace of the hand-written backward pass; `None` where it cannot be traced.
+    """
+
+    def __init__(self, subject: Subject, args: Sequence[Any]):
+        self.subject = subject
+        self.dtypes = [leaf.dtype for leaf in args]
+        given = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in args]
+        self.plain_jaxpr, self.outputs = _traced(subject.plain, *given)
+        self.eps = max(
+            float(jnp.finfo(given[i].dtype).eps) for i in subject.differentiable
+        )  # the coarsest that takes part
+        self.dys = [jax.ShapeDtypeStruct(y.shape, y.dtype) for y in floats(self.outputs)]
+        self.backward_jaxpr, _ = _traced(subject.backward, given, self.dys)
+
+    def working(self, values: Sequence[Any]) -> list[Any]:
+        """Values in the dtypes that the subject was given."""
+        return [jnp.asarray(v, d) for v, d in zip(values, self.dtypes, strict=True)]
+
+    def working_dys(self, sample: Sample) -> list[Any]:
+        """The sample's cotangents in the dtypes of the outputs."""
+        return [jnp.asarray(d, spec.dtype) for d, spec in zip(sample.dys, self.dys, strict=True)]
+
+    # ------------------------------------------------------------------ in the working precision
+
+    def hand(self, sample: Sample) -> list[np.ndarray]:
+        """The hand-written gradient as it runs."""
+        return _float64(self._hand(self.working(sample.inputs), self.working_dys(sample)))
+
+    def auto(self, sample: Sample) -> list[np.ndarray]:
+        """The gradient by `jax.vjp` of the plain forward pass, in the working precision."""
+        return _float64(self._auto(self.working(sample.inputs), self.working_dys(sample)))
+
+    def values(self, sample: Sample) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The outputs of the rule's forward pass, and of the plain one."""
+        plain, rule = self._values(*self.working(sample.inputs))
+        return _float64(rule), _float64(plain)
+
+    @functools.cached_property
+    def _hand(self) -> Callable[..., Any]:
+        return jax.jit(lambda inputs, dys: Evaluate()(self.backward_jaxpr, *inputs, *dys))
+
+    @functools.cached_property
+    def _auto(self) -> Callable[..., Any]:
+        return jax.jit(functools.partial(self._pulled, Evaluate(), self.plain_jaxpr))
+
+    @functools.cached_property
+    def _values(self) -> Callable[..., Any]:
+        forward = self.subject.forward or self.subject.plain
+        return jax.jit(lambda *inputs: (floats(self.subject.plain(*inputs)), floats(forward(*inputs))))
+
+    def _pulled(self, run: Evaluate, jaxpr: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
+        """The derivative of a jaxpr, its floats in the subject's order."""
+        places = self.subject.differentiable
+
+        def forward(*given: Any) -> list[Any]:
+            filled = list(inputs)
+            for i, value in zip(places, given, strict=True):
+                filled[i] = value
+            return floats(run(jaxpr, *filled))
+
+        ys, pullback = jax.vjp(forward, *(inputs[i] for i in places))
+        return list(pullback([d.astype(y.dtype) for d, y in zip(dys, ys, strict=True)]))
+
+    # ------------------------------------------------------------------------- in float64
+
+    def truth(self, sample: Sample, ties: str = "") -> list[np.ndarray]:
+        """The derivative of what the plain forward pass computes, in float64.
+
+        Raises:
+          NotWide: a part of the forward pass cannot run in float64, or has no derivative.
+        """
+        run = self._truth if not ties else self._truth_by(ties)
+        with jax.enable_x64(True):
+            return _float64(_wide(run, sample.inputs, sample.dys))
+
+    def output(self, sample: Sample) -> list[np.ndarray]:
+        """The outputs of the plain forward pass in float64."""
+        with jax.enable_x64(True):
+            return _float64(_wide(self._output, sample.inputs))
+
+    def exact(self, sample: Sample) -> list[np.ndarray]:
+        """The hand-written gradient, every step of it in float64."""
+        with jax.enable_x64(True):
+            return _float64(_wide(self._exact, sample.inputs, sample.dys))
+
+    @functools.cached_property
+    def _wide_jaxprs(self) -> tuple[Any, Any, float]:
+        """The traces for float64, and the rounding of the constants in them.
+
+        Traced anew with float64 inputs, where the functions take them; else as they were traced
+        first, with constants that are rounded to the working precision.
+        """
+        if self.subject.source:  # found in a jaxpr: there is nothing to trace anew
+            return self.plain_jaxpr, self.backward_jaxpr, self.eps
+        inputs = [_wide_spec(aval) for aval in self.plain_jaxpr.in_avals]
+        try:
+            plain, outputs = _traced(self.subject.plain, *inputs)
+            dys = [jax.ShapeDtypeStruct(y.shape, y.dtype) for y in floats(outputs)]
+            backward, _ = _traced(self.subject.backward, inputs, dys)
+        except Exception:  # anything may go wrong in a function that was not made for float64
+            return self.plain_jaxpr, self.backward_jaxpr, self.eps
+        return plain, backward, 2.0**10 * EPS64
+
+    @property
+    def constants(self) -> float:
+        """How far the constants in the exact gradients are rounded, relative."""
+        with jax.enable_x64(True):
+            return self._wide_jaxprs[2]
+
+    @functools.cached_property
+    def _truth(self) -> Callable[..., Any]:
+        return self._truth_by("")
+
+    def _truth_by(self, ties: str) -> Callable[..., Any]:
+        run = Evaluate(wide=True, ties=ties)
+        return jax.jit(functools.partial(self._pulled, run, self._wide_jaxprs[0]))
+
+    @functools.cached_property
+    def _output(self) -> Callable[..., Any]:
+        return jax.jit(lambda inputs: floats(Evaluate(wide=True)(self._wide_jaxprs[0], *inputs)))
+
+    @functools.cached_property
+    def _exact(self) -> Callable[..., Any]:
+        jaxpr = self._wide_jaxprs[1]
+        return jax.jit(lambda inputs, dys: Evaluate(wide=True)(jaxpr, *inputs, *dys))
+
+    @property
+    def wide_plain(self) -> Any:
+        """The trace of the plain forward pass that the truth is taken of."""
+        with jax.enable_x64(True):
+            return self._wide_jaxprs[0]
+
+    def draws_random_numbers(self) -> bool:
+        """Whether the forward pass draws numbers, which differ with the dtype."""
+        return any(e.primitive.name == "random_bits" for e in equations(self.plain_jaxpr))
+
+
+def _traced(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
+    jaxpr, outputs = jax.make_jaxpr(function, return_shape=True)(*args)
+    return jaxpr, outputs
+
+
+def _wide(run: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return run(*args)
+    except NotWide:
+        raise
+    except Exception as error:  # a primitive that has no derivative, or takes no float64
+        raise NotWide(str(error).strip().splitlines()[0] if str(error).strip() else "") from error
+
+
+def _wide_spec(aval: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(aval.shape, np.float64 if is_floating(aval) else aval.dtype)
+
+
+def _float64(values: Sequence[Any]) -> list[np.ndarray]:
+    return [np.asarray(value).astype(np.float64) for value in values]

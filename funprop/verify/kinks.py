@@ -1,0 +1,91 @@
+"""Where a forward pass has a kink there is no one derivative: relu at zero, ties in a maximum.
+
+Any value between the one-sided derivatives is right there. Two ways to know them: the branches
+that the forward pass itself could have taken, and differences from either side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from funprop.verify.differences import one_sided
+from funprop.verify.instruments import Instruments, Sample
+from funprop.verify.judge import Verdict
+from funprop.verify.jaxprs import NotWide
+
+LOOKED_AT = 64  # elements of a leaf that are looked at from both sides
+
+
+def forgiven(verdict: Verdict, tools: Instruments, samples: list[Sample], leaf: int) -> tuple[Verdict, Any]:
+    """The verdict with every element accepted that lies between the one-sided derivatives.
+
+    Returns:
+      The verdict, and which elements were accepted so.
+    """
+    wrong = verdict.wrong
+    kink = np.zeros(wrong.shape, bool)
+    for n, sample in enumerate(samples):
+        if not wrong[n].any():
+            continue
+        low, high = _branches(tools, sample, leaf, verdict.truth[n])
+        kink[n] = wrong[n] & _inside(verdict, n, low, high)
+        for place in np.argwhere(wrong[n] & ~kink[n])[:LOOKED_AT]:
+            where = tuple(int(i) for i in place)
+            ends = np.array(_one_sided(tools, sample, leaf, where)) / sample.unit
+            slack = verdict.allowed[n][where] + 1e-7 * (verdict.size + np.abs(ends).max())
+            if ends[1] - ends[0] > 10 * slack:
+                got = verdict.got[n][where]
+                kink[(n, *where)] = ends[0] - slack <= got <= ends[1] + slack
+    return verdict._replace(allowed=np.where(kink, np.inf, verdict.allowed)), kink
+
+
+def near_kinks(verdict: Verdict, tools: Instruments, samples: list[Sample], leaf: int) -> Any:
+    """The wrong elements with respect to which the forward pass has a kink, whatever they are."""
+    wrong = verdict.wrong
+    kink = np.zeros(wrong.shape, bool)
+    for n, sample in enumerate(samples):
+        if not wrong[n].any():
+            continue
+        low, high = _branches(tools, sample, leaf, verdict.truth[n])
+        slack = verdict.allowed[n]
+        kink[n] = wrong[n] & (high - low > 2 * np.where(np.isfinite(slack), slack, 0))
+        for place in np.argwhere(wrong[n] & ~kink[n])[:LOOKED_AT]:
+            where = tuple(int(i) for i in place)
+            low_, high_ = np.array(_one_sided(tools, sample, leaf, where)) / sample.unit
+            bound = verdict.allowed[n][where] + 1e-6 * (verdict.size + abs(low_) + abs(high_))
+            kink[(n, *where)] = high_ - low_ > 10 * bound
+    return kink
+
+
+def _inside(verdict: Verdict, n: int, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    slack = np.where(np.isfinite(verdict.allowed[n]), verdict.allowed[n], 0)
+    got = verdict.got[n]
+    return (high - low > 2 * slack) & (got >= low - slack) & (got <= high + slack)
+
+
+def _branches(
+    tools: Instruments, sample: Sample, leaf: int, truth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The least and greatest derivative over the ways in which ties can be decided."""
+    found = [truth]
+    for ties in ("first", "last"):
+        try:
+            found.append(tools.truth(sample, ties)[leaf] / sample.unit)
+        except NotWide:
+            continue
+    return np.min(found, axis=0), np.max(found, axis=0)
+
+
+def _one_sided(
+    tools: Instruments, sample: Sample, leaf: int, where: tuple[int, ...]
+) -> tuple[float, float]:
+    i = tools.subject.differentiable[leaf]
+
+    def terms(x: np.ndarray) -> np.ndarray:
+        inputs = [*sample.inputs[:i], x, *sample.inputs[i + 1 :]]
+        ys = tools.output(sample._replace(inputs=inputs))
+        return np.concatenate([(y * d).ravel() for y, d in zip(ys, sample.dys, strict=True)])
+
+    return one_sided(terms, sample.inputs[i], where)

@@ -1,0 +1,135 @@
+"""What was found: one row for each leaf, as text or as a table."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+
+class Check(NamedTuple):
+    """What was found for one leaf of one part's gradient.
+
+    Attributes:
+      layer: where the part is in the model: `serial/dense[0]`; of a rule, its name.
+      path: part and leaf: `serial/dense[0]/w`; `dx` for the input of a layer. Of a combinator,
+        whose leaves are its children's, `serial: dense[0]/w`.
+      error: largest distance from the truth, relative to the largest element of the truth.
+      allowed: the distance that was allowed there, relative in the same way.
+      worst: the index of the element that is furthest beyond what is allowed.
+      problem: what is wrong, in one sentence; empty where nothing is.
+      story: the kind of mistake that explains it, in a word or two; empty where none does.
+      point: at which input it was found; empty for the given one.
+      note: what else should be known, such as a kink at this point.
+    """
+
+    layer: str
+    path: str
+    error: float = 0.0
+    allowed: float = 0.0
+    worst: tuple[int, ...] = ()
+    problem: str = ""
+    story: str = ""
+    point: str = ""
+    note: str = ""
+
+
+class Example(NamedTuple):
+    """The smallest and simplest input that was found on which a gradient is wrong.
+
+    Attributes:
+      path: the leaf whose gradient is wrong.
+      inputs: what the part was given, by path.
+      cotangents: of its outputs.
+      got, expected: that leaf's gradient.
+    """
+
+    path: str
+    inputs: dict[str, Any]
+    cotangents: tuple[Any, ...]
+    got: Any
+    expected: Any
+
+
+class Report(NamedTuple):
+    """Every leaf of every part's gradient. `print` shows it as a table.
+
+    Attributes:
+      checks: a row for each leaf.
+      notes: what was done and what could not be.
+      examples: for each wrong part, the smallest input that shows it.
+    """
+
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found wrong."""
+        return not self.findings
+
+    @property
+    def findings(self) -> tuple[Check, ...]:
+        """The leaves that are wrong."""
+        return tuple(check for check in self.checks if check.problem)
+
+    def raise_if_wrong(self) -> None:
+        """Raise an `AssertionError`, the table its message, where a leaf is wrong."""
+        if not self.ok:
+            raise AssertionError(f"{len(self.findings)} gradients are wrong\n{self}")
+
+    def __str__(self) -> str:
+        paths = [check.path for check in self.checks]
+        width = max(map(len, ["gradient of", *paths]))
+        lines = [f"{'gradient of':{width}}    error  allowed"]
+        for check, path in zip(self.checks, paths, strict=True):
+            numbers = f"{_number(check.error)}  {_number(check.allowed)}"
+            lines.append(f"{path:{width}}  {numbers}  {_verdict(check)}")
+        return "\n".join([*lines, *self.notes, *map(_example_lines, self.examples)])
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name, justify in (("gradient of", "left"), ("error", "right"), ("allowed", "right")):
+            table.add_column(name, justify=justify, overflow="fold")
+        table.add_column("", overflow="fold")
+        for check in self.checks:
+            style = "bold red" if check.problem else "green"
+            table.add_row(
+                Text(check.path),
+                _number(check.error).strip(),
+                _number(check.allowed).strip(),
+                Text(_verdict(check), style=style),
+            )
+        return Group(table, *map(Text, (*self.notes, *map(_example_lines, self.examples))))
+
+
+def _verdict(check: Check) -> str:
+    verdict = check.problem or "ok"
+    return f"{verdict} ({check.note})" if check.note else verdict
+
+
+def _number(value: float) -> str:
+    return f"{value:7.1e}" if math.isfinite(value) else f"{value:7}"
+
+
+def _example_lines(example: Example) -> str:
+    lines = [f"smallest input found on which the gradient of {example.path} is wrong:"]
+    values = {
+        **example.inputs,
+        "cotangent of the output": example.cotangents[0]
+        if len(example.cotangents) == 1
+        else list(example.cotangents),
+        "gradient": example.got,
+        "should be": example.expected,
+    }
+    lines += [f"  {name} = {_value(value)}" for name, value in values.items()]
+    return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,225 @@
+"""What can be verified: layers, functions, gradients of a loss, and every rule in a jaxpr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funprop.layer import Layer
+from funprop.verify import jaxprs
+from funprop.verify.examine import Findings, examine
+from funprop.verify.report import Report
+from funprop.verify.subject import (
+    Subject,
+    arrays,
+    floats,
+    of_function,
+    of_gradient,
+    of_layer,
+    of_rule,
+)
+from funprop.visits import visits
+
+
+def verify(
+    target: Layer | Callable[..., Any],
+    *args: Any,
+    reference: Callable[..., Any] | None = None,
+    key: Any = None,
+    seed: int = 0,
+) -> Report:
+    """Judge a backward pass: is it right, where is it wrong, and in what way?
+
+    The truth is `jax.vjp` of the plain forward pass in float64, custom rules taken away; where
+    that cannot be had, central differences. A gradient may be as far from it as autodiff in the
+    same precision is, within a factor. There is no tolerance to set.
+
+    Args:
+      target: a layer, with `(params, x)`; a differentiable function, such as a `jax.custom_vjp`,
+        with its arguments; or, with `reference`, a hand-written gradient `(params, batch) -> grads`
+        (or a `Gradient`), with its arguments.
+      *args: the point to judge it at. Inputs that people forget are tried beside it.
+      reference: the loss `(params, batch) -> total`, or `(total, weight, ...)`, that a hand-written
+        gradient belongs to; or, for a function, another one that computes the same.
+      key: of a layer that draws random numbers.
+      seed: of the cotangents and of the inputs that are tried.
+
+    Raises:
+      TypeError: an argument is not an array or not real, or does not fit the function.
+      ValueError: nothing can be differentiated; or the forward pass is not deterministic, has side
+        effects, or gives NaN or infinity at this point.
+
+    Example:
+      >>> import funprop as fp
+      >>> def wrong(params, x, dy):
+      ...     return (), x * dy  # should be 2 * x * dy
+      >>> square = fp.layer(forward=lambda params, x: (x * x, x), backward=wrong, name="square")
+      >>> model = fp.serial(fp.tanh(), square)
+      >>> report = verify(model, ((), ()), jnp.linspace(0.1, 1, 5))
+      >>> [(finding.path, finding.story) for finding in report.findings]
+      [('square/dx', 'factor')]
+    """
+    if isinstance(target, Layer):
+        if reference is not None:
+            raise TypeError("reference must not be given for a layer: its forward pass is it")
+        return _report(_of_parts(target, args, key, seed))
+    if reference is None:
+        subject = of_function(target, args)
+    elif _is_gradient(target, reference, args):
+        subject = of_gradient(target, reference, args)
+    else:
+        subject = of_function(target, args, reference)
+    _check(subject)
+    return _report([examine(subject, seed)])
+
+
+def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Report:
+    """Judge every custom rule that `function(*args)` reaches, on the very inputs that it gets.
+
+    Finds each `jax.custom_vjp` and `jax.custom_jvp`, in whose code it may be, under jit, scan,
+    cond, while, remat, vmap, shard_map and grad. A rule that is called several times at one place,
+    under a scan, is judged at a few of its calls.
+
+    Example:
+      >>> @jax.custom_vjp
+      ... def double(x):
+      ...     return 2 * x
+      >>> double.defvjp(lambda x: (double(x), None), lambda _, dy: (dy,))
+      >>> model = jax.jit(lambda x: jax.nn.relu(double(x)).sum())
+      >>> report = verify_rules(model, jnp.array([1.0, 2.0]))
+      >>> [(check.path, check.story or "ok") for check in report.checks]
+      [('double/x', 'factor'), ('relu/x', 'ok')]
+    """
+    calls = jaxprs.rule_calls(function, *args)
+    groups: dict[tuple[str, str, str], list[tuple[Any, list[Any]]]] = {}
+    for eqn, inputs in calls:
+        specs = ",".join(f"{v.dtype}{v.shape}" for v in inputs)
+        groups.setdefault((jaxprs.rule_name(eqn), jaxprs.rule_source(eqn), specs), []).append((eqn, inputs))
+    found, notes = [], []
+    for (name, source, _), group in groups.items():
+        picked = _spread(_distinct(group), SEEN)
+        for eqn, inputs in picked:
+            subject = of_rule(eqn, inputs)
+            if not subject.differentiable or not floats(jax.eval_shape(subject.plain, *inputs)):
+                continue
+            try:
+                found.append(examine(subject, seed, thorough=False))
+            except (ValueError, TypeError, NameError) as error:
+                notes.append(f"{name} ({source}) was not judged: {error}")
+        where = f"{name} is at {source}; {len(group)} calls, {len(picked)} judged"
+        notes.append(where)
+    if not groups:
+        notes.append("no custom rule is reached")
+    report = _report(found)
+    return report._replace(notes=(*report.notes, *notes))
+
+
+SEEN = 3  # calls of one rule at inputs of the same shapes that are judged
+
+
+def _distinct(group: list[Any]) -> list[Any]:
+    kept, seen = [], set()
+    for eqn, inputs in group:
+        bits = tuple(np.asarray(_raw(v)).tobytes() for v in inputs)
+        if bits not in seen:
+            seen.add(bits)
+            kept.append((eqn, inputs))
+    return kept
+
+
+def _raw(value: Any) -> Any:
+    is_key = jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(value) if is_key else value
+
+
+def _spread(items: list[Any], n: int) -> list[Any]:
+    """At most `n` of the items, the first and the last among them."""
+    if len(items) <= n:
+        return items
+    return [items[round(i * (len(items) - 1) / (n - 1))] for i in range(n)]
+
+
+def _report(found: list[Findings]) -> Report:
+    return Report(
+        tuple(check for f in found for check in f.checks),
+        tuple(note for f in found for note in f.notes),
+        tuple(example for f in found for example in f.examples),
+    )
+
+
+# ------------------------------------------------------------------------------- layers by parts
+
+
+def _of_parts(layer: Layer, args: tuple[Any, ...], key: Any, seed: int) -> list[Findings]:
+    if len(args) != 2:
+        raise TypeError(f"a layer is verified with (params, x), got {len(args)} arguments")
+    params, x = args
+    for value, what in ((params, "params"), (x, "x")):
+        arrays(value, what)
+    params, x = jax.tree.map(jnp.asarray, (params, x))
+    whole = of_layer(layer, params, x, key)
+    _check(whole)
+    seen = []
+
+    def run(params: Any, x: Any) -> Any:
+        seen.extend(visits(layer, params, x, key))
+        return [(visit.params, visit.x, visit.key) for visit in seen]
+
+    values = jax.jit(run)(params, x)
+    found = []
+    for visit, (p, x_, k) in zip(seen, values, strict=True):
+        subject = of_layer(visit.layer, p, x_, k, visit.path)
+        if subject.differentiable:
+            found.append(examine(subject, seed, thorough=not visit.layer.children))
+    return found
+
+
+# -------------------------------------------------------------------------------- what is refused
+
+
+def _check(subject: Subject) -> None:
+    """Raise where the target cannot be judged."""
+    name = subject.name
+    if not subject.differentiable:
+        raise ValueError(f"{name} has no input of floating dtype to differentiate")
+    specs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in subject.args]
+    try:
+        first, second = (jax.make_jaxpr(subject.plain)(*specs) for _ in range(2))
+    except (TypeError, ValueError) as error:
+        line = (str(error).strip().splitlines() or ["it fails"])[0]
+        raise type(error)(f"{name} does not take these arguments: {line}") from None
+    if not any(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in first.out_avals):
+        raise ValueError(f"{name} has no output of floating dtype")
+    for aval in first.out_avals:
+        if jnp.issubdtype(aval.dtype, jnp.complexfloating):
+            raise TypeError(f"{name} must give real numbers, got {aval.str_short()}")
+    if any(eqn.primitive.name == "io_callback" for eqn in jaxprs.equations(first)):
+        raise ValueError(f"{name} has side effects: it calls io_callback")
+    run = jax.jit(lambda *leaves: [jaxprs.Evaluate()(j, *leaves) for j in (first, second)])
+    one, two = run(*subject.args)
+    for a, b in zip(floats(one), floats(two), strict=True):
+        if not np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True):
+            raise ValueError(f"{name} is not deterministic: called twice, it gives different outputs")
+    for y in floats(one):
+        values = np.asarray(y, np.float64)
+        if not np.isfinite(values).all():
+            at = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]
+            raise ValueError(f"{name} gives {values[tuple(at)]} at {at} for these arguments")
+
+
+def _is_gradient(target: Any, reference: Any, args: tuple[Any, ...]) -> bool:
+    """Whether the target gives gradients of the reference, and not the same outputs."""
+    specs = jax.tree.map(lambda leaf: leaf, args)
+    try:
+        got = jax.eval_shape(target, *specs)
+        value = jax.eval_shape(reference, *specs)
+    except (TypeError, ValueError) as error:
+        line = (str(error).strip().splitlines() or ["it fails"])[0]
+        raise type(error)(f"target and reference do not both take these arguments: {line}") from None
+    return hasattr(got, "grads") or jax.tree.structure(got) != jax.tree.structure(value) or [
+        leaf.shape for leaf in jax.tree.leaves(got)
+    ] != [leaf.shape for leaf in jax.tree.leaves(value)]
