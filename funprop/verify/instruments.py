@@ -49,6 +49,8 @@ class Instruments:
         )  # the coarsest that takes part
         self.dys = [jax.ShapeDtypeStruct(y.shape, y.dtype) for y in floats(self.outputs)]
         self.backward_jaxpr, _ = _traced(subject.backward, given, self.dys)
+        self._memory: dict[tuple[str, int], tuple[Sample, Any]] = {}
+        self._by_ties: dict[str, Callable[..., Any]] = {}
 
     def working(self, values: Sequence[Any]) -> list[Any]:
         """Values in the dtypes that the subject was given."""
@@ -62,32 +64,43 @@ class Instruments:
 
     def hand(self, sample: Sample) -> list[np.ndarray]:
         """The hand-written gradient as it runs."""
-        return _float64(self._hand(self.working(sample.inputs), self.working_dys(sample)))
+        return self._running(sample)[0]
 
     def auto(self, sample: Sample) -> list[np.ndarray]:
-        """The gradient by `jax.vjp` of the plain forward pass, in the working precision."""
-        return _float64(self._auto(self.working(sample.inputs), self.working_dys(sample)))
+        """The gradient by `jax.vjp` of the plain forward pass, in the working precision.
 
-    def values(self, sample: Sample) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The outputs of the rule's forward pass, and of the plain one."""
-        plain, rule = self._values(*self.working(sample.inputs))
-        return _float64(rule), _float64(plain)
+        Raises:
+          NotWide: a part of the forward pass has no derivative.
+        """
+        return self._running(sample)[1]
+
+    def _running(self, sample: Sample) -> tuple[list[np.ndarray], ...]:
+        return self._kept("running", sample, lambda: self._run(self._hand_and_auto, sample))
+
+    def _run(self, function: Callable[..., Any], sample: Sample) -> tuple[list[np.ndarray], ...]:
+        found = function(self.working(sample.inputs), self.working_dys(sample))
+        return tuple(_float64(part) for part in found)
+
+    def only_hand(self, sample: Sample) -> list[np.ndarray]:
+        """As `hand`, where autodiff has nothing to say."""
+        return self._run(self._hand, sample)[0]
 
     @functools.cached_property
     def _hand(self) -> Callable[..., Any]:
-        return jax.jit(lambda inputs, dys: Evaluate()(self.backward_jaxpr, *inputs, *dys))
+        return jax.jit(lambda inputs, dys: (Evaluate()(self.backward_jaxpr, *inputs, *dys),))
 
     @functools.cached_property
-    def _auto(self) -> Callable[..., Any]:
-        return jax.jit(functools.partial(self._pulled, Evaluate(), self.plain_jaxpr))
+    def _hand_and_auto(self) -> Callable[..., Any]:
+        def both(inputs: list[Any], dys: list[Any]) -> tuple[list[Any], list[Any]]:
+            auto, _ = self._pulled(Evaluate(), self.plain_jaxpr, inputs, dys)
+            return Evaluate()(self.backward_jaxpr, *inputs, *dys), auto
 
-    @functools.cached_property
-    def _values(self) -> Callable[..., Any]:
-        forward = self.subject.forward or self.subject.plain
-        return jax.jit(lambda *inputs: (floats(self.subject.plain(*inputs)), floats(forward(*inputs))))
+        return jax.jit(both)
 
-    def _pulled(self, run: Evaluate, jaxpr: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
-        """The derivative of a jaxpr, its floats in the subject's order."""
+    def _pulled(
+        self, run: Evaluate, jaxpr: Any, inputs: list[Any], dys: list[Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """The derivative of a jaxpr, and its float outputs."""
         places = self.subject.differentiable
 
         def forward(*given: Any) -> list[Any]:
@@ -97,7 +110,14 @@ class Instruments:
             return floats(run(jaxpr, *filled))
 
         ys, pullback = jax.vjp(forward, *(inputs[i] for i in places))
-        return list(pullback([d.astype(y.dtype) for d, y in zip(dys, ys, strict=True)]))
+        return list(pullback([d.astype(y.dtype) for d, y in zip(dys, ys, strict=True)])), ys
+
+    def _kept(self, what: str, sample: Sample, measure: Callable[[], Any]) -> Any:
+        """What was measured at a sample before, or is now."""
+        key = (what, id(sample))
+        if key not in self._memory:
+            self._memory[key] = (sample, measure())  # with the sample, or its id may be used again
+        return self._memory[key][1]
 
     # ------------------------------------------------------------------------- in float64
 
@@ -107,19 +127,43 @@ class Instruments:
         Raises:
           NotWide: a part of the forward pass cannot run in float64, or has no derivative.
         """
-        run = self._truth if not ties else self._truth_by(ties)
+        if not ties:
+            return self._in_float64(sample)[0]
         with jax.enable_x64(True):
-            return _float64(_wide(run, sample.inputs, sample.dys))
+            return _float64(_wide(self._truth_by(ties), sample.inputs, sample.dys)[0])
 
     def output(self, sample: Sample) -> list[np.ndarray]:
         """The outputs of the plain forward pass in float64."""
+        return self._in_float64(sample)[1]
+
+    def exact(self, sample: Sample) -> list[np.ndarray]:
+        """The hand-written gradient, every step of it in float64.
+
+        Raises:
+          NotWide: a part of it cannot run in float64.
+        """
+        found = self._in_float64(sample)
+        if len(found) < 3:
+            raise NotWide("a part of the backward pass cannot run in float64")
+        return found[2]
+
+    def values(self, sample: Sample) -> list[np.ndarray]:
+        """The outputs of the plain forward pass in float64, nothing differentiated."""
         with jax.enable_x64(True):
             return _float64(_wide(self._output, sample.inputs))
 
-    def exact(self, sample: Sample) -> list[np.ndarray]:
-        """The hand-written gradient, every step of it in float64."""
-        with jax.enable_x64(True):
-            return _float64(_wide(self._exact, sample.inputs, sample.dys))
+    def _in_float64(self, sample: Sample) -> tuple[list[np.ndarray], ...]:
+        def measure() -> tuple[list[np.ndarray], ...]:
+            with jax.enable_x64(True):
+                for function in (self._all, self._truth_by("")):
+                    try:
+                        found = _wide(function, sample.inputs, sample.dys)
+                        return tuple(_float64(part) for part in found)
+                    except NotWide as error:
+                        reason = error
+                raise reason
+
+        return self._kept("float64", sample, measure)
 
     @functools.cached_property
     def _wide_jaxprs(self) -> tuple[Any, Any, float]:
@@ -146,21 +190,23 @@ class Instruments:
             return self._wide_jaxprs[2]
 
     @functools.cached_property
-    def _truth(self) -> Callable[..., Any]:
-        return self._truth_by("")
+    def _all(self) -> Callable[..., Any]:
+        def measured(inputs: list[Any], dys: list[Any]) -> tuple[list[Any], ...]:
+            run, (plain, backward, _) = Evaluate(wide=True), self._wide_jaxprs
+            return *self._pulled(run, plain, inputs, dys), run(backward, *inputs, *dys)
+
+        return jax.jit(measured)
 
     def _truth_by(self, ties: str) -> Callable[..., Any]:
-        run = Evaluate(wide=True, ties=ties)
-        return jax.jit(functools.partial(self._pulled, run, self._wide_jaxprs[0]))
+        if ties not in self._by_ties:
+            run = Evaluate(wide=True, ties=ties)
+            pulled = functools.partial(self._pulled, run, self._wide_jaxprs[0])
+            self._by_ties[ties] = jax.jit(pulled)
+        return self._by_ties[ties]
 
     @functools.cached_property
     def _output(self) -> Callable[..., Any]:
         return jax.jit(lambda inputs: floats(Evaluate(wide=True)(self._wide_jaxprs[0], *inputs)))
-
-    @functools.cached_property
-    def _exact(self) -> Callable[..., Any]:
-        jaxpr = self._wide_jaxprs[1]
-        return jax.jit(lambda inputs, dys: Evaluate(wide=True)(jaxpr, *inputs, *dys))
 
     @property
     def wide_plain(self) -> Any:

@@ -24,7 +24,7 @@ def forgiven(verdict: Verdict, tools: Instruments, samples: list[Sample], leaf: 
     Returns:
       The verdict, and which elements were accepted so.
     """
-    wrong = verdict.wrong
+    wrong = verdict.wrong & np.isfinite(verdict.got)
     kink = np.zeros(wrong.shape, bool)
     for n, sample in enumerate(samples):
         if not wrong[n].any():
@@ -43,7 +43,7 @@ def forgiven(verdict: Verdict, tools: Instruments, samples: list[Sample], leaf: 
 
 def near_kinks(verdict: Verdict, tools: Instruments, samples: list[Sample], leaf: int) -> Any:
     """The wrong elements with respect to which the forward pass has a kink, whatever they are."""
-    wrong = verdict.wrong
+    wrong = verdict.wrong & np.isfinite(verdict.got)
     kink = np.zeros(wrong.shape, bool)
     for n, sample in enumerate(samples):
         if not wrong[n].any():
@@ -85,7 +85,7 @@ def _one_sided(
 
     def terms(x: np.ndarray) -> np.ndarray:
         inputs = [*sample.inputs[:i], x, *sample.inputs[i + 1 :]]
-        ys = tools.output(sample._replace(inputs=inputs))
+        ys = tools.values(sample._replace(inputs=inputs))
         return np.concatenate([(y * d).ravel() for y, d in zip(ys, sample.dys, strict=True)])
 
     return one_sided(terms, sample.inputs[i], where)

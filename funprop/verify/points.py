@@ -29,8 +29,6 @@ class Point(NamedTuple):
 
 def drawn(leaf: Any) -> np.ndarray:
     """A leaf as float64, or as it is where it is not of floating dtype."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return leaf
     return np.asarray(leaf).astype(np.float64) if is_floating(leaf) else np.asarray(leaf)
 
 

@@ -90,6 +90,21 @@ def arrays(tree: Any, what: str) -> tuple[list[Any], Any]:
     return leaves, structure
 
 
+def without_keys(leaves: Any) -> tuple[list[Any], Callable[..., list[Any]]]:
+    """The leaves with the bits of random keys in their place, and what makes keys of them again."""
+    is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
+    impls = [jax.random.key_impl(v) if k else None for v, k in zip(leaves, is_key, strict=True)]
+    raw = [jax.random.key_data(v) if k else v for v, k in zip(leaves, is_key, strict=True)]
+
+    def with_keys(inputs: Any) -> list[Any]:
+        return [
+            jax.random.wrap_key_data(v, impl=impl) if impl is not None else v
+            for v, impl in zip(inputs, impls, strict=True)
+        ]
+
+    return raw, with_keys
+
+
 def _suffix(path: tuple[Any, ...]) -> str:
     return f"/{trees.path_string(path)}" if path else ""
 
@@ -98,31 +113,31 @@ def _suffix(path: tuple[Any, ...]) -> str:
 
 
 def of_layer(
-    layer: Layer, params: Any, x: Any, key: Any = None, path: str = "", backward: Any = None
+    layer: Layer, params: Any, x: Any, key: Any = None, path: str = ""
 ) -> Subject:
     """A layer at a point. Of a combinator the children's backward is taken by autodiff, so that
     what is left to judge is its own."""
     judged = _alone(layer)
-    leaves, structure = jax.tree.flatten((params, x))
-    leaves = [jnp.asarray(leaf) for leaf in leaves]
-    n_params = len(jax.tree.leaves(params))
+    leaves, structure = jax.tree.flatten((params, x, key))
+    leaves, with_keys = without_keys([jnp.asarray(leaf) for leaf in leaves])
+    n_params, n_data = len(jax.tree.leaves(params)), len(jax.tree.leaves((params, x)))
     differentiable = tuple(i for i, leaf in enumerate(leaves) if is_floating(leaf))
 
     def plain(*inputs: Any) -> list[Any]:
-        params, x = structure.unflatten(inputs)
+        params, x, key = structure.unflatten(with_keys(inputs))
         return jax.tree.leaves(layer.forward(params, x, key)[0])
 
-    def backward_(inputs: Any, dys: Any) -> list[Any]:
-        params, x = structure.unflatten(inputs)
+    def backward(inputs: Any, dys: Any) -> list[Any]:
+        params, x, key = structure.unflatten(with_keys(inputs))
         y, residuals = judged.forward(params, x, key)
         got = judged.backward(params, residuals, _like_floats(y, dys))
         want = jax.tree.map(lambda leaf: leaf if is_floating(leaf) else None, (params, x))
         return _checked(got, want, path or layer.name)
 
     def remade(specs: Any) -> list[Any]:
-        _, x = structure.unflatten(specs)
+        _, x, _ = structure.unflatten(specs)
         params = layer.init(jax.random.key(0), x)
-        return jax.tree.leaves((params, x))
+        return [*jax.tree.leaves((params, x)), *specs[n_data:]]
 
     return Subject(
         name=path or layer.name,
@@ -130,9 +145,9 @@ def of_layer(
         args=tuple(leaves),
         differentiable=differentiable,
         plain=plain,
-        backward=backward_,
+        backward=backward,
         remade=remade if n_params else None,
-        data=tuple(range(n_params, len(leaves))),
+        data=tuple(range(n_params, n_data)),
     )
 
 
@@ -153,6 +168,8 @@ def _layer_paths(layer: Layer, path: str, structure: Any) -> list[str]:
     for (which, *rest), _ in jax.tree_util.tree_flatten_with_path(filled)[0]:
         if which.idx == 0:
             leaf = leaf_path(layer, tuple(rest)) or "params"
+        elif which.idx == 2:
+            leaf = "key"
         else:
             leaf = "/".join(["dx", *([trees.path_string(tuple(rest))] if rest else [])])
         if layer.children:
@@ -185,18 +202,20 @@ def _checked(got: Any, want: Any, where: str) -> list[Any]:
 def of_function(function: Callable[..., Any], args: Any, reference: Any = None) -> Subject:
     """A differentiable function, `jax.vjp` of it the backward pass to be judged."""
     leaves, structure, paths = _named_leaves(function, args)
+    leaves, with_keys = without_keys(leaves)
     differentiable = tuple(i for i, leaf in enumerate(leaves) if is_floating(leaf))
-    plain = reference or function
 
-    def forward(*inputs: Any) -> list[Any]:
-        return jax.tree.leaves(function(*structure.unflatten(inputs)))
+    def flat(function: Any) -> Callable[..., list[Any]]:
+        return lambda *inputs: jax.tree.leaves(function(*structure.unflatten(with_keys(inputs))))
+
+    forward = flat(function)
 
     return Subject(
         name=getattr(function, "__name__", type(function).__name__),
         paths=paths,
         args=tuple(leaves),
         differentiable=differentiable,
-        plain=lambda *inputs: jax.tree.leaves(plain(*structure.unflatten(inputs))),
+        plain=flat(reference or function),
         forward=forward,
         backward=by_jax(forward, differentiable),
         data=tuple(range(len(leaves))),
@@ -248,15 +267,16 @@ def _name(function: Any) -> str:
 def of_gradient(grad_fn: Any, loss_fn: Any, args: Any) -> Subject:
     """A hand-written gradient `(params, batch) -> grads` against autodiff of `loss_fn`."""
     leaves, structure, paths = _named_leaves(grad_fn, args)
+    leaves, with_keys = without_keys(leaves)
     n_params = len(jax.tree.leaves(args[0]))
     paths = [trees.path_string(p) for p, _ in jax.tree_util.tree_flatten_with_path(args[0])[0]]
     differentiable = tuple(i for i in range(n_params) if is_floating(leaves[i]))
 
     def total(*inputs: Any) -> list[Any]:
-        return jax.tree.leaves(loss_fn(*structure.unflatten(inputs)))[:1]
+        return jax.tree.leaves(loss_fn(*structure.unflatten(with_keys(inputs))))[:1]
 
     def backward(inputs: Any, dys: Any) -> list[Any]:
-        args = structure.unflatten(inputs)
+        args = structure.unflatten(with_keys(inputs))
         got = grad_fn(*args)
         got = getattr(got, "grads", got)
         want = jax.tree.map(lambda leaf: leaf if is_floating(leaf) else None, args[0])
@@ -295,14 +315,18 @@ def of_rule(eqn: Any, inputs: Any) -> Subject:
         i for i, (name, leaf) in enumerate(zip(names, inputs, strict=True))
         if name and is_floating(leaf)
     )
-    forward = jaxprs.call_function(eqn)
-    jaxpr = jaxprs.plain_jaxpr(eqn)
+    inputs, with_keys = without_keys(inputs)
+    call, jaxpr = jaxprs.call_function(eqn), jaxprs.plain_jaxpr(eqn)
+
+    def forward(*inputs: Any) -> list[Any]:
+        return call(*with_keys(inputs))
+
     return Subject(
         name=jaxprs.rule_name(eqn),
         paths=tuple(f"{jaxprs.rule_name(eqn)}/{name}" for name in names),
         args=tuple(inputs),
         differentiable=differentiable,
-        plain=lambda *inputs: jaxprs.Evaluate()(jaxpr, *inputs),
+        plain=lambda *inputs: jaxprs.Evaluate()(jaxpr, *with_keys(inputs)),
         forward=forward,
         backward=by_jax(forward, differentiable),
         source=jaxprs.rule_source(eqn),

@@ -12,6 +12,7 @@ import numpy as np
 from funprop.layer import Layer
 from funprop.verify import jaxprs
 from funprop.verify.examine import Findings, examine
+from funprop.verify.instruments import Instruments
 from funprop.verify.report import Report
 from funprop.verify.subject import (
     Subject,
@@ -21,6 +22,7 @@ from funprop.verify.subject import (
     of_gradient,
     of_layer,
     of_rule,
+    without_keys,
 )
 from funprop.visits import visits
 
@@ -124,16 +126,11 @@ SEEN = 3  # calls of one rule at inputs of the same shapes that are judged
 def _distinct(group: list[Any]) -> list[Any]:
     kept, seen = [], set()
     for eqn, inputs in group:
-        bits = tuple(np.asarray(_raw(v)).tobytes() for v in inputs)
+        bits = tuple(np.asarray(v).tobytes() for v in without_keys(inputs)[0])
         if bits not in seen:
             seen.add(bits)
             kept.append((eqn, inputs))
     return kept
-
-
-def _raw(value: Any) -> Any:
-    is_key = jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
-    return jax.random.key_data(value) if is_key else value
 
 
 def _spread(items: list[Any], n: int) -> list[Any]:
@@ -171,10 +168,20 @@ def _of_parts(layer: Layer, args: tuple[Any, ...], key: Any, seed: int) -> list[
 
     values = jax.jit(run)(params, x)
     found = []
+    made: dict[Any, Instruments] = {}  # copies of a part, under a scan, are compiled once
     for visit, (p, x_, k) in zip(seen, values, strict=True):
         subject = of_layer(visit.layer, p, x_, k, visit.path)
-        if subject.differentiable:
-            found.append(examine(subject, seed, thorough=not visit.layer.children))
+        if not subject.differentiable:
+            continue
+        kind = (id(visit.layer), tuple((leaf.shape, leaf.dtype) for leaf in subject.args))
+        first = kind not in made
+        if first:
+            try:
+                made[kind] = Instruments(subject, subject.args)
+            except Exception:  # it is told by examine
+                found.append(examine(subject, seed))
+                continue
+        found.append(examine(subject, seed, not visit.layer.children, made[kind], first))
     return found
 
 
