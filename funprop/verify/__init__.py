@@ -6,6 +6,7 @@ and nothing that trains.
 """
 
 from funprop.verify.report import Check, Example, Report
-from funprop.verify.targets import verify, verify_rules
+from funprop.verify.rules import verify_rules
+from funprop.verify.targets import verify
 
 __all__ = ["Check", "Example", "Report", "verify", "verify_rules"]

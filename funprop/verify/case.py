@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from funprop.verify.evaluate import NotWideError
 from funprop.verify.instruments import Instruments, Sample
 from funprop.verify.judge import Verdict
-from funprop.verify.jaxprs import NotWide
 
 
 class Told(NamedTuple):
@@ -44,6 +44,25 @@ class Case:
         """Which of the inputs."""
         return self.tools.subject.differentiable[self.leaf]
 
+    @property
+    def short(self) -> str:
+        """What the input is called in a sentence: `x`, `w`."""
+        name = self.tools.subject.paths[self.place].rpartition(": ")[2].rpartition("/")[2]
+        return "x" if name == "dx" else name or "it"
+
+    def where_given(self) -> Case | None:
+        """The case at the given inputs alone; `None` where that says no more or too little.
+
+        Inputs nearby do not keep what the given ones may have had in common.
+        """
+        n = sum(s.inputs is self.samples[0].inputs for s in self.samples)
+        v = self.verdict
+        if n in (1, len(self.samples)) or v.truth[0].size < 4:
+            return None
+        cut = v._replace(got=v.got[:n], truth=v.truth[:n], error=v.error[:n], allowed=v.allowed[:n])
+        truths = [t[:n] for t in self.truths]
+        return dataclasses.replace(self, samples=self.samples[:n], verdict=cut, truths=truths)
+
     def close(self, candidate: np.ndarray, to: np.ndarray | None = None) -> bool:
         """Whether the candidate is the gradient that was found, at every element that is known."""
         v = self.verdict
@@ -60,6 +79,6 @@ class Case:
         """The leaf's true gradient at other samples; `None` where there is none."""
         try:
             found = [self.tools.truth(s)[self.leaf] / s.unit for s in samples]
-        except (NotWide, ValueError, TypeError, IndexError):
+        except (NotWideError, ValueError, TypeError, IndexError):
             return None
         return np.stack(found)

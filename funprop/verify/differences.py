@@ -6,6 +6,7 @@ Central differences, extrapolated to a step of zero (Ridders, "Accurate computat
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ def slope(
     rows: list[list[float]] = []
     best = Slope(0.0, np.inf)
     kinks = []
-    for i in range(STEPS if eps > 1e-10 else 2 * STEPS):
+    for _ in range(STEPS if eps > 1e-10 else 2 * STEPS):
         right, left = terms(x + h * direction), terms(x - h * direction)
         rounding = 2 * eps * float(np.sum(np.abs(right) + np.abs(left))) / (2 * h)
         kinks.append(float(np.sum(np.abs(right - 2 * middle + left))) / (2 * h))
@@ -61,7 +62,7 @@ def slope(
         rows.append(row)
         h /= SHRINK
     # One-sided differences disagree by h times the curvature, or, at a kink, by a constant.
-    smooth = min(k2 - (k1 - k2) / (SHRINK - 1) for k1, k2 in zip(kinks, kinks[1:], strict=False))
+    smooth = min(k2 - (k1 - k2) / (SHRINK - 1) for k1, k2 in itertools.pairwise(kinks))
     kink = smooth if smooth > 0.05 * max(kinks) else 0.0
     return Slope(best.value, best.error + kink)
 

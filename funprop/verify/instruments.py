@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funprop.verify.jaxprs import Evaluate, NotWide, equations
-from funprop.verify.subject import Subject, floats, is_floating
+from funprop.verify.evaluate import Evaluate, NotWideError
+from funprop.verify.internals import equations
+from funprop.verify.subject import Subject, first_line, floats, is_floating
 
 EPS64 = float(np.finfo(np.float64).eps)
 EPS32 = float(np.finfo(np.float32).eps)
@@ -70,7 +71,7 @@ class Instruments:
         """The gradient by `jax.vjp` of the plain forward pass, in the working precision.
 
         Raises:
-          NotWide: a part of the forward pass has no derivative.
+          NotWideError: a part of the forward pass has no derivative.
         """
         return self._running(sample)[1]
 
@@ -125,7 +126,7 @@ class Instruments:
         """The derivative of what the plain forward pass computes, in float64.
 
         Raises:
-          NotWide: a part of the forward pass cannot run in float64, or has no derivative.
+          NotWideError: a part of the forward pass cannot run in float64, or has no derivative.
         """
         if not ties:
             return self._in_float64(sample)[0]
@@ -140,11 +141,11 @@ class Instruments:
         """The hand-written gradient, every step of it in float64.
 
         Raises:
-          NotWide: a part of it cannot run in float64.
+          NotWideError: a part of it cannot run in float64.
         """
         found = self._in_float64(sample)
         if len(found) < 3:
-            raise NotWide("a part of the backward pass cannot run in float64")
+            raise NotWideError("a part of the backward pass cannot run in float64")
         return found[2]
 
     def values(self, sample: Sample) -> list[np.ndarray]:
@@ -159,7 +160,7 @@ class Instruments:
                     try:
                         found = _wide(function, sample.inputs, sample.dys)
                         return tuple(_float64(part) for part in found)
-                    except NotWide as error:
+                    except NotWideError as error:
                         reason = error
                 raise reason
 
@@ -219,6 +220,22 @@ class Instruments:
         return any(e.primitive.name == "random_bits" for e in equations(self.plain_jaxpr))
 
 
+def drawn_sample(
+    tools: Instruments, inputs: list[Any], unit: float, rng: np.random.Generator
+) -> Sample:
+    """Inputs under random cotangents of a size; of a loss's gradient, under one."""
+    free = tools.subject.free_cotangent
+    dys = [
+        unit * (rng.standard_normal(spec.shape) if free else np.ones(spec.shape))
+        for spec in tools.dys
+    ]
+    # The numbers that the working precision makes of it: everybody shall see the same.
+    rounded = [
+        np.asarray(d.astype(spec.dtype), np.float64) for d, spec in zip(dys, tools.dys, strict=True)
+    ]
+    return Sample(inputs, rounded, unit)
+
+
 def _traced(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
     jaxpr, outputs = jax.make_jaxpr(function, return_shape=True)(*args)
     return jaxpr, outputs
@@ -227,10 +244,10 @@ def _traced(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
 def _wide(run: Callable[..., Any], *args: Any) -> Any:
     try:
         return run(*args)
-    except NotWide:
+    except NotWideError:
         raise
     except Exception as error:  # a primitive that has no derivative, or takes no float64
-        raise NotWide(str(error).strip().splitlines()[0] if str(error).strip() else "") from error
+        raise NotWideError(first_line(error)) from error
 
 
 def _wide_spec(aval: Any) -> jax.ShapeDtypeStruct:

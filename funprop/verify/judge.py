@@ -80,9 +80,7 @@ class Sizes(NamedTuple):
 def stacked(per_sample: Sequence[Sequence[np.ndarray]], samples: Sequence[Sample]) -> list:
     """Gradients of many samples, each divided by its unit, as one array a leaf."""
     leaves = zip(*per_sample, strict=True)
-    return [
-        np.stack([g / s.unit for g, s in zip(parts, samples, strict=True)]) for parts in leaves
-    ]
+    return [np.stack([g / s.unit for g, s in zip(parts, samples, strict=True)]) for parts in leaves]
 
 
 def sizes(
@@ -108,7 +106,9 @@ def sizes(
         known = np.where(np.isfinite(truth), truth, 0)
         element.append(np.sqrt(np.mean(np.square(known), axis=0)))
         norms = [float(np.linalg.norm(np.asarray(s.inputs[i], np.float64))) for s in samples]
-        ratios = [np.sqrt(y) / x for y, x in zip(outputs, norms, strict=True) if x and np.isfinite(y)]
+        ratios = [
+            np.sqrt(y) / x for y, x in zip(outputs, norms, strict=True) if x and np.isfinite(y)
+        ]
         dimensional = float(np.median(ratios)) if ratios else 0.0
         leaf.append(float(np.max(element[-1], initial=0)) + dimensional)
         error = np.abs(autos[k] - truth[: len(autos[k])]) if autos is not None else np.zeros(1)

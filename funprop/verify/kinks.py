@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from funprop.verify.differences import one_sided
+from funprop.verify.evaluate import NotWideError
 from funprop.verify.instruments import Instruments, Sample
 from funprop.verify.judge import Verdict
-from funprop.verify.jaxprs import NotWide
 
 LOOKED_AT = 64  # elements of a leaf that are looked at from both sides
 
 
-def forgiven(verdict: Verdict, tools: Instruments, samples: list[Sample], leaf: int) -> tuple[Verdict, Any]:
+def forgiven(
+    verdict: Verdict, tools: Instruments, samples: list[Sample], leaf: int
+) -> tuple[Verdict, Any]:
     """The verdict with every element accepted that lies between the one-sided derivatives.
 
     Returns:
@@ -73,7 +75,7 @@ def _branches(
     for ties in ("first", "last"):
         try:
             found.append(tools.truth(sample, ties)[leaf] / sample.unit)
-        except NotWide:
+        except NotWideError:
             continue
     return np.min(found, axis=0), np.max(found, axis=0)
 

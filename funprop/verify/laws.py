@@ -21,7 +21,7 @@ def broken_laws(tools: Instruments, sample: Sample) -> list[tuple[str, str]]:
     inputs, dys = tools.working(sample.inputs), tools.working_dys(sample)
     broken, there = [], {}
     try:  # all at once: compiling is what takes time
-        ways = {name: way for name, way in TRANSFORMED.items()}
+        ways = TRANSFORMED
         run = jax.jit(lambda i, d: {n: way(subject.backward, i, d) for n, way in ways.items()})
         there = run(inputs, dys)
     except Exception:  # whatever a rule raises that was not made for one of them: which?
@@ -56,7 +56,9 @@ def _vmapped(function: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
     floating = [jnp.issubdtype(v.dtype, jnp.floating) for v in inputs]
     stack = [jnp.stack([v, v / 2]) if f else v for v, f in zip(inputs, floating, strict=True)]
     axes = [0 if f else None for f in floating]
-    return [g[0] for g in jax.vmap(function, (axes, 0))(stack, [jnp.stack([d, d / 2]) for d in dys])]
+    return [
+        g[0] for g in jax.vmap(function, (axes, 0))(stack, [jnp.stack([d, d / 2]) for d in dys])
+    ]
 
 
 def _scanned(function: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
@@ -65,7 +67,9 @@ def _scanned(function: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
 
     def body(carry: int, x: tuple[list[Any], list[Any]]) -> tuple[int, list[Any]]:
         here = iter(x[0])
-        return carry, function([next(here) if f else v for v, f in zip(inputs, floating, strict=True)], x[1])
+        return carry, function(
+            [next(here) if f else v for v, f in zip(inputs, floating, strict=True)], x[1]
+        )
 
     return [g[1] for g in lax.scan(body, 0, (moving, [jnp.stack([d / 2, d]) for d in dys]))[1]]
 

@@ -1,8 +1,7 @@
 """Inputs that people forget: zeros, ties, repeated indices, large and tiny numbers, one example,
 axes that differ where the given ones agree.
 
-What is made of an input stays within what the given one seems to promise. A leaf of positive
-numbers stays positive; probabilities, masks, whole numbers and symmetric matrices stay as they are.
+What is made of an input stays within what the given one seems to promise.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from funprop.verify.promises import drawn, free, is_free, within
 from funprop.verify.subject import Subject, is_floating
 
 TRIED_AXES = 12  # more axes than this are not tried one by one
@@ -27,55 +27,19 @@ class Point(NamedTuple):
     inputs: list[Any]
 
 
-def drawn(leaf: Any) -> np.ndarray:
-    """A leaf as float64, or as it is where it is not of floating dtype."""
-    return np.asarray(leaf).astype(np.float64) if is_floating(leaf) else np.asarray(leaf)
-
-
-def is_free(leaf: Any) -> bool:
-    """Whether the values of a leaf look as if any others would do."""
-    if not is_floating(leaf):
-        return False
-    values = drawn(leaf)
-    if values.size == 0 or not np.isfinite(values).all():
-        return False
-    if values.size > 1 and np.all(values == np.round(values)) and np.ptp(values) > 0:
-        return False  # a mask, one-hot labels, whole numbers
-    if values.ndim and values.shape[-1] > 1 and np.all(values >= 0):
-        sums = values.sum(-1)
-        if np.allclose(sums, 1, atol=1e-2):
-            return False  # probabilities
-    if values.ndim >= 2 and values.shape[-1] == values.shape[-2] > 1:
-        return not np.allclose(values, np.swapaxes(values, -1, -2))
-    return True
-
-
-def within(leaf: Any, values: np.ndarray) -> np.ndarray:
-    """`values` brought into the range that the leaf's own values seem to promise."""
-    own = drawn(leaf)
-    if np.all(own > 0):
-        values = np.abs(values) + (0 if np.all(values != 0) else np.min(own))
-        if np.all(own < 1) and own.size > 1:
-            values = np.clip(values, np.min(own), np.max(own))
-    elif np.all(own >= 0) and own.size > 1:
-        values = np.abs(values)
-    elif np.all(own < 0) and own.size > 1:
-        values = -np.abs(values) - (0 if np.all(values != 0) else np.min(-own))
-    return values
-
-
 def nearby(args: Sequence[Any], rng: np.random.Generator) -> list[Any]:
     """Inputs of which every number is up to 30% smaller or larger."""
+    moving = free(args)
     return [
-        within(a, drawn(a) * (1 + 0.3 * rng.uniform(-1, 1, a.shape))) if is_free(a) else drawn(a)
-        for a in args
+        within(a, drawn(a) * (1 + 0.3 * rng.uniform(-1, 1, a.shape))) if i in moving else drawn(a)
+        for i, a in enumerate(args)
     ]
 
 
 def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
     """Other values in arrays of the given shapes, the simplest first."""
     args = subject.args
-    free = [i for i, leaf in enumerate(args) if is_free(leaf)]
+    open_ = free(args)
     given = [drawn(leaf) for leaf in args]
 
     def changed(change: Any, places: Sequence[int]) -> list[Any]:
@@ -87,32 +51,44 @@ def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
     def normal(values: np.ndarray, i: int) -> np.ndarray:
         return rng.standard_normal(values.shape)
 
-    for i in free[-6:]:
+    for i in open_[-6:]:
         name = subject.paths[i].rpartition(": ")[2]
         yield Point(f"{name} of zeros", changed(lambda v, _: 0 * v, [i]))
         yield Point(f"{name} of ones", changed(lambda v, _: 0 * v + 1, [i]))
-    yield Point("ties", changed(lambda v, _: np.round(v), free))
-    indices = [i for i, leaf in enumerate(args) if _is_integer(leaf) and leaf.size > 1]
+    yield Point("ties", changed(lambda v, _: np.round(v), open_))
+    indices = [i for i, leaf in enumerate(args) if _are_indices(args, i)]
     if indices:
-        repeated = list(given)
-        for i in indices:
-            repeated[i] = np.full_like(given[i], given[i].flat[0])
+        repeated = [np.full_like(v, v.flat[0]) if i in indices else v for i, v in enumerate(given)]
         yield Point("repeated indices", repeated)
-        shuffled = list(given)
-        for i in indices:
-            shuffled[i] = rng.permutation(given[i].ravel()).reshape(given[i].shape)
-        yield Point("other indices", shuffled)
-    yield Point("the signs turned", changed(lambda v, _: -v, free))
-    yield Point("random numbers", changed(normal, free))
-    yield Point("random numbers", changed(lambda v, i: 3 * normal(v, i), free))
-    for i in free[-6:]:
+    if shuffled := [i for i in indices if not _is_rising(given[i])]:
+        yield Point(
+            "other indices",
+            [
+                rng.permutation(v.ravel()).reshape(v.shape) if i in shuffled else v
+                for i, v in enumerate(given)
+            ],
+        )
+    yield Point("the signs turned", changed(lambda v, _: -v, open_))
+    yield Point("random numbers", changed(normal, open_))
+    yield Point("random numbers", changed(lambda v, i: 3 * normal(v, i), open_))
+    for i in open_[-6:]:
         name = subject.paths[i].rpartition(": ")[2]
         yield Point(f"large {name}", changed(lambda v, _: LARGE * v, [i]))
         yield Point(f"tiny {name}", changed(lambda v, _: TINY * v, [i]))
 
 
-def _is_integer(leaf: Any) -> bool:
-    return np.issubdtype(leaf.dtype, np.integer)
+def _are_indices(args: Sequence[Any], i: int) -> bool:
+    """Whether an argument's integers may be any: not a permutation of the places along an axis."""
+    leaf = np.asarray(args[i])
+    if not np.issubdtype(leaf.dtype, np.integer) or leaf.size < 2:
+        return False
+    sizes = {n for other in args for n in other.shape if other is not args[i]}
+    return leaf.size not in sizes or not np.array_equal(np.sort(leaf.ravel()), np.arange(leaf.size))
+
+
+def _is_rising(values: np.ndarray) -> bool:
+    """Sorted segments, bounds of parts."""
+    return values.size > 2 and values.ndim == 1 and bool(np.all(np.diff(values) >= 0))
 
 
 # --------------------------------------------------------------------------------------- shapes
@@ -173,27 +149,39 @@ def shapes(subject: Subject, sizes: dict[tuple[int, int], int]) -> list[tuple[in
 def fits(subject: Subject, sizes: dict[tuple[int, int], int]) -> bool:
     """Whether the forward pass takes inputs of these sizes."""
     try:
-        specs = [
-            jax.ShapeDtypeStruct(shape, leaf.dtype)
-            for shape, leaf in zip(shapes(subject, sizes), subject.args, strict=True)
-        ]
-        plain = jax.eval_shape(subject.plain, *specs)
-        rule = jax.eval_shape(subject.forward or subject.plain, *specs)
+        plain, rule = _outputs(subject, sizes), _outputs(subject, sizes, subject.forward)
     except Exception:  # whatever a function raises at a shape that it was not made for
         return False
-    return jax.tree.map(lambda y: y.shape, plain) == jax.tree.map(lambda y: y.shape, rule)
+    return [y.shape for y in plain] == [y.shape for y in rule]
+
+
+def _outputs(
+    subject: Subject, sizes: dict[tuple[int, int], int], forward: Any = None
+) -> list[jax.ShapeDtypeStruct]:
+    specs = [
+        jax.ShapeDtypeStruct(shape, leaf.dtype)
+        for shape, leaf in zip(shapes(subject, sizes), subject.args, strict=True)
+    ]
+    return jax.eval_shape(forward or subject.plain, *specs)
 
 
 def _batch(subject: Subject) -> list[tuple[int, int]]:
+    """The leading axes that examples stand along: of inputs, and of what comes out."""
     leaves = [(i, subject.args[i]) for i in subject.data if subject.args[i].ndim]
     for n in sorted({leaf.shape[0] for _, leaf in leaves if leaf.shape[0] > 1}, reverse=True):
-        axes = [(i, 0) for i, leaf in leaves if leaf.shape[0] == n]
-        if fits(subject, dict.fromkeys(axes, n + 1)):
-            return axes
-        for chosen in axes:
-            if fits(subject, {chosen: n + 1}):
-                return [chosen]
+        together = [(i, 0) for i, leaf in leaves if leaf.shape[0] == n]
+        for axes in (together, *([axis] for axis in together)):
+            if _leads(subject, dict.fromkeys(axes, n + 1), n + 1):
+                return axes
     return []
+
+
+def _leads(subject: Subject, sizes: dict[tuple[int, int], int], n: int) -> bool:
+    """Whether the function takes these sizes, and gives `n` of everything, or sums."""
+    if not fits(subject, sizes):
+        return False
+    outputs = _outputs(subject, sizes)
+    return all(y.ndim == 0 for y in outputs) or all(y.shape[:1] == (n,) for y in outputs)
 
 
 def _square(subject: Subject) -> dict[tuple[int, int], int]:
@@ -201,7 +189,7 @@ def _square(subject: Subject) -> dict[tuple[int, int], int]:
     axes = [(i, axis) for i in subject.data for axis in range(subject.args[i].ndim)]
     if len(axes) > TRIED_AXES:
         return {}
-    every = [n for leaf in subject.args for n in leaf.shape]
+    every = [int(n) for leaf in subject.args for n in leaf.shape]
     equal = [a for a in axes if every.count(_size(subject, a)) > 1 and _size(subject, a) > 1]
     changes: dict[tuple[int, int], int] = {}
     grown = 1
@@ -210,7 +198,7 @@ def _square(subject: Subject) -> dict[tuple[int, int], int]:
             same = len({_size(subject, a) for a in group}) == 1
             if not same or any(a in changes for a in group):
                 continue
-            trial = {**changes, **{a: _size(subject, a) + grown for a in group}}
+            trial = {**changes, **{a: _size(subject, a) + 2 * grown for a in group}}
             if fits(subject, trial):
                 changes, grown = trial, grown + 1
     return changes

@@ -93,8 +93,9 @@ class Report(NamedTuple):
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name, justify in (("gradient of", "left"), ("error", "right"), ("allowed", "right")):
-            table.add_column(name, justify=justify, overflow="fold")
+        table.add_column("gradient of", overflow="fold")
+        for name in ("error", "allowed"):
+            table.add_column(name, justify="right")
         table.add_column("", overflow="fold")
         for check in self.checks:
             style = "bold red" if check.problem else "green"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
-from funprop.verify import points
+from funprop.verify import points, promises
+from funprop.verify.evaluate import NotWideError
 from funprop.verify.instruments import Instruments, Sample
-from funprop.verify.jaxprs import NotWide
 from funprop.verify.report import Example
-from funprop.verify.subject import Mismatch, Subject, is_floating
+from funprop.verify.subject import MismatchError, Subject, is_floating
 
 SHAPES = 12  # shapes that are tried
 WRONG = 1e-4  # of the gradient's size: wrong beyond any rounding
@@ -37,7 +36,7 @@ def _smaller_shapes(
     for target in (1, 2):
         for group in _groups(subject):
             trial = {**sizes, **dict.fromkeys(group, target)}
-            old = min(sizes.get(axis, subject.args[axis[0]].shape[axis[1]]) for axis in group)
+            old = min(sizes.get((i, a), int(subject.args[i].shape[a])) for i, a in group)
             if old <= target or tries >= SHAPES or not points.fits(subject, trial):
                 continue
             tries += 1
@@ -65,17 +64,20 @@ def _tried(
     if inputs is None:
         return None
     try:
-        args = [np.asarray(v, a.dtype) if is_floating(a) else v for v, a in zip(inputs, subject.args, strict=True)]
+        args = [
+            np.asarray(v, a.dtype) if is_floating(a) else v
+            for v, a in zip(inputs, subject.args, strict=True)
+        ]
         tools = Instruments(subject, args)
         for _ in range(2):
             dys = [
                 rng.standard_normal(d.shape) if subject.free_cotangent else np.ones(d.shape)
                 for d in tools.dys
             ]
-            sample = Sample([points.drawn(a) for a in args], dys)
+            sample = Sample([promises.drawn(a) for a in args], dys)
             if _is_wrong(tools, sample, leaf):
                 return tools, sample
-    except (Mismatch, NotWide, ValueError, TypeError):
+    except (MismatchError, NotWideError, ValueError, TypeError):
         return None
     return None
 
@@ -85,7 +87,7 @@ def _is_wrong(tools: Instruments, sample: Sample, leaf: int) -> bool:
         got, truth = tools.exact(sample)[leaf], tools.truth(sample)[leaf]
         if not all(np.isfinite(y).all() for y in tools.output(sample)):
             return False
-    except NotWide:
+    except NotWideError:
         return False
     if not np.isfinite(truth).all():
         return False
@@ -94,7 +96,7 @@ def _is_wrong(tools: Instruments, sample: Sample, leaf: int) -> bool:
         return False
     try:  # not at a kink
         others = [tools.truth(sample, ties)[leaf] for ties in ("first", "last")]
-    except NotWide:
+    except NotWideError:
         return True
     return all(np.allclose(truth, other) for other in others)
 
@@ -105,7 +107,7 @@ def _simplified(tools: Instruments, sample: Sample, leaf: int) -> Sample:
         for i, value in enumerate(getattr(sample, kind)):
             if not (isinstance(value, np.ndarray) and is_floating(value)):
                 continue
-            if not (tools.subject.free_cotangent if kind == "dys" else points.is_free(value)):
+            if not (tools.subject.free_cotangent if kind == "dys" else promises.is_free(value)):
                 continue
             for simpler in (np.ones_like(value), np.round(value), np.round(value, 1)):
                 values = list(getattr(sample, kind))

@@ -10,20 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop.layer import Layer
-from funprop.verify import jaxprs
-from funprop.verify.examine import Findings, examine
+from funprop.verify import internals
+from funprop.verify.adapters import of_function, of_gradient, of_layer
+from funprop.verify.evaluate import Evaluate
+from funprop.verify.examine import examine
 from funprop.verify.instruments import Instruments
 from funprop.verify.report import Report
-from funprop.verify.subject import (
-    Subject,
-    arrays,
-    floats,
-    of_function,
-    of_gradient,
-    of_layer,
-    of_rule,
-    without_keys,
-)
+from funprop.verify.rows import Findings, as_report
+from funprop.verify.subject import Subject, arrays, floats
 from funprop.visits import visits
 
 
@@ -68,7 +62,7 @@ def verify(
     if isinstance(target, Layer):
         if reference is not None:
             raise TypeError("reference must not be given for a layer: its forward pass is it")
-        return _report(_of_parts(target, args, key, seed))
+        return as_report(_of_parts(target, args, key, seed))
     if reference is None:
         subject = of_function(target, args)
     elif _is_gradient(target, reference, args):
@@ -76,76 +70,7 @@ def verify(
     else:
         subject = of_function(target, args, reference)
     _check(subject)
-    return _report([examine(subject, seed)])
-
-
-def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Report:
-    """Judge every custom rule that `function(*args)` reaches, on the very inputs that it gets.
-
-    Finds each `jax.custom_vjp` and `jax.custom_jvp`, in whose code it may be, under jit, scan,
-    cond, while, remat, vmap, shard_map and grad. A rule that is called several times at one place,
-    under a scan, is judged at a few of its calls.
-
-    Example:
-      >>> @jax.custom_vjp
-      ... def double(x):
-      ...     return 2 * x
-      >>> double.defvjp(lambda x: (double(x), None), lambda _, dy: (dy,))
-      >>> model = jax.jit(lambda x: jax.nn.relu(double(x)).sum())
-      >>> report = verify_rules(model, jnp.array([1.0, 2.0]))
-      >>> [(check.path, check.story or "ok") for check in report.checks]
-      [('double/x', 'factor'), ('relu/x', 'ok')]
-    """
-    calls = jaxprs.rule_calls(function, *args)
-    groups: dict[tuple[str, str, str], list[tuple[Any, list[Any]]]] = {}
-    for eqn, inputs in calls:
-        specs = ",".join(f"{v.dtype}{v.shape}" for v in inputs)
-        groups.setdefault((jaxprs.rule_name(eqn), jaxprs.rule_source(eqn), specs), []).append((eqn, inputs))
-    found, notes = [], []
-    for (name, source, _), group in groups.items():
-        picked = _spread(_distinct(group), SEEN)
-        for eqn, inputs in picked:
-            subject = of_rule(eqn, inputs)
-            if not subject.differentiable or not floats(jax.eval_shape(subject.plain, *inputs)):
-                continue
-            try:
-                found.append(examine(subject, seed, thorough=False))
-            except (ValueError, TypeError, NameError) as error:
-                notes.append(f"{name} ({source}) was not judged: {error}")
-        where = f"{name} is at {source}; {len(group)} calls, {len(picked)} judged"
-        notes.append(where)
-    if not groups:
-        notes.append("no custom rule is reached")
-    report = _report(found)
-    return report._replace(notes=(*report.notes, *notes))
-
-
-SEEN = 3  # calls of one rule at inputs of the same shapes that are judged
-
-
-def _distinct(group: list[Any]) -> list[Any]:
-    kept, seen = [], set()
-    for eqn, inputs in group:
-        bits = tuple(np.asarray(v).tobytes() for v in without_keys(inputs)[0])
-        if bits not in seen:
-            seen.add(bits)
-            kept.append((eqn, inputs))
-    return kept
-
-
-def _spread(items: list[Any], n: int) -> list[Any]:
-    """At most `n` of the items, the first and the last among them."""
-    if len(items) <= n:
-        return items
-    return [items[round(i * (len(items) - 1) / (n - 1))] for i in range(n)]
-
-
-def _report(found: list[Findings]) -> Report:
-    return Report(
-        tuple(check for f in found for check in f.checks),
-        tuple(note for f in found for note in f.notes),
-        tuple(example for f in found for example in f.examples),
-    )
+    return as_report([examine(subject, seed)])
 
 
 # ------------------------------------------------------------------------------- layers by parts
@@ -204,13 +129,15 @@ def _check(subject: Subject) -> None:
     for aval in first.out_avals:
         if jnp.issubdtype(aval.dtype, jnp.complexfloating):
             raise TypeError(f"{name} must give real numbers, got {aval.str_short()}")
-    if any(eqn.primitive.name == "io_callback" for eqn in jaxprs.equations(first)):
+    if any(eqn.primitive.name == "io_callback" for eqn in internals.equations(first)):
         raise ValueError(f"{name} has side effects: it calls io_callback")
-    run = jax.jit(lambda *leaves: [jaxprs.Evaluate()(j, *leaves) for j in (first, second)])
+    run = jax.jit(lambda *leaves: [Evaluate()(j, *leaves) for j in (first, second)])
     one, two = run(*subject.args)
     for a, b in zip(floats(one), floats(two), strict=True):
         if not np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True):
-            raise ValueError(f"{name} is not deterministic: called twice, it gives different outputs")
+            raise ValueError(
+                f"{name} is not deterministic: called twice, it gives different outputs"
+            )
     for y in floats(one):
         values = np.asarray(y, np.float64)
         if not np.isfinite(values).all():
@@ -226,7 +153,12 @@ def _is_gradient(target: Any, reference: Any, args: tuple[Any, ...]) -> bool:
         value = jax.eval_shape(reference, *specs)
     except (TypeError, ValueError) as error:
         line = (str(error).strip().splitlines() or ["it fails"])[0]
-        raise type(error)(f"target and reference do not both take these arguments: {line}") from None
-    return hasattr(got, "grads") or jax.tree.structure(got) != jax.tree.structure(value) or [
-        leaf.shape for leaf in jax.tree.leaves(got)
-    ] != [leaf.shape for leaf in jax.tree.leaves(value)]
+        raise type(error)(
+            f"target and reference do not both take these arguments: {line}"
+        ) from None
+    return (
+        hasattr(got, "grads")
+        or jax.tree.structure(got) != jax.tree.structure(value)
+        or [leaf.shape for leaf in jax.tree.leaves(got)]
+        != [leaf.shape for leaf in jax.tree.leaves(value)]
+    )

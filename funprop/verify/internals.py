@@ -1,0 +1,184 @@
+"""All that we use of JAX's own representation of functions.
+
+JAX promises no stability for what this file uses; it is tested on the oldest and the newest JAX
+that we support.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.extend.core
+import numpy as np
+
+RULES = ("custom_vjp_call", "custom_jvp_call")
+
+
+def is_rule(eqn: Any) -> bool:
+    """Whether the equation calls a function with a derivative of its own."""
+    return eqn.primitive.name in RULES
+
+
+def open_jaxpr(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
+    """A jaxpr and its constants, of the closed or the open kind (newer JAX has one kind)."""
+    if isinstance(jaxpr, jax.extend.core.ClosedJaxpr):
+        return jaxpr.jaxpr, jaxpr.consts
+    return jaxpr, getattr(jaxpr, "consts", ())
+
+
+def inner_jaxprs(eqn: Any) -> list[Any]:
+    """The jaxprs that the equation holds among its parameters."""
+    found = []
+    for value in eqn.params.values():
+        for part in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(part, "eqns") or isinstance(part, jax.extend.core.ClosedJaxpr):
+                found.append(part)
+    return found
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """Every equation of a jaxpr, those of inner ones too."""
+    for eqn in open_jaxpr(jaxpr)[0].eqns:
+        yield eqn
+        for inner in inner_jaxprs(eqn):
+            yield from equations(inner)
+
+
+def only_calls(eqn: Any) -> bool:
+    """Whether the equation only calls another jaxpr: under jit, remat, or with a custom rule."""
+    calls = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", *RULES)
+    return eqn.primitive.name in calls
+
+
+def bind(eqn: Any, inputs: Sequence[Any], params: dict[str, Any]) -> list[Any]:
+    """The outputs of the equation's primitive for these inputs and parameters."""
+    bound = eqn.primitive.get_bind_params(params)
+    functions, bound = bound if isinstance(bound, tuple) else ((), bound)
+    with eqn.ctx.manager if hasattr(eqn.ctx, "manager") else contextlib.nullcontext():
+        outputs = eqn.primitive.bind(*functions, *inputs, **bound)
+    return list(outputs) if eqn.primitive.multiple_results else [outputs]
+
+
+def scan_sizes(params: dict[str, Any]) -> tuple[int, int]:
+    """How many constants and carries a scan has."""
+    if "ft_in" in params:
+        consts, carry, _ = params["ft_in"].unpack()
+        return len(consts), len(carry)
+    return params["num_consts"], params["num_carry"]
+
+
+def call_function(eqn: Any) -> Callable[..., list[Any]]:
+    """The equation as a function of its inputs, its custom rule in force."""
+    return lambda *inputs: bind(eqn, inputs, eqn.params)
+
+
+def plain_jaxpr(eqn: Any) -> Any:
+    """What a custom rule's function computes."""
+    return eqn.params["call_jaxpr"]
+
+
+def rule_name(eqn: Any) -> str:
+    """What the function with the custom rule is called."""
+    info = open_jaxpr(plain_jaxpr(eqn))[0].debug_info
+    return info.func_src_info.split(" at ")[0] if info.func_src_info else "rule"
+
+
+def rule_source(eqn: Any) -> str:
+    """File and line where the function with the custom rule is defined."""
+    info = open_jaxpr(plain_jaxpr(eqn))[0].debug_info
+    return (info.func_src_info or "").partition(" at ")[2]
+
+
+def equation_source(eqn: Any) -> str:
+    """The line of the user's code that the equation comes from: `file.py:12`."""
+    from jax._src import source_info_util
+
+    place = source_info_util.summarize(eqn.source_info).split(" (")[0].rpartition("/")[2]
+    return ":".join(place.split(":")[:2])
+
+
+def equation_name(eqn: Any) -> str:
+    """What the equation does: its primitive, or the name of the function that it calls."""
+    return str(eqn.params.get("name") or eqn.primitive.name)
+
+
+def input_names(eqn: Any) -> list[str]:
+    """What the rule's function calls its inputs; empty for constants that it closes over."""
+    jaxpr = open_jaxpr(plain_jaxpr(eqn))[0]
+    n_consts = eqn.params["num_consts"]
+    names = jaxpr.debug_info.arg_names or ()
+    if not names and "fwd_jaxpr_thunk" in eqn.params:
+        info = getattr(eqn.params["fwd_jaxpr_thunk"], "debug_info", None)
+        names = (info and info.arg_names) or ()
+    names = list(names) if len(names) == len(jaxpr.invars) else [""] * n_consts + list(names)
+    names += [f"args[{i - n_consts}]" for i in range(len(names), len(jaxpr.invars))]
+    return ["" if i < n_consts else str(n) or f"args[{i}]" for i, n in enumerate(names)]
+
+
+@contextlib.contextmanager
+def rules_survive_differentiation() -> Iterator[None]:
+    """Where a function is traced that differentiates inside, leave a trace of the custom rules.
+
+    Differentiation replaces a call of a custom rule by the rule's own forward pass. In this
+    context it calls the function beside, so that the call stands in the jaxpr with the values that
+    it gets. Another mode of linearisation is set, in which no earlier trace is in JAX's caches.
+    """
+    from jax._src import config
+    from jax._src.interpreters import ad
+
+    def with_probe(process: Callable[..., Any]) -> Callable[..., Any]:
+        def processed(trace: Any, primitive: Any, *rest: Any, **params: Any) -> Any:
+            functions, tracers = rest[:-1], rest[-1]
+            values, below = tracers, trace
+            while isinstance(below, ad.JVPTrace):  # a second derivative calls the forward pass too
+                values = [below.to_primal_tangent_pair(value)[0] for value in values]
+                below = below.parent_trace
+            if not isinstance(trace.parent_trace, ad.JVPTrace):
+                bound = getattr(primitive, "bind_with_trace")  # noqa: B009
+                avals = tuple(map(jax.typeof, values))
+                bound(below, tuple(values), avals, {"subfuns": functions, **params})
+            return process(trace, primitive, *rest, **params)
+
+        return processed
+
+    def staged(call: Callable[..., Any]) -> Callable[..., Any]:
+        """Called through a jaxpr, a rule's functions may be called more than once."""
+
+        def called(rule: Any, *args: Any, **kwargs: Any) -> Any:
+            leaves, tree = jax.tree.flatten((args, kwargs))
+            places = [
+                i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray))
+            ]
+
+            def function(values: list[Any]) -> Any:
+                filled = list(leaves)
+                for i, value in zip(places, values, strict=True):
+                    filled[i] = value
+                args, kwargs = jax.tree.unflatten(tree, filled)
+                return call(rule, *args, **kwargs)
+
+            values = [leaves[i] for i in places]
+            jaxpr, spec = jax.make_jaxpr(function, return_shape=True)(values)
+            outputs = jax.extend.core.jaxpr_as_fun(jaxpr)(*values)
+            return jax.tree.unflatten(jax.tree.structure(spec), outputs)
+
+        return called
+
+    replaced = [
+        (ad.JVPTrace, "process_custom_vjp_call", with_probe),
+        (ad.JVPTrace, "process_custom_jvp_call", with_probe),
+        (jax.custom_vjp, "__call__", staged),
+        (jax.custom_jvp, "__call__", staged),
+    ]
+    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
+    try:
+        for owner, name, change in replaced:
+            setattr(owner, name, change(getattr(owner, name)))
+        with config.use_direct_linearize(not config.use_direct_linearize.value):
+            yield
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)

@@ -1,0 +1,116 @@
+"""What the values of an input seem to promise, so that those made from it keep it.
+
+Positive numbers stay positive, zeros among other numbers stay zero; probabilities, masks,
+directions, symmetric matrices, grids and whatever else is in `PROMISES` stay as they are.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from funprop.verify.subject import is_floating
+
+
+def drawn(leaf: Any) -> np.ndarray:
+    """A leaf as float64, or as it is where it is not of floating dtype."""
+    return np.asarray(leaf).astype(np.float64) if is_floating(leaf) else np.asarray(leaf)
+
+
+def is_free(leaf: Any) -> bool:
+    """Whether the values of a leaf look as if any others would do."""
+    return is_floating(leaf) and not any(promise(drawn(leaf)) for promise in PROMISES)
+
+
+def _is_empty_or_infinite(values: np.ndarray) -> bool:
+    return values.size == 0 or not np.isfinite(values).all()
+
+
+def _is_whole(values: np.ndarray) -> bool:
+    """A mask, one-hot labels, counts."""
+    return values.size > 1 and bool(np.all(values == np.round(values)) and np.ptp(values) > 0)
+
+
+def _is_distribution(values: np.ndarray) -> bool:
+    """Probabilities along an axis."""
+    return bool(np.all(values >= 0)) and any(
+        n > 1 and np.allclose(values.sum(axis), 1, atol=1e-2) for axis, n in enumerate(values.shape)
+    )
+
+
+def _is_normalised(values: np.ndarray) -> bool:
+    """Vectors of length one along an axis: directions, rotations."""
+    return any(
+        n > 1 and np.allclose(np.sqrt(np.square(values).sum(axis)), 1, atol=1e-2)
+        for axis, n in enumerate(values.shape)
+    )
+
+
+def _is_symmetric(values: np.ndarray) -> bool:
+    square = values.ndim >= 2 and values.shape[-1] == values.shape[-2] > 1
+    return square and bool(np.ptp(values) > 0) and np.allclose(values, np.swapaxes(values, -1, -2))
+
+
+def _is_sorted(values: np.ndarray) -> bool:
+    """Grids, quantiles, times: sorted along the last axis, where there is more than one number."""
+    steps = np.diff(values, axis=-1) if values.ndim else np.zeros(0)
+    enough = values.ndim > 0 and values.shape[-1] >= 4
+    return enough and bool(np.all(steps > 0) or np.all(steps < 0))
+
+
+def _is_tiled(values: np.ndarray) -> bool:
+    """Every number twice, as the angles of a rotary embedding, or every row the same."""
+    if values.size < 4 or np.ptp(values) == 0:
+        return False
+    for axis, n in enumerate(values.shape):
+        moved = np.moveaxis(values, axis, 0)
+        if n > 1 and np.array_equal(moved[:-1], moved[1:]):
+            return True
+        halves = n % 2 == 0 and n > 2
+        if halves and (
+            np.array_equal(moved[: n // 2], moved[n // 2 :])
+            or np.array_equal(moved[::2], moved[1::2])
+        ):
+            return True
+    return False
+
+
+PROMISES = (
+    _is_empty_or_infinite,
+    _is_whole,
+    _is_distribution,
+    _is_normalised,
+    _is_symmetric,
+    _is_sorted,
+    _is_tiled,
+)
+
+
+def free(args: Sequence[Any]) -> list[int]:
+    """Which of the arguments look as if any other values would do."""
+    found = [i for i, leaf in enumerate(args) if is_free(leaf)]
+    together: set[int] = set()  # sines and cosines of the same angles
+    for i, j in itertools.combinations(found, 2):
+        a, b = drawn(args[i]), drawn(args[j])
+        if a.shape == b.shape and a.size > 1 and np.allclose(a * a + b * b, 1, atol=1e-2):
+            together |= {i, j}
+    return [i for i in found if i not in together]
+
+
+def within(leaf: Any, values: np.ndarray) -> np.ndarray:
+    """`values` brought into the range that the leaf's own values seem to promise."""
+    own = drawn(leaf)
+    if np.all(own > 0):
+        values = np.abs(values) + (0 if np.all(values != 0) else np.min(own))
+        if np.all(own < 1) and own.size > 1:
+            values = np.clip(values, np.min(own), np.max(own))
+    elif np.all(own >= 0) and own.size > 1:
+        values = np.abs(values)
+    elif np.all(own < 0) and own.size > 1:
+        values = -np.abs(values) - (0 if np.all(values != 0) else np.min(-own))
+    if 2 <= np.sum(own == 0) < own.size:  # a pattern, such as that of a triangular matrix
+        values = values * (own != 0) if values.shape == own.shape else values
+    return values

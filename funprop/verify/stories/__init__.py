@@ -1,0 +1,63 @@
+"""Why is a gradient wrong? The likely stories, each tried against the truth.
+
+A story is told only where it fits every element at every sample: with random cotangents and inputs
+it hardly does so by chance. The first that fits is told: those that can fit least by chance, and
+say most, come first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from funprop.verify.case import Case, Told
+from funprop.verify.stories.axes import coupled, reduced, shifted, transposed
+from funprop.verify.stories.inputs import moved, overwritten, replaced
+from funprop.verify.stories.numbers import (
+    factor,
+    ignores_cotangent,
+    nonlinear,
+    not_finite,
+    precision,
+    swapped,
+    zero,
+)
+from funprop.verify.stories.paths import term
+from funprop.verify.stories.regions import by_place, by_value
+from funprop.verify.stories.steps import step
+
+STORIES: tuple[Callable[[Case], Told | None], ...] = (
+    not_finite,
+    zero,
+    ignores_cotangent,
+    nonlinear,
+    precision,
+    factor,
+    swapped,
+    transposed,
+    shifted,
+    reduced,
+    overwritten,
+    by_value,
+    term,
+    by_place,
+    moved,
+    step,
+    coupled,
+    replaced,
+)
+
+
+def told(case: Case) -> Told | None:
+    """The first story that fits; `None` where none does.
+
+    One that fits at the given inputs alone is told after all that fit at those nearby too.
+    """
+    given = case.where_given()
+    for at in (case, given) if given else (case,):
+        for story in STORIES:
+            with np.errstate(all="ignore"):
+                if found := story(at):
+                    return found
+    return None

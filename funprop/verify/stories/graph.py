@@ -1,0 +1,122 @@
+"""The forward pass as a graph of equations that a story may point at or change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funprop.verify import internals
+from funprop.verify.case import Case
+from funprop.verify.evaluate import Evaluate
+from funprop.verify.subject import floats, is_floating
+
+NUMBERS = 2_000_000  # at once, of all variants of the forward pass that a story tries
+
+
+class Value(NamedTuple):
+    """A number that the forward pass computes: where, and what it is at each sample."""
+
+    name: str
+    arrays: list[np.ndarray]
+
+
+def described(eqn: Any) -> str:
+    """The equation as a user would look for it: `` `mul` at norms.py:13 ``."""
+    name, source = internals.equation_name(eqn), internals.equation_source(eqn)
+    return f"`{name}` at {source}" if source else f"`{name}`"
+
+
+def is_whole(eqn: Any) -> bool:
+    """Whether the equation only runs others, which are seen on their own."""
+    return eqn.primitive.name in ("scan", "while", "cond", "shard_map") or internals.only_calls(eqn)
+
+
+def operands(inputs: list[Any]) -> Iterator[tuple[int, Any]]:
+    """The operands that a gradient may come through: floats that are not literals."""
+    for i, value in enumerate(inputs):
+        if isinstance(value, jax.Array) and is_floating(value):
+            yield i, value
+
+
+def evaluate(around: Callable[..., list[Any]]) -> Evaluate:
+    """The forward pass in float64, scans step by step, `around` called for every equation."""
+    return Evaluate(wide=True, unroll=True, around=around)
+
+
+def variants_affordable(case: Case, n: int) -> bool:
+    """Whether `n` variants of the forward pass at once stay within `NUMBERS`."""
+    sample = case.samples[0]
+    numbers = sum(np.size(v) for v in (*sample.inputs, *sample.dys))
+    return n > 0 and n * numbers <= NUMBERS
+
+
+def gradients(case: Case, run: Callable[..., list[Any]], *variants: Any) -> np.ndarray:
+    """The leaf's gradient of many variants of the forward pass.
+
+    Args:
+      run: `(variant, inputs) -> outputs` of the forward pass in that variant.
+      *variants: arrays, one variant in each place of their leading axis.
+
+    Returns:
+      `[variant, sample, *leaf]`, divided by each sample's unit.
+    """
+    leaf = case.place
+
+    def gradient(variant: Any, inputs: list[Any], dys: list[Any]) -> Any:
+        def total(value: Any) -> Any:
+            ys = floats(run(variant, [*inputs[:leaf], value, *inputs[leaf + 1 :]]))
+            return sum(jnp.sum(y * d) for y, d in zip(ys, dys, strict=True))
+
+        return jax.grad(total)(inputs[leaf])
+
+    with jax.enable_x64(True):
+        every = jax.jit(jax.vmap(gradient, (0, None, None)))
+        found = [np.asarray(every(variants, s.inputs, s.dys)) / s.unit for s in case.samples]
+    return np.stack(found, axis=1)
+
+
+def values(case: Case) -> list[Value]:
+    """Every float that the forward pass computes: its inputs first, then outputs of equations.
+
+    Empty where the forward pass cannot be taken apart.
+    """
+    names: list[str] = []
+
+    def run(inputs: list[Any]) -> list[Any]:
+        names.clear()
+        found = computed(case, inputs)
+        names.extend(name for name, _ in found)
+        return [value for _, value in found]
+
+    try:
+        with jax.enable_x64(True):
+            every = jax.jit(run)
+            found = [[np.asarray(v) for v in every(s.inputs)] for s in case.samples]
+    except Exception:  # a part of the forward pass that cannot be run in float64
+        return []
+    return [
+        Value(name, list(arrays))
+        for name, arrays in zip(names, zip(*found, strict=True), strict=True)
+    ]
+
+
+def computed(case: Case, inputs: list[Any]) -> list[tuple[str, Any]]:
+    """Names and values of the floats that a run of the forward pass computes, in one order."""
+    paths = case.tools.subject.paths
+    found = [
+        (path or f"input {i}", v)
+        for i, (path, v) in enumerate(zip(paths, inputs, strict=True))
+        if is_floating(v)
+    ]
+
+    def note(eqn: Any, inputs: list[Any], run: Any) -> list[Any]:
+        outputs = run(inputs)
+        found.extend((described(eqn), v) for v in outputs if is_floating(v))
+        return outputs
+
+    evaluate(note)(case.tools.wide_plain, *inputs)
+    return found

@@ -1,0 +1,123 @@
+"""Stories of another point: the gradient with an input or the cotangent moved or replaced."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from funprop.verify.case import Case, Told
+from funprop.verify.instruments import Sample
+from funprop.verify.stories.axes import rolls
+from funprop.verify.stories.regions import repeated
+
+
+def overwritten(case: Case) -> Told | None:
+    """Of several contributions to a row only one is kept."""
+    return _first_that_fits(case, _one_contribution_a_row(case))
+
+
+def _one_contribution_a_row(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
+    """The cotangent only where an index stands for the last, or for the first, time."""
+    for i, _ in repeated(case):
+        for name, backwards in (("last", True), ("first", False)):
+            samples = []
+            for s in case.samples:
+                index = s.inputs[i]
+                flat = index.ravel()[::-1] if backwards else index.ravel()
+                kept = np.zeros(flat.size, bool)
+                kept[np.unique(flat, return_index=True)[1]] = True
+                kept = (kept[::-1] if backwards else kept).reshape(index.shape)
+                dys = [
+                    d * kept.reshape(*kept.shape, *[1] * (d.ndim - kept.ndim))
+                    if d.shape[: kept.ndim] == kept.shape
+                    else d
+                    for d in s.dys
+                ]
+                samples.append(s._replace(dys=dys))
+            path = case.tools.subject.paths[i]
+            sentence = (
+                f"of the contributions to a row that {path} names more than once only the "
+                f"{name} is kept"
+            )
+            yield Told("overwritten", sentence), samples
+
+
+def moved(case: Case) -> Told | None:
+    """The gradient with an input or the cotangent transposed, shifted or reversed."""
+    return _first_that_fits(case, itertools.chain(_inputs_moved(case), _cotangents_moved(case)))
+
+
+def replaced(case: Case) -> Told | None:
+    """The gradient with an input replaced: by zero, by one, by the output."""
+    return _first_that_fits(case, _inputs_replaced(case))
+
+
+def _first_that_fits(case: Case, points: Iterator[tuple[Told, list[Sample]]]) -> Told | None:
+    for told, samples in points:
+        truth = case.truth_at(samples)
+        if truth is not None and case.close(truth):
+            return told
+    return None
+
+
+def _inputs_moved(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
+    for i, name, leaf in _float_inputs(case):
+        for kind, words, move in _moves(leaf.shape):
+            told = Told(kind, f"it is the gradient with {name} {words}")
+            yield told, _with(case, "inputs", i, lambda v, _, move=move: move(v))
+
+
+def _cotangents_moved(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
+    for i, spec in enumerate(case.tools.dys if case.tools.subject.free_cotangent else ()):
+        for kind, words, move in _moves(spec.shape):
+            told = Told(kind, f"the cotangent is used {words}")
+            yield told, _with(case, "dys", i, lambda v, _, move=move: move(v))
+
+
+def _moves(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[Any], Any]]]:
+    """Ways to put the numbers of an array in other places: kind, words, function."""
+    for order in itertools.permutations(range(len(shape))) if len(shape) < 5 else ():
+        same = tuple(shape[a] for a in order) == shape
+        if same and order != tuple(range(len(shape))):
+            yield "transposed", "transposed", functools.partial(np.transpose, axes=order)
+    for axis in (a for a, n in enumerate(shape) if n > 1):
+        yield "reversed", f"reversed along axis {axis}", functools.partial(np.flip, axis=axis)
+        for by in (1, -1):
+            for which in (0, 1):  # around the end, or zero from there
+                yield (
+                    "shifted",
+                    f"shifted by one along axis {axis}",
+                    lambda v, by=by, axis=axis, which=which: list(rolls(v, by, axis))[which],
+                )
+
+
+def _inputs_replaced(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
+    outputs = case.tools.output(case.samples[0])
+    for i, name, leaf in _float_inputs(case):
+        for words, make in (("set to zero", np.zeros_like), ("set to one", np.ones_like)):
+            told = Told("stale", f"it is the gradient with {name} {words}")
+            yield told, _with(case, "inputs", i, lambda v, _, make=make: make(v))
+        for n, y in enumerate(outputs):
+            if y.shape == leaf.shape:
+                told = Told("stale", f"it is the gradient with {name} replaced by the output")
+                yield told, _with(case, "inputs", i, lambda _, s, n=n: case.tools.output(s)[n])
+
+
+def _float_inputs(case: Case) -> Iterator[tuple[int, str, np.ndarray]]:
+    for i, leaf in enumerate(case.samples[0].inputs):
+        if isinstance(leaf, np.ndarray) and np.issubdtype(leaf.dtype, np.floating):
+            yield i, case.tools.subject.paths[i] or "an input", leaf
+
+
+def _with(case: Case, what: str, i: int, change: Callable[[Any, Sample], Any]) -> list[Sample]:
+    """The samples with `change(value, sample)` in the place of one of their arrays."""
+    samples = []
+    for s in case.samples:
+        values = list(getattr(s, what))
+        values[i] = change(values[i], s)
+        samples.append(s._replace(**{what: values}))
+    return samples

@@ -1,0 +1,122 @@
+"""Stories of the forward pass's paths: a term of the gradient is missing, doubled or turned.
+
+The gradient is a sum over the paths through the forward pass. With a number at every edge of its
+graph by which the gradient there is multiplied, one at every edge gives the gradient, and a zero
+at one edge what is left without the paths through it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from funprop.verify.case import Case, Told
+from funprop.verify.stories import graph
+
+EDGES = 600  # more are not tried
+IN_PAIRS = 60  # so many of the edges are tried two by two
+
+
+def term(case: Case) -> Told | None:
+    """One term, or two, of the gradient missing, doubled, of the wrong sign, or alone."""
+    parts = _parts(case)
+    v = case.verdict
+    off = v.got - v.truth
+    best: Told | None = None
+    for where, part in parts:
+        k = float(np.sum(off * part) / np.sum(part * part))
+        if abs(k) > 1e-6 and case.close(v.truth + k * part):
+            told = _told_of(where, k)
+            if best is None or _KINDS.index(told.kind) < _KINDS.index(best.kind):
+                best = told
+    if best and best.kind != _KINDS[-1]:
+        return best
+    for where, part in parts:
+        if case.close(part):
+            return Told("overwritten", f"only what comes through {where} is counted")
+    return best or _two_terms(case, parts)
+
+
+_KINDS = ("missing term", "counted twice", "sign of a term", "factor of a term")
+
+
+def _told_of(where: str, k: float) -> Told:
+    """Of an edge whose part of the gradient is found `1 + k` times."""
+    if abs(k + 1) < 1e-3:
+        return Told("missing term", f"what comes through {where} is missing")
+    if abs(k - 1) < 1e-3:
+        return Told("counted twice", f"what comes through {where} is counted twice")
+    if abs(k + 2) < 1e-3:
+        return Told("sign of a term", f"the sign of what comes through {where} is turned")
+    sentence = f"what comes through {where} is {1 + k:.4g} times what it should be"
+    return Told("factor of a term", sentence)
+
+
+def _two_terms(case: Case, parts: list[tuple[str, np.ndarray]]) -> Told | None:
+    v = case.verdict
+    pairs = list(itertools.combinations(parts[:IN_PAIRS], 2))
+    for (here, first), (there, second) in pairs:
+        if case.close(v.truth - first - second):
+            return Told("missing term", f"what comes through {here} and {there} is missing")
+    if v.truth.size < 8:  # two free numbers fit too few by chance
+        return None
+    off = (v.got - v.truth).ravel()
+    for (here, first), (there, second) in pairs:
+        pair = np.stack([first.ravel(), second.ravel()])
+        k, *_ = np.linalg.lstsq(pair.T, off, rcond=None)
+        if case.close(v.truth + (k @ pair).reshape(v.truth.shape)):
+            return Told("one term", f"what comes through {here} and {there} is off")
+    return None
+
+
+def _parts(case: Case) -> list[tuple[str, np.ndarray]]:
+    """For every edge its name and what the gradient loses without it; duplicates are left out."""
+    names: list[str] = []
+
+    def run(scales: Any, inputs: list[Any]) -> list[Any]:
+        """With the gradient at edge i multiplied by `scales[0][i]`; without, they are named."""
+        count = itertools.count()
+
+        def around(eqn: Any, inputs: list[Any], run: Any) -> list[Any]:
+            changed = list(inputs)
+            for i, value in () if graph.is_whole(eqn) else graph.operands(inputs):
+                if scales is None:
+                    names.append(graph.described(eqn))
+                else:
+                    kept = lax.stop_gradient(value)
+                    changed[i] = kept + scales[0][next(count)] * (value - kept)
+            return run(changed)
+
+        return graph.evaluate(around)(case.tools.wide_plain, *inputs)
+
+    try:
+        with jax.enable_x64(True):
+            inputs = [jnp.asarray(v) for v in case.samples[0].inputs]
+            jax.eval_shape(lambda *inputs: run(None, list(inputs)), *inputs)
+        n = len(names)
+        if n > EDGES or not graph.variants_affordable(case, n):
+            return []
+        scales = np.concatenate([np.ones((1, n)), 1 - np.eye(n)])
+        whole, *without = graph.gradients(case, run, scales)
+    except Exception:  # a part of the forward pass that cannot be run so: no story of its parts
+        return []
+    return list(_distinct(names, [whole - other for other in without], case.verdict.size))
+
+
+def _distinct(
+    names: list[str], parts: list[np.ndarray], size: float
+) -> Iterator[tuple[str, np.ndarray]]:
+    seen: list[np.ndarray] = []
+    for name, part in zip(names, parts, strict=True):
+        if not np.isfinite(part).all() or not np.any(np.abs(part) > 1e-9 * size):
+            continue
+        if any(np.allclose(part, other, rtol=1e-7, atol=1e-10 * size) for other in seen):
+            continue
+        seen.append(part)
+        yield name, part

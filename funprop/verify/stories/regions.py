@@ -1,0 +1,167 @@
+"""Stories of certain elements: wrong there, right elsewhere."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from funprop.verify.case import Case, Told
+from funprop.verify.stories import graph
+
+
+def by_value(case: Case) -> Told | None:
+    """Wrong at every element that an input or output tells apart, and nowhere else."""
+    return _fitting(case, _of_values(case), 1.0, 12)
+
+
+def by_place(case: Case) -> Told | None:
+    """Wrong at certain places, or where something that the forward pass computes is."""
+    regions = itertools.chain(_of_places(case), _of_values(case), _of_inner_values(case))
+    return _fitting(case, regions, 0.6, 1)
+
+
+def _fitting(
+    case: Case, regions: Iterator[tuple[str, np.ndarray]], least: float, elements: int
+) -> Told | None:
+    """The region that holds all wrong elements and, as a share of it, most; from `least` on."""
+    v = case.verdict
+    known = np.isfinite(v.truth)
+    matters = known & (np.abs(v.truth) + np.abs(np.nan_to_num(v.got)) > 1e-3 * v.size)
+    wrong = v.wrong & matters
+    if not wrong.any() or (wrong == matters).all() or matters.any(0).sum() < elements:
+        return None
+    best: tuple[float, str] = (0.0, "")
+    for name, where in regions:
+        where = where & matters
+        if not where.any() or (wrong & ~where).any() or (where == matters).all():
+            continue
+        share = float(wrong.sum() / where.sum())
+        if share > best[0] + 1e-9:
+            best = (share, name)
+    return Told("region", f"wrong only {best[1]}") if best[0] >= least else None
+
+
+def _of_places(case: Case) -> Iterator[tuple[str, np.ndarray]]:
+    shape = case.verdict.truth.shape
+    for axis in range(1, len(shape)):
+        index = np.arange(shape[axis]).reshape(-1, *[1] * (len(shape) - axis - 1))
+        n = shape[axis] - 1
+        if n:
+            yield f"at the last place along axis {axis - 1}", np.broadcast_to(index == n, shape)
+            yield f"at the first place along axis {axis - 1}", np.broadcast_to(index == 0, shape)
+            ends = (index == 0) | (index == n)
+            yield f"at the borders along axis {axis - 1}", np.broadcast_to(ends, shape)
+    if len(shape) >= 3 and shape[-1] == shape[-2]:
+        lower = np.tril(np.ones(shape[-2:], bool))
+        for name, where in (
+            ("on the diagonal", np.eye(shape[-1], dtype=bool)),
+            ("above the diagonal", ~lower),
+            ("below the diagonal", np.tril(lower, -1)),
+        ):
+            yield name, np.broadcast_to(where, shape)
+    for i, rows in repeated(case) if len(shape) > 1 else ():
+        if rows.shape[-1] == shape[1]:
+            where = np.broadcast_to(rows.reshape(*rows.shape, *[1] * (len(shape) - 2)), shape)
+            yield f"at rows that {case.tools.subject.paths[i]} names more than once", where
+    yield from _of_indices(case)
+
+
+def _of_indices(case: Case) -> Iterator[tuple[str, np.ndarray]]:
+    """The wrong places along one axis, whatever they are: `at places 3, 4 along axis 1`."""
+    wrong = case.verdict.wrong
+    for axis in range(1, wrong.ndim):
+        others = tuple(a for a in range(wrong.ndim) if a != axis)
+        found = np.flatnonzero(wrong.any(others))
+        if 0 < len(found) < wrong.shape[axis]:
+            index = np.arange(wrong.shape[axis]).reshape(-1, *[1] * (wrong.ndim - axis - 1))
+            where = np.broadcast_to(np.isin(index, found), wrong.shape)
+            yield f"at {_listed(found)} along axis {axis - 1}", where
+
+
+def _listed(places: np.ndarray) -> str:
+    """`place 3`, `places 3 to 7`, `places 1, 4, 5`."""
+    if len(places) == 1:
+        return f"place {places[0]}"
+    if len(places) > 2 and np.all(np.diff(places) == 1):
+        return f"places {places[0]} to {places[-1]}"
+    few = ", ".join(map(str, places[:6]))
+    return f"places {few}" + (", ..." if len(places) > 6 else "")
+
+
+def _of_values(case: Case) -> Iterator[tuple[str, np.ndarray]]:
+    """Where an input or an output, whose axes the leaf has too, is negative, zero, large."""
+    shape = case.verdict.truth.shape
+    values = _stack([s.inputs[case.place] for s in case.samples], shape)
+    if values is not None:
+        name = case.short
+        yield from _by_value(name, values)
+    for i, path in enumerate(case.tools.subject.paths):
+        if i == case.place:
+            continue
+        other = _stack([s.inputs[i] for s in case.samples], shape)
+        if other is None:
+            continue
+        whole = not np.issubdtype(np.asarray(case.samples[0].inputs[i]).dtype, np.floating)
+        if whole or len(np.unique(other)) <= 2:
+            for value in np.unique(other)[:8]:
+                yield f"where {path} is {value:g}", other == value
+        else:
+            yield from _by_value(path, other)
+    for i, y in enumerate(zip(*(case.tools.output(s) for s in case.samples), strict=True)):
+        output = _stack(list(y), shape)
+        if output is not None:
+            yield from _by_value(f"output {i}" if len(case.tools.dys) > 1 else "the output", output)
+
+
+def _of_inner_values(case: Case) -> Iterator[tuple[str, np.ndarray]]:
+    """As `_of_values`, of what the forward pass computes on its way."""
+    for name, arrays in graph.values(case):
+        values = _stack(arrays, case.verdict.truth.shape)
+        if values is not None:
+            yield from _by_value(name, values)
+
+
+def _by_value(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    yield f"where {name} is 0", values == 0
+    yield f"where {name} is negative", values < 0
+    yield f"where {name} is positive", values > 0
+    for bound in (0.5, 1.0, 2.0, 3.0, 6.0):
+        yield f"where {name} is below {-bound:g} or above {bound:g}", np.abs(values) > bound
+        yield f"where {name} is between {-bound:g} and {bound:g}", np.abs(values) < bound
+        yield f"where {name} is above {bound:g}", values > bound
+        yield f"where {name} is below {-bound:g}", values < -bound
+
+
+def _stack(values: list[Any], shape: tuple[int, ...]) -> np.ndarray | None:
+    """Values of every sample over the elements of the leaf, leading axes first."""
+    try:
+        arrays = [np.asarray(v).astype(np.float64) for v in values]
+    except (TypeError, ValueError):
+        return None
+    own = arrays[0].shape
+    if not own or own != shape[1 : 1 + len(own)]:
+        return None
+    return np.stack(
+        [
+            np.broadcast_to(a.reshape(*own, *[1] * (len(shape) - 1 - len(own))), shape[1:])
+            for a in arrays
+        ]
+    )
+
+
+def repeated(case: Case) -> Iterator[tuple[int, np.ndarray]]:
+    """For each integer input, which rows of the leaf it names more than once."""
+    rows = case.verdict.truth.shape[1] if case.verdict.truth.ndim > 1 else 0
+    for i, leaf in enumerate(case.samples[0].inputs):
+        if (
+            not isinstance(leaf, np.ndarray)
+            or not np.issubdtype(leaf.dtype, np.integer)
+            or not leaf.size
+        ):
+            continue
+        if rows and leaf.min() >= 0 and leaf.max() < rows:
+            counts = [np.bincount(s.inputs[i].ravel(), minlength=rows) for s in case.samples]
+            yield i, np.stack(counts) > 1
