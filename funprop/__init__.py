@@ -36,7 +36,7 @@ from funprop.steps import Step, TrainState, scan, step
 from funprop.summary import summary
 from funprop.train import Fit, at_least, at_most, fit, patience
 from funprop.trees import Sum
-from funprop.verify import verify
+from funprop.verify import cost, taylor_test, verify, verify_rules, verify_second_order
 
 __version__ = "0.1.0"
 
@@ -60,6 +60,7 @@ __all__ = [
     "binary_accuracy",
     "binary_cross_entropy",
     "concatenate",
+    "cost",
     "dense",
     "dropout",
     "elu",
@@ -97,5 +98,8 @@ __all__ = [
     "step",
     "summary",
     "tanh",
+    "taylor_test",
     "verify",
+    "verify_rules",
+    "verify_second_order",
 ]

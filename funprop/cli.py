@@ -53,8 +53,30 @@ def main() -> None:
             out=out,
         )
 
+    def verify(
+        object: Annotated[  # noqa: A002  # what the command line calls it
+            tyro.conf.Positional[str], tyro.conf.arg(metavar="PACKAGE.MODULE:OBJECT")
+        ],
+        rules: bool = False,
+        seed: int = 0,
+    ) -> None:
+        """Judge a backward pass: is it right, where is it wrong, and in what way?
+
+        OBJECT is a pair `(target, example)`, or a triple with the reference of a hand-written
+        gradient: `target` is a layer or a function, `example()` gives its arguments as a tuple.
+        Ends with 1 where a gradient is wrong.
+
+        Args:
+          object: where to find it, as in mypackage.kernels:attention.
+          rules: judge every custom rule that the target reaches, each where it stands.
+          seed: of the cotangents and of the inputs that are tried.
+        """
+        from funprop.verify.command import run
+
+        sys.exit(0 if run(object, rules=rules, seed=seed) else 1)
+
     try:
-        tyro.extras.subcommand_cli_from_dict({"train": train}, prog="funprop")
+        tyro.extras.subcommand_cli_from_dict({"train": train, "verify": verify}, prog="funprop")
     except (ValueError, TypeError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
 

@@ -165,10 +165,10 @@ def _name(function: Any) -> str:
 
 def of_gradient(grad_fn: Any, loss_fn: Any, args: Any) -> Subject:
     """A hand-written gradient `(params, batch) -> grads` against autodiff of `loss_fn`."""
-    leaves, structure, paths = _named_leaves(grad_fn, args)
+    leaves, structure, names = _named_leaves(grad_fn, args)
     leaves, with_keys = without_keys(leaves)
-    n_params = len(jax.tree.leaves(args[0]))
     paths = [trees.path_string(p) for p, _ in jax.tree_util.tree_flatten_with_path(args[0])[0]]
+    n_params = len(paths)
     differentiable = tuple(i for i in range(n_params) if is_floating(leaves[i]))
 
     def total(*inputs: Any) -> list[Any]:
@@ -183,11 +183,12 @@ def of_gradient(grad_fn: Any, loss_fn: Any, args: Any) -> Subject:
 
     return Subject(
         name=_name(grad_fn),
-        paths=(*(path or "params" for path in paths), *("",) * (len(leaves) - n_params)),
+        paths=(*(path or "params" for path in paths), *names[n_params:]),
         args=tuple(leaves),
         differentiable=differentiable,
         plain=total,
         backward=backward,
+        data=tuple(range(n_params, len(leaves))),
         free_cotangent=False,
     )
 

@@ -60,6 +60,8 @@ class Case:
         if n in (1, len(self.samples)) or v.truth[0].size < 4:
             return None
         cut = v._replace(got=v.got[:n], truth=v.truth[:n], error=v.error[:n], allowed=v.allowed[:n])
+        if cut.ok:
+            return None
         truths = [t[:n] for t in self.truths]
         return dataclasses.replace(self, samples=self.samples[:n], verdict=cut, truths=truths)
 

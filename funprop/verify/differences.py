@@ -86,9 +86,9 @@ def one_sided(
 
 
 def taylor_order(steps: Sequence[float], remainders: Sequence[float], floor: float) -> float:
-    """The exponent at which remainders fall with the step, over those above the rounding floor."""
+    """The exponent at which remainders fall with the step, over the last above the floor."""
     pairs: list[Any] = [(h, r) for h, r in zip(steps, remainders, strict=True) if r > floor]
     if len(pairs) < 2:
         return float("inf")  # no remainder: the function is linear along the direction
-    h, r = np.log(np.array(pairs)).T
+    h, r = np.log(np.array(pairs[-4:])).T
     return float(np.polyfit(h, r, 1)[0])

@@ -12,7 +12,14 @@ from funprop.verify.by_differences import by_differences
 from funprop.verify.case import Case
 from funprop.verify.elsewhere import elsewhere
 from funprop.verify.evaluate import NotWideError
-from funprop.verify.instruments import EPS32, EPS64, Instruments, Sample, drawn_sample
+from funprop.verify.instruments import (
+    EPS32,
+    EPS64,
+    Instruments,
+    Sample,
+    drawn_sample,
+    random_numbers,
+)
 from funprop.verify.judge import Sizes, Verdict, as_it_runs, mathematics, sizes, stacked
 from funprop.verify.report import Check, Example
 from funprop.verify.rows import Findings, misfit, row, wrong
@@ -28,7 +35,7 @@ class Measured(NamedTuple):
     samples: list[Sample]
     truths: list[np.ndarray]
     exact: list[Verdict] | None
-    running: list[Verdict] | None
+    running: list[Verdict]
     size: Sizes
 
 
@@ -48,7 +55,7 @@ def examine(
       tools: made for a part that differs in its name and the values of its inputs only.
       first: whether no such part was examined before.
     """
-    rng = np.random.default_rng(seed)
+    rng = random_numbers(seed)
     try:
         tools = tools or Instruments(subject, subject.args)
     except MismatchError as error:
@@ -61,7 +68,8 @@ def examine(
     try:
         measured = _measured(tools, samples, rng)
     except NotWideError as error:
-        return by_differences(subject, tools, samples[0], str(error))
+        here = [s for s in samples if s.inputs is samples[0].inputs]
+        return by_differences(subject, tools, here, str(error), rng)
     verdicts, remarks = _combined(measured, tools)
     checks = [
         row(subject, k, verdict, remark)
@@ -83,7 +91,9 @@ def examine(
     if first and not bad:
         checks += [
             Check(subject.name, subject.name, problem=sentence, story=story)
-            for story, sentence in laws.broken_laws(tools, samples[0])
+            for story, sentence in laws.broken_laws(
+                tools, samples[0], [v.allowed[0] for v in measured.running]
+            )
         ]
     if beyond and bad:
         examples = shrink.smallest(subject, bad[0], rng)
@@ -139,7 +149,6 @@ def _jittered(inputs: list[Any], rng: Any) -> list[Any]:
 def _combined(measured: Measured, tools: Instruments) -> tuple[list[Verdict], list[str]]:
     """For each leaf the verdict that counts, kinks forgiven, and a note of them."""
     verdicts, notes = [], []
-    assert measured.running is not None
     for k, running in enumerate(measured.running):
         note = ""
         candidates = [running] if measured.exact is None else [measured.exact[k], running]

@@ -128,7 +128,7 @@ def mathematics(
     verdicts = []
     for g, t, element, leaf, conditioning in zip(got, truths, *size, strict=True):
         rounding = UNITS * constants + FACTOR * EPS64 * conditioning
-        verdicts.append(_compared(g, t, UNITS * EPS32 * element + rounding * leaf, leaf, True))
+        verdicts.append(compared(g, t, UNITS * EPS32 * element + rounding * leaf, leaf, True))
     return verdicts
 
 
@@ -144,13 +144,14 @@ def as_it_runs(
     for g, t, a, leaf, conditioning in zip(got, truths, autos, *size[1:], strict=True):
         allowed = (UNITS + FACTOR * conditioning) * eps * leaf
         # Where autodiff overflows, nobody is asked to do better.
-        verdicts.append(_compared(g, t, np.where(np.isfinite(a), allowed, np.inf), leaf, False))
+        verdicts.append(compared(g, t, np.where(np.isfinite(a), allowed, np.inf), leaf, False))
     return verdicts
 
 
-def _compared(
+def compared(
     got: np.ndarray, truth: np.ndarray, allowed: np.ndarray, leaf: float, exact: bool
 ) -> Verdict:
+    """The verdict on gradients that may be so far from the truth; infinite where it is unknown."""
     known = np.isfinite(truth) & np.isfinite(np.broadcast_to(allowed, truth.shape))
     with np.errstate(invalid="ignore"):
         error = np.where(np.isfinite(got), np.abs(got - truth), np.inf)

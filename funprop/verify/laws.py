@@ -1,9 +1,12 @@
-"""What a backward pass must be beside right: deterministic, zero for zero, one and the same under
-jit, vmap and scan."""
+"""What a backward pass must be beside right: zero for zero, and the same under jit, vmap and scan.
+
+And the forward pass must give the same when it is differentiated.
+"""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,40 +14,89 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from funprop.verify.evaluate import NotWideError
 from funprop.verify.instruments import Instruments, Sample
-from funprop.verify.judge import UNITS
+from funprop.verify.judge import FACTOR, UNITS
+from funprop.verify.subject import Subject, first_line, floats
 
 
-def broken_laws(tools: Instruments, sample: Sample) -> list[tuple[str, str]]:
-    """The laws that the hand-written backward pass breaks: pairs of a story and a sentence."""
+def broken_laws(
+    tools: Instruments, sample: Sample, allowed: Sequence[np.ndarray]
+) -> list[tuple[str, str]]:
+    """The laws that the hand-written backward pass breaks: pairs of a story and a sentence.
+
+    Args:
+      tools: of the part.
+      sample: where to look, of unit one.
+      allowed: how far each of its gradients may be from the truth there.
+    """
     subject = tools.subject
     inputs, dys = tools.working(sample.inputs), tools.working_dys(sample)
-    broken, there = [], {}
-    try:  # all at once: compiling is what takes time
-        ways = TRANSFORMED
-        run = jax.jit(lambda i, d: {n: way(subject.backward, i, d) for n, way in ways.items()})
-        there = run(inputs, dys)
-    except Exception:  # whatever a rule raises that was not made for one of them: which?
-        for name, way in TRANSFORMED.items():
-            try:
-                there[name] = jax.jit(functools.partial(way, subject.backward))(inputs, dys)
-            except Exception as error:
-                if _forward_can(way, subject, inputs):
-                    sentence = f"it fails under {name}: {_first(error)}"
-                    broken.append((f"fails under {name}", sentence))
-    here = tools.hand(sample)
+    there, broken = _transformed(subject, inputs, dys)
+    broken += _of_the_output(tools, sample)
     for i, zero in enumerate(np.asarray(g, np.float64) for g in there.pop("zero", ())):
         if np.any(zero) and np.all(np.isfinite(zero)):
             worst = float(np.max(np.abs(zero)))
             broken.append(("not linear", f"{subject.leaf(i)} is {worst:.3g} for a zero cotangent"))
     for name, grads in there.items():
-        for i, (a, b) in enumerate(zip(here, grads, strict=True)):
-            size = float(np.max(np.abs(a[np.isfinite(a)]), initial=0))
-            far = np.nan_to_num(np.max(np.abs(np.asarray(b, np.float64) - a), initial=0))
-            if far > 4 * UNITS * tools.eps * size:
-                sentence = f"under {name} {subject.leaf(i)} differs by {far / (size or 1):.2g}"
+        for i, (a, b, slack) in enumerate(zip(tools.hand(sample), grads, allowed, strict=True)):
+            far = np.abs(np.asarray(b, np.float64) - a)
+            if np.any(far > 2 * slack):  # two roundings, one each
+                sentence = f"{subject.leaf(i)} differs by {np.nanmax(far):.2g} under {name}"
                 broken.append((f"differs under {name}", sentence))
     return broken
+
+
+def _transformed(
+    subject: Subject, inputs: list[Any], dys: list[Any]
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The gradient under every transformation, and a sentence for each that it fails under."""
+    try:  # all at once: compiling is what takes time
+        run = jax.jit(lambda i, d: {n: way(subject.backward, i, d) for n, way in WAYS.items()})
+        return run(inputs, dys), []
+    except Exception:  # whatever a rule raises that was not made for one of them: which?
+        there, broken = {}, []
+    for name, way in WAYS.items():
+        try:
+            there[name] = jax.jit(functools.partial(way, subject.backward))(inputs, dys)
+        except Exception as error:
+            if _forward_can(way, subject, inputs):
+                sentence = f"backward fails under {name}: {first_line(error)}"
+                broken.append((f"fails under {name}", sentence))
+    return there, broken
+
+
+def _of_the_output(tools: Instruments, sample: Sample) -> list[tuple[str, str]]:
+    """Whether the forward pass gives something else when it is differentiated."""
+    subject = tools.subject
+    if subject.forward is None:
+        return []
+    inputs = tools.working(sample.inputs)
+    places, forward = subject.differentiable, subject.forward
+
+    def differentiated(*given: Any) -> list[Any]:
+        filled = list(inputs)
+        for i, value in zip(places, given, strict=True):
+            filled[i] = value
+        return floats(forward(*filled))
+
+    def run(*given: Any) -> Any:
+        return jax.vjp(differentiated, *given)[0], floats(subject.plain(*inputs))
+
+    ys, plain = jax.jit(run)(*(inputs[i] for i in places))
+    for n, (y, p) in enumerate(zip(ys, plain, strict=True)):
+        y, p = np.asarray(y, np.float64), np.asarray(p, np.float64)
+        try:
+            rounding = np.max(np.abs(p - tools.values(sample)[n]), initial=0)
+        except NotWideError:
+            rounding = 0.0
+        size = np.max(np.abs(p), initial=0)
+        far = float(np.max(np.abs(y - p), initial=0))
+        if far > UNITS * tools.eps * size + FACTOR * rounding:
+            which = f"output {n}" if len(ys) > 1 else "the output"
+            sentence = f"{which} differs by {far:.2g} where the function is differentiated"
+            return [("other output", sentence)]
+    return []
 
 
 def _zero(function: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
@@ -74,17 +126,12 @@ def _scanned(function: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
     return [g[1] for g in lax.scan(body, 0, (moving, [jnp.stack([d / 2, d]) for d in dys]))[1]]
 
 
-TRANSFORMED = {"zero": _zero, "vmap": _vmapped, "scan": _scanned}
+WAYS = {"zero": _zero, "vmap": _vmapped, "scan": _scanned}
 
 
-def _forward_can(transformed: Any, subject: Any, inputs: list[Any]) -> bool:
+def _forward_can(transformed: Any, subject: Subject, inputs: list[Any]) -> bool:
     try:
         jax.jit(functools.partial(transformed, lambda i, d: subject.plain(*i)))(inputs, [])
     except Exception:
         return False
     return True
-
-
-def _first(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]

@@ -166,22 +166,28 @@ def _outputs(
 
 
 def _batch(subject: Subject) -> list[tuple[int, int]]:
-    """The leading axes that examples stand along: of inputs, and of what comes out."""
+    """The leading axes of inputs that examples stand along.
+
+    Outputs have the axis in front too, or else none of its size, for the examples are summed.
+    """
     leaves = [(i, subject.args[i]) for i in subject.data if subject.args[i].ndim]
-    for n in sorted({leaf.shape[0] for _, leaf in leaves if leaf.shape[0] > 1}, reverse=True):
-        together = [(i, 0) for i, leaf in leaves if leaf.shape[0] == n]
-        for axes in (together, *([axis] for axis in together)):
-            if _leads(subject, dict.fromkeys(axes, n + 1), n + 1):
-                return axes
+    sizes = sorted({int(leaf.shape[0]) for _, leaf in leaves if leaf.shape[0] > 1}, reverse=True)
+    for follows in (_leads, _is_summed):
+        for n in sizes:
+            together = [(i, 0) for i, leaf in leaves if leaf.shape[0] == n]
+            for axes in (together, *([axis] for axis in together)):
+                larger = dict.fromkeys(axes, n + 1)
+                if fits(subject, larger) and follows(_outputs(subject, larger), n + 1):
+                    return axes
     return []
 
 
-def _leads(subject: Subject, sizes: dict[tuple[int, int], int], n: int) -> bool:
-    """Whether the function takes these sizes, and gives `n` of everything, or sums."""
-    if not fits(subject, sizes):
-        return False
-    outputs = _outputs(subject, sizes)
-    return all(y.ndim == 0 for y in outputs) or all(y.shape[:1] == (n,) for y in outputs)
+def _leads(outputs: list[jax.ShapeDtypeStruct], n: int) -> bool:
+    return all(y.shape[:1] == (n,) for y in outputs)
+
+
+def _is_summed(outputs: list[jax.ShapeDtypeStruct], n: int) -> bool:
+    return all(n not in y.shape for y in outputs)
 
 
 def _square(subject: Subject) -> dict[tuple[int, int], int]:

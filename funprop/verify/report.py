@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any, NamedTuple
 
 
@@ -76,16 +77,38 @@ class Report(NamedTuple):
     def raise_if_wrong(self) -> None:
         """Raise an `AssertionError`, the table its message, where a leaf is wrong."""
         if not self.ok:
-            raise AssertionError(f"{len(self.findings)} gradients are wrong\n{self}")
+            n = len(self.findings)
+            raise AssertionError(f"{n} gradient{'s are' if n > 1 else ' is'} wrong\n{self.plain()}")
 
     def __str__(self) -> str:
+        """The table: in colour where it goes to a terminal and rich is installed, else plain."""
+        if sys.stdout is None or not sys.stdout.isatty():
+            return self.plain()
+        try:
+            from rich.console import Console
+        except ModuleNotFoundError:
+            return self.plain()
+        console = Console()
+        with console.capture() as captured:
+            console.print(self)
+        return captured.get().rstrip("\n")
+
+    def plain(self) -> str:
+        """The table as plain text."""
         paths = [check.path for check in self.checks]
         width = max(map(len, ["gradient of", *paths]))
         lines = [f"{'gradient of':{width}}    error  allowed"]
         for check, path in zip(self.checks, paths, strict=True):
             numbers = f"{_number(check.error)}  {_number(check.allowed)}"
             lines.append(f"{path:{width}}  {numbers}  {_verdict(check)}")
-        return "\n".join([*lines, *self.notes, *map(_example_lines, self.examples)])
+        return "\n".join([*lines, *self._below()])
+
+    def _below(self) -> list[str]:
+        """What stands under the table."""
+        n = len(self.checks)
+        wrong = {check.path for check in self.findings}
+        summary = f"{len(wrong)} of {n} gradients wrong" if wrong else f"{n} gradients right"
+        return [*([summary] if n else []), *self.notes, *map(_example_lines, self.examples)]
 
     def __rich__(self) -> Any:
         from rich.console import Group
@@ -105,7 +128,7 @@ class Report(NamedTuple):
                 _number(check.allowed).strip(),
                 Text(_verdict(check), style=style),
             )
-        return Group(table, *map(Text, (*self.notes, *map(_example_lines, self.examples))))
+        return Group(table, *map(Text, self._below()))
 
 
 def _verdict(check: Check) -> str:

@@ -25,6 +25,7 @@ def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Rep
     under a scan, is judged at a few of its calls.
 
     Example:
+      >>> import jax, jax.numpy as jnp
       >>> @jax.custom_vjp
       ... def double(x):
       ...     return 2 * x

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from funprop.verify import points, promises
 from funprop.verify.evaluate import NotWideError
-from funprop.verify.instruments import Instruments, Sample
+from funprop.verify.instruments import Instruments, Sample, drawn_sample
+from funprop.verify.judge import sizes as size_of
 from funprop.verify.report import Example
 from funprop.verify.subject import MismatchError, Subject, is_floating
 
@@ -35,15 +37,25 @@ def _smaller_shapes(
     tries = 0
     for target in (1, 2):
         for group in _groups(subject):
-            trial = {**sizes, **dict.fromkeys(group, target)}
-            old = min(sizes.get((i, a), int(subject.args[i].shape[a])) for i, a in group)
-            if old <= target or tries >= SHAPES or not points.fits(subject, trial):
+            old = {(i, a): sizes.get((i, a), int(subject.args[i].shape[a])) for i, a in group}
+            trial = {**sizes, **{axis: target for axis, n in old.items() if n > target}}
+            if trial == sizes or tries >= SHAPES or not points.fits(subject, trial):
                 continue
             tries += 1
             found = _tried(subject, leaf, trial, rng)
             if found is not None:
                 best, sizes = found, trial
     return best
+
+
+def _others(args: Sequence[Any], rng: np.random.Generator) -> Iterator[list[Any]]:
+    """All ones, and random numbers, in the arrays that may hold any."""
+    free = promises.free(args)
+    for draw in (np.ones, rng.standard_normal):
+        yield [
+            promises.within(a, draw(a.shape)) if i in free else promises.drawn(a)
+            for i, a in enumerate(args)
+        ]
 
 
 def _groups(subject: Subject) -> Iterator[list[tuple[int, int]]]:
@@ -69,12 +81,9 @@ def _tried(
             for v, a in zip(inputs, subject.args, strict=True)
         ]
         tools = Instruments(subject, args)
-        for _ in range(2):
-            dys = [
-                rng.standard_normal(d.shape) if subject.free_cotangent else np.ones(d.shape)
-                for d in tools.dys
-            ]
-            sample = Sample([promises.drawn(a) for a in args], dys)
+        given = [promises.drawn(a) for a in args]
+        for values in (given, given, points.nearby(args, rng), *_others(args, rng)):
+            sample = drawn_sample(tools, values, 1.0, rng)
             if _is_wrong(tools, sample, leaf):
                 return tools, sample
     except (MismatchError, NotWideError, ValueError, TypeError):
@@ -82,17 +91,22 @@ def _tried(
     return None
 
 
-def _is_wrong(tools: Instruments, sample: Sample, leaf: int) -> bool:
+def _distance(tools: Instruments, sample: Sample, leaf: int) -> float:
+    off = np.abs(tools.exact(sample)[leaf] - tools.truth(sample)[leaf])
+    return float(np.max(np.nan_to_num(off, nan=np.inf), initial=0))
+
+
+def _is_wrong(tools: Instruments, sample: Sample, leaf: int, least: float = 0.0) -> bool:
     try:
-        got, truth = tools.exact(sample)[leaf], tools.truth(sample)[leaf]
+        truth = tools.truth(sample)[leaf]
         if not all(np.isfinite(y).all() for y in tools.output(sample)):
             return False
     except NotWideError:
         return False
     if not np.isfinite(truth).all():
         return False
-    size = float(np.max(np.abs(truth), initial=0)) or 1.0
-    if not np.max(np.nan_to_num(np.abs(got - truth), nan=np.inf), initial=0) > WRONG * size:
+    scale = size_of([g[None] for g in tools.truth(sample)], tools, [sample]).leaf[leaf]
+    if not _distance(tools, sample, leaf) > max(WRONG * scale, least):
         return False
     try:  # not at a kink
         others = [tools.truth(sample, ties)[leaf] for ties in ("first", "last")]
@@ -103,17 +117,18 @@ def _is_wrong(tools: Instruments, sample: Sample, leaf: int) -> bool:
 
 def _simplified(tools: Instruments, sample: Sample, leaf: int) -> Sample:
     """Ones or rounded numbers, for each array on which the gradient stays wrong with them."""
+    least = 0.01 * _distance(tools, sample, leaf)
     for kind in ("dys", "inputs"):
         for i, value in enumerate(getattr(sample, kind)):
             if not (isinstance(value, np.ndarray) and is_floating(value)):
                 continue
             if not (tools.subject.free_cotangent if kind == "dys" else promises.is_free(value)):
                 continue
-            for simpler in (np.ones_like(value), np.round(value), np.round(value, 1)):
+            for simpler in (np.ones_like(value), np.round(value) + 0.0, np.round(value, 1)):
                 values = list(getattr(sample, kind))
                 values[i] = simpler
                 candidate = sample._replace(**{kind: values})
-                if _is_wrong(tools, candidate, leaf):
+                if _is_wrong(tools, candidate, leaf, least):
                     sample = candidate
                     break
     return sample

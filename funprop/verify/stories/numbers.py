@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -49,12 +50,12 @@ def nonlinear(case: Case) -> Told | None:
     try:
         once = case.tools.exact(sample)[case.leaf]
         twice = case.tools.exact(sample._replace(dys=[2 * d for d in sample.dys]))[case.leaf]
-        large = case.tools.exact(sample._replace(dys=[1e3 * d for d in sample.dys]))[case.leaf]
+        large = case.tools.exact(sample._replace(dys=[-1e3 * d for d in sample.dys]))[case.leaf]
     except NotWideError:
         return None
     size = np.max(np.abs(twice), initial=0)
     if np.allclose(twice, 2 * once, rtol=1e-4, atol=1e-6 * size) and np.allclose(
-        large, 1e3 * once, rtol=1e-4, atol=1e-3 * size
+        large, -1e3 * once, rtol=1e-4, atol=1e-3 * size
     ):
         return None
     return Told("not linear", "not linear in the cotangent")
@@ -106,22 +107,28 @@ def _named(c: float, case: Case) -> str:
 
 def _by_an_input(case: Case) -> Told | None:
     v = case.verdict
-    for i, path in enumerate(case.tools.subject.paths):
-        for power, sentence in ((1, "multiplied by"), (-1, "divided by")):
+    for name, arrays in _arguments(case):
+        for power, words in ((1, "multiplied by"), (-1, "divided by")):
             try:
                 scales = np.stack(
                     [
-                        np.broadcast_to(
-                            np.asarray(s.inputs[i], np.float64) ** power, v.truth[n].shape
-                        )
-                        for n, s in enumerate(case.samples)
+                        np.broadcast_to(np.asarray(a, np.float64) ** power, t.shape)
+                        for a, t in zip(arrays, v.truth, strict=True)
                     ]
                 )
             except (ValueError, TypeError, ZeroDivisionError):
                 continue
             if np.isfinite(scales).all() and np.ptp(scales) and case.close(scales * v.truth):
-                return Told("factor", f"{sentence} {path or 'an input'} once too often")
+                return Told("factor", f"{words} {name} once too often")
     return None
+
+
+def _arguments(case: Case) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Inputs, then outputs, of every sample."""
+    for i, path in enumerate(case.tools.subject.paths):
+        yield path or "an input", [s.inputs[i] for s in case.samples]
+    for n in range(len(case.tools.dys)):
+        yield "the output", [case.tools.output(s)[n] for s in case.samples]
 
 
 def swapped(case: Case) -> Told | None:

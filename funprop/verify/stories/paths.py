@@ -8,8 +8,8 @@ at one edge what is left without the paths through it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,31 +23,59 @@ EDGES = 600  # more are not tried
 IN_PAIRS = 60  # so many of the edges are tried two by two
 
 
+class Edge(NamedTuple):
+    """Where the gradient comes through: an operand of an equation.
+
+    Attributes:
+      where: the equation.
+      is_use: whether the operand is the leaf itself.
+      part: what the gradient loses without it, at every sample.
+    """
+
+    where: str
+    is_use: bool
+    part: np.ndarray
+
+
 def term(case: Case) -> Told | None:
     """One term, or two, of the gradient missing, doubled, of the wrong sign, or alone."""
-    parts = _parts(case)
+    edges = _edges(case)
     v = case.verdict
     off = v.got - v.truth
     best: Told | None = None
-    for where, part in parts:
-        k = float(np.sum(off * part) / np.sum(part * part))
-        if abs(k) > 1e-6 and case.close(v.truth + k * part):
-            told = _told_of(where, k)
+    for edge in sorted(edges, key=lambda edge: -float(np.sum(edge.part * edge.part))):
+        k = float(np.sum(off * edge.part) / np.sum(edge.part * edge.part))
+        if abs(k) > 1e-6 and case.close(v.truth + k * edge.part):
+            told = _told_of(edge, k)
             if best is None or _KINDS.index(told.kind) < _KINDS.index(best.kind):
                 best = told
     if best and best.kind != _KINDS[-1]:
-        return best
-    for where, part in parts:
-        if case.close(part):
-            return Told("overwritten", f"only what comes through {where} is counted")
-    return best or _two_terms(case, parts)
+        return _as_overwritten(case, edges, best)
+    for edge in edges:
+        if case.close(edge.part):
+            return Told("overwritten", f"only what comes through {edge.where} is counted")
+    return best or _two_terms(case, edges)
+
+
+def _as_overwritten(case: Case, edges: list[Edge], told: Told) -> Told:
+    """A shared weight's use that is missing: gradients of uses must be added."""
+    uses = sum(edge.is_use for edge in edges)
+    weight = all(y.shape != case.verdict.truth.shape[1:] for y in case.tools.outputs)
+    if told.kind != "missing term" or uses < 2 or not weight:
+        return told
+    missing = [e for e in edges if e.is_use and case.close(case.verdict.truth - e.part)]
+    if not missing:
+        return told
+    sentence = f"of {uses} uses of {case.short} that at {missing[0].where} is not counted"
+    return Told("overwritten", sentence)
 
 
 _KINDS = ("missing term", "counted twice", "sign of a term", "factor of a term")
 
 
-def _told_of(where: str, k: float) -> Told:
+def _told_of(edge: Edge, k: float) -> Told:
     """Of an edge whose part of the gradient is found `1 + k` times."""
+    where = edge.where
     if abs(k + 1) < 1e-3:
         return Told("missing term", f"what comes through {where} is missing")
     if abs(k - 1) < 1e-3:
@@ -58,16 +86,16 @@ def _told_of(where: str, k: float) -> Told:
     return Told("factor of a term", sentence)
 
 
-def _two_terms(case: Case, parts: list[tuple[str, np.ndarray]]) -> Told | None:
+def _two_terms(case: Case, edges: list[Edge]) -> Told | None:
     v = case.verdict
-    pairs = list(itertools.combinations(parts[:IN_PAIRS], 2))
-    for (here, first), (there, second) in pairs:
+    pairs = list(itertools.combinations(edges[:IN_PAIRS], 2))
+    for (here, _, first), (there, _, second) in pairs:
         if case.close(v.truth - first - second):
             return Told("missing term", f"what comes through {here} and {there} is missing")
     if v.truth.size < 8:  # two free numbers fit too few by chance
         return None
     off = (v.got - v.truth).ravel()
-    for (here, first), (there, second) in pairs:
+    for (here, _, first), (there, _, second) in pairs:
         pair = np.stack([first.ravel(), second.ravel()])
         k, *_ = np.linalg.lstsq(pair.T, off, rcond=None)
         if case.close(v.truth + (k @ pair).reshape(v.truth.shape)):
@@ -75,19 +103,23 @@ def _two_terms(case: Case, parts: list[tuple[str, np.ndarray]]) -> Told | None:
     return None
 
 
-def _parts(case: Case) -> list[tuple[str, np.ndarray]]:
-    """For every edge its name and what the gradient loses without it; duplicates are left out."""
+def _edges(case: Case) -> list[Edge]:
+    """Every edge that the gradient comes through, those that others repeat left out."""
     names: list[str] = []
+    uses: list[bool] = []  # whether the edge starts at the leaf itself
+    given: list[Any] = []
 
     def run(scales: Any, inputs: list[Any]) -> list[Any]:
         """With the gradient at edge i multiplied by `scales[0][i]`; without, they are named."""
         count = itertools.count()
+        given[:] = [inputs[case.place]]
 
         def around(eqn: Any, inputs: list[Any], run: Any) -> list[Any]:
             changed = list(inputs)
             for i, value in () if graph.is_whole(eqn) else graph.operands(inputs):
                 if scales is None:
                     names.append(graph.described(eqn))
+                    uses.append(value is given[0])
                 else:
                     kept = lax.stop_gradient(value)
                     changed[i] = kept + scales[0][next(count)] * (value - kept)
@@ -106,17 +138,17 @@ def _parts(case: Case) -> list[tuple[str, np.ndarray]]:
         whole, *without = graph.gradients(case, run, scales)
     except Exception:  # a part of the forward pass that cannot be run so: no story of its parts
         return []
-    return list(_distinct(names, [whole - other for other in without], case.verdict.size))
+    edges = map(Edge, names, uses, (whole - other for other in without))
+    return list(_distinct(edges, case.verdict.size))
 
 
-def _distinct(
-    names: list[str], parts: list[np.ndarray], size: float
-) -> Iterator[tuple[str, np.ndarray]]:
+def _distinct(edges: Iterable[Edge], size: float) -> Iterator[Edge]:
     seen: list[np.ndarray] = []
-    for name, part in zip(names, parts, strict=True):
+    for edge in edges:
+        part = edge.part
         if not np.isfinite(part).all() or not np.any(np.abs(part) > 1e-9 * size):
             continue
         if any(np.allclose(part, other, rtol=1e-7, atol=1e-10 * size) for other in seen):
             continue
         seen.append(part)
-        yield name, part
+        yield edge

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,7 +42,7 @@ def _fitting(
         share = float(wrong.sum() / where.sum())
         if share > best[0] + 1e-9:
             best = (share, name)
-    return Told("region", f"wrong only {best[1]}") if best[0] >= least else None
+    return Told("region", f"only {best[1]}") if best[0] >= least else None
 
 
 def _of_places(case: Case) -> Iterator[tuple[str, np.ndarray]]:
@@ -63,7 +64,7 @@ def _of_places(case: Case) -> Iterator[tuple[str, np.ndarray]]:
         ):
             yield name, np.broadcast_to(where, shape)
     for i, rows in repeated(case) if len(shape) > 1 else ():
-        if rows.shape[-1] == shape[1]:
+        if rows.shape[-1:] == shape[1:2]:
             where = np.broadcast_to(rows.reshape(*rows.shape, *[1] * (len(shape) - 2)), shape)
             yield f"at rows that {case.tools.subject.paths[i]} names more than once", where
     yield from _of_indices(case)
@@ -97,7 +98,7 @@ def _of_values(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     values = _stack([s.inputs[case.place] for s in case.samples], shape)
     if values is not None:
         name = case.short
-        yield from _by_value(name, values)
+        yield from _by_value(case, name, values)
     for i, path in enumerate(case.tools.subject.paths):
         if i == case.place:
             continue
@@ -109,11 +110,13 @@ def _of_values(case: Case) -> Iterator[tuple[str, np.ndarray]]:
             for value in np.unique(other)[:8]:
                 yield f"where {path} is {value:g}", other == value
         else:
-            yield from _by_value(path, other)
+            yield from _by_value(case, path, other)
     for i, y in enumerate(zip(*(case.tools.output(s) for s in case.samples), strict=True)):
         output = _stack(list(y), shape)
         if output is not None:
-            yield from _by_value(f"output {i}" if len(case.tools.dys) > 1 else "the output", output)
+            yield from _by_value(
+                case, f"output {i}" if len(case.tools.dys) > 1 else "the output", output
+            )
 
 
 def _of_inner_values(case: Case) -> Iterator[tuple[str, np.ndarray]]:
@@ -121,18 +124,32 @@ def _of_inner_values(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     for name, arrays in graph.values(case):
         values = _stack(arrays, case.verdict.truth.shape)
         if values is not None:
-            yield from _by_value(name, values)
+            yield from _by_value(case, name, values)
 
 
-def _by_value(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _by_value(case: Case, name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     yield f"where {name} is 0", values == 0
     yield f"where {name} is negative", values < 0
     yield f"where {name} is positive", values > 0
-    for bound in (0.5, 1.0, 2.0, 3.0, 6.0):
-        yield f"where {name} is below {-bound:g} or above {bound:g}", np.abs(values) > bound
-        yield f"where {name} is between {-bound:g} and {bound:g}", np.abs(values) < bound
-        yield f"where {name} is above {bound:g}", values > bound
-        yield f"where {name} is below {-bound:g}", values < -bound
+    for what, measured in ((name, values), (f"|{name}|", np.abs(values))):
+        for bound in (0.5, 1.0, 2.0, 3.0, 6.0, *_bounds(case, measured)):
+            yield f"where {what} is above {bound:g}", measured > bound
+            yield f"where {what} is below {bound:g}", measured < bound
+
+
+def _bounds(case: Case, values: np.ndarray) -> Iterator[float]:
+    """Round numbers between the values at wrong elements and those at the others."""
+    wrong = case.verdict.wrong
+    if wrong.any(0).sum() < 3:  # too few to tell a bound by
+        return
+    inside, outside = values[wrong], values[~wrong & np.isfinite(case.verdict.truth)]
+    for low, high in (
+        (np.max(outside, initial=-np.inf), np.min(inside)),
+        (np.max(inside), np.min(outside, initial=np.inf)),
+    ):
+        if np.isfinite(high - low) and high > low:
+            digits = math.ceil(-math.log10(high - low))
+            yield round((low + high) / 2, digits)
 
 
 def _stack(values: list[Any], shape: tuple[int, ...]) -> np.ndarray | None:

@@ -1,6 +1,14 @@
 """Backward rules, right ones and wrong ones, to measure what checks gradients."""
 
-from tests.benchmarks.corpus import activations, attention, linear, losses, models, norms, reductions
+from tests.benchmarks.corpus import (
+    activations,
+    attention,
+    linear,
+    losses,
+    models,
+    norms,
+    reductions,
+)
 from tests.benchmarks.corpus.operation import Mutant, Operation, as_rule
 
 OPERATIONS: list[Operation] = [

@@ -32,7 +32,9 @@ def attention_bwd(args, y, dy, *, scale=None, sum_term=1.0, masked=True, p=None)
 
 def attention_no_mask(args, y, dy):
     q, k, _ = args
-    return attention_bwd(args, y, dy, masked=False, p=jax.nn.softmax(q @ k.T / math.sqrt(q.shape[-1])))
+    return attention_bwd(
+        args, y, dy, masked=False, p=jax.nn.softmax(q @ k.T / math.sqrt(q.shape[-1]))
+    )
 
 
 def attention_k_of_q(args, y, dy):

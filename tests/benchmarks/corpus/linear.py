@@ -103,9 +103,7 @@ EMBEDDING = [
 
 
 def conv1d(x, w):
-    return lax.conv_general_dilated(
-        x, w, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
-    )
+    return lax.conv_general_dilated(x, w, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC"))
 
 
 def conv1d_bwd(args, y, dy):
@@ -189,14 +187,18 @@ def linear_scan(a, x):
 def linear_scan_bwd(args, y, dy):
     a, _ = args
     later = jnp.concatenate([a[1:], jnp.zeros_like(a[:1])])
-    dx = lax.scan(lambda g, ad: (ad[0] * g + ad[1],) * 2, jnp.zeros_like(dy[0]), (later, dy), reverse=True)[1]
+    dx = lax.scan(
+        lambda g, ad: (ad[0] * g + ad[1],) * 2, jnp.zeros_like(dy[0]), (later, dy), reverse=True
+    )[1]
     before = jnp.concatenate([jnp.zeros_like(y[:1]), y[:-1]])
     return dx * before, dx
 
 
 def linear_scan_off_by_one(args, y, dy):
     a, _ = args
-    dx = lax.scan(lambda g, ad: (ad[0] * g + ad[1],) * 2, jnp.zeros_like(dy[0]), (a, dy), reverse=True)[1]
+    dx = lax.scan(
+        lambda g, ad: (ad[0] * g + ad[1],) * 2, jnp.zeros_like(dy[0]), (a, dy), reverse=True
+    )[1]
     before = jnp.concatenate([jnp.zeros_like(y[:1]), y[:-1]])
     return linear_scan_bwd(args, y, dy)[0], dx * (1 + 0 * before)
 

@@ -31,7 +31,9 @@ def layer_norm_bwd(args, y, dy, mean_term=1.0, variance_term=1.0):
 
 def layer_norm_no_gamma(args, y, dy):
     x, gamma, beta = args
-    return layer_norm_bwd((x, jnp.ones_like(gamma), beta), y, dy)[0], *layer_norm_bwd(args, y, dy)[1:]
+    return layer_norm_bwd((x, jnp.ones_like(gamma), beta), y, dy)[0], *layer_norm_bwd(args, y, dy)[
+        1:
+    ]
 
 
 def layer_norm_sums(args, y, dy):

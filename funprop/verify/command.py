@@ -1,0 +1,55 @@
+"""`funprop verify package.module:object`: the object found, judged, and the table printed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from funprop.verify.rules import verify_rules
+from funprop.verify.targets import verify
+
+
+def run(place: str, rules: bool = False, seed: int = 0) -> bool:
+    """Judge the object at `package.module:object`, print the table; whether it is right.
+
+    Args:
+      place: of a pair `(target, example)`, or of a triple `(target, example, reference)`, where
+        `example()` gives the target's arguments as a tuple.
+      rules: judge every custom rule that the target reaches instead.
+      seed: of the cotangents and of the inputs that are tried.
+
+    Raises:
+      ValueError: there is no such object, or it is no such pair.
+      TypeError, ValueError: as `verify`.
+    """
+    target, example, *reference = _found(place)
+    args = example()
+    if not isinstance(args, tuple):
+        raise ValueError(f"{place}: example() must give a tuple, got {type(args).__name__}")
+    if rules:
+        report = verify_rules(target, *args, seed=seed)
+    else:
+        report = verify(target, *args, reference=next(iter(reference), None), seed=seed)
+    print(report)
+    return report.ok
+
+
+def _found(place: str) -> tuple[Any, ...]:
+    module, colon, name = place.partition(":")
+    if not colon or not name:
+        raise ValueError(f"object must be package.module:object, got {place!r}")
+    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{place}: {error}") from None
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"{place}: {module} has no {name}")
+        found = getattr(found, part)
+    pair = isinstance(found, tuple) and len(found) in (2, 3)
+    if not (pair and callable(found[1])):
+        raise ValueError(f"{place} must be (target, example) or (target, example, reference)")
+    return found
