@@ -105,7 +105,7 @@ def sizes(
         truth = truths[k]
         known = np.where(np.isfinite(truth), truth, 0)
         element.append(np.sqrt(np.mean(np.square(known), axis=0)))
-        norms = [float(np.linalg.norm(np.asarray(s.inputs[i], np.float64))) for s in samples]
+        norms = [float(np.sqrt(np.nansum(np.square(s.inputs[i])))) for s in samples]
         ratios = [
             np.sqrt(y) / x for y, x in zip(outputs, norms, strict=True) if x and np.isfinite(y)
         ]

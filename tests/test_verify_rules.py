@@ -1,0 +1,112 @@
+"""`verify_rules` finds every custom rule that a function reaches, wherever it is called."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import funprop as fp
+from tests.test_verify import normal, rule
+
+
+def cube(x):
+    return x * x * x
+
+
+right = rule(cube, lambda a, y, dy: (3 * a[0] ** 2 * dy,))
+wrong = rule(cube, lambda a, y, dy: (2 * a[0] ** 2 * dy,))
+
+
+@jax.custom_jvp
+def by_jvp(x):
+    return jnp.sin(x)
+
+
+by_jvp.defjvp(lambda primals, tangents: (by_jvp(*primals), 1.01 * jnp.cos(*primals) * tangents[0]))
+
+
+def under_scan(f, x):
+    return lax.scan(lambda c, v: (c + f(v).sum(), f(v)), jnp.zeros(()), x)[0]
+
+
+def under_shard_map(f, x):
+    mesh = jax.make_mesh((1,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    return jax.shard_map(f, mesh=mesh, in_specs=jax.P("i"), out_specs=jax.P("i"))(x).sum()
+
+
+def under_a_train_step(f, x):
+    w = jnp.ones((x.shape[1], 2), x.dtype)
+    return w - 0.1 * jax.grad(lambda w: f(x @ w).sum())(w)
+
+
+PLACES = {
+    "called": lambda f, x: f(x).sum(),
+    "jit": lambda f, x: jax.jit(f)(x).sum(),
+    "scan": under_scan,
+    "cond": lambda f, x: lax.cond(x[0, 0] < 9, f, lambda x: x, x).sum(),
+    "while": lambda f, x: lax.while_loop(lambda s: s[0] < 2, lambda s: (s[0] + 1, f(s[1])), (0, x))[1],
+    "remat": lambda f, x: jax.checkpoint(f)(x).sum(),
+    "vmap": lambda f, x: jax.vmap(f)(x).sum(),
+    "shard_map": under_shard_map,
+    "grad": under_a_train_step,
+    "grad under jit": lambda f, x: jax.jit(functools.partial(under_a_train_step, f))(x),
+    "another rule": lambda f, x: rule(lambda x: f(x) + 1, lambda a, y, dy: (3 * a[0] ** 2 * dy,))(x),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_rule_is_found_wherever_it_is_called(place):
+    run = functools.partial(PLACES[place])
+    report = fp.verify_rules(functools.partial(run, wrong), normal(3, 4))
+    found = [f for f in report.findings if f.layer == "cube"]
+    assert found, str(report)
+    assert found[0].story == "factor"
+    assert "test_verify_rules.py" in " ".join(report.notes)
+    assert fp.verify_rules(functools.partial(run, right), normal(3, 4)).ok
+
+
+def test_a_custom_jvp_is_judged_too():
+    (finding,) = fp.verify_rules(lambda x: by_jvp(x).sum(), normal(3)).findings
+    assert finding.path.startswith("by_jvp/")
+    assert finding.story == "factor"
+
+
+def test_a_rule_is_judged_on_the_inputs_that_it_gets():
+    """Right for positive numbers only; below an exponential it gets nothing else."""
+    positive = rule(lambda x: jnp.abs(x), lambda a, y, dy: (dy,))
+    assert fp.verify_rules(lambda x: positive(jnp.exp(x)).sum(), normal(3, 4)).ok
+    assert not fp.verify_rules(lambda x: positive(x).sum(), normal(3, 4)).ok
+
+
+def test_the_rules_of_a_flax_and_an_equinox_model():
+    import equinox as eqx
+    from flax import linen
+
+    model = linen.Sequential([linen.Dense(4), linen.relu, linen.LayerNorm(), linen.gelu])
+    x = normal(3, 5)
+    params = model.init(jax.random.key(0), x)
+    report = fp.verify_rules(lambda params: model.apply(params, x).sum(), params)
+    assert report.ok, str(report)
+    assert any(check.layer == "relu" for check in report.checks)
+    mlp = eqx.nn.MLP(5, 2, 8, 1, key=jax.random.key(0))
+    weights, static = eqx.partition(mlp, eqx.is_array)
+    loss = lambda weights: jax.vmap(eqx.combine(weights, static))(x).sum()
+    report = fp.verify_rules(loss, weights)
+    assert report.ok, str(report)
+    assert report.checks
+
+
+def test_no_rule_is_said_to_be_none():
+    report = fp.verify_rules(lambda x: (x * x).sum(), normal(3))
+    assert report.ok
+    assert report.notes == ("no custom rule is reached",)
+
+
+def test_looking_for_rules_leaves_jax_as_it_was():
+    before = jax.custom_vjp.__call__, jax.custom_jvp.__call__
+    fp.verify_rules(lambda x: right(x).sum(), normal(3))
+    assert (jax.custom_vjp.__call__, jax.custom_jvp.__call__) == before
+    np.testing.assert_allclose(jax.grad(lambda x: right(x))(2.0), 12.0)
