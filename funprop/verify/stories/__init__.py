@@ -42,9 +42,9 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
     overwritten,
     by_value,
     term,
-    by_place,
     moved,
     step,
+    by_place,
     coupled,
     replaced,
 )

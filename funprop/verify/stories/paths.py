@@ -27,12 +27,13 @@ class Edge(NamedTuple):
     """Where the gradient comes through: an operand of an equation.
 
     Attributes:
-      where: the equation.
+      where: the equation; `primitive`: what it does.
       is_use: whether the operand is the leaf itself.
       part: what the gradient loses without it, at every sample.
     """
 
     where: str
+    primitive: str
     is_use: bool
     part: np.ndarray
 
@@ -59,15 +60,19 @@ def term(case: Case) -> Told | None:
 
 def _as_overwritten(case: Case, edges: list[Edge], told: Told) -> Told:
     """A shared weight's use that is missing: gradients of uses must be added."""
-    uses = sum(edge.is_use for edge in edges)
-    weight = all(y.shape != case.verdict.truth.shape[1:] for y in case.tools.outputs)
-    if told.kind != "missing term" or uses < 2 or not weight:
+    uses = [edge for edge in edges if edge.is_use]
+    missing = [edge for edge in uses if case.close(case.verdict.truth - edge.part)]
+    shared = len(uses) > 1 and all(edge.primitive in _OF_WEIGHTS for edge in uses)
+    if told.kind != "missing term" or not missing or not shared:
         return told
-    missing = [e for e in edges if e.is_use and case.close(case.verdict.truth - e.part)]
-    if not missing:
-        return told
-    sentence = f"of {uses} uses of {case.short} that at {missing[0].where} is not counted"
-    return Told("overwritten", sentence)
+    where = missing[0].where
+    return Told(
+        "overwritten", f"of {len(uses)} uses of {case.short} that at {where} is not counted"
+    )
+
+
+# What is done to a weight that is shared; a skip, or a factor of a product, is no such use.
+_OF_WEIGHTS = ("dot_general", "conv_general_dilated", "gather", "transpose", "broadcast_in_dim")
 
 
 _KINDS = ("missing term", "counted twice", "sign of a term", "factor of a term")
@@ -89,13 +94,13 @@ def _told_of(edge: Edge, k: float) -> Told:
 def _two_terms(case: Case, edges: list[Edge]) -> Told | None:
     v = case.verdict
     pairs = list(itertools.combinations(edges[:IN_PAIRS], 2))
-    for (here, _, first), (there, _, second) in pairs:
+    for (here, *_, first), (there, *_, second) in pairs:
         if case.close(v.truth - first - second):
             return Told("missing term", f"what comes through {here} and {there} is missing")
     if v.truth.size < 8:  # two free numbers fit too few by chance
         return None
     off = (v.got - v.truth).ravel()
-    for (here, _, first), (there, _, second) in pairs:
+    for (here, *_, first), (there, *_, second) in pairs:
         pair = np.stack([first.ravel(), second.ravel()])
         k, *_ = np.linalg.lstsq(pair.T, off, rcond=None)
         if case.close(v.truth + (k @ pair).reshape(v.truth.shape)):
@@ -105,8 +110,7 @@ def _two_terms(case: Case, edges: list[Edge]) -> Told | None:
 
 def _edges(case: Case) -> list[Edge]:
     """Every edge that the gradient comes through, those that others repeat left out."""
-    names: list[str] = []
-    uses: list[bool] = []  # whether the edge starts at the leaf itself
+    found: list[tuple[str, str, bool]] = []  # of every edge what `Edge` has of it
     given: list[Any] = []
 
     def run(scales: Any, inputs: list[Any]) -> list[Any]:
@@ -118,8 +122,7 @@ def _edges(case: Case) -> list[Edge]:
             changed = list(inputs)
             for i, value in () if graph.is_whole(eqn) else graph.operands(inputs):
                 if scales is None:
-                    names.append(graph.described(eqn))
-                    uses.append(value is given[0])
+                    found.append((graph.described(eqn), eqn.primitive.name, value is given[0]))
                 else:
                     kept = lax.stop_gradient(value)
                     changed[i] = kept + scales[0][next(count)] * (value - kept)
@@ -131,14 +134,14 @@ def _edges(case: Case) -> list[Edge]:
         with jax.enable_x64(True):
             inputs = [jnp.asarray(v) for v in case.samples[0].inputs]
             jax.eval_shape(lambda *inputs: run(None, list(inputs)), *inputs)
-        n = len(names)
+        n = len(found)
         if n > EDGES or not graph.variants_affordable(case, n):
             return []
         scales = np.concatenate([np.ones((1, n)), 1 - np.eye(n)])
         whole, *without = graph.gradients(case, run, scales)
     except Exception:  # a part of the forward pass that cannot be run so: no story of its parts
         return []
-    edges = map(Edge, names, uses, (whole - other for other in without))
+    edges = [Edge(*edge, whole - other) for edge, other in zip(found, without, strict=True)]
     return list(_distinct(edges, case.verdict.size))
 
 

@@ -140,7 +140,7 @@ def _by_value(case: Case, name: str, values: np.ndarray) -> Iterator[tuple[str, 
 def _bounds(case: Case, values: np.ndarray) -> Iterator[float]:
     """Round numbers between the values at wrong elements and those at the others."""
     wrong = case.verdict.wrong
-    if wrong.any(0).sum() < 3:  # too few to tell a bound by
+    if wrong.any(0).sum() < 2:  # too few to tell a bound by
         return
     inside, outside = values[wrong], values[~wrong & np.isfinite(case.verdict.truth)]
     for low, high in (

@@ -76,6 +76,7 @@ class Step(NamedTuple):
 
     Attributes:
       where: it stands.
+      is_rule: whether it only calls a function that has a `custom_vjp`.
       linear: whether its derivative is the same at every operand.
       number: of the equation; `first`: of its first operand.
       places: of its operands among its inputs.
@@ -83,6 +84,7 @@ class Step(NamedTuple):
     """
 
     where: str
+    is_rule: bool
     linear: bool
     number: int
     first: int
@@ -114,7 +116,10 @@ def _steps(case: Case) -> list[Step]:
             one = len(outputs) == 1 and is_floating(outputs[0]) and not _is_branching(eqn)
             places = [i for i, _ in graph.operands(inputs)]
             linear = eqn.primitive.name in _LINEAR or _is_branching(eqn)
-            found.append(Step(graph.described(eqn), linear, number, first, places, [], None))
+            is_rule = eqn.primitive.name == "custom_vjp_call"
+            found.append(
+                Step(graph.described(eqn), is_rule, linear, number, first, places, [], None)
+            )
             arrays.append(([inputs[i] for i in places], outputs[0] if one else None))
             return outputs
 
@@ -152,6 +157,8 @@ def _edits(case: Case) -> list[Edit]:
     found: list[list[Edit]] = [[], [], [], []]
     for step in _steps(case):
         where, output = step.where, step.output
+        if step.is_rule:  # the function that is judged: its own steps say more
+            continue
         for n, (place, value) in enumerate(zip(step.places, step.operands, strict=True)):
             for i, name in () if step.linear else others(value):
                 told = Told("stale", f"{where} is differentiated at the value of {name}")

@@ -1,6 +1,7 @@
 """The pytest plugin: a `gradients` fixture, seeds that a test's name gives, and a summary line.
 
-Nothing of JAX is imported until a test asks for the fixture.
+Nothing of JAX, nor of funprop, is imported until a test asks for the fixture: a `conftest.py` must
+be able to set JAX's environment first.
 """
 
 from __future__ import annotations
