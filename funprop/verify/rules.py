@@ -14,7 +14,7 @@ from funprop.verify.evaluate import Evaluate
 from funprop.verify.examine import examine
 from funprop.verify.report import Report
 from funprop.verify.rows import as_report
-from funprop.verify.subject import floats, is_floating, without_keys
+from funprop.verify.subject import arrays, floats, is_floating, refused, without_keys
 
 
 def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Report:
@@ -23,6 +23,14 @@ def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Rep
     Finds each `jax.custom_vjp` and `jax.custom_jvp`, in whose code it may be, under jit, scan,
     cond, while, remat, vmap, shard_map and grad. A rule that is called several times at one place,
     under a scan, is judged at a few of its calls.
+
+    Args:
+      function: any function of arrays: a model, a loss, a whole training step.
+      *args: its arguments, any pytrees.
+      seed: of the cotangents.
+
+    Raises:
+      TypeError, ValueError: the function does not take these arguments.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -35,7 +43,14 @@ def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Rep
       >>> [(check.path, check.story or "ok") for check in report.checks]
       [('double/x', 'factor'), ('relu/x', 'ok')]
     """
-    calls = rule_calls(function, *args)
+    if not callable(function):
+        raise TypeError(f"function must be callable, got {type(function).__name__}")
+    for i, arg in enumerate(args):
+        arrays(arg, f"args[{i}]")
+    try:
+        calls = rule_calls(function, *args)
+    except (TypeError, ValueError) as error:
+        raise refused(error, getattr(function, "__name__", "function")) from None
     groups: dict[tuple[str, str, str], list[tuple[Any, list[Any]]]] = {}
     for eqn, inputs in calls:
         specs = ",".join(f"{v.dtype}{v.shape}" for v in inputs)

@@ -129,3 +129,9 @@ def first_line(error: Exception) -> str:
     """What an exception says, in one line."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
+
+
+def refused(error: Exception, name: str) -> Exception:
+    """The exception for arguments that a function does not take."""
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    return kind(f"{name} does not take these arguments: {first_line(error)}")

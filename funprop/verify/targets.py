@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funprop.layer import Layer
+from funprop.layer import Layer, check_params
 from funprop.verify import internals
 from funprop.verify.adapters import of_function, of_gradient, of_layer
 from funprop.verify.evaluate import Evaluate
@@ -17,7 +17,7 @@ from funprop.verify.examine import examine
 from funprop.verify.instruments import Instruments
 from funprop.verify.report import Report
 from funprop.verify.rows import Findings, as_report
-from funprop.verify.subject import Subject, arrays, floats
+from funprop.verify.subject import Subject, arrays, first_line, floats, refused
 from funprop.visits import visits
 
 
@@ -63,6 +63,10 @@ def verify(
         if reference is not None:
             raise TypeError("reference must not be given for a layer: its forward pass is it")
         return as_report(_of_parts(target, args, key, seed))
+    if not callable(target):
+        raise TypeError(f"target must be a layer or a function, got {type(target).__name__}")
+    if key is not None:
+        raise TypeError("key is for a layer: give a function its keys among its arguments")
     if reference is None:
         subject = of_function(target, args)
     elif _is_gradient(target, reference, args):
@@ -84,7 +88,11 @@ def _of_parts(layer: Layer, args: tuple[Any, ...], key: Any, seed: int) -> list[
         arrays(value, what)
     params, x = jax.tree.map(jnp.asarray, (params, x))
     whole = of_layer(layer, params, x, key)
-    _check(whole)
+    try:
+        _check(whole)
+    except (TypeError, ValueError):
+        check_params(layer, params, x)  # where they are the cause, that says more
+        raise
     seen = []
 
     def run(params: Any, x: Any) -> Any:
@@ -120,10 +128,11 @@ def _check(subject: Subject) -> None:
         raise ValueError(f"{name} has no input of floating dtype to differentiate")
     specs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in subject.args]
     try:
-        first, second = (jax.make_jaxpr(subject.plain)(*specs) for _ in range(2))
+        first, second = (  # traced twice: JAX keeps the trace of a function that it knows
+            jax.make_jaxpr(lambda *leaves: subject.plain(*leaves))(*specs) for _ in range(2)
+        )
     except (TypeError, ValueError) as error:
-        line = (str(error).strip().splitlines() or ["it fails"])[0]
-        raise type(error)(f"{name} does not take these arguments: {line}") from None
+        raise refused(error, name) from None
     if not any(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in first.out_avals):
         raise ValueError(f"{name} has no output of floating dtype")
     for aval in first.out_avals:
@@ -152,10 +161,9 @@ def _is_gradient(target: Any, reference: Any, args: tuple[Any, ...]) -> bool:
         got = jax.eval_shape(target, *specs)
         value = jax.eval_shape(reference, *specs)
     except (TypeError, ValueError) as error:
-        line = (str(error).strip().splitlines() or ["it fails"])[0]
-        raise type(error)(
-            f"target and reference do not both take these arguments: {line}"
-        ) from None
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        reason = first_line(error)
+        raise kind(f"target and reference do not both take these arguments: {reason}") from None
     return (
         hasattr(got, "grads")
         or jax.tree.structure(got) != jax.tree.structure(value)

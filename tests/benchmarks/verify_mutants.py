@@ -181,7 +181,8 @@ def report(rows: list[dict[str, Any]], checkers: tuple[str, ...], verbose: bool)
         wrong = [r for r in own if r["mutant"]]
         good = [r for r in own if not r["mutant"] and r["wrong"] is not None]
         caught = [r for r in wrong if r["wrong"]]
-        line = f"{checker:20}  {share(caught, wrong):>6}  {share([r for r in good if r['wrong']], good):>12}"
+        alarms = [r for r in good if r["wrong"]]
+        line = f"{checker:20}  {share(caught, wrong):>6}  {share(alarms, good):>12}"
         if checker == "funprop.verify":
             leaf = [r for r in wrong if r.get("paths") == r["leaves"]]
             story = [r for r in wrong if r["wrong"] and set(r["stories"]) <= set(r["expected"])]

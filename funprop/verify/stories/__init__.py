@@ -14,7 +14,7 @@ import numpy as np
 from funprop.verify.case import Case, Told
 from funprop.verify.evaluate import NotWideError
 from funprop.verify.stories.axes import coupled, reduced, shifted, transposed
-from funprop.verify.stories.inputs import moved, overwritten, replaced
+from funprop.verify.stories.inputs import moved, overwritten, partial_sum, replaced
 from funprop.verify.stories.numbers import (
     factor,
     ignores_cotangent,
@@ -43,6 +43,7 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
     by_value,
     term,
     moved,
+    partial_sum,
     step,
     by_place,
     coupled,

@@ -52,8 +52,32 @@ def moved(case: Case) -> Told | None:
 
 
 def replaced(case: Case) -> Told | None:
-    """The gradient with an input replaced: by zero, by one, by the output."""
+    """The gradient with an input replaced: by zero, one, another or the output."""
     return _first_that_fits(case, _inputs_replaced(case))
+
+
+def partial_sum(case: Case) -> Told | None:
+    """The sum over an axis of the cotangent without one end of it, or of one end alone."""
+    return _first_that_fits(case, _cotangents_in_part(case))
+
+
+def _cotangents_in_part(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
+    for i, spec in enumerate(case.tools.dys if case.tools.subject.free_cotangent else ()):
+        for axis in (a for a, n in enumerate(spec.shape) if n > 1):
+            for name, place in (("first", 0), ("last", -1)):
+                for alone in (False, True):
+                    words = "alone is counted" if alone else "is not counted"
+                    sentence = f"the {name} place along axis {axis} of the cotangent {words}"
+                    kept = functools.partial(_in_part, axis=axis, place=place, alone=alone)
+                    told = Told("missing term", sentence)
+                    yield told, _with(case, "dys", i, lambda v, _, kept=kept: kept(v))
+
+
+def _in_part(value: np.ndarray, axis: int, place: int, alone: bool) -> np.ndarray:
+    """`value` with zero at one place along an axis, or everywhere else."""
+    there = np.zeros(value.shape, bool)
+    np.moveaxis(there, axis, 0)[place] = True
+    return np.where(there == alone, value, 0.0)
 
 
 def _first_that_fits(case: Case, points: Iterator[tuple[Told, list[Sample]]]) -> Told | None:
@@ -74,6 +98,9 @@ def _inputs_moved(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
 def _cotangents_moved(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
     for i, spec in enumerate(case.tools.dys if case.tools.subject.free_cotangent else ()):
         for kind, words, move in _moves(spec.shape):
+            reduces = case.verdict.truth.ndim - 1 < len(spec.shape)
+            if kind == "transposed" and reduces:
+                kind, words = "wrong axis", "transposed: it is summed over the wrong axis"
             told = Told(kind, f"the cotangent is used {words}")
             yield told, _with(case, "dys", i, lambda v, _, move=move: move(v))
 
@@ -101,6 +128,10 @@ def _inputs_replaced(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
         for words, make in (("set to zero", np.zeros_like), ("set to one", np.ones_like)):
             told = Told("stale", f"it is the gradient with {name} {words}")
             yield told, _with(case, "inputs", i, lambda v, _, make=make: make(v))
+        for j, other, value in _float_inputs(case):
+            if j != i and value.shape == leaf.shape:
+                told = Told("stale", f"it is the gradient with {name} replaced by {other}")
+                yield told, _with(case, "inputs", i, lambda _, s, j=j: s.inputs[j])
         for n, y in enumerate(outputs):
             if y.shape == leaf.shape:
                 told = Told("stale", f"it is the gradient with {name} replaced by the output")

@@ -62,7 +62,9 @@ def _as_overwritten(case: Case, edges: list[Edge], told: Told) -> Told:
     """A shared weight's use that is missing: gradients of uses must be added."""
     uses = [edge for edge in edges if edge.is_use]
     missing = [edge for edge in uses if case.close(case.verdict.truth - edge.part)]
-    shared = len(uses) > 1 and all(edge.primitive in _OF_WEIGHTS for edge in uses)
+    rows = case.verdict.truth.shape[1:2]  # a weight has no axis of examples
+    is_weight = not any(y.shape[:1] == rows for y in case.tools.outputs)
+    shared = is_weight and len(uses) > 1 and all(e.primitive in _OF_WEIGHTS for e in uses)
     if told.kind != "missing term" or not missing or not shared:
         return told
     where = missing[0].where

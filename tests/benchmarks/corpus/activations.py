@@ -184,7 +184,7 @@ def elementwise(name, forward, backward, mutants, kinks=None, inputs=None):
     return Operation(name, forward, backward, inputs or normal((5, 6)), tuple(mutants), (0,), kinks)
 
 
-bf16 = lambda g: g.astype(jnp.bfloat16).astype(g.dtype)  # noqa: E731
+bf16 = lambda g: g.astype(jnp.bfloat16).astype(g.dtype)
 
 OPERATIONS = [
     elementwise("relu", relu, relu_bwd, [
