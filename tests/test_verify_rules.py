@@ -1,6 +1,7 @@
 """`verify_rules` finds every custom rule that a function reaches, wherever it is called."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +86,7 @@ def test_the_rules_of_a_flax_and_an_equinox_model():
     import equinox as eqx
     from flax import linen
 
-    model = linen.Sequential([linen.Dense(4), linen.relu, linen.LayerNorm(), linen.gelu])
+    model: Any = linen.Sequential([linen.Dense(4), linen.relu, linen.LayerNorm(), linen.gelu])
     x = normal(3, 5)
     params = model.init(jax.random.key(0), x)
     report = fp.verify_rules(lambda params: jnp.sum(model.apply(params, x)), params)

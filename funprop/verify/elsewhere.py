@@ -10,7 +10,7 @@ from funprop.verify import kinks, points, stories
 from funprop.verify.case import Case
 from funprop.verify.evaluate import NotWideError
 from funprop.verify.instruments import Instruments, Sample, drawn_sample
-from funprop.verify.judge import Verdict, mathematics, sizes, stacked
+from funprop.verify.judge import mathematics, sizes, stacked
 from funprop.verify.report import Check
 from funprop.verify.rows import wrong
 from funprop.verify.subject import Subject, first_line, is_floating
@@ -60,19 +60,12 @@ def _at(
     size = sizes(truths, tools, samples)
     found = {}
     for k, verdict in enumerate(mathematics(exact, truths, size, tools.constants)):
-        verdict = _without_kinks(verdict, tools, samples, k)
+        if not verdict.ok:  # inputs that nobody gave are full of ties, several at once
+            verdict, _ = kinks.forgiven(verdict, tools, samples, k, beyond=0.5)
         if not verdict.ok:
             told = stories.told(Case(tools, samples, k, verdict, truths))
             found[k] = wrong(subject, k, verdict, told, point.name)
     return found
-
-
-def _without_kinks(verdict: Verdict, tools: Instruments, samples: list[Sample], k: int) -> Verdict:
-    """Inputs that nobody gave are full of ties: nothing is said of a slope there."""
-    if verdict.ok:
-        return verdict
-    kink = kinks.near_kinks(verdict, tools, samples, k)
-    return verdict._replace(allowed=np.where(kink, np.inf, verdict.allowed))
 
 
 def _unseen(tools: Instruments, given: list[Sample]) -> list[points.Point]:

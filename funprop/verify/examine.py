@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from funprop import trees
 from funprop.verify import kinks, laws, points, promises, shrink, stories
 from funprop.verify.by_differences import by_differences
 from funprop.verify.case import Case
@@ -24,9 +23,6 @@ from funprop.verify.judge import Sizes, Verdict, as_it_runs, mathematics, sizes,
 from funprop.verify.report import Check, Example
 from funprop.verify.rows import Findings, misfit, row, wrong
 from funprop.verify.subject import MismatchError, Subject, first_line, is_floating
-
-# With more numbers than this in inputs and outputs a part is examined at the given inputs only.
-MANY = 200_000
 
 
 class Measured(NamedTuple):
@@ -63,8 +59,7 @@ def examine(
     except Exception as error:  # whatever a backward pass raises that cannot even be traced
         failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
         return Findings([misfit(subject, failed)], [], [])
-    many = sum(np.size(a) for a in subject.args) + trees.size(tools.outputs) > MANY
-    samples = _samples(tools, subject.args, 1 if many else 3, rng)
+    samples = _samples(tools, subject.args, 1 if tools.many else 3, rng)
     try:
         measured = _measured(tools, samples, rng)
     except NotWideError as error:
@@ -82,7 +77,7 @@ def examine(
     bad = [k for k, verdict in enumerate(verdicts) if not verdict.ok]
     notes: list[str] = []
     examples: list[Example] = []
-    beyond = thorough and first and not many and measured.exact is not None
+    beyond = thorough and first and not tools.many and measured.exact is not None
     if beyond and not bad:
         found, notes = elsewhere(subject, tools, samples, rng)
         for k, check in found.items():

@@ -12,9 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funprop import trees
 from funprop.verify.evaluate import Evaluate, NotWideError
 from funprop.verify.internals import equations
 from funprop.verify.subject import Subject, first_line, floats, is_floating
+
+# With more numbers than this in inputs and outputs a part is examined at the given inputs only.
+MANY = 200_000
+QUICKLY = {"xla_backend_optimization_level": 0}
 
 EPS64 = float(np.finfo(np.float64).eps)
 EPS32 = float(np.finfo(np.float32).eps)
@@ -51,6 +56,9 @@ class Instruments:
         )  # the coarsest that takes part
         self.dys = [jax.ShapeDtypeStruct(y.shape, y.dtype) for y in floats(self.outputs)]
         self.backward_jaxpr, _ = _traced(subject.backward, given, self.dys)
+        self.many = sum(np.size(a) for a in args) + trees.size(self.outputs) > MANY
+        # Where the truth is computed, of few numbers, compiling is what takes time.
+        self.jit = jax.jit if self.many else functools.partial(jax.jit, compiler_options=QUICKLY)
         self._memory: dict[tuple[str, int], tuple[Sample, Any]] = {}
         self._by_ties: dict[str, Callable[..., Any]] = {}
 
@@ -197,18 +205,18 @@ class Instruments:
             run, (plain, backward, _) = Evaluate(wide=True), self._wide_jaxprs
             return *self._pulled(run, plain, inputs, dys), run(backward, *inputs, *dys)
 
-        return jax.jit(measured)
+        return self.jit(measured)
 
     def _truth_by(self, ties: str) -> Callable[..., Any]:
         if ties not in self._by_ties:
             run = Evaluate(wide=True, ties=ties)
             pulled = functools.partial(self._pulled, run, self._wide_jaxprs[0])
-            self._by_ties[ties] = jax.jit(pulled)
+            self._by_ties[ties] = self.jit(pulled)
         return self._by_ties[ties]
 
     @functools.cached_property
     def _output(self) -> Callable[..., Any]:
-        return jax.jit(lambda inputs: floats(Evaluate(wide=True)(self._wide_jaxprs[0], *inputs)))
+        return self.jit(lambda inputs: floats(Evaluate(wide=True)(self._wide_jaxprs[0], *inputs)))
 
     @property
     def wide_plain(self) -> Any:

@@ -19,9 +19,16 @@ LOOKED_AT = 64  # elements of a leaf that are looked at from both sides
 
 
 def forgiven(
-    verdict: Verdict, tools: Instruments, samples: list[Sample], leaf: int
+    verdict: Verdict,
+    tools: Instruments,
+    samples: list[Sample],
+    leaf: int,
+    beyond: float = 0.0,
 ) -> tuple[Verdict, Any]:
     """The verdict with every element accepted that lies between the one-sided derivatives.
+
+    Args:
+      beyond: how far outside it may lie, as a share of their distance.
 
     Returns:
       The verdict, and which elements were accepted so.
@@ -32,39 +39,25 @@ def forgiven(
         if not wrong[n].any():
             continue
         low, high = _branches(tools, sample, leaf, verdict.truth[n])
-        kink[n] = wrong[n] & _inside(verdict, n, low, high)
+        kink[n] = wrong[n] & _inside(verdict, n, low, high, beyond)
         for place in np.argwhere(wrong[n] & ~kink[n])[:LOOKED_AT]:
             where = tuple(int(i) for i in place)
             ends = np.array(_one_sided(tools, sample, leaf, where)) / sample.unit
             slack = verdict.allowed[n][where] + 1e-7 * (verdict.size + np.abs(ends).max())
             if ends[1] - ends[0] > 10 * slack:
                 got = verdict.got[n][where]
+                slack += beyond * (ends[1] - ends[0])
                 kink[(n, *where)] = ends[0] - slack <= got <= ends[1] + slack
     return verdict._replace(allowed=np.where(kink, np.inf, verdict.allowed)), kink
 
 
-def near_kinks(verdict: Verdict, tools: Instruments, samples: list[Sample], leaf: int) -> Any:
-    """The wrong elements with respect to which the forward pass has a kink, whatever they are."""
-    wrong = verdict.wrong & np.isfinite(verdict.got)
-    kink = np.zeros(wrong.shape, bool)
-    for n, sample in enumerate(samples):
-        if not wrong[n].any():
-            continue
-        low, high = _branches(tools, sample, leaf, verdict.truth[n])
-        slack = verdict.allowed[n]
-        kink[n] = wrong[n] & (high - low > 2 * np.where(np.isfinite(slack), slack, 0))
-        for place in np.argwhere(wrong[n] & ~kink[n])[:LOOKED_AT]:
-            where = tuple(int(i) for i in place)
-            low_, high_ = np.array(_one_sided(tools, sample, leaf, where)) / sample.unit
-            bound = verdict.allowed[n][where] + 1e-6 * (verdict.size + abs(low_) + abs(high_))
-            kink[(n, *where)] = high_ - low_ > 10 * bound
-    return kink
-
-
-def _inside(verdict: Verdict, n: int, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _inside(
+    verdict: Verdict, n: int, low: np.ndarray, high: np.ndarray, beyond: float
+) -> np.ndarray:
     slack = np.where(np.isfinite(verdict.allowed[n]), verdict.allowed[n], 0)
+    is_kink, margin = high - low > 2 * slack, slack + beyond * (high - low)
     got = verdict.got[n]
-    return (high - low > 2 * slack) & (got >= low - slack) & (got <= high + slack)
+    return is_kink & (got >= low - margin) & (got <= high + margin)
 
 
 def _branches(

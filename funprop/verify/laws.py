@@ -32,7 +32,7 @@ def broken_laws(
     """
     subject = tools.subject
     inputs, dys = tools.working(sample.inputs), tools.working_dys(sample)
-    there, broken = _transformed(subject, inputs, dys)
+    there, broken = _transformed(tools, inputs, dys)
     broken += _of_the_output(tools, sample)
     for i, zero in enumerate(np.asarray(g, np.float64) for g in there.pop("zero", ())):
         if np.any(zero) and np.all(np.isfinite(zero)):
@@ -48,17 +48,18 @@ def broken_laws(
 
 
 def _transformed(
-    subject: Subject, inputs: list[Any], dys: list[Any]
+    tools: Instruments, inputs: list[Any], dys: list[Any]
 ) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """The gradient under every transformation, and a sentence for each that it fails under."""
+    subject = tools.subject
     try:  # all at once: compiling is what takes time
-        run = jax.jit(lambda i, d: {n: way(subject.backward, i, d) for n, way in WAYS.items()})
+        run = tools.jit(lambda i, d: {n: way(subject.backward, i, d) for n, way in WAYS.items()})
         return run(inputs, dys), []
     except Exception:  # whatever a rule raises that was not made for one of them: which?
         there, broken = {}, []
     for name, way in WAYS.items():
         try:
-            there[name] = jax.jit(functools.partial(way, subject.backward))(inputs, dys)
+            there[name] = tools.jit(functools.partial(way, subject.backward))(inputs, dys)
         except Exception as error:
             if _forward_can(way, subject, inputs):
                 sentence = f"backward fails under {name}: {first_line(error)}"
@@ -83,7 +84,7 @@ def _of_the_output(tools: Instruments, sample: Sample) -> list[tuple[str, str]]:
     def run(*given: Any) -> Any:
         return jax.vjp(differentiated, *given)[0], floats(subject.plain(*inputs))
 
-    ys, plain = jax.jit(run)(*(inputs[i] for i in places))
+    ys, plain = tools.jit(run)(*(inputs[i] for i in places))
     for n, (y, p) in enumerate(zip(ys, plain, strict=True)):
         y, p = np.asarray(y, np.float64), np.asarray(p, np.float64)
         try:

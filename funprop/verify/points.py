@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from funprop.verify.promises import drawn, free, is_free, within
+from funprop.verify.promises import drawn, free, in_order, is_free, within
 from funprop.verify.subject import Subject, is_floating
 
 TRIED_AXES = 12  # more axes than this are not tried one by one
@@ -30,10 +30,11 @@ class Point(NamedTuple):
 def nearby(args: Sequence[Any], rng: np.random.Generator) -> list[Any]:
     """Inputs of which every number is up to 30% smaller or larger."""
     moving = free(args)
-    return [
+    values = [
         within(a, drawn(a) * (1 + 0.3 * rng.uniform(-1, 1, a.shape))) if i in moving else drawn(a)
         for i, a in enumerate(args)
     ]
+    return in_order(args, values)
 
 
 def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
@@ -43,10 +44,11 @@ def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
     given = [drawn(leaf) for leaf in args]
 
     def changed(change: Any, places: Sequence[int]) -> list[Any]:
-        return [
+        values = [
             within(args[i], change(given[i], i)) if i in places else leaf
             for i, leaf in enumerate(given)
         ]
+        return in_order(args, values)
 
     def normal(values: np.ndarray, i: int) -> np.ndarray:
         return rng.standard_normal(values.shape)

@@ -35,7 +35,9 @@ def _is_whole(values: np.ndarray) -> bool:
 
 
 def _is_distribution(values: np.ndarray) -> bool:
-    """Probabilities along an axis."""
+    """Probabilities along an axis; equal numbers in a row are as likely a weight's first values."""
+    if values.ndim == 1 and np.ptp(values) == 0:
+        return False
     return bool(np.all(values >= 0)) and any(
         n > 1 and np.allclose(values.sum(axis), 1, atol=1e-2) for axis, n in enumerate(values.shape)
     )
@@ -43,6 +45,8 @@ def _is_distribution(values: np.ndarray) -> bool:
 
 def _is_normalised(values: np.ndarray) -> bool:
     """Vectors of length one along an axis: directions, rotations."""
+    if values.ndim == 1 and np.ptp(values) == 0:
+        return False
     return any(
         n > 1 and np.allclose(np.sqrt(np.square(values).sum(axis)), 1, atol=1e-2)
         for axis, n in enumerate(values.shape)
@@ -114,3 +118,24 @@ def within(leaf: Any, values: np.ndarray) -> np.ndarray:
     if 2 <= np.sum(own == 0) < own.size:  # a pattern, such as that of a triangular matrix
         values = values * (own != 0) if values.shape == own.shape else values
     return values
+
+
+def in_order(args: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+    """`values` with those of arguments that bound each other sorted as the given ones are.
+
+    Arguments of one shape of which every number of the one is below that of the other: the bounds
+    of an interval.
+    """
+    found = list(values)
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for i in free(args):
+        if np.shape(values[i]) == args[i].shape:
+            by_shape.setdefault(args[i].shape, []).append(i)
+    for places in by_shape.values():
+        chain = sorted(places, key=lambda i: float(np.mean(drawn(args[i]))))
+        pairs = itertools.pairwise(chain)
+        if len(chain) > 1 and all(np.all(drawn(args[i]) < drawn(args[j])) for i, j in pairs):
+            rows = np.sort(np.stack([np.asarray(values[i]) for i in chain]), axis=0)
+            for i, row in zip(chain, rows, strict=True):
+                found[i] = row
+    return found

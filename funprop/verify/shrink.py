@@ -52,10 +52,11 @@ def _others(args: Sequence[Any], rng: np.random.Generator) -> Iterator[list[Any]
     """All ones, and random numbers, in the arrays that may hold any."""
     free = promises.free(args)
     for draw in (np.ones, rng.standard_normal):
-        yield [
+        values = [
             promises.within(a, draw(a.shape)) if i in free else promises.drawn(a)
             for i, a in enumerate(args)
         ]
+        yield promises.in_order(args, values)
 
 
 def _groups(subject: Subject) -> Iterator[list[tuple[int, int]]]:
@@ -127,6 +128,7 @@ def _simplified(tools: Instruments, sample: Sample, leaf: int) -> Sample:
             for simpler in (np.ones_like(value), np.round(value) + 0.0, np.round(value, 1)):
                 values = list(getattr(sample, kind))
                 values[i] = simpler
+                values = promises.in_order(sample.inputs, values) if kind == "inputs" else values
                 candidate = sample._replace(**{kind: values})
                 if _is_wrong(tools, candidate, leaf, least):
                     sample = candidate

@@ -25,7 +25,7 @@ from funprop.verify.stories.numbers import (
     zero,
 )
 from funprop.verify.stories.paths import term
-from funprop.verify.stories.regions import by_place, by_value
+from funprop.verify.stories.regions import by_place, by_sign, complement
 from funprop.verify.stories.steps import step
 
 STORIES: tuple[Callable[[Case], Told | None], ...] = (
@@ -40,7 +40,8 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
     shifted,
     reduced,
     overwritten,
-    by_value,
+    complement,
+    by_sign,
     term,
     moved,
     partial_sum,

@@ -74,7 +74,7 @@ def gradients(case: Case, run: Callable[..., list[Any]], *variants: Any) -> np.n
         return jax.grad(total)(inputs[leaf])
 
     with jax.enable_x64(True):
-        every = jax.jit(jax.vmap(gradient, (0, None, None)))
+        every = case.tools.jit(jax.vmap(gradient, (0, None, None)))
         found = [np.asarray(every(variants, s.inputs, s.dys)) / s.unit for s in case.samples]
     return np.stack(found, axis=1)
 
@@ -94,7 +94,7 @@ def values(case: Case) -> list[Value]:
 
     try:
         with jax.enable_x64(True):
-            every = jax.jit(run)
+            every = case.tools.jit(run)
             found = [[np.asarray(v) for v in every(s.inputs)] for s in case.samples]
     except Exception:  # a part of the forward pass that cannot be run in float64
         return []

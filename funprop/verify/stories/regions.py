@@ -13,9 +13,25 @@ from funprop.verify.case import Case, Told
 from funprop.verify.stories import graph
 
 
-def by_value(case: Case) -> Told | None:
-    """Wrong at every element that an input or output tells apart, and nowhere else."""
-    return _fitting(case, _of_values(case), 1.0, 12)
+def by_sign(case: Case) -> Told | None:
+    """Wrong at every element of one sign of an input or an output, and nowhere else."""
+    signs = (region for region in _of_values(case) if region[0].endswith(_SIGNS))
+    return _fitting(case, signs, 1.0, 12)
+
+
+_SIGNS = (" is 0", " is negative", " is positive")
+
+
+def complement(case: Case) -> Told | None:
+    """Zero wherever it should not be, and nowhere else: a mask that is inverted."""
+    v = case.verdict
+    got, truth = np.abs(v.got) > 1e-6 * v.size, np.abs(v.truth) > 1e-6 * v.size
+    if got.any() and truth.any() and np.array_equal(got, ~truth):
+        return Told("region", "zero where it should not be, and only there: the mask is inverted")
+    return None
+
+
+_REPEATED = " names more than once"
 
 
 def by_place(case: Case) -> Told | None:
@@ -42,7 +58,10 @@ def _fitting(
         share = float(wrong.sum() / where.sum())
         if share > best[0] + 1e-9:
             best = (share, name)
-    return Told("region", f"only {best[1]}") if best[0] >= least else None
+    if best[0] < least:
+        return None
+    repeats = best[1].endswith(_REPEATED)
+    return Told("overwritten" if repeats else "region", f"only {best[1]}")
 
 
 def _of_places(case: Case) -> Iterator[tuple[str, np.ndarray]]:
@@ -66,7 +85,7 @@ def _of_places(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     for i, rows in repeated(case) if len(shape) > 1 else ():
         if rows.shape[-1:] == shape[1:2]:
             where = np.broadcast_to(rows.reshape(*rows.shape, *[1] * (len(shape) - 2)), shape)
-            yield f"at rows that {case.tools.subject.paths[i]} names more than once", where
+            yield f"at rows that {case.tools.subject.paths[i]}{_REPEATED}", where
     yield from _of_indices(case)
 
 

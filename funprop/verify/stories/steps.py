@@ -128,7 +128,7 @@ def _steps(case: Case) -> list[Step]:
 
     try:
         with jax.enable_x64(True):
-            arrays = jax.tree.map(np.asarray, jax.jit(run)(case.samples[0].inputs))
+            arrays = jax.tree.map(np.asarray, case.tools.jit(run)(case.samples[0].inputs))
     except Exception:  # a part of the forward pass that cannot be run so: no story of its steps
         return []
     return [
