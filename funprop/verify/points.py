@@ -58,6 +58,7 @@ def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
         yield Point(f"{name} of zeros", changed(lambda v, _: 0 * v, [i]))
         yield Point(f"{name} of ones", changed(lambda v, _: 0 * v + 1, [i]))
     yield Point("ties", changed(lambda v, _: np.round(v), open_))
+    yield Point("whole numbers", changed(lambda v, i: np.round(3 * normal(v, i)), open_))
     indices = [i for i, leaf in enumerate(args) if _are_indices(args, i)]
     if indices:
         repeated = [np.full_like(v, v.flat[0]) if i in indices else v for i, v in enumerate(given)]

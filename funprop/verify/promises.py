@@ -110,7 +110,7 @@ def within(leaf: Any, values: np.ndarray) -> np.ndarray:
     if np.all(own > 0):
         values = np.abs(values) + (0 if np.all(values != 0) else np.min(own))
         if np.all(own < 1) and own.size > 1:
-            values = np.clip(values, np.min(own), np.max(own))
+            values = np.clip(values, np.min(own) / 2, (1 + np.max(own)) / 2)
     elif np.all(own >= 0) and own.size > 1:
         values = np.abs(values)
     elif np.all(own < 0) and own.size > 1:
