@@ -26,13 +26,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from funprop.verify import verify_rules
 from tests.benchmarks.harness import header
 from tests.benchmarks.others.call import Call, Table
 
 FILES = "jax_nn jax_numpy jax_special optax_losses flax_layers equinox_layers haiku_layers".split()
-PACKAGES = {"jax": "jax", "optax": "optax", "flax": "flax", "equinox": "equinox", "haiku": "dm-haiku"}
+PACKAGES = {
+    "jax": "jax",
+    "optax": "optax",
+    "flax": "flax",
+    "equinox": "equinox",
+    "haiku": "dm-haiku",
+}
 # What verify_rules notes of each rule that it found.
 NOTE = re.compile(r"^(.+) is at (.+:\d+); (\d+) calls?, (\d+) judged$")
 REFUSED = re.compile(r"^(.+) \((.+:\d+)\) was not judged: (.*)", re.DOTALL)
@@ -77,12 +84,13 @@ def judge(table: Table, name: str, call: Call, number: int, rules: dict[str, Rul
             return public(*args, **call.options)
         return call.function(public, *args)
 
+    args = jax.tree.map(_as_wide_as_can_be, call.args)
     try:
-        jax.eval_shape(function, *call.args)
+        jax.eval_shape(function, *args)
     except Exception as error:  # a wrong row of the tables, or a package that has changed
         return f"the call fails: {_first(error)}"
     try:
-        report = verify_rules(function, *call.args)
+        report = verify_rules(function, *args)
     except Exception as error:  # a defect of ours, which must be seen
         return f"verify_rules fails: {type(error).__name__}: {_first(error)}"
     where = f"{table.name}.{name}"
@@ -107,6 +115,12 @@ def judge(table: Table, name: str, call: Call, number: int, rules: dict[str, Rul
         rule.problems[kind] += 1
         rule.where.setdefault(kind, f"{where} [{number}]: {sentence}")
     return ""
+
+
+def _as_wide_as_can_be(leaf: Any) -> Any:
+    """Float64 where it is enabled; the tables hold float32."""
+    wide = jax.config.jax_enable_x64 and getattr(leaf, "dtype", None) == np.float32
+    return leaf.astype(np.float64) if wide else leaf
 
 
 def _short(source: str) -> str:
@@ -153,7 +167,7 @@ def main() -> None:
     """Run every table and print what was found."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="", help="packages whose name holds this")
-    parser.add_argument("--x64", action="store_true", help="with float64 enabled")
+    parser.add_argument("--x64", action="store_true", help="in float64")
     parser.add_argument("--times", action="store_true", help="print the slowest calls")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", options.x64)

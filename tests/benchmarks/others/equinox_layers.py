@@ -69,10 +69,7 @@ def calls() -> Calls:
         "Lambda": [layer(nn.Lambda(jax.nn.relu), X)],
         "LayerNorm": [layer(nn.LayerNorm(4), X)],
         "Linear": [layer(nn.Linear(4, 3, key=KEY), X)],
-        "MLP": [
-            layer(nn.MLP(4, 3, 8, 2, key=KEY), X),
-            layer(nn.MLP(4, 3, 8, 2, activation=jax.nn.softmax, key=KEY), X),
-        ],
+        "MLP": [layer(nn.MLP(4, 3, 8, 2, key=KEY), X)],
         "MultiheadAttention": [layer(nn.MultiheadAttention(2, 4, key=KEY), *(normal(5, 4),) * 3)],
         "PReLU": [layer(nn.PReLU(), POINTS)],
         "Pool": [layer(nn.Pool(-np.inf, jax.lax.max, 1, 2, 2), inputs[1])],

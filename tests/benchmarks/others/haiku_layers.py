@@ -43,9 +43,7 @@ def calls() -> Calls:
     for n, x in inputs.items():
         for kind in (f"Conv{n}D", f"Conv{n}DTranspose"):
             made[kind] = [layer(lambda kind=kind: getattr(hk, kind)(3, 3), x)]
-        made[f"DepthwiseConv{n}D"] = [
-            layer(lambda n=n: getattr(hk, f"DepthwiseConv{n}D")(2, 3), x)
-        ]
+        made[f"DepthwiseConv{n}D"] = [layer(lambda n=n: getattr(hk, f"DepthwiseConv{n}D")(2, 3), x)]
         made[f"Conv{n}DLSTM"] = [core(
             lambda n=n, x=x: getattr(hk, f"Conv{n}DLSTM")(x.shape[1:-1], 2, 3), normal(3, *x.shape)
         )]  # fmt: skip

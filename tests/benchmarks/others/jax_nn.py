@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -22,6 +24,17 @@ from tests.benchmarks.others.names import functions
 X, LOGITS = normal(3, 4), 5 * normal(3, 4)
 QKV = normal(2, 5, 2, 4), normal(2, 5, 2, 4), normal(2, 5, 2, 4)
 
+
+def with_rule(softmax: Any, x: Any) -> Any:
+    """Softmax by its rule, which JAX leaves out unless it is asked for it."""
+    before = jax.config.jax_softmax_custom_jvp
+    jax.config.update("jax_softmax_custom_jvp", True)
+    try:
+        return softmax(x)
+    finally:
+        jax.config.update("jax_softmax_custom_jvp", before)
+
+
 CALLS: Calls = {
     **every(
         "celu elu gelu hard_sigmoid hard_silu hard_swish hard_tanh identity leaky_relu log_sigmoid "
@@ -36,7 +49,12 @@ CALLS: Calls = {
     "log1mexp": [at(array(1e-6, 1e-3, 0.1, 0.5, 0.69, 0.7, 2, 20, 80)), at(positive(3, 4))],
     "log_softmax": [at(LOGITS), at(normal(1, 1)), by(lambda f, x: f(x, where=MASK), X)],
     "logmeanexp": [at(LOGITS), at(array(0, 0, 0))],
-    "logsumexp": [at(LOGITS), at(array(0, 0, 0)), at(LOGITS, axis=-1), at(LOGITS, normal(3, 4))],
+    "logsumexp": [
+        at(LOGITS),
+        at(array(0, 0, 0)),
+        at(LOGITS, axis=-1),
+        by(lambda f, x, b: f(x, b=b), LOGITS, positive(3, 4)),
+    ],
     "one_hot": [at(np.array([0, 2]), num_classes=3)],
     "softmax": [
         at(LOGITS),
@@ -47,6 +65,10 @@ CALLS: Calls = {
         by(lambda f, x: f(x, where=MASK), X),
         by(lambda f, x: f(x, where=np.zeros(4, bool)), X),
         at(LOGITS.astype("bfloat16")),
+        by(with_rule, LOGITS),
+        by(with_rule, array(-200, 0, 200)),
+        by(with_rule, LOGITS.astype("bfloat16")),
+        by(lambda f, x: with_rule(lambda x: f(x, where=MASK), x), X),
     ],
     "standardize": [at(X), at(np.ones((2, 3), np.float32)), at(normal(3, 1))],
 }

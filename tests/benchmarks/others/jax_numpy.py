@@ -82,15 +82,15 @@ CALLS: Calls = {
     "arange": [by(lambda f: f(3.0))],
     "argpartition": [at(X, kth=2)],
     "argwhere": [by(lambda f, x: f(x, size=3), X)],
-    "astype": [at(X, dtype=jnp.bfloat16)],
+    "astype": [by(lambda f, x: f(x, jnp.bfloat16), X)],
     "bincount": [by(lambda f, w: f(I, w, length=5), X[:, 0])],
     "block": [by(lambda f, x, y: f([x, y]), X, Y)],
     "broadcast_arrays": [at(X, V[:4])],
     "broadcast_to": [at(V, shape=(2, 5))],
     "clip": [at(POINTS, -1, 1)],
-    "choose": [by(lambda f, x, y: f(np.array([0, 1, 0]), [x, y]), X[:, 0], Y[:, 0])],
+    "choose": [by(lambda f, x, y: f(I - 1, [x, y, x], mode="clip"), X[:, 0], Y[:, 0])],
     "column_stack": [by(lambda f, x, y: f([x, y]), X, Y)],
-    "compress": [by(lambda f, x: f(np.array([True, False, True]), x, 0), X)],
+    "compress": [by(lambda f, x: f(I > 1, x, 0, size=2), X)],
     **every("concat concatenate stack vstack hstack dstack", by(lambda f, x, y: f([x, y]), X, Y)),
     "cross": [at(V[:3], W[:3])],
     "delete": [by(lambda f, x: f(x, 1), V)],
@@ -135,7 +135,7 @@ CALLS: Calls = {
     "polyval": [at(V, W)],
     "put": [by(lambda f, x, v: f(x, I, v, inplace=False), X, V[:3])],
     "put_along_axis": [by(lambda f, x: f(x, np.array([[0], [1], [2]]), 1.0, 1, inplace=False), X)],
-    "ravel_multi_index": [by(lambda f: f((I - 1, I - 1), (3, 3)))],
+    "ravel_multi_index": [by(lambda f: f((I - 1, I - 1), (3, 3), mode="clip"))],
     "repeat": [at(X, repeats=2)],
     "reshape": [at(X, shape=(4, 3))],
     "resize": [at(X, new_shape=(2, 3))],
@@ -152,7 +152,6 @@ CALLS: Calls = {
     "tensordot": [at(X, A, axes=1)],
     "tile": [at(X, reps=2)],
     "tri": [by(lambda f: f(3))],
-    "trim_zeros": [by(lambda f, x: f(V) * x, V[0])],
     "unpackbits": [at(BITS)],
     "unravel_index": [by(lambda f: f(I, (3, 3)))],
     "unstack": [at(X)],
@@ -167,6 +166,7 @@ CALLS: Calls = {
 }  # fmt: skip
 
 EXCUSED = excuse(
+    the_shape_of_its_output_depends_on_values="trim_zeros",
     reads_or_writes_files="fromfile load save savez frombuffer from_dlpack fromiter fromstring",
     gives_text_or_settings="array_repr array_str get_printoptions set_printoptions printoptions",
     asks_about_types="can_cast dtype finfo iinfo isdtype isscalar issubdtype iterable promote_types "
@@ -175,7 +175,11 @@ EXCUSED = excuse(
     "tril_indices triu_indices",
 )
 
-N3, N1, SINGULAR = normal(3, 3), normal(1, 1), np.array([[1, 2, 3, 1], [2, 4, 6, 2], [0, 1, 0, 3], [1, 0, 2, 5]], np.float32)
+N3, N1, SINGULAR = (
+    normal(3, 3),
+    normal(1, 1),
+    np.array([[1, 2, 3, 1], [2, 4, 6, 2], [0, 1, 0, 3], [1, 0, 2, 5]], np.float32),
+)
 
 LINALG: Calls = {
     **every("cond inv matrix_norm norm qr svd svdvals pinv vector_norm trace diagonal matrix_transpose",
@@ -198,7 +202,7 @@ LINALG: Calls = {
     "outer": [at(V, W)],
     "solve": [at(A, B)],
     "tensordot": [at(A, B, axes=1)],
-    "tensorinv": [at(normal(4, 2, 2))],
+    "tensorinv": [at(normal(2, 2, 4))],
     "tensorsolve": [at(A, normal(4))],
     "vecdot": [at(V, W)],
 }  # fmt: skip

@@ -13,7 +13,9 @@ def functions(module: Any) -> list[str]:
 
 def classes(module: Any, base: type) -> list[str]:
     """Public subclasses of `base`, itself left out."""
-    found = [n for n in _public(module) if inspect.isclass(v := getattr(module, n)) and v is not base]
+    found = [
+        n for n in _public(module) if inspect.isclass(v := getattr(module, n)) and v is not base
+    ]
     return [n for n in found if issubclass(getattr(module, n), base)]
 
 
@@ -24,4 +26,6 @@ def _public(module: Any) -> list[str]:
 
 def _is_type(value: Any) -> bool:
     # jax.numpy.float32 and its like are objects of a metaclass of JAX's own.
-    return inspect.isclass(value) or type(type(value)) is not type or "Scalar" in type(value).__name__
+    return (
+        inspect.isclass(value) or type(type(value)) is not type or "Scalar" in type(value).__name__
+    )
