@@ -32,7 +32,15 @@ from funprop.verify import verify_rules
 from tests.benchmarks.harness import header
 from tests.benchmarks.others.call import Call, Table
 
-FILES = "jax_nn jax_numpy jax_special optax_losses flax_layers equinox_layers haiku_layers".split()
+FILES = [
+    "jax_nn",
+    "jax_numpy",
+    "jax_special",
+    "optax_losses",
+    "flax_layers",
+    "equinox_layers",
+    "haiku_layers",
+]
 PACKAGES = {
     "jax": "jax",
     "optax": "optax",
@@ -194,8 +202,10 @@ def main() -> None:
                     failures.append(Failure(f"{table.name}.{name} [{number}]", sentence))
                 seconds.append((time.perf_counter() - before, f"{table.name}.{name} [{number}]"))
         n = sum(map(len, table.calls.values()))
-        print(f"{table.name}: {n} calls of {len(table.calls)} names, {len(table.excused)} excused,"
-              f" {time.perf_counter() - start:.0f} s")  # fmt: skip
+        print(
+            f"{table.name}: {n} calls of {len(table.calls)} names, {len(table.excused)} excused,"
+            f" {time.perf_counter() - start:.0f} s"
+        )
     report(rules, failures, missing)
     if options.times:
         for took, call in sorted(seconds, reverse=True)[:15]:

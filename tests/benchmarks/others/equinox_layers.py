@@ -93,11 +93,20 @@ def tables() -> list[Table]:
         "internal.nextafter": [Call((X,), {}, lambda _, x: eqx.internal.nextafter(x))],
         "internal.prevbefore": [Call((X,), {}, lambda _, x: eqx.internal.prevbefore(x))],
         "internal.while_loop": [
-            Call((X,), {}, lambda _, x, kind=kind: eqx.internal.while_loop(
-                lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] * 1.5), (0, x), kind=kind, max_steps=4)[1])
+            Call(
+                (X,),
+                {},
+                lambda _, x, kind=kind: eqx.internal.while_loop(
+                    lambda s: s[0] < 3,
+                    lambda s: (s[0] + 1, s[1] * 1.5),
+                    (0, x),
+                    kind=kind,
+                    max_steps=4,
+                )[1],
+            )
             for kind in ("lax", "bounded", "checkpointed")
         ],
-    }  # fmt: skip
+    }
     return [
         Table("equinox.nn", nn, calls(), classes(nn, eqx.Module), EXCUSED),
         Table("equinox", eqx, beside, ["error_if"], {}),

@@ -49,8 +49,9 @@ def linen_calls() -> Calls:
     return {
         **{name: cell(name) for name in CELLS.split()},
         "BatchNorm": [linen(lambda: nn.BatchNorm(**trained), X)],
-        "Bidirectional": [linen(
-            lambda: nn.Bidirectional(nn.RNN(nn.GRUCell(4)), nn.RNN(nn.GRUCell(4))), SEQUENCE)],
+        "Bidirectional": [
+            linen(lambda: nn.Bidirectional(nn.RNN(nn.GRUCell(4)), nn.RNN(nn.GRUCell(4))), SEQUENCE)
+        ],
         "Conv": [linen(lambda: nn.Conv(2, (3, 3)), IMAGE)],
         "ConvLSTMCell": [linen(lstm, carry, conv[:, 0])],
         "ConvLocal": [linen(lambda: nn.ConvLocal(2, (3, 3)), image[0])],
@@ -60,22 +61,28 @@ def linen_calls() -> Calls:
         "Dropout": [linen(lambda: nn.Dropout(0.5, deterministic=False), X)],
         "Einsum": [linen(lambda: nn.Einsum((4, 3), "ij,jk->ik"), X)],
         "Embed": [linen(lambda: nn.Embed(5, 3), TOKENS)],
-        "Fp8DirectDotGeneralOp": [linen(
-            lambda: nn.Dense(16, dot_general_cls=nn.Fp8DirectDotGeneralOp), normal(16, 32))],
-        "Fp8DotGeneral": [linen(
-            lambda: nn.Dense(16, dot_general_cls=nn.Fp8DotGeneral), normal(16, 32))],
-        "Fp8DotGeneralOp": [linen(
-            lambda: nn.Dense(16, dot_general_cls=nn.Fp8DotGeneralOp), normal(16, 32))],
-        "Fp8Einsum": [linen(
-            lambda: nn.Einsum((32, 16), "ij,jk->ik", use_bias=False), normal(16, 32))],
+        "Fp8DirectDotGeneralOp": [
+            linen(lambda: nn.Dense(16, dot_general_cls=nn.Fp8DirectDotGeneralOp), normal(16, 32))
+        ],
+        "Fp8DotGeneral": [
+            linen(lambda: nn.Dense(16, dot_general_cls=nn.Fp8DotGeneral), normal(16, 32))
+        ],
+        "Fp8DotGeneralOp": [
+            linen(lambda: nn.Dense(16, dot_general_cls=nn.Fp8DotGeneralOp), normal(16, 32))
+        ],
+        "Fp8Einsum": [
+            linen(lambda: nn.Einsum((32, 16), "ij,jk->ik", use_bias=False), normal(16, 32))
+        ],
         "GroupNorm": [linen(lambda: nn.GroupNorm(2), normal(3, 5, 4))],
         "InstanceNorm": [linen(nn.InstanceNorm, normal(3, 5, 4))],
         "LayerNorm": [linen(nn.LayerNorm, X)],
         "MultiHeadAttention": [linen(lambda: nn.MultiHeadAttention(num_heads=2), SEQUENCE)],
-        "MultiHeadDotProductAttention": [linen(
-            lambda: nn.MultiHeadDotProductAttention(num_heads=2), SEQUENCE, SEQUENCE)],
-        "NANOOFp8DotGeneralOp": [linen(
-            lambda: nn.Dense(16, dot_general_cls=nn.NANOOFp8DotGeneralOp), normal(16, 32))],
+        "MultiHeadDotProductAttention": [
+            linen(lambda: nn.MultiHeadDotProductAttention(num_heads=2), SEQUENCE, SEQUENCE)
+        ],
+        "NANOOFp8DotGeneralOp": [
+            linen(lambda: nn.Dense(16, dot_general_cls=nn.NANOOFp8DotGeneralOp), normal(16, 32))
+        ],
         "PReLU": [linen(nn.PReLU, POINTS)],
         "RMSNorm": [linen(nn.RMSNorm, X)],
         "RNN": [linen(lambda: nn.RNN(nn.GRUCell(4)), SEQUENCE)],
@@ -94,7 +101,7 @@ def linen_calls() -> Calls:
         "dot_product_attention_weights": [at(normal(2, 5, 2, 4), normal(2, 5, 2, 4))],
         "avg_pool": [at(IMAGE, window_shape=(2, 2))],
         "max_pool": [at(IMAGE, window_shape=(2, 2))],
-    }  # fmt: skip
+    }
 
 
 def layer(build: Callable[[nnx.Rngs], Any], *inputs: Any) -> Call:
@@ -118,9 +125,14 @@ def nnx_calls() -> Calls:
     return {
         **{name: nnx_cell(name) for name in CELLS.split() if hasattr(nnx, name)},
         "BatchNorm": [layer(lambda r: nnx.BatchNorm(4, rngs=r), X)],
-        "Bidirectional": [layer(lambda r: nnx.Bidirectional(
-            nnx.RNN(nnx.GRUCell(4, 4, rngs=r)), nnx.RNN(nnx.GRUCell(4, 4, rngs=r)), rngs=r),
-            SEQUENCE)],
+        "Bidirectional": [
+            layer(
+                lambda r: nnx.Bidirectional(
+                    nnx.RNN(nnx.GRUCell(4, 4, rngs=r)), nnx.RNN(nnx.GRUCell(4, 4, rngs=r)), rngs=r
+                ),
+                SEQUENCE,
+            )
+        ],
         "Conv": [layer(lambda r: nnx.Conv(3, 2, (3, 3), rngs=r), IMAGE)],
         "ConvTranspose": [layer(lambda r: nnx.ConvTranspose(3, 2, (3, 3), rngs=r), IMAGE)],
         "Dropout": [layer(lambda r: nnx.Dropout(0.5, rngs=r), X)],
@@ -133,15 +145,21 @@ def nnx_calls() -> Calls:
         "LinearGeneral": [layer(lambda r: nnx.LinearGeneral(4, (2, 2), rngs=r), X)],
         "LoRA": [layer(lambda r: nnx.LoRA(4, 2, 3, rngs=r), X)],
         "LoRALinear": [layer(lambda r: nnx.LoRALinear(4, 3, lora_rank=2, rngs=r), X)],
-        "MultiHeadAttention": [layer(
-            lambda r: nnx.MultiHeadAttention(2, 4, decode=False, rngs=r), SEQUENCE)],
+        "MultiHeadAttention": [
+            layer(lambda r: nnx.MultiHeadAttention(2, 4, decode=False, rngs=r), SEQUENCE)
+        ],
         "PReLU": [layer(lambda r: nnx.PReLU(), POINTS)],
         "RMSNorm": [layer(lambda r: nnx.RMSNorm(4, rngs=r), X)],
         "RNN": [layer(lambda r: nnx.RNN(nnx.GRUCell(4, 4, rngs=r)), SEQUENCE)],
-        "Sequential": [layer(
-            lambda r: nnx.Sequential(nnx.Linear(4, 5, rngs=r), nnx.relu, nnx.Linear(5, 2, rngs=r)), X)],
-        "SpectralNorm": [layer(
-            lambda r: nnx.SpectralNorm(nnx.Linear(4, 3, rngs=r), rngs=r), X)],
+        "Sequential": [
+            layer(
+                lambda r: nnx.Sequential(
+                    nnx.Linear(4, 5, rngs=r), nnx.relu, nnx.Linear(5, 2, rngs=r)
+                ),
+                X,
+            )
+        ],
+        "SpectralNorm": [layer(lambda r: nnx.SpectralNorm(nnx.Linear(4, 3, rngs=r), rngs=r), X)],
         "WeightNorm": [layer(lambda r: nnx.WeightNorm(nnx.Linear(4, 3, rngs=r), rngs=r), X)],
         **every(
             "celu elu gelu hard_sigmoid hard_silu hard_swish hard_tanh leaky_relu log_sigmoid "
@@ -153,7 +171,7 @@ def nnx_calls() -> Calls:
         "identity": [at(X)],
         "dot_product_attention": [at(normal(2, 5, 2, 4), normal(2, 5, 2, 4), normal(2, 5, 2, 4))],
         **every("avg_pool max_pool min_pool", at(IMAGE, window_shape=(2, 2))),
-    }  # fmt: skip
+    }
 
 
 LINEN_EXCUSED = excuse(only_a_base_class="RNNCellBase Module")

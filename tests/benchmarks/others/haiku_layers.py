@@ -44,9 +44,12 @@ def calls() -> Calls:
         for kind in (f"Conv{n}D", f"Conv{n}DTranspose"):
             made[kind] = [layer(lambda kind=kind: getattr(hk, kind)(3, 3), x)]
         made[f"DepthwiseConv{n}D"] = [layer(lambda n=n: getattr(hk, f"DepthwiseConv{n}D")(2, 3), x)]
-        made[f"Conv{n}DLSTM"] = [core(
-            lambda n=n, x=x: getattr(hk, f"Conv{n}DLSTM")(x.shape[1:-1], 2, 3), normal(3, *x.shape)
-        )]  # fmt: skip
+        made[f"Conv{n}DLSTM"] = [
+            core(
+                lambda n=n, x=x: getattr(hk, f"Conv{n}DLSTM")(x.shape[1:-1], 2, 3),
+                normal(3, *x.shape),
+            )
+        ]
     norm = {"create_scale": True, "create_offset": True}
     sequence = normal(2, 5, 4)
     return made | {
@@ -69,23 +72,32 @@ def calls() -> Calls:
         "LayerNorm": [layer(lambda: hk.LayerNorm(-1, **norm), X)],
         "Linear": [layer(lambda: hk.Linear(3), X)],
         "MaxPool": [layer(lambda: hk.MaxPool((2, 2), (2, 2), "SAME"), inputs[2])],
-        "MultiHeadAttention": [layer(
-            lambda: hk.MultiHeadAttention(2, 4, w_init=hk.initializers.VarianceScaling()),
-            *(sequence,) * 3,
-        )],
+        "MultiHeadAttention": [
+            layer(
+                lambda: hk.MultiHeadAttention(2, 4, w_init=hk.initializers.VarianceScaling()),
+                *(sequence,) * 3,
+            )
+        ],
         "RMSNorm": [layer(lambda: hk.RMSNorm(-1), X)],
         "ResetCore": [layer(lambda: _reset, X)],
         "Reshape": [layer(lambda: hk.Reshape((2, 2)), X)],
-        "SeparableDepthwiseConv2D": [layer(
-            lambda: hk.SeparableDepthwiseConv2D(2, (3, 3)), inputs[2])],
+        "SeparableDepthwiseConv2D": [
+            layer(lambda: hk.SeparableDepthwiseConv2D(2, (3, 3)), inputs[2])
+        ],
         "Sequential": [layer(lambda: hk.Sequential([hk.Linear(5), jax.nn.relu, hk.Linear(2)]), X)],
         "SpectralNorm": [layer(lambda: hk.SpectralNorm(), normal(4, 3))],
         "VanillaRNN": [core(lambda: hk.VanillaRNN(4))],
         "nets.MLP": [layer(lambda: hk.nets.MLP([5, 3]), X)],
-        "nets.ResNet18": [layer(
-            lambda: hk.nets.ResNet([1, 1, 1, 1], 3, bottleneck=False, channels_per_group=(8, 8, 8, 8)),
-            normal(1, 32, 32, 3), is_training=True)],
-    }  # fmt: skip
+        "nets.ResNet18": [
+            layer(
+                lambda: hk.nets.ResNet(
+                    [1, 1, 1, 1], 3, bottleneck=False, channels_per_group=(8, 8, 8, 8)
+                ),
+                normal(1, 32, 32, 3),
+                is_training=True,
+            )
+        ],
+    }
 
 
 def _reset(x: Any) -> Any:

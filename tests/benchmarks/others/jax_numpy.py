@@ -24,7 +24,7 @@ from tests.benchmarks.others.names import functions
 X, Y, P, Q, U = normal(3, 4), normal(3, 4), positive(3, 4), positive(3, 4), unit(3, 4)
 V, W, A, B = normal(5), normal(5), normal(4, 4), normal(4, 3)
 SPD = A @ A.T + np.eye(4, dtype=np.float32)
-I, J = np.array([3, 1, 2]), np.array([1, 2, 4])
+INTS, MORE = np.array([3, 1, 2]), np.array([1, 2, 4])
 BITS = np.array([[1, 0, 1]], np.uint8)
 INF = np.float32(np.inf)
 
@@ -48,8 +48,13 @@ CALLS: Calls = {
         "array_equiv vdot inner outer kron vecdot append",
         at(X, Y),
     ),
-    **every("logaddexp logaddexp2", at(X, Y), at(array(0, 1, -200, 5), array(0, 1, 200, -5)),
-            at(array(0, -INF), array(-INF, 0)), at(X.astype("bfloat16"), Y.astype("bfloat16"))),
+    **every(
+        "logaddexp logaddexp2",
+        at(X, Y),
+        at(array(0, 1, -200, 5), array(0, 1, 200, -5)),
+        at(array(0, -INF), array(-INF, 0)),
+        at(X.astype("bfloat16"), Y.astype("bfloat16")),
+    ),
     **every("power pow float_power", at(P, X), at(array(0.5, 1, 2), array(0, 1, 3))),
     **every(
         "sum mean std var max min amax amin prod ptp median nansum nanmean nanstd nanvar nanmax "
@@ -64,15 +69,18 @@ CALLS: Calls = {
     **every("cumulative_sum cumulative_prod", at(V)),
     **every("convolve correlate polymul polyadd polysub polydiv", at(V, W[:3])),
     **every("hanning hamming blackman bartlett", by(lambda f: f(5))),
-    **every("gcd lcm bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift "
-            "left_shift right_shift", at(I, J)),
-    **every("bitwise_not bitwise_invert invert bitwise_count", at(I)),
+    **every(
+        "gcd lcm bitwise_and bitwise_or bitwise_xor bitwise_left_shift bitwise_right_shift "
+        "left_shift right_shift",
+        at(INTS, MORE),
+    ),
+    **every("bitwise_not bitwise_invert invert bitwise_count", at(INTS)),
     **every("logical_and logical_or logical_xor", at(X > 0, Y > 0)),
     **every("union1d intersect1d setdiff1d setxor1d", by(lambda f, x: f(x, W, size=9), V)),
     **every("unique unique_values", by(lambda f, x: f(x, size=5), V)),
     **every("unique_all unique_counts unique_inverse", by(lambda f, x: f(x, size=5)[0], V)),
     **every("quantile percentile nanquantile nanpercentile", at(X, 0.3)),
-    **every("take choose", by(lambda f, x: f(x, I - 1, 0), X)),
+    **every("take choose", by(lambda f, x: f(x, INTS - 1, 0), X)),
     **every("hsplit", at(X, indices_or_sections=2)),
     **every("vsplit", at(X, indices_or_sections=3)),
     **every("split array_split", at(X, indices_or_sections=3)),
@@ -83,14 +91,14 @@ CALLS: Calls = {
     "argpartition": [at(X, kth=2)],
     "argwhere": [by(lambda f, x: f(x, size=3), X)],
     "astype": [by(lambda f, x: f(x, jnp.bfloat16), X)],
-    "bincount": [by(lambda f, w: f(I, w, length=5), X[:, 0])],
+    "bincount": [by(lambda f, w: f(INTS, w, length=5), X[:, 0])],
     "block": [by(lambda f, x, y: f([x, y]), X, Y)],
     "broadcast_arrays": [at(X, V[:4])],
     "broadcast_to": [at(V, shape=(2, 5))],
     "clip": [at(POINTS, -1, 1)],
-    "choose": [by(lambda f, x, y: f(I - 1, [x, y, x], mode="clip"), X[:, 0], Y[:, 0])],
+    "choose": [by(lambda f, x, y: f(INTS - 1, [x, y, x], mode="clip"), X[:, 0], Y[:, 0])],
     "column_stack": [by(lambda f, x, y: f([x, y]), X, Y)],
-    "compress": [by(lambda f, x: f(I > 1, x, 0, size=2), X)],
+    "compress": [by(lambda f, x: f(INTS > 1, x, 0, size=2), X)],
     **every("concat concatenate stack vstack hstack dstack", by(lambda f, x, y: f([x, y]), X, Y)),
     "cross": [at(V[:3], W[:3])],
     "delete": [by(lambda f, x: f(x, 1), V)],
@@ -111,7 +119,7 @@ CALLS: Calls = {
     "insert": [by(lambda f, x: f(x, 1, 2.0), V)],
     "interp": [by(lambda f, x, y: f(x, np.linspace(-2, 2, 5), y), V, W)],
     "isin": [at(V, W)],
-    "ix_": [by(lambda f, x: x[f(I - 1, I)], X)],
+    "ix_": [by(lambda f, x: x[f(INTS - 1, INTS)], X)],
     "kaiser": [by(lambda f, b: f(5, b), P[0, 0])],
     "ldexp": [at(V, np.arange(5))],
     "lexsort": [by(lambda f, x: f((x,)), V)],
@@ -123,7 +131,11 @@ CALLS: Calls = {
     "moveaxis": [at(X, source=0, destination=1)],
     "nonzero": [by(lambda f, x: f(x, size=3), X)],
     "packbits": [at(BITS)],
-    "pad": [at(X, pad_width=1), at(X, pad_width=1, mode="reflect"), at(X, pad_width=1, mode="mean")],
+    "pad": [
+        at(X, pad_width=1),
+        at(X, pad_width=1, mode="reflect"),
+        at(X, pad_width=1, mode="mean"),
+    ],
     "partition": [at(X, kth=2)],
     "permute_dims": [at(X, axes=(1, 0))],
     "piecewise": [by(lambda f, x: f(x, [x < 0, x >= 0], [jnp.sin, jax.nn.relu]), V)],
@@ -133,9 +145,9 @@ CALLS: Calls = {
     "polyfit": [at(V, W, deg=2)],
     "polyint": [at(V)],
     "polyval": [at(V, W)],
-    "put": [by(lambda f, x, v: f(x, I, v, inplace=False), X, V[:3])],
+    "put": [by(lambda f, x, v: f(x, INTS, v, inplace=False), X, V[:3])],
     "put_along_axis": [by(lambda f, x: f(x, np.array([[0], [1], [2]]), 1.0, 1, inplace=False), X)],
-    "ravel_multi_index": [by(lambda f: f((I - 1, I - 1), (3, 3), mode="clip"))],
+    "ravel_multi_index": [by(lambda f: f((INTS - 1, INTS - 1), (3, 3), mode="clip"))],
     "repeat": [at(X, repeats=2)],
     "reshape": [at(X, shape=(4, 3))],
     "resize": [at(X, new_shape=(2, 3))],
@@ -144,8 +156,13 @@ CALLS: Calls = {
     "roots": [by(lambda f, p: f(p, strip_zeros=False), V)],
     "searchsorted": [at(np.sort(V), W)],
     "select": [by(lambda f, x, y: f([X > 1, X > 0], [x, y]), X, Y)],
-    "sinc": [at(POINTS[1:-1]), at(X), at(array(0, 0)), by(lambda f, x: jax.vmap(jax.grad(f))(x), array(0, 0.5)),
-             by(lambda f, x: jax.vmap(jax.grad(jax.grad(f)))(x), array(0, 0.5))],
+    "sinc": [
+        at(POINTS[1:-1]),
+        at(X),
+        at(array(0, 0)),
+        by(lambda f, x: jax.vmap(jax.grad(f))(x), array(0, 0.5)),
+        by(lambda f, x: jax.vmap(jax.grad(jax.grad(f)))(x), array(0, 0.5)),
+    ],
     "sort_complex": [at(V)],
     "swapaxes": [at(X, axis1=0, axis2=1)],
     "take_along_axis": [by(lambda f, x: f(x, np.array([[0], [1], [2]]), 1), X)],
@@ -153,7 +170,7 @@ CALLS: Calls = {
     "tile": [at(X, reps=2)],
     "tri": [by(lambda f: f(3))],
     "unpackbits": [at(BITS)],
-    "unravel_index": [by(lambda f: f(I, (3, 3)))],
+    "unravel_index": [by(lambda f: f(INTS, (3, 3)))],
     "unstack": [at(X)],
     "vander": [at(V)],
     "vecmat": [at(A[0], A)],
@@ -163,7 +180,7 @@ CALLS: Calls = {
     "tril_indices_from": [by(lambda f, x: x[f(x)], A)],
     "triu_indices_from": [by(lambda f, x: x[f(x)], A)],
     "argmin": [at(X)],
-}  # fmt: skip
+}
 
 EXCUSED = excuse(
     the_shape_of_its_output_depends_on_values="trim_zeros",
@@ -182,17 +199,37 @@ N3, N1, SINGULAR = (
 )
 
 LINALG: Calls = {
-    **every("cond inv matrix_norm norm qr svd svdvals pinv vector_norm trace diagonal matrix_transpose",
-            at(A)),
+    **every(
+        "cond inv matrix_norm norm qr svd svdvals vector_norm trace diagonal matrix_transpose",
+        at(A),
+    ),
     **every("cholesky", at(SPD)),
     **every("eigh eigvalsh", at(A + A.T)),
     **every("eigvals", by(lambda f, a: f(a).real, A)),
     **every("eig", by(lambda f, a: f(a)[0].real, A)),
     **every("det", at(A), at(N3), at(normal(2, 2)), at(N1), at(normal(2, 5, 5)), at(SINGULAR)),
-    **every("slogdet", at(A), at(N3), at(normal(2, 2)), at(N1), at(normal(2, 5, 5)),
-            at(normal(3, 2, 2)), at(A, method="qr"), at(N1, method="qr"), at(N3, method="qr")),
-    "pinv": [at(A), at(B), at(B.T), at(SPD, hermitian=True), at(SINGULAR), at(np.ones((3, 2), np.float32)),
-             at(np.zeros((3, 2), np.float32)), at(normal(2, 3, 2))],
+    **every(
+        "slogdet",
+        at(A),
+        at(N3),
+        at(normal(2, 2)),
+        at(N1),
+        at(normal(2, 5, 5)),
+        at(normal(3, 2, 2)),
+        at(A, method="qr"),
+        at(N1, method="qr"),
+        at(N3, method="qr"),
+    ),
+    "pinv": [
+        at(A),
+        at(B),
+        at(B.T),
+        at(SPD, hermitian=True),
+        at(SINGULAR),
+        at(np.ones((3, 2), np.float32)),
+        at(np.zeros((3, 2), np.float32)),
+        at(normal(2, 3, 2)),
+    ],
     "cross": [at(V[:3], W[:3])],
     "lstsq": [at(B, normal(4))],
     "matmul": [at(A, B)],
@@ -205,7 +242,7 @@ LINALG: Calls = {
     "tensorinv": [at(normal(2, 2, 4))],
     "tensorsolve": [at(A, normal(4))],
     "vecdot": [at(V, W)],
-}  # fmt: skip
+}
 
 FFT: Calls = {
     **every("fft fft2 fftn ifft ifft2 ifftn rfft rfft2 rfftn fftshift ifftshift ihfft", at(A)),

@@ -44,31 +44,47 @@ CALLS: Calls = {
     + [by(lambda f, x: f(np.array([0, 1, 2, 3]), x), P), at(np.array([1, 2, 3, 9]), P)],
     "exp1": [at(PLUS), at(P)],
     "gamma": [at(PLUS), at(P), at(array(-2.5, -1.3, -0.5))],
-    "hyp1f1": [at(P, Q, X), at(array(1, 2, 0.5), array(2, 2, 1.5), array(0, 1, -1)), at(P, Q, 8 * X)],
+    "hyp1f1": [
+        at(P, Q, X),
+        at(array(1, 2, 0.5), array(2, 2, 1.5), array(0, 1, -1)),
+        at(P, Q, 8 * X),
+    ],
     "hyp2f1": [
         at(U, V, 1 + P, U),
         at(array(1, 2, 0.5), array(1, 1, 0.5), array(2, 3, 1.5), array(0.0, 0.3, -0.5)),
         at(P, Q, 1 + P + Q, -P),
     ],
-    "log_ndtr": [at(POINTS[1:-1]), at(X), at(array(-200, -30, -20, -15, -5, -4.9, 4.9, 5, 8, 20)),
-                 at(X, series_order=1), at(4 * X, series_order=5)],
+    "log_ndtr": [
+        at(POINTS[1:-1]),
+        at(X),
+        at(array(-200, -30, -20, -15, -5, -4.9, 4.9, 5, 8, 20)),
+        at(X, series_order=1),
+        at(4 * X, series_order=5),
+    ],
     "log_softmax": [at(X)],
     "logit": [at(EDGES), at(U), at(array(1e-6, 1 - 1e-6))],
     "logsumexp": [at(X)],
     "multigammaln": [at(2 + P, d=3)],
     "ndtri": [at(EDGES), at(U)],
-    "owens_t": [at(X, normal(3, 4)), at(array(0, 0, 1, -1, 2), array(0, 2, 0, 1, -1)), at(4 * X, X)],
+    "owens_t": [
+        at(X, normal(3, 4)),
+        at(array(0, 0, 1, -1, 2), array(0, 2, 0, 1, -1)),
+        at(4 * X, X),
+    ],
     "poch": [at(P, Q), at(array(1, 2, 3, 0.5), array(0, 1, 2, -0.2)), at(array(-0.5), array(1.3))],
     "polygamma": [at(np.array([0, 1, 2, 3]), P), at(np.array([1, 2, 3]), array(0.5, 1, 4))],
     "softmax": [at(X)],
     "spence": [at(PLUS), at(P), at(array(0, 1))],
-    "sph_harm_y": [by(
-        lambda f, t, p: f(np.array([2]), np.array([1]), t, p, n_max=2).real,
-        U[0, :1], V[0, :1],
-    )],
+    "sph_harm_y": [
+        by(
+            lambda f, t, p: f(np.array([2]), np.array([1]), t, p, n_max=2).real,
+            U[0, :1],
+            V[0, :1],
+        )
+    ],
     "wofz": [by(lambda f, x, y: f(jax.lax.complex(x, y)).real, X, P)],
     "zeta": [at(1.5 + P, Q), at(array(1.1, 2, 3, 10), array(1, 1, 0.5, 3))],
-}  # fmt: skip
+}
 
 
 def tables() -> list[Table]:

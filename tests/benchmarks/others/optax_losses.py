@@ -23,24 +23,38 @@ CTC = (
 )
 
 LOSSES: Calls = {
-    **every("cosine_distance cosine_similarity huber_loss l2_loss log_cosh squared_error", at(X, Y)),
+    **every(
+        "cosine_distance cosine_similarity huber_loss l2_loss log_cosh squared_error", at(X, Y)
+    ),
     **every("hinge_loss perceptron_loss", at(X, SIGNS), at(array(1, -1, 0), array(1, -1, 1))),
-    **every("sigmoid_binary_cross_entropy sparsemax_loss sigmoid_focal_loss binary_dice_loss",
-            at(LOGITS, BITS), at(array(0, 1, -1), array(1, 0, 1))),
-    **every("multiclass_hinge_loss multiclass_perceptron_loss multiclass_sparsemax_loss",
-            at(LOGITS, LABELS)),
-    **every("softmax_cross_entropy safe_softmax_cross_entropy poly_loss_cross_entropy",
-            at(LOGITS, ONE_HOT), at(LOGITS, PROBABILITIES)),
-    **every("kl_divergence convex_kl_divergence", at(np.log(PROBABILITIES), PROBABILITIES[::-1].copy()),
-            at(np.log(PROBABILITIES), ONE_HOT)),
+    **every(
+        "sigmoid_binary_cross_entropy sparsemax_loss sigmoid_focal_loss binary_dice_loss",
+        at(LOGITS, BITS),
+        at(array(0, 1, -1), array(1, 0, 1)),
+    ),
+    **every(
+        "multiclass_hinge_loss multiclass_perceptron_loss multiclass_sparsemax_loss",
+        at(LOGITS, LABELS),
+    ),
+    **every(
+        "softmax_cross_entropy safe_softmax_cross_entropy poly_loss_cross_entropy",
+        at(LOGITS, ONE_HOT),
+        at(LOGITS, PROBABILITIES),
+    ),
+    **every(
+        "kl_divergence convex_kl_divergence",
+        at(np.log(PROBABILITIES), PROBABILITIES[::-1].copy()),
+        at(np.log(PROBABILITIES), ONE_HOT),
+    ),
     "ctc_loss": [at(*CTC), by(lambda f, x: jax.grad(lambda z: f(z, *CTC[1:]).sum())(x), CTC[0])],
     "ctc_loss_with_forward_probs": [at(*CTC)],
     "dice_loss": [at(LOGITS, ONE_HOT)],
-    "generalized_kl_divergence": [at(np.log(PROBABILITIES), PROBABILITIES[::-1].copy()), at(X, unit(3, 4))],
+    "generalized_kl_divergence": [
+        at(np.log(PROBABILITIES), PROBABILITIES[::-1].copy()),
+        at(X, unit(3, 4)),
+    ],
     "kl_divergence_with_log_targets": [at(np.log(PROBABILITIES), np.log(PROBABILITIES[::-1]))],
-    "make_fenchel_young_loss": [by(
-        lambda f, s, t: f(jax.nn.logsumexp)(s, t), X[0], ONE_HOT[0]
-    )],
+    "make_fenchel_young_loss": [by(lambda f, s, t: f(jax.nn.logsumexp)(s, t), X[0], ONE_HOT[0])],
     "multiclass_generalized_dice_loss": [at(LOGITS, ONE_HOT)],
     "ntxent": [at(X, np.array([0, 1, 0]))],
     "ranking_softmax_loss": [
@@ -51,7 +65,7 @@ LOSSES: Calls = {
     "smooth_labels": [at(ONE_HOT, 0.1)],
     "softmax_cross_entropy_with_integer_labels": [at(LOGITS, LABELS)],
     "triplet_margin_loss": [at(X, Y, normal(3, 4))],
-}  # fmt: skip
+}
 
 PROJECTIONS: Calls = {
     "projection_box": [at(X, -0.5, 0.5)],
