@@ -54,7 +54,10 @@ def linear() -> Model:
     return L.Linear(4, 4)
 
 
-ACTIVATIONS = "Relu ReluK ClippedLinear HardSigmoid HardTanh Swish HardSwish HardSwishMobilenet Dish Gelu Mish"
+ACTIVATIONS = (
+    "Relu ReluK ClippedLinear HardSigmoid HardTanh Swish HardSwish HardSwishMobilenet "
+    "Dish Gelu Mish"
+).split()
 CASES: dict[str, list[Case]] = {
     **{
         name: [
@@ -62,13 +65,13 @@ CASES: dict[str, list[Case]] = {
             Case(lambda name=name: getattr(L, name)(4, 4), WIDE),
             Case(lambda name=name: getattr(L, name)(3, 4), X),
         ]
-        for name in ["Sigmoid", *ACTIVATIONS.split()]
+        for name in ["Sigmoid", *ACTIVATIONS]
     },
     **{
         f"{name} (normalize, dropout)": [
             Case(lambda name=name: getattr(L, name)(4, 4, normalize=True, dropout=0.2), X)
         ]
-        for name in ACTIVATIONS.split()
+        for name in ACTIVATIONS
     },
     "ClippedLinear (slope 2, offset 0.3)": [
         Case(lambda: L.ClippedLinear(4, 4, slope=2.0, offset=0.3, min_val=-1.0, max_val=2.0), X),
@@ -194,8 +197,8 @@ CASES: dict[str, list[Case]] = {
 
 EXCUSED = {
     "wraps another framework, which is not installed": "PyTorchLSTM PyTorchRNNWrapper "
-    "PyTorchWrapper PyTorchWrapper_v2 PyTorchWrapper_v3 TensorFlowWrapper TorchScriptWrapper_v1 MXNetWrapper "
-    "keras_subclass pytorch_to_torchscript_wrapper",
+    "PyTorchWrapper PyTorchWrapper_v2 PyTorchWrapper_v3 TensorFlowWrapper TorchScriptWrapper_v1 "
+    "MXNetWrapper keras_subclass pytorch_to_torchscript_wrapper",
     "needs a GPU's or another system's profiler": "with_nvtx_range with_signpost_interval",
     "takes text and gives integers": "strings2arrays",
 }
