@@ -85,7 +85,7 @@ def all_tables() -> Iterator[Table]:
 
 def judge(table: Table, name: str, call: Call, number: int, rules: dict[str, Rule]) -> str:
     """Judge the rules that one call reaches; what went wrong with it, if anything."""
-    public = None if "." in name else getattr(table.module, name)
+    public: Any = None if "." in name else getattr(table.module, name)
 
     def function(*args: Any) -> Any:
         if call.function is None:
@@ -127,7 +127,7 @@ def judge(table: Table, name: str, call: Call, number: int, rules: dict[str, Rul
 
 def _as_wide_as_can_be(leaf: Any) -> Any:
     """Float64 where it is enabled; the tables hold float32."""
-    wide = jax.config.jax_enable_x64 and getattr(leaf, "dtype", None) == np.float32
+    wide = jax.config.read("jax_enable_x64") and getattr(leaf, "dtype", None) == np.float32
     return leaf.astype(np.float64) if wide else leaf
 
 

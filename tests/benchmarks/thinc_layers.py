@@ -10,6 +10,8 @@ is by central differences, in float64 where the layer computes in it. Run with
 (thinc 9.1.1, jax 0.10.2 and numpy 2.4 live together.)
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import argparse

@@ -100,7 +100,7 @@ def tables() -> list[Table]:
                     lambda s: s[0] < 3,
                     lambda s: (s[0] + 1, s[1] * 1.5),
                     (0, x),
-                    kind=kind,
+                    kind=kind,  # pyright: ignore[reportArgumentType]
                     max_steps=4,
                 )[1],
             )

@@ -32,7 +32,7 @@ def linen(build: Callable[[], nn.Module], *inputs: Any, **options: Any) -> Call:
 def cell(name: str) -> list[Call]:
     """One step of a recurrent cell, and a scan of it."""
 
-    def build() -> nn.Module:
+    def build() -> Any:
         return getattr(nn, name)(features=4)
 
     carry = build().initialize_carry(jax.random.key(0), X.shape)
@@ -45,10 +45,9 @@ def linen_calls() -> Calls:
     conv = normal(1, 2, 4, 4, 3)
     lstm = lambda: nn.ConvLSTMCell(features=2, kernel_size=(3, 3))
     carry = lstm().initialize_carry(jax.random.key(0), conv[:, 0].shape)
-    trained = {"use_running_average": False}
     return {
         **{name: cell(name) for name in CELLS.split()},
-        "BatchNorm": [linen(lambda: nn.BatchNorm(**trained), X)],
+        "BatchNorm": [linen(lambda: nn.BatchNorm(use_running_average=False), X)],
         "Bidirectional": [
             linen(lambda: nn.Bidirectional(nn.RNN(nn.GRUCell(4)), nn.RNN(nn.GRUCell(4))), SEQUENCE)
         ],

@@ -1,5 +1,7 @@
 """Layers of Haiku (`pip install dm-haiku`), each transformed and applied."""
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Callable

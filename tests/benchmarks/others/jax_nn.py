@@ -27,7 +27,7 @@ QKV = normal(2, 5, 2, 4), normal(2, 5, 2, 4), normal(2, 5, 2, 4)
 
 def with_rule(softmax: Any, x: Any) -> Any:
     """Softmax by its rule, which JAX leaves out unless it is asked for it."""
-    before = jax.config.jax_softmax_custom_jvp
+    before = jax.config.read("jax_softmax_custom_jvp")
     jax.config.update("jax_softmax_custom_jvp", True)
     try:
         return softmax(x)

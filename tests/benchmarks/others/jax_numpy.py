@@ -26,7 +26,7 @@ V, W, A, B = normal(5), normal(5), normal(4, 4), normal(4, 3)
 SPD = A @ A.T + np.eye(4, dtype=np.float32)
 INTS, MORE = np.array([3, 1, 2]), np.array([1, 2, 4])
 BITS = np.array([[1, 0, 1]], np.uint8)
-INF = np.float32(np.inf)
+INF = float("inf")
 
 CALLS: Calls = {
     **every(
@@ -186,8 +186,8 @@ EXCUSED = excuse(
     the_shape_of_its_output_depends_on_values="trim_zeros",
     reads_or_writes_files="fromfile load save savez frombuffer from_dlpack fromiter fromstring",
     gives_text_or_settings="array_repr array_str get_printoptions set_printoptions printoptions",
-    asks_about_types="can_cast dtype finfo iinfo isdtype isscalar issubdtype iterable promote_types "
-    "result_type broadcast_shapes einsum_path",
+    asks_about_types="can_cast dtype finfo iinfo isdtype isscalar issubdtype iterable "
+    "promote_types result_type broadcast_shapes einsum_path",
     gives_constants_or_indices="empty eye identity ones zeros diag_indices indices mask_indices "
     "tril_indices triu_indices",
 )

@@ -52,7 +52,7 @@ CALLS: Calls = {
     "hyp2f1": [
         at(U, V, 1 + P, U),
         at(array(1, 2, 0.5), array(1, 1, 0.5), array(2, 3, 1.5), array(0.0, 0.3, -0.5)),
-        at(P, Q, 1 + P + Q, -P),
+        at(P, Q, 1 + P + Q, -U),
     ],
     "log_ndtr": [
         at(POINTS[1:-1]),
