@@ -23,16 +23,17 @@ from tests.benchmarks.others.names import functions
 
 X, LOGITS = normal(3, 4), 5 * normal(3, 4)
 QKV = normal(2, 5, 2, 4), normal(2, 5, 2, 4), normal(2, 5, 2, 4)
+FLAG = "jax_softmax_custom_jvp"
 
 
 def with_rule(softmax: Any, x: Any) -> Any:
     """Softmax by its rule, which JAX leaves out unless it is asked for it."""
-    before = jax.config.read("jax_softmax_custom_jvp")
-    jax.config.update("jax_softmax_custom_jvp", True)
+    before = getattr(jax.config, FLAG)
+    jax.config.update(FLAG, True)
     try:
         return softmax(x)
     finally:
-        jax.config.update("jax_softmax_custom_jvp", before)
+        jax.config.update(FLAG, before)
 
 
 CALLS: Calls = {
