@@ -1,0 +1,1 @@
+"""Tables of calls of other people's functions, for `tests.benchmarks.rules_of_others`."""
