@@ -40,7 +40,7 @@ def slope(
       The extrapolated central difference of the smallest estimated error. At a kink, where the
       one-sided differences of a term disagree however small the step, the error covers both.
     """
-    size = float(np.max(np.abs(x), initial=0)) or 1.0
+    size = float(np.max(np.abs(x[direction != 0]), initial=0)) or 1.0
     h = 0.1 * size / (float(np.max(np.abs(direction), initial=0)) or 1.0)
     middle = terms(x)
     rows: list[list[float]] = []

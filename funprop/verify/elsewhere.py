@@ -49,7 +49,9 @@ def _at(
     subject: Subject, tools: Instruments, point: points.Point, rng: np.random.Generator
 ) -> dict[int, Check]:
     samples = [drawn_sample(tools, point.inputs, 1.0, rng) for _ in range(2)]
-    samples.append(drawn_sample(tools, points.nearby(point.inputs, rng), 1.0, rng))
+    samples.append(
+        drawn_sample(tools, points.nearby(point.inputs, rng, subject.differentiable), 1.0, rng)
+    )
     try:
         if not all(np.isfinite(y).all() for s in samples for y in tools.output(s)):
             return {}  # outside the domain of the forward pass

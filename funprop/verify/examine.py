@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from funprop.verify import kinks, laws, points, promises, shrink, stories
@@ -65,6 +66,9 @@ def examine(
     except NotWideError as error:
         here = [s for s in samples if s.inputs is samples[0].inputs]
         return by_differences(subject, tools, here, str(error), rng)
+    except jax.errors.JaxRuntimeError as error:  # raised by Python code that it calls
+        failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
+        return Findings([misfit(subject, failed)], [], [])
     verdicts, remarks = _combined(measured, tools)
     checks = [
         row(subject, k, verdict, remark)
@@ -99,7 +103,10 @@ def _samples(tools: Instruments, args: Any, n: int, rng: np.random.Generator) ->
     """The given inputs under `n` cotangents of several sizes, then `n` inputs nearby."""
     given = [promises.drawn(leaf) for leaf in args]
     samples = [drawn_sample(tools, given, unit, rng) for unit in (1.0, 32.0, 1 / 32)[:n]]
-    return samples + [drawn_sample(tools, points.nearby(args, rng), 1.0, rng) for _ in range(n)]
+    return samples + [
+        drawn_sample(tools, points.nearby(args, rng, tools.subject.differentiable), 1.0, rng)
+        for _ in range(n)
+    ]
 
 
 def _measured(tools: Instruments, samples: list[Sample], rng: Any) -> Measured:

@@ -98,8 +98,10 @@ def equation_source(eqn: Any) -> str:
     """The line of the user's code that the equation comes from: `file.py:12`."""
     from jax._src import source_info_util
 
-    place = source_info_util.summarize(eqn.source_info).split(" (")[0].rpartition("/")[2]
-    return ":".join(place.split(":")[:2])
+    place = source_info_util.summarize(eqn.source_info).split(" (")[0]
+    if "funprop/verify/" in place:  # traced anew here: the line is lost
+        return ""
+    return ":".join(place.rpartition("/")[2].split(":")[:2])
 
 
 def equation_name(eqn: Any) -> str:
@@ -110,14 +112,16 @@ def equation_name(eqn: Any) -> str:
 def input_names(eqn: Any) -> list[str]:
     """What the rule's function calls its inputs; empty for constants that it closes over."""
     jaxpr = open_jaxpr(plain_jaxpr(eqn))[0]
-    n_consts = eqn.params["num_consts"]
-    names = jaxpr.debug_info.arg_names or ()
+    n_consts, n = eqn.params["num_consts"], len(jaxpr.invars)
+    names = list(jaxpr.debug_info.arg_names or ())
     if not names and "fwd_jaxpr_thunk" in eqn.params:
         info = getattr(eqn.params["fwd_jaxpr_thunk"], "debug_info", None)
-        names = (info and info.arg_names) or ()
-    names = list(names) if len(names) == len(jaxpr.invars) else [""] * n_consts + list(names)
-    names += [f"args[{i - n_consts}]" for i in range(len(names), len(jaxpr.invars))]
-    return ["" if i < n_consts else str(n) or f"args[{i}]" for i, n in enumerate(names)]
+        names = list((info and info.arg_names) or ())
+    if len(names) != n:
+        names = [""] * n_consts + names
+    if len(names) != n:  # arguments that are not differentiated have names too
+        names = [f"args[{i - n_consts}]" for i in range(n)]
+    return ["" if i < n_consts else str(name or "") for i, name in enumerate(names)]
 
 
 @contextlib.contextmanager

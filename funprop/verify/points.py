@@ -27,9 +27,11 @@ class Point(NamedTuple):
     inputs: list[Any]
 
 
-def nearby(args: Sequence[Any], rng: np.random.Generator) -> list[Any]:
-    """Inputs of which every number is up to 30% smaller or larger."""
-    moving = free(args)
+def nearby(
+    args: Sequence[Any], rng: np.random.Generator, places: Sequence[int] | None = None
+) -> list[Any]:
+    """Inputs of which every number is up to 30% smaller or larger; those at `places`, if given."""
+    moving = [i for i in free(args) if places is None or i in places]
     values = [
         within(a, drawn(a) * (1 + 0.3 * rng.uniform(-1, 1, a.shape))) if i in moving else drawn(a)
         for i, a in enumerate(args)
@@ -40,7 +42,7 @@ def nearby(args: Sequence[Any], rng: np.random.Generator) -> list[Any]:
 def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
     """Other values in arrays of the given shapes, the simplest first."""
     args = subject.args
-    open_ = free(args)
+    open_ = [i for i in free(args) if i in subject.differentiable]
     given = [drawn(leaf) for leaf in args]
 
     def changed(change: Any, places: Sequence[int]) -> list[Any]:
@@ -71,6 +73,12 @@ def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
                 for i, v in enumerate(given)
             ],
         )
+    masks = [i for i, leaf in enumerate(args) if leaf.dtype == bool]
+    for i in masks:
+        for value in (False, True):
+            name = f"{subject.paths[i] or 'a mask'} {'true' if value else 'false'} everywhere"
+            filled = np.full_like(given[i], value)
+            yield Point(name, [filled if j == i else v for j, v in enumerate(given)])
     yield Point("the signs turned", changed(lambda v, _: -v, open_))
     yield Point("random numbers", changed(normal, open_))
     yield Point("random numbers", changed(lambda v, i: 3 * normal(v, i), open_))

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from funprop import trees
 from funprop.verify import internals
 from funprop.verify.adapters import of_rule
 from funprop.verify.evaluate import Evaluate
 from funprop.verify.examine import examine
 from funprop.verify.report import Report
 from funprop.verify.rows import as_report
-from funprop.verify.subject import arrays, floats, is_floating, refused, without_keys
+from funprop.verify.subject import arrays, first_line, floats, refused, without_keys
 
 
 def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Report:
@@ -51,13 +53,18 @@ def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Rep
         calls = rule_calls(function, *args)
     except (TypeError, ValueError) as error:
         raise refused(error, getattr(function, "__name__", "function")) from None
+    found: list[Any] = []
+    notes: list[str] = []
     groups: dict[tuple[str, str, str], list[tuple[Any, list[Any]]]] = {}
     for eqn, inputs in calls:
+        if any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in inputs):
+            note = f"{internals.rule_name(eqn)} was not judged: its inputs are complex"
+            notes += [note] if note not in notes else []
+            continue
         specs = ",".join(f"{v.dtype}{v.shape}" for v in inputs)
         groups.setdefault((internals.rule_name(eqn), internals.rule_source(eqn), specs), []).append(
             (eqn, inputs)
         )
-    found, notes = [], []
     for (name, source, _), group in groups.items():
         picked = _spread(_distinct(group), SEEN)
         for eqn, inputs in picked:
@@ -67,10 +74,10 @@ def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Rep
             try:
                 found.append(examine(subject, seed, thorough=False))
             except (ValueError, TypeError, NameError) as error:
-                notes.append(f"{name} ({source}) was not judged: {error}")
+                notes.append(f"{name} ({source}) was not judged: {first_line(error)}")
         where = f"{name} is at {source}; {len(group)} calls, {len(picked)} judged"
         notes.append(where)
-    if not groups:
+    if not calls:
         notes.append("no custom rule is reached")
     report = as_report(found)
     return report._replace(notes=(*report.notes, *notes))
@@ -116,7 +123,7 @@ def rule_calls(function: Callable[..., Any], *args: Any) -> list[tuple[Any, list
 
     calls = []
     for eqn, (inputs, ran) in zip(whats, run(*jax.tree.leaves(args)), strict=True):
-        if any(is_floating(value) for value in inputs):
+        if any(trees.is_float(value) for value in inputs):
             calls += [
                 (eqn, [value[tuple(place)] for value in inputs])
                 for place in np.argwhere(np.asarray(ran))

@@ -70,7 +70,7 @@ def factor(case: Case) -> Told | None:
     if not norm:
         return None
     c = float(np.sum(got[known] * truth[known]) / norm)
-    if case.close(c * v.truth) and abs(c) > 1e-9:
+    if case.close(c * v.truth) and abs(c) > 1e-9 and abs(c - 1) > 1e-4:
         if abs(c + 1) < 1e-4:
             return Told("sign", "the sign is turned")
         name = _named(c, case)
