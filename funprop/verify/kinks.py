@@ -15,7 +15,7 @@ from funprop.verify.evaluate import NotWideError
 from funprop.verify.instruments import Instruments, Sample
 from funprop.verify.judge import Verdict
 
-LOOKED_AT = 64  # elements of a leaf that are looked at from both sides
+LOOKED_AT, LOOKED_AT_OF_MANY = 64, 4  # elements of a leaf looked at from both sides
 
 
 def forgiven(
@@ -35,12 +35,13 @@ def forgiven(
     """
     wrong = verdict.wrong & np.isfinite(verdict.got)
     kink = np.zeros(wrong.shape, bool)
+    looked_at = LOOKED_AT_OF_MANY if tools.many else LOOKED_AT
     for n, sample in enumerate(samples):
         if not wrong[n].any():
             continue
         low, high = _branches(tools, sample, leaf, verdict.truth[n])
         kink[n] = wrong[n] & _inside(verdict, n, low, high, beyond)
-        for place in np.argwhere(wrong[n] & ~kink[n])[:LOOKED_AT]:
+        for place in np.argwhere(wrong[n] & ~kink[n])[:looked_at]:
             where = tuple(int(i) for i in place)
             ends = np.array(_one_sided(tools, sample, leaf, where)) / sample.unit
             noise = 1e-7 * (verdict.size + np.abs(ends).max())

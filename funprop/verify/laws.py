@@ -88,7 +88,7 @@ def _of_the_output(tools: Instruments, sample: Sample) -> list[tuple[str, str]]:
     for n, (y, p) in enumerate(zip(ys, plain, strict=True)):
         y, p = np.asarray(y, np.float64), np.asarray(p, np.float64)
         try:
-            rounding = np.max(np.abs(p - tools.values(sample)[n]), initial=0)
+            rounding = np.max(np.abs(p - tools.output(sample)[n]), initial=0)
         except NotWideError:
             rounding = 0.0
         size = np.max(np.abs(p), initial=0)

@@ -36,7 +36,7 @@ def nearby(
         within(a, drawn(a) * (1 + 0.3 * rng.uniform(-1, 1, a.shape))) if i in moving else drawn(a)
         for i, a in enumerate(args)
     ]
-    return in_order(args, values)
+    return in_order(args, values, moving)
 
 
 def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
@@ -50,7 +50,7 @@ def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
             within(args[i], change(given[i], i)) if i in places else leaf
             for i, leaf in enumerate(given)
         ]
-        return in_order(args, values)
+        return in_order(args, values, open_)
 
     def normal(values: np.ndarray, i: int) -> np.ndarray:
         return rng.standard_normal(values.shape)

@@ -120,15 +120,17 @@ def within(leaf: Any, values: np.ndarray) -> np.ndarray:
     return values
 
 
-def in_order(args: Sequence[Any], values: Sequence[Any]) -> list[Any]:
+def in_order(
+    args: Sequence[Any], values: Sequence[Any], places: Sequence[int] | None = None
+) -> list[Any]:
     """`values` with those of arguments that bound each other sorted as the given ones are.
 
     Arguments of one shape of which every number of the one is below that of the other: the bounds
-    of an interval.
+    of an interval. `places` are those that may hold any values, where that is known.
     """
     found = list(values)
     by_shape: dict[tuple[int, ...], list[int]] = {}
-    for i in free(args):
+    for i in free(args) if places is None else places:
         if np.shape(values[i]) == args[i].shape:
             by_shape.setdefault(args[i].shape, []).append(i)
     for places in by_shape.values():

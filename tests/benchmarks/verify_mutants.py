@@ -12,6 +12,7 @@ import argparse
 import collections
 import concurrent.futures
 import functools
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -104,12 +105,40 @@ def split(args: Any) -> tuple[list[Any], Any]:
     return [leaves[i] for i in places], rebuild
 
 
+def by_gradcheck(rule: Any, forward: Any, args: Any) -> Any:
+    """`torch.autograd.gradcheck` of the same functions, through NumPy, in the float64 it needs."""
+    import torch  # type: ignore[import-not-found]  # where it is installed
+
+    floats, rebuild = split(cast(args, jnp.float64))
+
+    class Ported(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *tensors: Any) -> Any:
+            ctx.save_for_backward(*tensors)
+            with jax.enable_x64(True):
+                y = rule(*rebuild([jnp.asarray(t.detach().numpy()) for t in tensors]))
+                return torch.from_numpy(np.array(y))
+
+        @staticmethod
+        def backward(ctx: Any, *dys: Any) -> Any:
+            with jax.enable_x64(True):
+                inputs = [jnp.asarray(t.detach().numpy()) for t in ctx.saved_tensors]
+                _, pullback = jax.vjp(lambda *f: rule(*rebuild(f)), *inputs)
+                grads = pullback(jnp.asarray(dys[0].detach().numpy()))
+            return tuple(torch.from_numpy(np.array(g)) for g in grads)
+
+    tensors = [torch.from_numpy(np.array(f)).requires_grad_() for f in floats]
+    return not torch.autograd.gradcheck(Ported.apply, tensors, raise_exception=False), None
+
+
 CHECKERS = {
     "funprop.verify": by_verify,
     "check_grads": by_check_grads,
     "check_grads, 1e-3": functools.partial(by_check_grads, atol=1e-3, rtol=1e-3),
     "allclose": by_allclose,
 }
+if importlib.util.find_spec("torch"):
+    CHECKERS["torch gradcheck"] = by_gradcheck
 
 
 # ------------------------------------------------------------------------------------- the table
@@ -125,6 +154,8 @@ def measure(place: int, checkers: tuple[str, ...]) -> list[dict[str, Any]]:
         tried = points(operation)
         for point, args in tried.items() if mutant is None else [("float32", tried["float32"])]:
             for checker in checkers:
+                if checker == "torch gradcheck" and mutant is None and point != "float64":
+                    continue  # it takes no other precision
                 start = time.perf_counter()
                 with jax.enable_x64(point.startswith("float64")):
                     try:

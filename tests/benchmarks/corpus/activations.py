@@ -209,7 +209,7 @@ OPERATIONS = [
         mutant("square forgotten", lambda a, y, dy: (dy * (1 - y),), "x", "unknown", "stale"),
         mutant("x for y", lambda a, y, dy: (dy * (1 - a[0] ** 2),), "x", "stale", "unknown"),
         mutant("at the output", lambda a, y, dy: (dy * (1 - jnp.tanh(y) ** 2),), "x", "stale"),
-        mutant("slope one", lambda a, y, dy: (dy,), "x", "stale", "missing term"),
+        mutant("slope one", lambda a, y, dy: (dy,), "x", "stale", "missing term", "missing factor"),
         mutant("ignores the cotangent", lambda a, y, dy: (1 - y * y,), "x", "ignores the cotangent"),
     ]),
     elementwise("gelu", gelu, gelu_bwd, [
@@ -226,7 +226,7 @@ OPERATIONS = [
     ]),
     elementwise("softplus", softplus, softplus_bwd, [
         mutant("sigmoid of the output", lambda a, y, dy: (dy * jax.nn.sigmoid(y),), "x", "stale"),
-        mutant("sigmoid of minus x", lambda a, y, dy: (dy * jax.nn.sigmoid(-a[0]),), "x", "unknown", "stale", "missing term"),
+        mutant("sigmoid of minus x", lambda a, y, dy: (dy * jax.nn.sigmoid(-a[0]),), "x", "unknown", "stale", "missing term", "missing factor"),
         mutant("overflows", lambda a, y, dy: (dy * jnp.exp(40 * a[0]) / (jnp.exp(40 * a[0]) + jnp.exp(39 * a[0])),), "x", "NaN"),
     ]),
     elementwise("elu", elu, elu_bwd, [

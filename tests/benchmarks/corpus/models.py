@@ -193,7 +193,7 @@ def language_inputs(rng):
 OPERATIONS = [
     Operation("two-layer network", mlp, mlp_bwd, mlp_inputs, (
         mutant("slope at the pre-activation", lambda a, y, dy: mlp_bwd(a, y, dy, slope=lambda z, h: 1 - z * z), "params/w1 params/b1 x", "stale", "unknown"),
-        mutant("slope forgotten", lambda a, y, dy: mlp_bwd(a, y, dy, slope=lambda z, h: 1.0), "params/w1 params/b1 x", "stale"),
+        mutant("slope forgotten", lambda a, y, dy: mlp_bwd(a, y, dy, slope=lambda z, h: 1.0), "params/w1 params/b1 x", "stale", "missing factor"),
         mutant("second weight's gradient from the pre-activation", mlp_w2_of_z, "params/w2", "stale"),
         mutant("one bias one percent off", mlp_one_percent, "params/b1", "factor"),
         mutant("one bias averaged", mlp_bias_mean, "params/b1", "factor"),

@@ -117,7 +117,7 @@ OPERATIONS = [
         mutant("variance's term forgotten", lambda a, y, dy: layer_norm_bwd(a, y, dy, 1.0, 0.0), "x", "missing term"),
         mutant("both terms forgotten", lambda a, y, dy: layer_norm_bwd(a, y, dy, 0.0, 0.0), "x", "missing term"),
         mutant("variance's term halved", lambda a, y, dy: layer_norm_bwd(a, y, dy, 1.0, 0.5), "x", "factor of a term"),
-        mutant("gamma forgotten", layer_norm_no_gamma, "x", "stale", "factor"),
+        mutant("gamma forgotten", layer_norm_no_gamma, "x", "stale", "factor", "left out"),
         mutant("sum for a mean inside", layer_norm_sums, "x", "factor of a term"),
         mutant("dgamma from the output", layer_norm_gamma_of_y, "gamma", "stale"),
         mutant("dbeta averaged", changed(layer_norm_bwd, 2, lambda g: g / 4), "beta", "factor"),
@@ -143,7 +143,7 @@ OPERATIONS = [
     )),
     Operation("weight norm", weight_norm, weight_norm_bwd, normal((5, 3), (3,)), (
         mutant("projection forgotten", lambda a, y, dy: weight_norm_bwd(a, y, dy, 0.0), "v", "missing term"),
-        mutant("g not normalised", lambda a, y, dy: (weight_norm_bwd(a, y, dy)[0], (dy * a[0]).sum(0)), "g", "stale", "unknown", "factor"),
+        mutant("g not normalised", lambda a, y, dy: (weight_norm_bwd(a, y, dy)[0], (dy * a[0]).sum(0)), "g", "stale", "unknown", "factor", "left out"),
         mutant("g forgotten", lambda a, y, dy: (weight_norm_bwd((a[0], jnp.ones_like(a[1])), y, dy)[0], weight_norm_bwd(a, y, dy)[1]), "v", "stale", "factor"),
     )),
 ]  # fmt: skip

@@ -157,7 +157,7 @@ OPERATIONS = [
     )),
     Operation("variance", variance, variance_bwd, normal((4, 6)), (
         mutant("two forgotten", changed(variance_bwd, 0, lambda g: g / 2), "x", "factor"),
-        mutant("mean not subtracted", lambda a, y, dy: (dy[:, None] * 2 * a[0] / 6,), "x", "stale", "missing term"),
+        mutant("mean not subtracted", lambda a, y, dy: (dy[:, None] * 2 * a[0] / 6,), "x", "stale", "missing term", "left out"),
         mutant("n - 1", changed(variance_bwd, 0, lambda g: g * 6 / 5), "x", "factor"),
     )),
     Operation("max pooling", max_pool, max_pool_bwd, normal((3, 8)), (
@@ -175,7 +175,7 @@ OPERATIONS = [
     Operation("masked mean", masked_mean, masked_mean_bwd, masked, (
         mutant("divided by the length", lambda a, y, dy: (dy[:, None] * a[1] / 4, masked_mean_bwd(a, y, dy)[1]), "x", "stale", "region", "unknown", "factor"),
         mutant("mask forgotten", lambda a, y, dy: (jnp.broadcast_to(dy[:, None], a[0].shape) / a[1].sum(-1, keepdims=True), masked_mean_bwd(a, y, dy)[1]), "x", "region"),
-        mutant("count forgotten", lambda a, y, dy: (dy[:, None] * a[1], masked_mean_bwd(a, y, dy)[1]), "x", "unknown", "stale", "region"),
+        mutant("count forgotten", lambda a, y, dy: (dy[:, None] * a[1], masked_mean_bwd(a, y, dy)[1]), "x", "unknown", "stale", "region", "left out"),
     )),
     Operation("product", product, product_bwd, normal((4, 5)), (
         mutant("y over x, NaN at zero", lambda a, y, dy: (dy[:, None] * y[:, None] / a[0],), "x", "NaN"),
