@@ -109,7 +109,7 @@ def other_shapes(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
     """Inputs of other shapes: one example, and axes that differ where the given ones agree."""
     if axes := _batch(subject):
         yield from _resized(subject, "a batch of one", dict.fromkeys(axes, 1), rng)
-    if changes := _square(subject):
+    if changes := _distinct(subject):
         yield from _resized(subject, "axes of different sizes", changes, rng)
 
 
@@ -201,17 +201,19 @@ def _is_summed(outputs: list[jax.ShapeDtypeStruct], n: int) -> bool:
     return all(n not in y.shape for y in outputs)
 
 
-def _square(subject: Subject) -> dict[tuple[int, int], int]:
-    """New sizes for axes that have the same size as another, as far as the function takes them."""
+def _distinct(subject: Subject) -> dict[tuple[int, int], int]:
+    """New sizes for all axes, as far as the function takes them, so that no two agree by chance.
+
+    Larger by an even number: odd kernels stay odd, and even widths even.
+    """
     axes = [(i, axis) for i in subject.data for axis in range(subject.args[i].ndim)]
     if len(axes) > TRIED_AXES:
         return {}
-    every = [int(n) for leaf in subject.args for n in leaf.shape]
-    equal = [a for a in axes if every.count(_size(subject, a)) > 1 and _size(subject, a) > 1]
+    axes = [axis for axis in axes if _size(subject, axis) > 1]
     changes: dict[tuple[int, int], int] = {}
     grown = 1
     for count in (1, 2, 3):
-        for group in itertools.combinations(equal, count):
+        for group in itertools.combinations(axes, count):
             same = len({_size(subject, a) for a in group}) == 1
             if not same or any(a in changes for a in group):
                 continue
