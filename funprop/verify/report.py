@@ -6,6 +6,8 @@ import math
 import sys
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class Check(NamedTuple):
     """What was found for one leaf of one part's gradient.
@@ -155,5 +157,6 @@ def _example_lines(example: Example) -> str:
 
 
 def _value(value: Any) -> str:
-    text = " ".join(str(value).split())
+    shown = np.array2string(value, precision=4) if isinstance(value, np.ndarray) else str(value)
+    text = " ".join(shown.split())
     return text if len(text) <= 80 else f"{text[:77]}..."
