@@ -36,6 +36,7 @@ class Measured(NamedTuple):
     size: Sizes
 
 
+@np.errstate(all="ignore")  # infinities and NaN are what it looks for
 def examine(
     subject: Subject,
     seed: int = 0,

@@ -25,7 +25,7 @@ from funprop.verify.stories.numbers import (
     zero,
 )
 from funprop.verify.stories.paths import term
-from funprop.verify.stories.regions import by_place, by_sign, complement
+from funprop.verify.stories.regions import at_places, by_place, by_sign, complement
 from funprop.verify.stories.steps import step
 
 STORIES: tuple[Callable[[Case], Told | None], ...] = (
@@ -44,6 +44,7 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
     by_sign,
     term,
     moved,
+    at_places,
     partial_sum,
     step,
     by_place,

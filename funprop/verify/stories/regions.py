@@ -34,6 +34,11 @@ def complement(case: Case) -> Told | None:
 _REPEATED = " names more than once"
 
 
+def at_places(case: Case) -> Told | None:
+    """Wrong at every element of certain places along an axis, and nowhere else."""
+    return _fitting(case, _of_places(case), 1.0, 8)
+
+
 def by_place(case: Case) -> Told | None:
     """Wrong at certain places, or where something that the forward pass computes is."""
     regions = itertools.chain(_of_places(case), _of_values(case), _of_inner_values(case))
