@@ -53,8 +53,9 @@ def main() -> None:
     rule = as_rule(network, backward)
     compiling = [0.0]
     jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **_: compiling.__setitem__(
-            0, compiling[0] + seconds * (event == "/jax/core/compile/backend_compile_duration")
+        lambda event, duration_secs, **_: compiling.__setitem__(
+            0,
+            compiling[0] + duration_secs * (event == "/jax/core/compile/backend_compile_duration"),
         )
     )
     one = jax.jit(lambda params, x, dy: jax.vjp(rule, params, x)[1](dy))
