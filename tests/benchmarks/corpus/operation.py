@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ def as_rule(forward: Callable[..., Any], backward: Callable[..., Any]) -> Callab
         return forward(*args)
 
     rule.__name__ = getattr(forward, "__name__", "rule")
-    rule.__signature__ = __import__("inspect").signature(forward)  # type: ignore[attr-defined]
+    rule.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
     with_rule = jax.custom_vjp(rule)
 
     def fwd(*args: Any) -> Any:
