@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jax.experimental import pallas as pl
 
 import funprop as fp
+from funprop.verify import examine, instruments
 
 
 def normal(*shape, seed=0, dtype=jnp.float32):
@@ -441,6 +442,19 @@ def opaque(scale):
     return rule(forward, backward)
 
 
+def test_what_goes_through_bits_is_judged_by_differences():
+    def mantissa(factor):
+        def backward(args, y, dy):
+            return (dy * factor * jnp.ldexp(1.0, -jnp.frexp(args[0])[1]),)
+
+        return rule(lambda x: jnp.frexp(x)[0], backward)
+
+    x = jnp.asarray([0.3, 1.7, 5.0])
+    assert fp.verify(mantissa(1.0), x).ok
+    (finding,) = fp.verify(mantissa(1.01), x).findings
+    assert finding.story == "factor"
+
+
 def test_an_opaque_forward_is_judged_by_differences():
     args = normal(4, 5), normal(5, 3)
     report = fp.verify(opaque(1.0), *args)
@@ -488,6 +502,34 @@ def test_one_percent_in_one_small_leaf_of_a_large_tree():
     wrong = rule(network, functools.partial(backward, factor=1.01))
     (finding,) = fp.verify(wrong, params, normal(8, 32)).findings
     assert (finding.path, finding.story) == ("params/3/1", "factor")
+
+
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", RIGHT)
+def test_of_a_large_part_only_a_few_numbers_are_looked_at(name, dtype, monkeypatch):
+    monkeypatch.setattr(instruments, "MANY", 0)
+    monkeypatch.setattr(examine, "_measured", None)  # the examination element by element
+    forward, backward, args = RIGHT[name]
+    with jax.enable_x64(dtype is jnp.float64):
+        args = [a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a for a in args]
+        report = fp.verify(rule(forward, backward), *args)
+    assert report.ok, str(report)
+    assert all(check.error <= check.allowed < 10 for check in report.checks)
+
+
+@pytest.mark.parametrize("name", ["sign", "one percent", "zero", "shifted"])
+def test_what_is_wrong_in_a_large_part_is_explained_as_in_a_small_one(name, monkeypatch):
+    monkeypatch.setattr(instruments, "MANY", 0)
+    forward, args, backward, leaves, story, _ = WRONG[name]
+    report = fp.verify(rule(forward, backward), *args)
+    assert {(f.path, f.story) for f in report.findings} == {(path, story) for path in leaves}
+
+
+def test_laws_hold_for_large_parts_too(monkeypatch):
+    monkeypatch.setattr(instruments, "MANY", 0)
+    nothing = rule(jnp.sin, lambda a, y, dy: (jnp.where(dy == 0, 1.0, dy * jnp.cos(a[0])),))
+    (finding,) = fp.verify(nothing, normal(4, 5)).findings
+    assert finding.story == "not linear"
 
 
 # ------------------------------------------------------------------------------- what is shown

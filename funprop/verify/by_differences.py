@@ -25,7 +25,7 @@ def by_differences(
     subject: Subject, tools: Instruments, samples: list[Sample], why: str, rng: np.random.Generator
 ) -> Findings:
     """Judge by central differences, in the highest precision that the forward pass runs in."""
-    hands = stacked([tools.only_hand(s) for s in samples], samples)
+    hands = stacked([tools.only_hand(s) for s in samples], [s.unit for s in samples])
     eps, values = _highest(tools, samples[0])
     checks = []
     for k, i in enumerate(subject.differentiable):

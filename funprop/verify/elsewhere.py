@@ -10,7 +10,7 @@ from funprop.verify import kinks, points, stories
 from funprop.verify.case import Case
 from funprop.verify.evaluate import NotWideError
 from funprop.verify.instruments import Instruments, Sample, drawn_sample
-from funprop.verify.judge import mathematics, sizes, stacked
+from funprop.verify.judge import in_float64, judged
 from funprop.verify.report import Check
 from funprop.verify.rows import wrong
 from funprop.verify.subject import Subject, first_line, is_floating
@@ -55,13 +55,11 @@ def _at(
     try:
         if not all(np.isfinite(y).all() for s in samples for y in tools.output(s)):
             return {}  # outside the domain of the forward pass
-        truths = stacked([tools.truth(s) for s in samples], samples)
-        exact = stacked([tools.exact(s) for s in samples], samples)
+        truths, exact, *_ = judged(in_float64(tools, samples), tools.eps, tools.constants)
     except NotWideError:
         return {}
-    size = sizes(truths, tools, samples)
     found = {}
-    for k, verdict in enumerate(mathematics(exact, truths, size, tools.constants)):
+    for k, verdict in enumerate(exact or ()):
         if not verdict.ok:  # inputs that nobody gave are full of ties, several at once
             verdict, _ = kinks.forgiven(verdict, tools, samples, k, beyond=0.5)
         if not verdict.ok:

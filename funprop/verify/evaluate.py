@@ -127,6 +127,17 @@ class Evaluate:
         return [self.widened(v) for v in bind(eqn, inputs, params)]
 
 
+def through_bits(jaxpr: Any) -> bool:
+    """Whether floats are taken apart into bits and put together again: JAX's derivative is zero."""
+    casts = set()
+    for eqn in open_jaxpr(jaxpr)[0].eqns:
+        if any(through_bits(inner) for inner in inner_jaxprs(eqn)):
+            return True
+        if eqn.primitive.name == "bitcast_convert_type":
+            casts.add((_is_float(eqn.invars[0].aval), _is_float(eqn.outvars[0].aval)))
+    return casts >= {(True, False), (False, True)}
+
+
 def _is_float(value: Any) -> bool:
     return jnp.issubdtype(value.dtype, jnp.floating)
 

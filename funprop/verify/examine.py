@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from funprop.verify import kinks, laws, points, promises, shrink, stories
+from funprop.verify import kinks, large, laws, points, promises, shrink, stories
 from funprop.verify.by_differences import by_differences
 from funprop.verify.case import Case
 from funprop.verify.elsewhere import elsewhere
@@ -20,20 +20,10 @@ from funprop.verify.instruments import (
     drawn_sample,
     random_numbers,
 )
-from funprop.verify.judge import Sizes, Verdict, as_it_runs, mathematics, sizes, stacked
+from funprop.verify.judge import Judgement, Verdict, in_float64, judged
 from funprop.verify.report import Check, Example
 from funprop.verify.rows import Findings, misfit, row, wrong
 from funprop.verify.subject import MismatchError, Subject, first_line, is_floating
-
-
-class Measured(NamedTuple):
-    """A part at some samples: verdicts by leaf, and what they rest on."""
-
-    samples: list[Sample]
-    truths: list[np.ndarray]
-    exact: list[Verdict] | None
-    running: list[Verdict]
-    size: Sizes
 
 
 @np.errstate(all="ignore")  # infinities and NaN are what it looks for
@@ -61,6 +51,8 @@ def examine(
     except Exception as error:  # whatever a backward pass raises that cannot even be traced
         failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
         return Findings([misfit(subject, failed)], [], [])
+    if tools.many and (rows := large.all_right(subject, tools, rng)) is not None:
+        return Findings(rows, [], [])
     samples = _samples(tools, subject.args, 1 if tools.many else 3, rng)
     try:
         measured = _measured(tools, samples, rng)
@@ -70,15 +62,14 @@ def examine(
     except jax.errors.JaxRuntimeError as error:  # raised by Python code that it calls
         failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
         return Findings([misfit(subject, failed)], [], [])
-    verdicts, remarks = _combined(measured, tools)
-    checks = [
-        row(subject, k, verdict, remark)
-        if verdict.ok
-        else wrong(
-            subject, k, verdict, stories.told(_case(tools, measured, k, verdict)), "", remark
-        )
-        for k, (verdict, remark) in enumerate(zip(verdicts, remarks, strict=True))
-    ]
+    verdicts, remarks = _combined(measured, samples, tools)
+    checks = []
+    for k, (verdict, remark) in enumerate(zip(verdicts, remarks, strict=True)):
+        if verdict.ok:
+            checks.append(row(subject, k, verdict, remark))
+        else:
+            told = stories.told(_case(tools, measured, samples, k, verdict))
+            checks.append(wrong(subject, k, verdict, told, "", remark))
     bad = [k for k, verdict in enumerate(verdicts) if not verdict.ok]
     notes: list[str] = []
     examples: list[Example] = []
@@ -110,34 +101,15 @@ def _samples(tools: Instruments, args: Any, n: int, rng: np.random.Generator) ->
     ]
 
 
-def _measured(tools: Instruments, samples: list[Sample], rng: Any) -> Measured:
+def _measured(tools: Instruments, samples: list[Sample], rng: Any) -> Judgement:
     """The verdicts at samples, those that share the inputs of the first in the dtype as given."""
-    truths = stacked([tools.truth(s) for s in samples], samples)
     here = [s for s in samples if s.inputs is samples[0].inputs]
-    hands = stacked([tools.hand(s) for s in here], here)
+    found = in_float64(tools, samples)._replace(hands=[tools.hand(s) for s in here])
     if tools.eps > EPS64:
-        autos = stacked([tools.auto(s) for s in here], here)
+        autos = [tools.auto(s) for s in here]
     else:  # float64: as far as the truth moves when the inputs are rounded to float32
-        rounded = [s._replace(inputs=_jittered(s.inputs, rng)) for s in here]
-        autos = stacked([tools.truth(s) for s in rounded], here)
-    size = sizes(truths, tools, samples, autos)
-    n = len(here)
-    if tools.eps > EPS64:
-        running = as_it_runs(hands, [t[:n] for t in truths], autos, size, tools.eps)
-    else:
-        size = size._replace(conditioning=[c * EPS64 / EPS32 for c in size.conditioning])
-        tight = [t[:n] for t in truths]
-        running = mathematics(
-            hands, tight, size._replace(element=[0.01 * e for e in size.element]), 16 * EPS64
-        )
-        running = [v._replace(exact=False) for v in running]
-    try:
-        exact = mathematics(
-            stacked([tools.exact(s) for s in samples], samples), truths, size, tools.constants
-        )
-    except NotWideError:
-        exact = None
-    return Measured(samples, truths, exact, running, size)
+        autos = [tools.truth(s._replace(inputs=_jittered(s.inputs, rng))) for s in here]
+    return judged(found._replace(autos=autos), tools.eps, tools.constants)
 
 
 def _jittered(inputs: list[Any], rng: Any) -> list[Any]:
@@ -149,17 +121,18 @@ def _jittered(inputs: list[Any], rng: Any) -> list[Any]:
     ]
 
 
-def _combined(measured: Measured, tools: Instruments) -> tuple[list[Verdict], list[str]]:
+def _combined(
+    found: Judgement, samples: list[Sample], tools: Instruments
+) -> tuple[list[Verdict], list[str]]:
     """For each leaf the verdict that counts, kinks forgiven, and a note of them."""
     verdicts, notes = [], []
-    for k, running in enumerate(measured.running):
+    for k, running in enumerate(found.running):
         note = ""
-        candidates = [running] if measured.exact is None else [measured.exact[k], running]
+        candidates = [running] if found.exact is None else [found.exact[k], running]
         settled = []
         for verdict in candidates:
             if not verdict.ok:
-                samples = measured.samples[: len(verdict.got)]
-                verdict, kink = kinks.forgiven(verdict, tools, samples, k)
+                verdict, kink = kinks.forgiven(verdict, tools, samples[: len(verdict.got)], k)
                 if kink.any():
                     at = [int(i) for i in np.argwhere(kink)[0][1:]]
                     note = f"a kink at {at}: any slope between the one-sided ones is accepted"
@@ -169,8 +142,9 @@ def _combined(measured: Measured, tools: Instruments) -> tuple[list[Verdict], li
     return verdicts, notes
 
 
-def _case(tools: Instruments, measured: Measured, k: int, verdict: Verdict) -> Case:
-    right = measured.exact is not None and measured.exact[k].ok
+def _case(
+    tools: Instruments, found: Judgement, samples: list[Sample], k: int, verdict: Verdict
+) -> Case:
+    right = found.exact is not None and found.exact[k].ok
     n = len(verdict.got)
-    truths = [t[:n] for t in measured.truths]
-    return Case(tools, measured.samples[:n], k, verdict, truths, right)
+    return Case(tools, samples[:n], k, verdict, [t[:n] for t in found.truths], right)

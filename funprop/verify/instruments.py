@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
-from funprop.verify.evaluate import Evaluate, NotWideError
+from funprop.verify.evaluate import Evaluate, NotWideError, through_bits
 from funprop.verify.internals import equations
-from funprop.verify.subject import Subject, first_line, floats, is_floating
+from funprop.verify.subject import Subject, first_line, floats, is_floating, of_floats
 
 # With more numbers than this in inputs and outputs a part is examined at the given inputs only.
 MANY = 200_000
@@ -59,7 +59,7 @@ class Instruments:
         self.many = sum(np.size(a) for a in args) + trees.size(self.outputs) > MANY
         # Where the truth is computed, of few numbers, compiling is what takes time.
         self.jit = jax.jit if self.many else functools.partial(jax.jit, compiler_options=QUICKLY)
-        self._memory: dict[tuple[str, int], tuple[Sample, Any]] = {}
+        self._memory: dict[tuple[str, int], tuple[Any, Any]] = {}
         self._by_ties: dict[str, Callable[..., Any]] = {}
 
     def working(self, values: Sequence[Any]) -> list[Any]:
@@ -85,7 +85,7 @@ class Instruments:
         return self._running(sample)[1]
 
     def _running(self, sample: Sample) -> tuple[list[np.ndarray], ...]:
-        return self._kept("running", sample, lambda: self._run(self._hand_and_auto, sample))
+        return self.kept("running", sample, lambda: self._run(self._hand_and_auto, sample))
 
     def _run(self, function: Callable[..., Any], sample: Sample) -> tuple[list[np.ndarray], ...]:
         found = function(self.working(sample.inputs), self.working_dys(sample))
@@ -102,27 +102,27 @@ class Instruments:
     @functools.cached_property
     def _hand_and_auto(self) -> Callable[..., Any]:
         def both(inputs: list[Any], dys: list[Any]) -> tuple[list[Any], list[Any]]:
-            auto, _ = self._pulled(Evaluate(), self.plain_jaxpr, inputs, dys)
+            auto, _ = self.pulled(Evaluate(), self.plain_jaxpr, inputs, dys)
             return Evaluate()(self.backward_jaxpr, *inputs, *dys), auto
 
         return jax.jit(both)
 
-    def _pulled(
+    def pulled(
         self, run: Evaluate, jaxpr: Any, inputs: list[Any], dys: list[Any]
     ) -> tuple[list[Any], list[Any]]:
-        """The derivative of a jaxpr, and its float outputs."""
+        """The derivative of a jaxpr, and its float outputs.
+
+        Raises:
+          NotWideError: JAX has none.
+        """
+        if through_bits(jaxpr):
+            raise NotWideError("the bits of a number have no derivative in JAX")
         places = self.subject.differentiable
-
-        def forward(*given: Any) -> list[Any]:
-            filled = list(inputs)
-            for i, value in zip(places, given, strict=True):
-                filled[i] = value
-            return floats(run(jaxpr, *filled))
-
+        forward = of_floats(functools.partial(run, jaxpr), inputs, places)
         ys, pullback = jax.vjp(forward, *(inputs[i] for i in places))
         return list(pullback([d.astype(y.dtype) for d, y in zip(dys, ys, strict=True)])), ys
 
-    def _kept(self, what: str, sample: Sample, measure: Callable[[], Any]) -> Any:
+    def kept(self, what: str, sample: Any, measure: Callable[[], Any]) -> Any:
         """What was measured at a sample before, or is now."""
         key = (what, id(sample))
         if key not in self._memory:
@@ -173,10 +173,10 @@ class Instruments:
                         reason = error
                 raise reason
 
-        return self._kept("float64", sample, measure)
+        return self.kept("float64", sample, measure)
 
     @functools.cached_property
-    def _wide_jaxprs(self) -> tuple[Any, Any, float]:
+    def wide_jaxprs(self) -> tuple[Any, Any, float]:
         """The traces for float64, and the rounding of the constants in them.
 
         Traced anew with float64 inputs, where the functions take them; else as they were traced
@@ -197,32 +197,32 @@ class Instruments:
     def constants(self) -> float:
         """How far the constants in the exact gradients are rounded, relative."""
         with jax.enable_x64(True):
-            return self._wide_jaxprs[2]
+            return self.wide_jaxprs[2]
 
     @functools.cached_property
     def _all(self) -> Callable[..., Any]:
         def measured(inputs: list[Any], dys: list[Any]) -> tuple[list[Any], ...]:
-            run, (plain, backward, _) = Evaluate(wide=True), self._wide_jaxprs
-            return *self._pulled(run, plain, inputs, dys), run(backward, *inputs, *dys)
+            run, (plain, backward, _) = Evaluate(wide=True), self.wide_jaxprs
+            return *self.pulled(run, plain, inputs, dys), run(backward, *inputs, *dys)
 
         return self.jit(measured)
 
     def _truth_by(self, ties: str) -> Callable[..., Any]:
         if ties not in self._by_ties:
             run = Evaluate(wide=True, ties=ties)
-            pulled = functools.partial(self._pulled, run, self._wide_jaxprs[0])
+            pulled = functools.partial(self.pulled, run, self.wide_jaxprs[0])
             self._by_ties[ties] = self.jit(pulled)
         return self._by_ties[ties]
 
     @functools.cached_property
     def _output(self) -> Callable[..., Any]:
-        return self.jit(lambda inputs: floats(Evaluate(wide=True)(self._wide_jaxprs[0], *inputs)))
+        return self.jit(lambda inputs: floats(Evaluate(wide=True)(self.wide_jaxprs[0], *inputs)))
 
     @property
     def wide_plain(self) -> Any:
         """The trace of the plain forward pass that the truth is taken of."""
         with jax.enable_x64(True):
-            return self._wide_jaxprs[0]
+            return self.wide_jaxprs[0]
 
     def draws_random_numbers(self) -> bool:
         """Whether the forward pass draws numbers, which differ with the dtype."""

@@ -17,7 +17,7 @@ from jax import lax
 from funprop.verify.evaluate import NotWideError
 from funprop.verify.instruments import Instruments, Sample
 from funprop.verify.judge import FACTOR, UNITS
-from funprop.verify.subject import Subject, first_line, floats
+from funprop.verify.subject import Subject, first_line, floats, of_floats
 
 
 def broken_laws(
@@ -72,19 +72,9 @@ def _of_the_output(tools: Instruments, sample: Sample) -> list[tuple[str, str]]:
     subject = tools.subject
     if subject.forward is None:
         return []
-    inputs = tools.working(sample.inputs)
-    places, forward = subject.differentiable, subject.forward
-
-    def differentiated(*given: Any) -> list[Any]:
-        filled = list(inputs)
-        for i, value in zip(places, given, strict=True):
-            filled[i] = value
-        return floats(forward(*filled))
-
-    def run(*given: Any) -> Any:
-        return jax.vjp(differentiated, *given)[0], floats(subject.plain(*inputs))
-
-    ys, plain = tools.jit(run)(*(inputs[i] for i in places))
+    ys, plain = tools.jit(
+        lambda given: (differentiated(subject, given), floats(subject.plain(*given)))
+    )(tools.working(sample.inputs))
     for n, (y, p) in enumerate(zip(ys, plain, strict=True)):
         y, p = np.asarray(y, np.float64), np.asarray(p, np.float64)
         try:
@@ -98,6 +88,13 @@ def _of_the_output(tools: Instruments, sample: Sample) -> list[tuple[str, str]]:
             sentence = f"{which} differs by {far:.2g} where the function is differentiated"
             return [("other output", sentence)]
     return []
+
+
+def differentiated(subject: Subject, inputs: list[Any]) -> list[Any]:
+    """The float outputs that the forward pass gives while it is differentiated."""
+    places = subject.differentiable
+    function = of_floats(subject.forward or subject.plain, inputs, places)
+    return jax.vjp(function, *(inputs[i] for i in places))[0]
 
 
 def _zero(function: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:

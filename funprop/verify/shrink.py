@@ -10,7 +10,7 @@ import numpy as np
 from funprop.verify import points, promises
 from funprop.verify.evaluate import NotWideError
 from funprop.verify.instruments import Instruments, Sample, drawn_sample
-from funprop.verify.judge import sizes as size_of
+from funprop.verify.judge import in_float64, judged
 from funprop.verify.report import Example
 from funprop.verify.subject import MismatchError, Subject, is_floating
 
@@ -106,8 +106,8 @@ def _is_wrong(tools: Instruments, sample: Sample, leaf: int, least: float = 0.0)
         return False
     if not np.isfinite(truth).all():
         return False
-    scale = size_of([g[None] for g in tools.truth(sample)], tools, [sample]).leaf[leaf]
-    if not _distance(tools, sample, leaf) > max(WRONG * scale, least):
+    size = judged(in_float64(tools, [sample]), tools.eps, tools.constants).size
+    if not _distance(tools, sample, leaf) > max(WRONG * size.leaf[leaf], least):
         return False
     try:  # not at a kink
         others = [tools.truth(sample, ties)[leaf] for ties in ("first", "last")]

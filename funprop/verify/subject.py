@@ -113,16 +113,25 @@ def by_jax(forward: Callable[..., Any], differentiable: tuple[int, ...]) -> Call
     """The backward pass that JAX takes of `forward`, custom rules in force."""
 
     def backward(inputs: Any, dys: Any) -> list[Any]:
-        def of_floats(*given: Any) -> list[Any]:
-            filled = list(inputs)
-            for i, value in zip(differentiable, given, strict=True):
-                filled[i] = value
-            return floats(forward(*filled))
-
-        _, pullback = jax.vjp(of_floats, *(inputs[i] for i in differentiable))
+        function = of_floats(forward, inputs, differentiable)
+        _, pullback = jax.vjp(function, *(inputs[i] for i in differentiable))
         return list(pullback(list(dys)))
 
     return backward
+
+
+def of_floats(
+    function: Callable[..., Any], inputs: Any, differentiable: tuple[int, ...]
+) -> Callable[..., list[Any]]:
+    """`function` of its differentiable inputs alone, the others given; its float outputs."""
+
+    def restricted(*given: Any) -> list[Any]:
+        filled = list(inputs)
+        for i, value in zip(differentiable, given, strict=True):
+            filled[i] = value
+        return floats(function(*filled))
+
+    return restricted
 
 
 def first_line(error: Exception) -> str:
