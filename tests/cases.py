@@ -112,6 +112,16 @@ LAYERS = [
     Case("from_function", sine(), normal(5, 3)),
 ]
 
+CONVOLUTIONS: list[Case] = []
+
+NORMALISATIONS: list[Case] = []
+
+RECURRENT: list[Case] = []
+
+SEQUENCES: list[Case] = []
+
+REWRITES: list[Case] = []
+
 COMBINATORS = [
     Case("serial", fp.serial(fp.dense(6), fp.gelu(), fp.dense(3)), normal(4, 5)),
     Case("identity", fp.serial(), normal(4, 5)),
@@ -208,6 +218,8 @@ LOSSES = [
     ),
 ]
 
+LAYERS += CONVOLUTIONS + NORMALISATIONS + RECURRENT + SEQUENCES
+COMBINATORS += REWRITES
 ALL = LAYERS + COMBINATORS + LOSSES
 COMPOSITE = [case for case in ALL if case.layer.children]
 

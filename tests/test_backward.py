@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 import funprop as fp
-from tests.cases import ALL, LAYERS, LOSSES, build
+from tests.cases import ALL, COMBINATORS, LAYERS, LOSSES, build
 
 FLOAT = [case for case in ALL if case.id != "reshape-integers"]  # has no cotangent
-DTYPES = [jnp.float64, jnp.float32, jnp.bfloat16]
 
 
 def cotangent(y, seed=7):
@@ -31,8 +30,17 @@ def gradient(layer, params, x, key):
     return layer.backward(params, residuals, cotangent(y))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: d.__name__)
-@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
+VERIFIED = [(case, jnp.float32) for case in ALL] + [
+    # Combinators compute nothing of their own that another precision could change.
+    pytest.param(case, dtype, marks=[pytest.mark.slow] if case in COMBINATORS else [])
+    for case in ALL
+    for dtype in (jnp.float64, jnp.bfloat16)
+]
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype"), VERIFIED, ids=lambda v: v.id if hasattr(v, "id") else v.__name__
+)
 def test_verified(case, dtype, x64):
     params, x, key = build(case, dtype)
     if case.id == "reshape-integers":
