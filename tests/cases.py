@@ -41,6 +41,12 @@ def distribution(*shape: int) -> Callable[[np.random.Generator], Any]:
     return lambda rng: jnp.asarray(rng.dirichlet(np.ones(shape[-1]), shape[:-1]), jnp.float32)
 
 
+def seen(*shape: int) -> Callable[[np.random.Generator], Any]:
+    """Masks of sequences of every length, the shortest empty."""
+    lengths = np.linspace(0, shape[1], shape[0]).astype(int)
+    return lambda rng: jnp.asarray(np.arange(shape[1]) < lengths[:, None])
+
+
 def both(*parts: Callable[[np.random.Generator], Any]) -> Callable[[np.random.Generator], Any]:
     return lambda rng: tuple(part(rng) for part in parts)
 
@@ -118,7 +124,21 @@ NORMALISATIONS: list[Case] = []
 
 RECURRENT: list[Case] = []
 
-SEQUENCES: list[Case] = []
+SEQUENCES: list[Case] = [
+    Case("embedding", fp.embedding(6, 3), labels(2, 9, classes=6)),
+    Case("learned_positions", fp.learned_positions(7), normal(2, 5, 3)),
+    Case("attention", fp.attention(2, block=4), normal(2, 5, 48)),
+    Case(
+        "attention-grouped-window",
+        fp.attention(4, kv_heads=2, window=3, rotary=100.0, block=2),
+        normal(2, 5, 32),
+    ),
+    Case(
+        "attention-masked",
+        fp.attention(1, causal=False, block=3),
+        both(normal(3, 5, 12), seen(3, 5)),
+    ),
+]
 
 REWRITES: list[Case] = []
 
@@ -208,6 +228,16 @@ LOSSES = [
         both(normal(5), labels(5, classes=2)),
     ),
     Case(
+        "linear_cross_entropy",
+        fp.linear_cross_entropy(7, chunk=3),
+        both(normal(5, 4), labels(5, classes=7)),
+    ),
+    Case(
+        "linear_cross_entropy-tokens",
+        fp.linear_cross_entropy(6, chunk=3, smoothing=0.1, z_loss=0.01, bias=True),
+        both(normal(2, 3, 4), labels(2, 3, classes=6), positive(2, 3)),
+    ),
+    Case(
         "objective",
         fp.objective(
             fp.serial(fp.dense(6), fp.relu(), fp.dense(4)),
@@ -238,4 +268,5 @@ def build(case: Case, dtype: Any = jnp.float32, seed: int = 0) -> tuple[Any, Any
         leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
         for leaf, key in zip(leaves, keys, strict=False)
     )
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)  # an embedding knows none
     return params, x, jax.random.key(seed + 2) if case.key else None

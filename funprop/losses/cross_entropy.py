@@ -1,13 +1,7 @@
-"""Losses. Each is a layer from `(outputs, targets)` or `(outputs, targets, weights)` to a `Sum`.
-
-A loss is the weighted sum of its *terms*, with the sum of their weights beside it; nobody takes a
-mean before the step does. `weights` covers the leading axes of the terms: one weight an example, or
-one a token. Terms are computed in float32 at least, cotangents returned in the inputs' dtypes.
-"""
+"""Losses on classes: softmax and binary cross-entropy, from logits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from funprop.layer import Layer, layer
-from funprop.trees import Sum, is_float, spread, weighted_sum, widen
+from funprop.layer import Layer
+from funprop.losses.terms import check_outputs, difference, from_terms
+from funprop.trees import is_float, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Num
@@ -24,134 +19,6 @@ if TYPE_CHECKING:
     Numbers = Num[Array, "..."]
     Terms = Float[Array, "*terms"]
     Cotangents = tuple[Any, Any]
-
-
-def _loss(
-    name: str,
-    forward: Callable[[Any, Any], tuple[Float[Array, "*terms"], Any]],
-    backward: Callable[[Any, Float[Array, "*terms"]], tuple[Any, Any]],
-    check: Callable[..., None] = lambda outputs, targets, weights=None: None,
-) -> Layer:
-    """A loss from its terms.
-
-    Args:
-      name: what paths and messages call it.
-      forward: `(outputs, targets) -> (terms, kept)`, in float32 at least.
-      backward: `(kept, dterms) -> (doutputs, dtargets)`.
-      check: `(outputs, targets, weights=None)`, raises where their values, if known, are wrong.
-    """
-
-    def loss_forward(params: tuple[()], x: tuple[Any, ...]) -> tuple[Sum, Any]:
-        if not isinstance(x, tuple) or len(x) not in (2, 3):
-            raise ValueError("x must be (outputs, targets) or (outputs, targets, weights)")
-        outputs, targets, *weights = (jnp.asarray(part) for part in x)
-        terms, kept = forward(outputs, targets)
-        check(outputs, targets, *weights)
-        return weighted_sum(terms, *weights), (kept, terms, outputs, targets, *weights)
-
-    def loss_backward(
-        params: tuple[()], residuals: tuple[Any, ...], dy: tuple[Any, Any]
-    ) -> tuple[tuple[()], tuple[Any, ...]]:
-        kept, terms, *x = residuals
-        dtotal, dweight = dy
-        if len(x) == 2:
-            dterms, dweights = jnp.broadcast_to(dtotal, terms.shape), []
-        else:
-            weights = x[2]
-            dterms = dtotal * spread(weights, terms)
-            trailing = tuple(range(weights.ndim, terms.ndim))
-            dweights = [(dtotal * terms + dweight).sum(trailing)]
-        cotangents = (*backward(kept, dterms), *dweights)
-        return (), tuple(
-            d.astype(part.dtype) if is_float(part) else None
-            for d, part in zip(cotangents, x, strict=True)
-        )
-
-    return layer(forward=loss_forward, backward=loss_backward, name=name)
-
-
-def mean_squared() -> Layer:
-    """`(output - target)^2`, one term an element.
-
-    Raises:
-      ValueError: outputs and targets differ in shape.
-
-    Example:
-      >>> loss, _ = mean_squared().forward((), (jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])))
-      >>> float(loss.mean)
-      2.0
-    """
-
-    def forward(outputs: Numbers, targets: Numbers) -> tuple[Terms, Any]:
-        error = _error(outputs, targets)
-        return error * error, error
-
-    def backward(error: Terms, dterms: Terms) -> Cotangents:
-        return 2 * error * dterms, -2 * error * dterms
-
-    return _loss("mean_squared", forward, backward)
-
-
-def mean_absolute() -> Layer:
-    """`|output - target|`, one term an element; the derivative at 0 is taken as 0.
-
-    Raises:
-      ValueError: outputs and targets differ in shape.
-
-    Example:
-      >>> loss, _ = mean_absolute().forward((), (jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])))
-      >>> float(loss.mean)
-      1.0
-    """
-
-    def forward(outputs: Numbers, targets: Numbers) -> tuple[Terms, Any]:
-        error = _error(outputs, targets)
-        return jnp.abs(error), error
-
-    def backward(error: Terms, dterms: Terms) -> Cotangents:
-        return jnp.sign(error) * dterms, -jnp.sign(error) * dterms
-
-    return _loss("mean_absolute", forward, backward)
-
-
-def huber(delta: float = 1.0) -> Layer:
-    """`e^2 / 2` where `|e| <= delta`, else `delta (|e| - delta / 2)`, with `e = output - target`.
-
-    Source: Huber, Annals of Mathematical Statistics 35 (1964).
-
-    Raises:
-      ValueError: `delta` is not positive; outputs and targets differ in shape.
-
-    Example:
-      >>> loss, _ = huber().forward((), (jnp.array([1.0, 4.0]), jnp.array([0.0, 0.0])))
-      >>> float(loss.total)
-      4.0
-    """
-    if not delta > 0:
-        raise ValueError(f"delta must be positive, got {delta}")
-
-    def forward(outputs: Numbers, targets: Numbers) -> tuple[Terms, Any]:
-        error = _error(outputs, targets)
-        clipped = jnp.clip(error, -delta, delta)
-        return clipped * (error - 0.5 * clipped), clipped
-
-    def backward(clipped: Terms, dterms: Terms) -> Cotangents:
-        return clipped * dterms, -clipped * dterms
-
-    return _loss("huber", forward, backward)
-
-
-def _error(outputs: Num[Array, "*terms"], targets: Num[Array, "*terms"]) -> Float[Array, "*terms"]:
-    _check_outputs(outputs)
-    if outputs.shape != targets.shape:
-        raise ValueError(f"targets must have the shape {outputs.shape}, got {targets.shape}")
-    outputs = widen(outputs)
-    return outputs - targets.astype(outputs.dtype)
-
-
-def _check_outputs(outputs: Num[Array, "..."]) -> None:
-    if not is_float(outputs):
-        raise TypeError(f"outputs must be of floating dtype, got {outputs.dtype}")
 
 
 def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
@@ -174,6 +41,7 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
       TypeError: labels are neither integers nor distributions.
 
     Example:
+      >>> from funprop import Sum
       >>> logits, labels = jnp.array([[0.0, 0.0], [1e4, 0.0]]), jnp.array([0, 1])
       >>> loss, kept = softmax_cross_entropy().forward((), (logits, labels))
       >>> float(loss.total), float(loss.weight)
@@ -200,7 +68,7 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
         if smoothing:  # a Python branch, so that no smoothing costs nothing
             chosen = (1 - smoothing) * chosen + smoothing * z.mean(-1)
         terms = jnp.log(norm)[..., 0] - chosen
-        return jnp.where(_in_range(targets, z), terms, jnp.nan), kept
+        return jnp.where(in_range(targets, z), terms, jnp.nan), kept
 
     def backward(kept: Any, dterms: Terms) -> Cotangents:
         logits, shift, norm, targets = kept
@@ -216,7 +84,7 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
         q = targets.astype(like.dtype)
         return (1 - smoothing) * q + smoothing / like.shape[-1] if smoothing else q
 
-    return _loss("softmax_cross_entropy", forward, backward, check=_check_labels)
+    return from_terms("softmax_cross_entropy", forward, backward, check=check_labels)
 
 
 def _dot(q: Float[Array, "*n c"], log_p: Float[Array, "*n c"]) -> Float[Array, "*n"]:
@@ -225,7 +93,7 @@ def _dot(q: Float[Array, "*n c"], log_p: Float[Array, "*n c"]) -> Float[Array, "
 
 
 def _check_classes(logits: Num[Array, "*n c"], targets: Num[Array, "..."]) -> None:
-    _check_outputs(logits)
+    check_outputs(logits)
     if is_float(targets):
         if targets.shape == logits.shape:
             return
@@ -236,12 +104,12 @@ def _check_classes(logits: Num[Array, "*n c"], targets: Num[Array, "..."]) -> No
         raise ValueError(f"labels must have the shape {logits.shape[:-1]}, got {targets.shape}")
 
 
-def _check_labels(logits: Any, targets: Any, weights: Any = None) -> None:
+def check_labels(logits: Any, targets: Any, weights: Any = None) -> None:
     """Raise for a label out of range; one of weight zero may be anything (often -1 or -100)."""
     if is_float(targets) or any(isinstance(x, Tracer) for x in (targets, weights)):
         return
     labels = np.asarray(targets)  # NumPy computes at once, inside a trace too
-    wrong = ~_in_range(labels, logits)
+    wrong = ~in_range(labels, logits)
     if weights is not None:
         weighted = np.asarray(weights) != 0
         wrong &= weighted.reshape(weighted.shape + (1,) * (wrong.ndim - weighted.ndim))
@@ -250,7 +118,7 @@ def _check_labels(logits: Any, targets: Any, weights: Any = None) -> None:
         raise ValueError(f"labels must be from 0 to {last}, got {labels[wrong][0]}")
 
 
-def _in_range(labels: Any, logits: Any) -> Any:
+def in_range(labels: Any, logits: Any) -> Any:
     return (labels >= 0) & (labels < logits.shape[-1])
 
 
@@ -266,6 +134,7 @@ def binary_cross_entropy() -> Layer:
       ValueError: logits and targets differ in shape.
 
     Example:
+      >>> from funprop import Sum
       >>> logits, targets = jnp.array([0.0, 1e4]), jnp.array([1, 1])
       >>> loss, kept = binary_cross_entropy().forward((), (logits, targets))
       >>> round(float(loss.total), 4)
@@ -275,7 +144,7 @@ def binary_cross_entropy() -> Layer:
     """
 
     def forward(logits: Numbers, targets: Numbers) -> tuple[Terms, Any]:
-        _error(logits, targets)  # for its checks
+        difference(logits, targets)  # for its checks
         z = widen(logits)
         t = targets.astype(z.dtype)
         terms = jnp.maximum(z, 0) - z * t + jnp.log1p(jnp.exp(-jnp.abs(z)))
@@ -287,4 +156,4 @@ def binary_cross_entropy() -> Layer:
         dz = (1 - t) * jax.nn.sigmoid(z) - t * jax.nn.sigmoid(-z)
         return dz * dterms, -z * dterms
 
-    return _loss("binary_cross_entropy", forward, backward)
+    return from_terms("binary_cross_entropy", forward, backward)

@@ -1,0 +1,138 @@
+"""Attention whose scores exist a block at a time: the matrix of all of them never does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from funprop.layer import Layer, by_vjp, layer
+from funprop.layers import blockwise
+from funprop.layers.heads import Heads
+from funprop.trees import Static, require_float
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+
+def attention(
+    heads: int,
+    *,
+    kv_heads: int | None = None,
+    causal: bool = True,
+    window: int | None = None,
+    rotary: float | None = None,
+    block: int = 64,
+    method: str | None = None,
+) -> Layer:
+    """`y = softmax(q k^T / sqrt f) v` for every head, from packed queries, keys and values.
+
+    Index legend: `b` batch, `g` groups (`kv_heads`), `r` heads a group, `i` queries, `j` keys, `f`
+    features of a head. Per group and head, with `z_ij = q_i . k_j / sqrt f`,
+
+        p_ij = exp z_ij / sum_j exp z_ij,   y_i = sum_j p_ij v_j
+        dv_j = sum_i p_ij dy_i,   dp_ij = dy_i . v_j,   dz_ij = p_ij (dp_ij - sum_j p_ij dp_ij)
+        dq_i = sum_j dz_ij k_j / sqrt f,   dk_j = sum_i dz_ij q_i / sqrt f.
+
+    Both passes go over blocks of queries, each with the keys that it may see. Kept is the input
+    alone: `p` is computed again, and memory is `block * time` numbers in the place of `time^2`.
+
+    Args:
+      heads: of the queries.
+      kv_heads: of keys and values, each for `heads / kv_heads` heads; as many as `heads` if not
+        given.
+      causal: whether a query sees no later keys.
+      window: how many places a query sees at most, its own included, to either side.
+      rotary: the base of rotary positions (see `rotate`), 10,000 as a rule; none if not given.
+      block: how many queries at a time.
+      method: "blocks", or "cudnn" for the fused kernel on a GPU, through
+        `jax.nn.dot_product_attention`; if not given, "cudnn" on a GPU in 16 bits, else "blocks".
+
+    Shapes: `x [*batch, time, (heads + 2 kv_heads) f]`: queries of all heads, then keys, then
+    values; or `(x, mask)` with `mask [*batch, time]`, which is false where nobody looks (padding).
+    `y [*batch, time, heads f]`; zero for a query that sees nothing.
+
+    Source: Rabe and Staats, arXiv:2112.05682, and Dao et al., arXiv:2205.14135 (no matrix of all
+    scores); grouped queries: Ainslie et al.,
+    arXiv:2305.13245.
+
+    Raises:
+      ValueError: a number is not positive; `kv_heads` does not divide `heads`; or, at forward, the
+        last axis of `x` does not divide into heads, or the mask has another shape.
+      TypeError: `x` is not of floating dtype, or the mask not of booleans.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> x = jnp.ones((2, 5, 3 * 8))
+      >>> y, kept = attention(4).forward((), x)
+      >>> y.shape, attention(4).backward((), kept, y)[1].shape
+      ((2, 5, 8), (2, 5, 24))
+    """
+    kv_heads = heads if kv_heads is None else kv_heads
+    given = {"heads": heads, "kv_heads": kv_heads, "window": window, "block": block}
+    for name, number in given.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    if heads % kv_heads:
+        raise ValueError(f"kv_heads must divide heads, got {kv_heads} and {heads}")
+    if rotary is not None and not rotary > 1:
+        raise ValueError(f"rotary must be greater than 1, got {rotary}")
+    if method not in (None, "blocks", "cudnn"):
+        raise ValueError(f'method must be "blocks" or "cudnn", got {method!r}')
+    how = Heads(heads, kv_heads, causal, window, rotary)
+    fused_forward, fused_backward = by_vjp(lambda params, x, key: (_fused(how, *x), ()))
+
+    def forward(params: tuple[()], x: Any) -> tuple[Float[Array, "*batch t o"], Any]:
+        masked = isinstance(x, tuple)
+        x, mask = x if masked else (x, None)
+        _check(how, x, mask)
+        cudnn = jax.default_backend() == "gpu" and x.dtype.itemsize == 2
+        if (method or ("cudnn" if cudnn else "blocks")) == "cudnn":
+            y, kept = fused_forward((), (x, mask))
+            return y, (kept, Static(("cudnn", masked)))
+        return blockwise.forward(how, block, x, mask), ((x, mask), Static(("blocks", masked)))
+
+    def backward(params: tuple[()], residuals: Any, dy: Float[Array, "*batch t o"]) -> Any:
+        kept, static = residuals
+        ran, masked = static.value
+        if ran == "cudnn":
+            _, (dx, _) = fused_backward((), kept, dy)
+        else:
+            x, mask = kept
+            dx = blockwise.backward(how, block, x, mask, dy)
+        return (), (dx, None) if masked else dx
+
+    return layer(forward=forward, backward=backward, name="attention")
+
+
+def _fused(how: Heads, x: Any, mask: Any) -> Any:
+    """The same by cuDNN's kernel."""
+    q, k, v = how.split(x)
+    q = q.reshape(len(q), how.heads, *q.shape[3:])
+    y = jax.nn.dot_product_attention(
+        *(part.swapaxes(1, 2) for part in (q, k, v)),
+        mask=None if mask is None else mask.reshape(len(q), 1, 1, -1),
+        is_causal=how.causal,
+        local_window_size=None if how.window is None else (how.window - 1, how.window - 1),
+        scale=1.0,  # in q already
+        implementation="cudnn",
+    )
+    return y.reshape(*x.shape[:-1], -1)
+
+
+def _check(how: Heads, x: Any, mask: Any) -> None:
+    require_float(x)
+    parts = how.heads + 2 * how.kv_heads
+    if x.ndim < 2 or x.shape[-1] % parts:
+        raise ValueError(
+            f"x must have a last axis that divides into {parts} heads ({how.heads} of queries, "
+            f"{how.kv_heads} of keys, {how.kv_heads} of values), got shape {tuple(x.shape)}"
+        )
+    if how.rotary is not None and x.shape[-1] // parts % 2:
+        raise ValueError(f"rotary heads must have an even size, got {x.shape[-1] // parts}")
+    if mask is None:
+        return
+    if mask.dtype != bool:
+        raise TypeError(f"mask must be of booleans, got {mask.dtype}")
+    if mask.shape != x.shape[:-1]:
+        raise ValueError(f"mask must have shape {tuple(x.shape[:-1])}, got {tuple(mask.shape)}")

@@ -1,0 +1,122 @@
+"""The two passes of `attention`, a block of queries at a time. See there for the mathematics."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funprop.layers.heads import Heads
+from funprop.trees import widen
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+GROUPS = 8  # of blocks that share a range of keys: more waste less, and compile for longer
+
+
+class Group(NamedTuple):
+    """Blocks of queries of one size that look at the same keys, `low <= j < high`."""
+
+    starts: tuple[int, ...]
+    size: int
+    low: int
+    high: int
+
+
+def groups(how: Heads, size: int, time: int) -> list[Group]:
+    """All queries, in blocks, with no more keys than they may see between them."""
+    starts = list(range(0, time - time % size, size))
+    each = -(-len(starts) // GROUPS) if starts else 1
+    parts = [(starts[i : i + each], size) for i in range(0, len(starts), each)]
+    if time % size:  # the last block is shorter
+        parts.append(([time - time % size], time % size))
+    found = []
+    for places, length in parts:
+        first, last = places[0], places[-1] + length - 1
+        low = 0 if how.window is None else max(0, first - how.window + 1)
+        high = time if how.window is None else min(time, last + how.window)
+        found.append(Group(tuple(places), length, low, min(high, last + 1) if how.causal else high))
+    return found
+
+
+def forward(how: Heads, size: int, x: Any, mask: Any) -> Float[Array, "*batch t o"]:
+    """`y`."""
+    q, k, v = how.split(x)
+    parts = []
+    for group in groups(how, min(size, x.shape[-2]), x.shape[-2]):
+        keys = slice(group.low, group.high)
+        k_, v_ = k[..., keys, :], v[..., keys, :]
+
+        def block(i: Any, group: Group = group, k_: Any = k_, v_: Any = v_) -> Any:
+            p = _softmax(how, group, _cut(q, i, group.size), k_, mask, i)
+            return _product("bgrij,bgjf->bgrif", p.astype(v_.dtype), v_).astype(x.dtype)
+
+        ys = jax.lax.map(block, jnp.asarray(group.starts))  # [n, b, g, r, i, f]
+        parts.append(_joined(ys))
+    y = jnp.concatenate(parts, -2)
+    y = y.reshape(len(y), how.heads, *y.shape[3:]).swapaxes(1, 2)
+    return y.reshape(*x.shape[:-1], -1)
+
+
+def backward(how: Heads, size: int, x: Any, mask: Any, dy: Any) -> Float[Array, "*batch t p"]:
+    """`dx`, from the input, the mask, and `dy`."""
+    q, k, v = how.split(x)
+    dy = dy.reshape(len(q), x.shape[-2], how.heads, -1).swapaxes(1, 2)
+    dy = dy.reshape(*q.shape[:3], *dy.shape[2:])  # [b, g, r, t, f]
+    dqs, dk, dv = [], jnp.zeros(k.shape, widen(k).dtype), jnp.zeros(v.shape, widen(v).dtype)
+    for group in groups(how, min(size, x.shape[-2]), x.shape[-2]):
+        keys = slice(group.low, group.high)
+        k_, v_ = k[..., keys, :], v[..., keys, :]
+
+        def block(carry: Any, i: Any, group: Group = group, k_: Any = k_, v_: Any = v_) -> Any:
+            dk, dv = carry
+            q_i, dy_i = _cut(q, i, group.size), _cut(dy, i, group.size)
+            p = _softmax(how, group, q_i, k_, mask, i)
+            dv = dv + _product("bgrij,bgrif->bgjf", p.astype(dy.dtype), dy_i)
+            dp = _product("bgrif,bgjf->bgrij", dy_i, v_)
+            dz = (p * _centred(p, _centred(p, dp))).astype(q.dtype)
+            dk = dk + _product("bgrij,bgrif->bgjf", dz, q_i)
+            return (dk, dv), _product("bgrij,bgjf->bgrif", dz, k_).astype(x.dtype)
+
+        start = jax.tree.map(jnp.zeros_like, (dk[..., keys, :], dv[..., keys, :]))
+        (dk_, dv_), dq = jax.lax.scan(block, start, jnp.asarray(group.starts))
+        dk, dv = dk.at[..., keys, :].add(dk_), dv.at[..., keys, :].add(dv_)
+        dqs.append(_joined(dq))
+    return how.joined(jnp.concatenate(dqs, -2), dk, dv, like=x)
+
+
+def _softmax(how: Heads, group: Group, q: Any, k: Any, mask: Any, i: Any) -> Any:
+    """`p[b,g,r,i,j]` in float32 at least; zero for a query that sees nothing."""
+    z = _product("bgrif,bgjf->bgrij", q, k)
+    query = i + jnp.arange(group.size)[:, None]
+    seen = how.visible(query, jnp.arange(group.low, group.high))
+    if mask is not None:
+        rows = mask.reshape(len(q), -1)[:, group.low : group.high]
+        seen = seen & rows[:, None, None, None, :]
+    z = jnp.where(seen, z, -jnp.inf)
+    top = z.max(-1, keepdims=True)
+    e = jnp.exp(z - jnp.where(jnp.isfinite(top), top, 0))
+    norm = e.sum(-1, keepdims=True)
+    return e / jnp.where(norm == 0, 1, norm)
+
+
+def _centred(p: Any, dp: Any) -> Any:
+    """`dp_ij - sum_j p_ij dp_ij`. Once more takes out what rounding left: where one `p` is almost
+    one, it is all there is."""
+    return dp - (p * dp).sum(-1, keepdims=True)
+
+
+def _cut(x: Any, start: Any, size: int) -> Any:
+    return jax.lax.dynamic_slice_in_dim(x, start, size, -2)
+
+
+def _joined(blocks: Any) -> Any:
+    """`[n, ..., i, f] -> [..., n i, f]`."""
+    blocks = jnp.moveaxis(blocks, 0, -3)
+    return blocks.reshape(*blocks.shape[:-3], -1, blocks.shape[-1])
+
+
+def _product(indices: str, a: Any, b: Any) -> Any:
+    return jnp.einsum(indices, a, b, preferred_element_type=widen(a).dtype)

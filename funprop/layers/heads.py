@@ -1,0 +1,50 @@
+"""Queries, keys and values out of one array, and which of them see each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax.numpy as jnp
+
+from funprop.layers.rotary import rotate
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+
+class Heads(NamedTuple):
+    """Which queries see which keys, and how: the arguments of `attention`."""
+
+    heads: int
+    kv_heads: int
+    causal: bool
+    window: int | None
+    rotary: float | None
+
+    def split(self, x: Float[Array, "*batch t p"]) -> tuple[Any, Any, Any]:
+        """Queries `[b, g, r, t, f]` over `sqrt f`; keys and values `[b, g, t, f]`."""
+        time, packed = x.shape[-2:]
+        parts = self.heads + 2 * self.kv_heads
+        x = x.reshape(-1, time, parts, packed // parts).swapaxes(1, 2)
+        q, k, v = jnp.split(x, (self.heads, self.heads + self.kv_heads), 1)
+        if self.rotary is not None:
+            places = jnp.arange(time)
+            q, k = rotate(q, places, base=self.rotary), rotate(k, places, base=self.rotary)
+        q = q * q.shape[-1] ** -0.5
+        return q.reshape(len(x), self.kv_heads, -1, *q.shape[2:]), k, v
+
+    def joined(self, dq: Any, dk: Any, dv: Any, like: Any) -> Float[Array, "*batch t p"]:
+        """The transpose of `split`."""
+        dq = dq.reshape(len(dq), self.heads, *dq.shape[3:]) * dq.shape[-1] ** -0.5
+        if self.rotary is not None:  # the rotation back
+            places = -jnp.arange(dq.shape[2])
+            dq, dk = rotate(dq, places, base=self.rotary), rotate(dk, places, base=self.rotary)
+        parts = [d.astype(like.dtype) for d in (dq, dk, dv)]
+        return jnp.concatenate(parts, 1).swapaxes(1, 2).reshape(like.shape)
+
+    def visible(self, query: Any, key: Any) -> Any:
+        """Whether the query at one place sees the key at another."""
+        seen = key <= query if self.causal else (key == key) & (query == query)
+        if self.window is not None:
+            seen = seen & (query - key < self.window) & (key - query < self.window)
+        return seen

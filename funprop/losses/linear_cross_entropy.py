@@ -1,0 +1,255 @@
+"""Unembedding and softmax cross-entropy in one rule, over chunks of the classes: neither the logits
+nor their gradient ever exist whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from funprop import trees
+from funprop.layer import Layer, layer
+from funprop.losses.cross_entropy import check_labels, in_range
+from funprop.trees import Sum, spread, weighted_sum, widen
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int, Key
+
+    Rows = Float[Array, "n i"]
+
+
+class LinearParams(NamedTuple):
+    """The params of `linear_cross_entropy`.
+
+    Attributes:
+      w: weights, `[classes, i]`: the layout of an embedding's table, so that the two can be tied.
+      b: biases, `[classes]`, or `None`.
+    """
+
+    w: Any
+    b: Any
+
+
+def linear_cross_entropy(
+    classes: int,
+    *,
+    chunk: int = 4096,
+    smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    bias: bool = False,
+    w_init: Callable[..., Array] = initializers.normal(0.02),  # noqa: B008  # a pure function
+) -> Layer:
+    """`softmax_cross_entropy` of `z = x w^T + b`, one term a row of `x`, with `w` its params.
+
+    Index legend: `n` rows, `i` inputs, `c` classes; `q` the targets, smoothed.
+
+        term_n = l_n - sum_c q_nc z_nc + zeta l_n^2,    l_n = log sum_c exp z_nc
+
+    Backward: with `p = exp(z - l)`,
+
+        dz_nc = (p_nc (1 + 2 zeta l_n) - q_nc) dterm_n,    dx = dz w,    dw = dz^T x.
+
+    Forward goes over the classes in chunks and keeps `x` and two numbers a row, whose sum is `l`.
+    Backward computes each chunk of `z` again, uses it for `dx` and for the chunk's part of `dw`,
+    and forgets it: `n * chunk` numbers in the place of `n * classes`, at the price of one product
+    more. The last chunk may be shorter.
+
+    A label out of range raises where its value is known, unless its weight is zero; inside `jit`,
+    where it is not, it makes the loss NaN.
+
+    Args:
+      classes: how many; the size of the vocabulary.
+      chunk: how many classes at a time.
+      smoothing: the share of the target that is spread evenly over the classes.
+      z_loss: `zeta`, which keeps the logits from drifting away.
+      bias: whether `b` is added.
+      w_init: initialiser of `w`.
+
+    Shapes: `x [*n, i]`, labels `[*n]` integers, weights a leading part of `[*n]`.
+
+    Source: the chunks of Liger Kernel (Hsu et al., arXiv:2410.10989) and Cut Cross-Entropy
+    (Wijmans et al., arXiv:2411.09009); z-loss: Chowdhery et al., arXiv:2204.02311, section 5.
+
+    Raises:
+      ValueError: `classes`, `chunk`, `smoothing` or `z_loss` is out of its range; the shapes do not
+        go together; a label is out of range.
+      TypeError: labels are not integers; `x` is not of floating dtype.
+
+    Example:
+      >>> head = linear_cross_entropy(4, chunk=3)
+      >>> x, labels = jnp.ones((2, 5)), jnp.array([0, 3])
+      >>> loss, kept = head.forward(LinearParams(jnp.zeros((4, 5)), None), (x, labels))
+      >>> round(float(loss.mean), 4)  # log 4
+      1.3863
+    """
+    if classes < 1:
+        raise ValueError(f"classes must be at least 1, got {classes}")
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
+    if not z_loss >= 0:
+        raise ValueError(f"z_loss must be at least 0, got {z_loss}")
+
+    def init(key: Key[Array, ""], x: Any) -> LinearParams:
+        outputs = x[0]
+        trees.require_float(outputs)
+        w = w_init(key, (classes, outputs.shape[-1]), outputs.dtype)
+        return LinearParams(w, jnp.zeros(classes, outputs.dtype) if bias else None)
+
+    def forward(params: LinearParams, batch: tuple[Any, ...]) -> tuple[Sum, Any]:
+        x, labels, *weights = _checked(params, batch, classes)
+        rows, chosen = x.reshape(-1, x.shape[-1]), labels.reshape(-1)
+
+        def step(carry: Any, part: Chunk) -> Any:
+            top, norm, target, total = carry
+            z = part.logits(rows)
+            higher = jnp.maximum(top, z.max(-1))
+            # The sum so far was relative to the old maximum.
+            norm = norm * jnp.exp(top - higher) + jnp.exp(z - higher[:, None]).sum(-1)
+            target = target + jnp.where(part.is_target(chosen), z, 0).sum(-1)
+            return higher, norm, target, total + z.sum(-1) if smoothing else total
+
+        zeros = jnp.zeros(len(rows), widen(rows).dtype)
+        top, norm, target, total = _over_chunks(
+            step, (zeros - jnp.inf, zeros, zeros, zeros), params, chunk
+        )
+        norm = jnp.log(norm)
+        terms = norm + (top - (1 - smoothing) * target - smoothing / classes * total)
+        terms = terms + z_loss * (top + norm) ** 2
+        terms = jnp.where(in_range(chosen, params.w.T), terms, jnp.nan).reshape(labels.shape)
+        # `l = top + norm`, apart from each other: their sum would lose the norm's digits.
+        return weighted_sum(terms, *weights), (x, (top, norm), labels, terms, *weights)
+
+    def backward(
+        params: LinearParams, residuals: tuple[Any, ...], dy: Any
+    ) -> tuple[LinearParams, tuple[Any, ...]]:
+        x, (top, norm), labels, terms, *weights = residuals
+        dtotal, dweight = dy
+        dterms = jnp.broadcast_to(dtotal, terms.shape).astype(terms.dtype)
+        if weights:
+            dterms = dterms * spread(weights[0], terms)
+        d, rows, chosen = dterms.reshape(-1, 1), x.reshape(-1, x.shape[-1]), labels.reshape(-1)
+        top, norm = top[:, None], norm[:, None]
+
+        def step(carry: Any, part: Chunk) -> Any:
+            dx, dw, db = carry
+            p = jnp.exp(part.logits(rows) - top - norm)
+            q = jnp.where(part.is_target(chosen), 1 - smoothing, 0) + smoothing / classes
+            dz = (p * (1 + 2 * z_loss * (top + norm)) - q) * d
+            db, dz = part.put(db, dz.sum(0)), dz.astype(x.dtype)
+            dx = dx + _product(dz, part.w)  # dx[n,i] = sum_c dz[n,c] w[c,i]
+            dw = part.put(dw, _product(dz.T, rows))  # dw[c,i] = sum_n dz[n,c] x[n,i]
+            return dx, dw, db
+
+        zeros = LinearParams(*(None if p is None else jnp.zeros_like(p) for p in params))
+        dx, dw, db = _over_chunks(step, (jnp.zeros_like(widen(rows)), *zeros), params, chunk)
+        dweights = []
+        if weights:
+            trailing = tuple(range(weights[0].ndim, terms.ndim))
+            each = (dtotal * terms + dweight).sum(trailing)
+            dweights = [each.astype(weights[0].dtype) if trees.is_float(weights[0]) else None]
+        dx = dx.astype(x.dtype).reshape(x.shape)
+        return LinearParams(dw, db), (dx, None, *dweights)
+
+    return layer(init=init, forward=forward, backward=backward, name="linear_cross_entropy")
+
+
+def linear_predictions(
+    params: LinearParams, x: Float[Array, "*n i"], *, chunk: int = 4096
+) -> Int[Array, "*n"]:
+    """The most likely class of every row, in chunks as the loss is: no logits exist whole.
+
+    Example:
+      >>> params = LinearParams(jnp.eye(3), None)
+      >>> linear_predictions(params, jnp.array([[0.0, 1.0, 0.0]]), chunk=2).tolist()
+      [1]
+    """
+    rows = x.reshape(-1, x.shape[-1])
+
+    def step(carry: Any, part: Chunk) -> Any:
+        top, best = carry
+        z = part.logits(rows)
+        higher = z.max(-1) > top
+        place = (part.start + z.argmax(-1)).astype(best.dtype)
+        return jnp.maximum(top, z.max(-1)), jnp.where(higher, place, best)
+
+    top = jnp.full(len(rows), -jnp.inf, widen(rows).dtype)
+    _, best = _over_chunks(step, (top, jnp.zeros(len(rows), jnp.int32)), params, chunk)
+    return best.reshape(x.shape[:-1])
+
+
+class Chunk(NamedTuple):
+    """Some of the classes: the first of them, and their weights and biases."""
+
+    start: Any
+    w: Any
+    b: Any
+
+    def logits(self, rows: Rows) -> Float[Array, "n c"]:
+        """`z[n,c] = sum_i x[n,i] w[c,i] + b[c]`, in float32 at least."""
+        z = _product(rows, self.w.T)
+        return z if self.b is None else z + self.b.astype(z.dtype)
+
+    def is_target(self, labels: Int[Array, " n"]) -> Any:
+        """Which of these classes is the label's: `[n, c]`."""
+        return labels[:, None] == (self.start + jnp.arange(len(self.w))).astype(labels.dtype)
+
+    def put(self, whole: Any, part: Any) -> Any:
+        """`whole` with the part of these classes in its place."""
+        if whole is None:
+            return None
+        return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), self.start, 0)
+
+
+def _over_chunks(
+    step: Callable[[Any, Chunk], Any], carry: Any, params: LinearParams, chunk: int
+) -> Any:
+    """`carry = step(carry, chunk)` for every chunk of the classes; the last may be shorter."""
+    classes = len(params.w)
+    whole, rest = divmod(classes, chunk)
+
+    def take(start: Any, size: int) -> Chunk:
+        return Chunk(
+            start,
+            *(
+                None if p is None else jax.lax.dynamic_slice_in_dim(p, start, size, 0)
+                for p in params
+            ),
+        )
+
+    def one(i: Any, carry: Any) -> Any:
+        return step(carry, take(i * chunk, chunk))
+
+    carry = jax.lax.fori_loop(0, whole, one, carry)
+    return step(carry, take(classes - rest, rest)) if rest else carry
+
+
+def _product(a: Any, b: Any) -> Any:
+    """`a @ b`, summed in float32 at least."""
+    dtype = max(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
+    wide = widen(jnp.empty(0, dtype)).dtype
+    return jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=wide)
+
+
+def _checked(params: Any, batch: Any, classes: int) -> tuple[Any, ...]:
+    if not isinstance(batch, tuple) or len(batch) not in (2, 3):
+        raise ValueError("x must be (outputs, labels) or (outputs, labels, weights)")
+    if not isinstance(params, LinearParams):
+        raise TypeError(f"params must be LinearParams(w, b), got {type(params).__name__}")
+    x, labels, *weights = (jnp.asarray(part) for part in batch)
+    trees.require_float(x)
+    if trees.is_float(labels):
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    if labels.shape != x.shape[:-1]:
+        raise ValueError(f"labels must have the shape {x.shape[:-1]}, got {labels.shape}")
+    if params.w.shape != (classes, x.shape[-1]):
+        raise ValueError(
+            f"x must have a last axis of {params.w.shape[-1]} to go with w of shape "
+            f"{tuple(params.w.shape)}, got x of shape {tuple(x.shape)}"
+        )
+    check_labels(params.w.T, labels, *weights)
+    return (x, labels, *weights)
