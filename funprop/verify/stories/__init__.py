@@ -13,7 +13,8 @@ import numpy as np
 
 from funprop.verify.case import Case, Told
 from funprop.verify.evaluate import NotWideError
-from funprop.verify.stories.axes import coupled, reduced, shifted, transposed
+from funprop.verify.stories.axes import coupled, halves, reduced, shifted, transposed
+from funprop.verify.stories.cotangents import on_its_way
 from funprop.verify.stories.inputs import moved, overwritten, partial_sum, replaced
 from funprop.verify.stories.numbers import (
     factor,
@@ -38,6 +39,7 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
     swapped,
     transposed,
     shifted,
+    halves,
     reduced,
     overwritten,
     complement,
@@ -47,6 +49,7 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
     at_places,
     partial_sum,
     step,
+    on_its_way,
     by_place,
     coupled,
     replaced,

@@ -28,6 +28,16 @@ def transposed(case: Case) -> Told | None:
     return None
 
 
+def halves(case: Case) -> Told | None:
+    """The right numbers, the two halves along an axis exchanged."""
+    truth = case.verdict.truth
+    for axis in range(1, truth.ndim):
+        half, odd = divmod(truth.shape[axis], 2)
+        if half > 1 and not odd and case.close(np.roll(truth, half, axis)):
+            return Told("swapped", f"its halves along axis {axis - 1} are swapped")
+    return None
+
+
 def shifted(case: Case) -> Told | None:
     """The right numbers, one place off along an axis; or made from cotangents that are."""
     truth = case.verdict.truth

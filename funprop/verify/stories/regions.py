@@ -145,7 +145,7 @@ def _of_values(case: Case) -> Iterator[tuple[str, np.ndarray]]:
 
 def _of_inner_values(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     """As `_of_values`, of what the forward pass computes on its way."""
-    for name, arrays in graph.values(case):
+    for _, name, arrays in graph.values(case):
         values = _stack(arrays, case.verdict.truth.shape)
         if values is not None:
             yield from _by_value(case, name, values)

@@ -1,0 +1,122 @@
+"""Stories of a cotangent on its way: at one place it is multiplied, moved, summed, or cut in part."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from funprop.verify.case import Case, Told
+from funprop.verify.stories.flow import Change, Flow, flow
+from funprop.verify.stories.inputs import in_part, moves
+from funprop.verify.stories.products import reordered
+from funprop.verify.stories.slopes import extremes, pieces, slopes
+
+
+def on_its_way(case: Case) -> Told | None:
+    """One step of the backward pass sends on a wrong cotangent; the rest is right."""
+    if (found := flow(case)) is None or not found.alive():
+        return None
+    kinds = (pieces, slopes, extremes, reordered, scaled, cut, displaced, summed)
+    return found.first_that_fits(itertools.chain.from_iterable(kind(found) for kind in kinds))
+
+
+def scaled(flow: Flow) -> Iterator[Change]:
+    """Multiplied by a value of the forward pass once too often, or not at all."""
+    bank = list(_distinct_values(flow))
+    for i in _distinct_places(flow):
+        place = flow.places[i]
+        for name, values in bank:
+            shape = place.values[0].shape
+            if not _fits_in(values[0].shape, shape):
+                continue
+            for power, words in ((-1, "lacks the factor"), (1, "has once too often the factor")):
+                sentence = f"what comes through {place.where} {words} {name}"
+                told = Told("factor", sentence), Told("factor of a term", sentence)
+
+                def scaled(s: int, place=place, values=values, power=power) -> np.ndarray:  # noqa: ANN001
+                    return place.cotangents[s] * values[s] ** power
+
+                yield Change(i, told, scaled)
+
+
+def displaced(flow: Flow) -> Iterator[Change]:
+    """Transposed, reversed or shifted along an axis."""
+    for i in _distinct_places(flow):
+        for kind, words, move in moves(flow.places[i].values[0].shape):
+            yield _changed(flow, i, kind, f"is {words}", move)
+
+
+def summed(flow: Flow) -> Iterator[Change]:
+    """Summed or averaged along an axis that should be kept."""
+    rows = {y.shape[:1] for y in flow.case.tools.outputs}
+    for i in _distinct_places(flow):
+        shape = flow.places[i].values[0].shape
+        for axis in (a for a, n in enumerate(shape) if n > 1):
+            is_batch = axis == 0 and shape[:1] in rows
+            for words, reduce in (("summed", np.sum), ("averaged", np.mean)):
+                along = functools.partial(_along, reduce=reduce, axis=axis)
+                kind = "leak" if is_batch else "wrong axis"
+                yield _changed(flow, i, kind, f"is {words} over axis {axis}", along)
+
+
+def cut(flow: Flow) -> Iterator[Change]:
+    """Without one end of an axis, or of one end alone."""
+    for i in _distinct_places(flow):
+        for axis in (a for a, n in enumerate(flow.places[i].values[0].shape) if n > 1):
+            for name, place in (("first", 0), ("last", -1)):
+                for alone in (False, True):
+                    counted = "is counted alone" if alone else "is not counted"
+                    words = f"at the {name} place along axis {axis} {counted}"
+                    kept = functools.partial(in_part, axis=axis, place=place, alone=alone)
+                    yield _changed(flow, i, "missing term", words, kept)
+
+
+def _changed(flow: Flow, i: int, kind: str, words: str, change: Callable[[Any], Any]) -> Change:
+    """The cotangent at a place as a function of what it should be."""
+    place = flow.places[i]
+    told = Told(kind, f"what comes through {place.where} {words}")
+    return Change(i, (told, told), lambda s: change(place.cotangents[s]))
+
+
+def _along(value: np.ndarray, reduce: Callable[..., Any], axis: int) -> np.ndarray:
+    return np.broadcast_to(reduce(value, axis, keepdims=True), value.shape)
+
+
+def _distinct_places(flow: Flow) -> Iterator[int]:
+    """The places that the gradient comes through; a value that is used once is one place."""
+    seen: list[Any] = []
+    for i in flow.alive():
+        place = flow.places[i]
+        value, cotangent = place.values[0], place.cotangents[0]
+        if any(np.array_equal(value, v) and np.array_equal(cotangent, c) for v, c in seen):
+            continue
+        seen.append((value, cotangent))
+        yield i
+
+
+def _distinct_values(flow: Flow) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """The values that the forward pass computes, constants left out."""
+    seen: list[np.ndarray] = []
+    for place in flow.places:
+        first = place.values[0]
+        if place.is_use or any(_same(first, other) for other in seen):
+            continue
+        flat = np.concatenate([v.ravel() for v in place.values])
+        if np.isfinite(flat).all() and np.ptp(flat) > 0:
+            seen.append(first)
+            yield place.where, place.values
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and np.allclose(a, b, rtol=1e-9, atol=0)
+
+
+def _fits_in(small: tuple[int, ...], large: tuple[int, ...]) -> bool:
+    """Whether an array of shape `small` multiplies one of shape `large` place by place."""
+    if len(small) > len(large):
+        return False
+    return all(a in (1, b) for a, b in zip(reversed(small), reversed(large), strict=False))
