@@ -13,7 +13,7 @@ import numpy as np
 
 from funprop.verify.case import Case, Told
 from funprop.verify.evaluate import NotWideError
-from funprop.verify.stories.axes import coupled, halves, reduced, shifted, transposed
+from funprop.verify.stories.axes import coupled, diagonal, halves, reduced, shifted, transposed
 from funprop.verify.stories.cotangents import on_its_way
 from funprop.verify.stories.inputs import moved, overwritten, partial_sum, replaced
 from funprop.verify.stories.numbers import (
@@ -26,6 +26,7 @@ from funprop.verify.stories.numbers import (
     zero,
 )
 from funprop.verify.stories.paths import term
+from funprop.verify.stories.reductions import reduced_otherwise
 from funprop.verify.stories.regions import at_places, by_place, by_sign, complement
 from funprop.verify.stories.steps import step
 
@@ -49,6 +50,8 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
     at_places,
     partial_sum,
     step,
+    reduced_otherwise,
+    diagonal,
     on_its_way,
     by_place,
     coupled,

@@ -67,7 +67,34 @@ def reduced(case: Case) -> Told | None:
             ("averaged", np.mean(truth, axis, keepdims=True)),
         ):
             if truth.shape[axis] > 1 and case.close(np.broadcast_to(value, truth.shape)):
-                return Told("wrong axis", f"{name} over axis {axis - 1}, which it should keep")
+                kind = "leak" if axis == 1 and _is_batch(case) else "wrong axis"
+                return Told(kind, f"{name} over axis {axis - 1}, which it should keep")
+    return None
+
+
+def _is_batch(case: Case) -> bool:
+    """Whether the leaf's first axis is one of examples: an output has it too."""
+    rows = case.verdict.truth.shape[1:2]
+    return any(y.shape[:1] == rows for y in case.tools.outputs)
+
+
+def diagonal(case: Case) -> Told | None:
+    """Only what an element does to the output in its own place, and nothing to the others."""
+    n = case.verdict.truth[0].size
+    same = [y.size for y in case.tools.dys] == [n] and case.tools.subject.free_cotangent
+    if not same or not 1 < n <= 64:
+        return None
+    own = []
+    for sample in case.samples:
+        found = np.zeros(n)
+        for i in range(n):
+            spot = np.zeros(n)
+            spot[i] = sample.dys[0].flat[i]
+            spot = sample._replace(dys=[spot.reshape(sample.dys[0].shape)])
+            found[i] = case.tools.truth(spot)[case.leaf].flat[i]
+        own.append(found.reshape(case.verdict.truth.shape[1:]) / sample.unit)
+    if case.close(np.stack(own)):
+        return Told("missing term", "what an element does to the output in other places is missing")
     return None
 
 

@@ -1,4 +1,4 @@
-"""Stories of a cotangent on its way: at one place it is multiplied, moved, summed, or cut in part."""
+"""Stories of a cotangent on its way: at one place it is multiplied, moved, summed, or cut."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from funprop.verify.case import Case, Told
-from funprop.verify.stories.flow import Change, Flow, flow
-from funprop.verify.stories.inputs import in_part, moves
+from funprop.verify.stories.flow import Change, Flow, always, flow
+from funprop.verify.stories.inputs import along, in_part, moves
 from funprop.verify.stories.products import reordered
 from funprop.verify.stories.slopes import extremes, pieces, slopes
 
@@ -20,7 +20,7 @@ def on_its_way(case: Case) -> Told | None:
     """One step of the backward pass sends on a wrong cotangent; the rest is right."""
     if (found := flow(case)) is None or not found.alive():
         return None
-    kinds = (pieces, slopes, extremes, reordered, scaled, cut, displaced, summed)
+    kinds = (pieces, slopes, extremes, reordered, scaled, cut, displaced, summed, exchanged)
     return found.first_that_fits(itertools.chain.from_iterable(kind(found) for kind in kinds))
 
 
@@ -28,19 +28,32 @@ def scaled(flow: Flow) -> Iterator[Change]:
     """Multiplied by a value of the forward pass once too often, or not at all."""
     bank = list(_distinct_values(flow))
     for i in _distinct_places(flow):
-        place = flow.places[i]
+        where, shape = flow.places[i].where, flow.places[i].values[0].shape
         for name, values in bank:
-            shape = place.values[0].shape
-            if not _fits_in(values[0].shape, shape):
-                continue
-            for power, words in ((-1, "lacks the factor"), (1, "has once too often the factor")):
-                sentence = f"what comes through {place.where} {words} {name}"
-                told = Told("factor", sentence), Told("factor of a term", sentence)
+            if _fits_in(values[0].shape, shape):
+                for power, words in (
+                    (-1, "lacks the factor"),
+                    (1, "has once too often the factor"),
+                ):
+                    sentence = f"what comes through {where} {words} {name}"
+                    told = Told("factor", sentence), Told("factor of a term", sentence)
+                    yield Change(i, told, _times(flow, i, [v**power for v in values]))
 
-                def scaled(s: int, place=place, values=values, power=power) -> np.ndarray:  # noqa: ANN001
-                    return place.cotangents[s] * values[s] ** power
 
-                yield Change(i, told, scaled)
+def exchanged(flow: Flow) -> Iterator[Change]:
+    """A value of the forward pass in the place of another that the derivative has as a factor."""
+    bank = list(_distinct_values(flow))
+    for i in _distinct_places(flow):
+        where, shape = flow.places[i].where, flow.places[i].values[0].shape
+        alike = [(name, values) for name, values in bank if values[0].shape == shape]
+        for (name, values), (other, others) in itertools.permutations(alike, 2):
+            sentence = f"what comes through {where} has {other} in the place of {name}"
+            ratios = [o / v for o, v in zip(others, values, strict=True)]
+            yield Change(i, always("stale", sentence), _times(flow, i, ratios))
+
+
+def _times(flow: Flow, i: int, factors: list[np.ndarray]) -> Callable[[int], np.ndarray]:
+    return lambda s: flow.places[i].cotangents[s] * factors[s]
 
 
 def displaced(flow: Flow) -> Iterator[Change]:
@@ -58,9 +71,9 @@ def summed(flow: Flow) -> Iterator[Change]:
         for axis in (a for a, n in enumerate(shape) if n > 1):
             is_batch = axis == 0 and shape[:1] in rows
             for words, reduce in (("summed", np.sum), ("averaged", np.mean)):
-                along = functools.partial(_along, reduce=reduce, axis=axis)
+                mixed = functools.partial(along, reduce=reduce, axis=axis)
                 kind = "leak" if is_batch else "wrong axis"
-                yield _changed(flow, i, kind, f"is {words} over axis {axis}", along)
+                yield _changed(flow, i, kind, f"is {words} over axis {axis}", mixed)
 
 
 def cut(flow: Flow) -> Iterator[Change]:
@@ -78,12 +91,8 @@ def cut(flow: Flow) -> Iterator[Change]:
 def _changed(flow: Flow, i: int, kind: str, words: str, change: Callable[[Any], Any]) -> Change:
     """The cotangent at a place as a function of what it should be."""
     place = flow.places[i]
-    told = Told(kind, f"what comes through {place.where} {words}")
-    return Change(i, (told, told), lambda s: change(place.cotangents[s]))
-
-
-def _along(value: np.ndarray, reduce: Callable[..., Any], axis: int) -> np.ndarray:
-    return np.broadcast_to(reduce(value, axis, keepdims=True), value.shape)
+    told = always(kind, f"what comes through {place.where} {words}")
+    return Change(i, told, lambda s: change(place.cotangents[s]))
 
 
 def _distinct_places(flow: Flow) -> Iterator[int]:
@@ -99,20 +108,48 @@ def _distinct_places(flow: Flow) -> Iterator[int]:
 
 
 def _distinct_values(flow: Flow) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """The values that the forward pass computes, constants left out."""
+    """The values that the forward pass computes, and the exponentials of logarithms among them.
+
+    Constants are left out.
+    """
     seen: list[np.ndarray] = []
-    for place in flow.places:
-        first = place.values[0]
-        if place.is_use or any(_same(first, other) for other in seen):
-            continue
-        flat = np.concatenate([v.ravel() for v in place.values])
-        if np.isfinite(flat).all() and np.ptp(flat) > 0:
-            seen.append(first)
-            yield place.where, place.values
+    logarithms = _logarithms(flow)
+    for i, place in enumerate(flow.places):
+        candidates = [] if place.is_use else [(place.where, place.values)]
+        if i in logarithms:
+            candidates.append(
+                (f"the exponential of {place.where}", [np.exp(v) for v in place.values])
+            )
+        for name, values in candidates:
+            flat = np.concatenate([v.ravel() for v in values])
+            if any(_same(values[0], other) for other in seen) or not np.isfinite(flat).all():
+                continue
+            if np.ptp(flat) > 0:
+                seen.append(values[0])
+                yield name, values
+
+
+def _logarithms(flow: Flow) -> set[int]:
+    """The places of logarithms: of the outputs of `log`, and of sums with one."""
+    found: set[int] = set()
+    sums = ("add", "sub", "neg", "reshape", "broadcast_in_dim", "squeeze")
+    for step in flow.steps:
+        values = [flow.places[i].values[0] for i in step.operands]
+        of_logs = any(_spread(flow.places[i].values[0], v) for v in values for i in found)
+        is_sum = step.primitive in sums and of_logs
+        if is_sum or step.primitive in ("log", "log1p"):
+            found.update(step.outputs)
+    return found
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and np.allclose(a, b, rtol=1e-9, atol=0)
+
+
+def _spread(small: np.ndarray, large: np.ndarray) -> bool:
+    """Whether `large` is `small`, repeated along axes or not."""
+    fits = _fits_in(small.shape, large.shape)
+    return fits and np.array_equal(np.broadcast_to(small, large.shape), large)
 
 
 def _fits_in(small: tuple[int, ...], large: tuple[int, ...]) -> bool:

@@ -87,7 +87,9 @@ def _is_piecewise(eqn: Any) -> bool:
         return eqn.primitive.name in PIECEWISE
     inner = [e for jaxpr in internals.inner_jaxprs(eqn) for e in internals.equations(jaxpr)]
     inner = [e for e in inner if not internals.only_calls(e)]
-    whole = [e for e in inner if e.primitive.name not in ("convert_element_type", "broadcast_in_dim")]
+    whole = [
+        e for e in inner if e.primitive.name not in ("convert_element_type", "broadcast_in_dim")
+    ]
     return bool(whole) and all(_is_piecewise(e) for e in whole)
 
 
@@ -99,16 +101,20 @@ def steps(case: Case) -> list[Step]:
         found.clear()
         arrays: list[Any] = []
 
-        def visit(eqn: Any, turn: graph.Turn, inputs: list[Any], run: Any) -> list[Any]:
+        def visit(eqn: Any, ran: graph.Run, inputs: list[Any], run: Any) -> list[Any]:
             outputs = run(inputs)
             one = len(outputs) == 1 and is_floating(outputs[0]) and not is_branching(eqn)
             places = [i for i, _ in graph.operands(inputs)]
             name, where = eqn.primitive.name, graph.described(eqn)
-            kinds = name == "custom_vjp_call", name in LINEAR or is_branching(eqn), _is_piecewise(eqn)
+            kinds = (
+                name == "custom_vjp_call",
+                name in LINEAR or is_branching(eqn),
+                _is_piecewise(eqn),
+            )
             empty = [[] for _ in places]
-            step = Step(where, name, *kinds, turn.equation, turn.first, places, empty, [])
-            found.setdefault(turn.equation, step)
-            arrays.append((turn.equation, [inputs[i] for i in places], outputs[:1] if one else []))
+            step = Step(where, name, *kinds, ran.equation, ran.first, places, empty, [])
+            found.setdefault(ran.equation, step)
+            arrays.append((ran.equation, [inputs[i] for i in places], outputs[:1] if one else []))
             return outputs
 
         graph.walked(case, inputs, visit)

@@ -103,12 +103,13 @@ def values(case: Case) -> list[Value]:
     except Exception:  # a part of the forward pass that cannot be run in float64
         return []
     return [
-        Value(*name, list(arrays)) for name, arrays in zip(names, zip(*found, strict=True), strict=True)
+        Value(*name, list(arrays))
+        for name, arrays in zip(names, zip(*found, strict=True), strict=True)
     ]
 
 
 def computed(case: Case, inputs: list[Any]) -> list[tuple[Key, str, Any]]:
-    """Keys, names and values of the floats that a run of the forward pass computes, in one order."""
+    """Keys, names and values of the floats that the forward pass computes, in one order."""
     paths = case.tools.subject.paths
     found = [
         ((-1, i), path or f"input {i}", v)
@@ -116,10 +117,10 @@ def computed(case: Case, inputs: list[Any]) -> list[tuple[Key, str, Any]]:
         if is_floating(v)
     ]
 
-    def note(eqn: Any, turn: Turn, inputs: list[Any], run: Any) -> list[Any]:
+    def note(eqn: Any, ran: Run, inputs: list[Any], run: Any) -> list[Any]:
         outputs = run(inputs)
         found.extend(
-            ((turn.equation, i), described(eqn), v) for i, v in enumerate(outputs) if is_floating(v)
+            ((ran.equation, i), described(eqn), v) for i, v in enumerate(outputs) if is_floating(v)
         )
         return outputs
 
@@ -127,33 +128,33 @@ def computed(case: Case, inputs: list[Any]) -> list[tuple[Key, str, Any]]:
     return found
 
 
-class Turn(NamedTuple):
+class Run(NamedTuple):
     """An equation as it is run, in one turn of the scans that it stands in.
 
     Attributes:
-      equation: its number, the same in every turn; `count`: how often it was run before.
+      equation: its number, the same in every turn; `turn`: how often it was run before.
       first: the number of its first operand, the same in every turn.
     """
 
     equation: int
-    count: int
+    turn: int
     first: int
 
 
 def walked(case: Case, inputs: list[Any], visit: Callable[..., list[Any]]) -> list[Any]:
-    """Run the forward pass, `visit(equation, turn, inputs, run)` in the place of each equation."""
-    seen: dict[tuple[int, ...], Turn] = {}
+    """Run the forward pass, `visit(equation, ran, inputs, run)` in the place of each equation."""
+    seen: dict[tuple[int, ...], Run] = {}
     calls: list[int] = []  # that the equation stands in: calls may share what they call
     operands_before = 0
 
     def around(eqn: Any, inputs: list[Any], run: Any) -> list[Any]:
         nonlocal operands_before
         at = (*calls, id(eqn))
-        turn = seen.get(at)
-        if turn is None:
-            turn = Turn(len(seen), 0, operands_before)
+        ran = seen.get(at)
+        if ran is None:
+            ran = Run(len(seen), 0, operands_before)
             operands_before += len(inputs)
-        seen[at] = turn._replace(count=turn.count + 1)
+        seen[at] = ran._replace(turn=ran.turn + 1)
 
         def within(inputs: list[Any]) -> list[Any]:
             calls.append(id(eqn))
@@ -162,6 +163,6 @@ def walked(case: Case, inputs: list[Any], visit: Callable[..., list[Any]]) -> li
             finally:
                 calls.pop()
 
-        return visit(eqn, turn, inputs, within)
+        return visit(eqn, ran, inputs, within)
 
     return evaluate(around)(case.tools.wide_plain, *inputs)

@@ -124,7 +124,14 @@ def moves(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[Any], An
 
 def _inputs_replaced(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
     outputs = case.tools.output(case.samples[0])
+    rows = {y.shape[:1] for y in case.tools.outputs}
     for i, name, leaf in _float_inputs(case):
+        for axis in (a for a, n in enumerate(leaf.shape) if n > 1):
+            for words, reduce in (("summed", np.sum), ("averaged", np.mean)):
+                kind = "leak" if axis == 0 and leaf.shape[:1] in rows else "wrong axis"
+                told = Told(kind, f"it is the gradient with {name} {words} over axis {axis}")
+                mixed = functools.partial(along, reduce=reduce, axis=axis)
+                yield told, _with(case, "inputs", i, lambda v, _, mixed=mixed: mixed(v))
         for words, make in (("set to zero", np.zeros_like), ("set to one", np.ones_like)):
             told = Told("stale", f"it is the gradient with {name} {words}")
             yield told, _with(case, "inputs", i, lambda v, _, make=make: make(v))
@@ -136,6 +143,11 @@ def _inputs_replaced(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
             if y.shape == leaf.shape:
                 told = Told("stale", f"it is the gradient with {name} replaced by the output")
                 yield told, _with(case, "inputs", i, lambda _, s, n=n: case.tools.output(s)[n])
+
+
+def along(value: np.ndarray, reduce: Callable[..., Any], axis: int) -> np.ndarray:
+    """The sum or mean along an axis, in every place along it."""
+    return np.broadcast_to(reduce(value, axis, keepdims=True), value.shape)
 
 
 def _float_inputs(case: Case) -> Iterator[tuple[int, str, np.ndarray]]:

@@ -138,13 +138,13 @@ def _edges(case: Case) -> list[Edge]:
         count = itertools.count()
         given[:] = [inputs[case.place]]
 
-        def visit(eqn: Any, turn: graph.Turn, inputs: list[Any], run: Any) -> list[Any]:
+        def visit(eqn: Any, ran: graph.Run, inputs: list[Any], run: Any) -> list[Any]:
             changed = list(inputs)
             for i, value in () if graph.is_whole(eqn) else graph.operands(inputs):
                 n = next(count)
                 if scales is None:
                     found.append((graph.described(eqn), eqn.primitive.name, value is given[0]))
-                    same.setdefault((turn.equation, i), []).append(n)
+                    same.setdefault((ran.equation, i), []).append(n)
                 else:
                     kept = lax.stop_gradient(value)
                     changed[i] = kept + scales[0][n] * (value - kept)

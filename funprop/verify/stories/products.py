@@ -1,4 +1,4 @@
-"""Stories of a product of matrices: its derivative with a factor not transposed, or in another order."""
+"""Stories of a product of matrices: a factor of its derivative not transposed, or out of order."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from funprop.verify.case import Told
-from funprop.verify.stories.flow import Change, Flow
+from funprop.verify.stories.flow import Change, Flow, always
 
 
 def reordered(flow: Flow) -> Iterator[Change]:
@@ -52,4 +51,4 @@ def _of_operand(flow: Flow, where: str, here: int, other: int, end: int) -> Iter
                 straight = (turned_dy, turned_factor) in ((False, True), (True, False))
                 kind = "swapped" if straight else "transposed"
                 sentence = f"the factors in the derivative of {where} are wrong: it is {words}"
-                yield Change(here, (Told(kind, sentence),) * 2, product)
+                yield Change(here, always(kind, sentence), product)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from funprop.verify.case import Told
-from funprop.verify.stories.flow import Change, Flow, Place, Step
+from funprop.verify.stories.flow import Change, Flow, Place, Step, always
 
 # What derivatives of functions of one number look like, in its argument x or its value y.
 _FORMULAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -111,7 +111,7 @@ def extremes(flow: Flow) -> Iterator[Change]:
         }
         for name, choice in choices.items():
 
-            def given(s: int, choice=choice, place=place, out=out, axes=axes) -> np.ndarray:  # noqa: ANN001
+            def given(s: int, choice=choice, place=place, out=out, axes=axes) -> np.ndarray:
                 value = place.values[s]
                 if choice is None:
                     there = np.ones(value.shape, bool)
@@ -126,13 +126,11 @@ def extremes(flow: Flow) -> Iterator[Change]:
                 return there * np.expand_dims(out.cotangents[s], axes)
 
             words = f"what comes through {step.where} goes to {name} in the place of the extreme"
-            told = Told("stale" if callable(choice) else "region", words)
-            yield Change(i, (told, told), given)
+            yield Change(i, always("stale" if callable(choice) else "region", words), given)
 
 
 def _region(i: int, words: str, cotangent: Callable[[int], np.ndarray]) -> Change:
-    told = Told("region", words)
-    return Change(i, (told, told), cotangent)
+    return Change(i, always("region", words), cotangent)
 
 
 def _unary(flow: Flow) -> Iterator[Unary]:
@@ -144,9 +142,7 @@ def _unary(flow: Flow) -> Iterator[Unary]:
         for i in step.operands:
             place = flow.places[i]
             if place.alive and place.values[0].shape == output.values[0].shape:
-                yield Unary(
-                    step, i, place, output, place.cotangents[0] / output.cotangents[0]
-                )
+                yield Unary(step, i, place, output, place.cotangents[0] / output.cotangents[0])
 
 
 def _only_argument(flow: Flow, unary: Unary) -> bool:

@@ -45,12 +45,12 @@ def _edited(case: Case, edit: tuple[Any, Any, Any, Any], inputs: list[Any]) -> l
     kind, place, other, second = edit
     taken = _Taken(case, inputs)
 
-    def visit(eqn: Any, turn: graph.Turn, inputs: list[Any], run: Any) -> list[Any]:
+    def visit(eqn: Any, ran: graph.Run, inputs: list[Any], run: Any) -> list[Any]:
         moved, is_moved = list(inputs), jnp.zeros((), bool)
         for i, value in graph.operands(inputs):
             for at, which in ((place, other), (second[0], second[1])):
-                here = (kind == AT) & (at == turn.first + i)
-                shift = taken(value.shape, which, turn.count) - lax.stop_gradient(value)
+                here = (kind == AT) & (at == ran.first + i)
+                shift = taken(value.shape, which, ran.turn) - lax.stop_gradient(value)
                 moved[i] = moved[i] + jnp.where(here, shift, 0)
                 is_moved |= here
         outputs = run(inputs)
@@ -65,12 +65,12 @@ def _edited(case: Case, edit: tuple[Any, Any, Any, Any], inputs: list[Any]) -> l
         if len(outputs) != 1 or not is_floating(outputs[0]):
             return outputs
         (y,) = outputs
-        here = place == turn.equation
+        here = place == ran.equation
         for i, value in graph.operands(inputs):
             if value.shape == y.shape:
                 y = jnp.where((kind == OUT) & here & (other == i), value, y)
                 y = jnp.where((kind == SLOPE) & here, _valued(y, _moving(value)), y)
-        shift = taken(y.shape, other, turn.count) - lax.stop_gradient(y)
+        shift = taken(y.shape, other, ran.turn) - lax.stop_gradient(y)
         return [y + jnp.where((kind == AFTER) & here, shift, 0)]
 
     return graph.walked(case, inputs, visit)
