@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from funprop.verify.case import Case, Told
+from funprop.verify.stories import graph
 from funprop.verify.stories.flow import Change, Flow, always, flow
 from funprop.verify.stories.inputs import along, in_part, moves
 from funprop.verify.stories.products import reordered
+from funprop.verify.stories.reductions import values_otherwise
 from funprop.verify.stories.slopes import extremes, pieces, slopes
 
 
@@ -20,7 +22,18 @@ def on_its_way(case: Case) -> Told | None:
     """One step of the backward pass sends on a wrong cotangent; the rest is right."""
     if (found := flow(case)) is None or not found.alive():
         return None
-    kinds = (pieces, slopes, extremes, reordered, scaled, cut, displaced, summed, exchanged)
+    kinds = (
+        pieces,
+        slopes,
+        extremes,
+        reordered,
+        scaled,
+        cut,
+        displaced,
+        summed,
+        exchanged,
+        reduced_elsewhere,
+    )
     return found.first_that_fits(itertools.chain.from_iterable(kind(found) for kind in kinds))
 
 
@@ -52,6 +65,23 @@ def exchanged(flow: Flow) -> Iterator[Change]:
             yield Change(i, always("stale", sentence), _times(flow, i, ratios))
 
 
+def reduced_elsewhere(flow: Flow) -> Iterator[Change]:
+    """A factor that the derivative has, of a value that is reduced along another axis."""
+    variants = values_otherwise(flow.case)
+    values = {key: arrays for key, _, arrays in graph.values(flow.case)} if variants else {}
+    places = list(_distinct_places(flow))
+    for variant, others in variants:
+        for key, other in others.items():
+            same = values.get(key)
+            if same is None or same[0].shape != other[0].shape or _same(same[0], other[0]):
+                continue
+            plain = [o / v for o, v in zip(other, same, strict=True)]
+            of_logs = [np.exp(o - v) for o, v in zip(other, same, strict=True)]
+            for i, ratios in itertools.product(places, (plain, of_logs)):
+                if flow.places[i].values[0].shape == other[0].shape:
+                    yield Change(i, (variant.told, variant.told), _times(flow, i, ratios))
+
+
 def _times(flow: Flow, i: int, factors: list[np.ndarray]) -> Callable[[int], np.ndarray]:
     return lambda s: flow.places[i].cotangents[s] * factors[s]
 
@@ -59,7 +89,10 @@ def _times(flow: Flow, i: int, factors: list[np.ndarray]) -> Callable[[int], np.
 def displaced(flow: Flow) -> Iterator[Change]:
     """Transposed, reversed or shifted along an axis."""
     for i in _distinct_places(flow):
-        for kind, words, move in moves(flow.places[i].values[0].shape):
+        shape = flow.places[i].values[0].shape
+        for kind, words, move in moves(shape):
+            if kind == "transposed" and flow.case.verdict.truth.ndim - 1 < len(shape):
+                kind = "wrong axis"  # it is summed afterwards
             yield _changed(flow, i, kind, f"is {words}", move)
 
 

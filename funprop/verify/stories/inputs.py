@@ -120,6 +120,8 @@ def moves(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[Any], An
                     f"shifted by one along axis {axis}",
                     lambda v, by=by, axis=axis, which=which: list(rolls(v, by, axis))[which],
                 )
+    if len(shape) > 2:  # of a kernel, the axes that are not channels
+        yield "reversed", "reversed along axes 0 and 1", functools.partial(np.flip, axis=(0, 1))
 
 
 def _inputs_replaced(case: Case) -> Iterator[tuple[Told, list[Sample]]]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from funprop.verify.case import Case, Told
 from funprop.verify.stories import graph
-from funprop.verify.subject import floats
+from funprop.verify.subject import floats, is_floating
 
 VARIANTS = 8  # more are not tried: each is compiled
 
@@ -122,25 +122,62 @@ def _gradient(case: Case, variant: Axes, inputs: list[Any], dys: list[Any]) -> A
     return jax.grad(total)(inputs[case.place])
 
 
-def _run(case: Case, variant: Axes, inputs: list[Any]) -> list[Any]:
-    def around(eqn: Any, inputs: list[Any], run: Any) -> list[Any]:
-        name = eqn.primitive.name
-        traced = [getattr(atom.aval, "shape", ()) for atom in eqn.invars]
-        if graph.is_whole(eqn):
-            return run(inputs)
-        if all(np.shape(v) == shape for v, shape in zip(inputs, traced, strict=True)):
-            of_shape = name in _REDUCE and inputs[0].shape == variant.shape
-            if of_shape and tuple(eqn.params["axes"]) == variant.axes:
-                return [_reduced(name, variant, inputs[0])]
-            return run(inputs)
-        if name in _RESHAPES:
-            return inputs[:1]
-        if name not in _ELEMENTWISE:
-            raise _MisfitError
-        shape = np.broadcast_shapes(*map(np.shape, inputs))
-        return run([jnp.broadcast_to(v, shape) for v in inputs])
+def values_otherwise(case: Case) -> list[tuple[Axes, dict[graph.Key, list[np.ndarray]]]]:
+    """What the forward pass computes with each of the reductions along other axes, by sample."""
 
-    return graph.evaluate(around)(case.tools.wide_plain, *inputs)
+    def every(inputs: list[Any], variants: list[Axes]) -> list[dict[graph.Key, Any]]:
+        found: list[dict[graph.Key, Any]] = []
+        for variant in variants:
+            values: dict[graph.Key, Any] = {}
+            _run(case, variant, inputs, values)
+            found.append(values)
+        return found
+
+    try:
+        with jax.enable_x64(True):
+            fitting = [v for v in _variants(case) if _runs(case, v)][:VARIANTS]
+            if not fitting:
+                return []
+            run = case.tools.jit(lambda inputs: every(inputs, fitting))
+            found = [jax.tree.map(np.asarray, run(s.inputs)) for s in case.samples]
+    except Exception:  # a part of the forward pass that cannot be run so
+        return []
+    return [
+        (variant, {key: [values[key] for values in per_sample] for key in per_sample[0]})
+        for variant, per_sample in zip(fitting, zip(*found, strict=True), strict=True)
+    ]
+
+
+def _run(
+    case: Case, variant: Axes, inputs: list[Any], values: dict[graph.Key, Any] | None = None
+) -> list[Any]:
+    """The outputs of a variant of the forward pass; what it computes is put in `values`."""
+
+    def visit(eqn: Any, ran: graph.Run, inputs: list[Any], run: Any) -> list[Any]:
+        outputs = _ran(variant, eqn, inputs, run)
+        if values is not None and not graph.is_whole(eqn):
+            values.update(((ran.equation, i), y) for i, y in enumerate(outputs) if is_floating(y))
+        return outputs
+
+    return graph.walked(case, inputs, visit)
+
+
+def _ran(variant: Axes, eqn: Any, inputs: list[Any], run: Any) -> list[Any]:
+    name = eqn.primitive.name
+    traced = [getattr(atom.aval, "shape", ()) for atom in eqn.invars]
+    if graph.is_whole(eqn):
+        return run(inputs)
+    if all(np.shape(v) == shape for v, shape in zip(inputs, traced, strict=True)):
+        of_shape = name in _REDUCE and inputs[0].shape == variant.shape
+        if of_shape and tuple(eqn.params["axes"]) == variant.axes:
+            return [_reduced(name, variant, inputs[0])]
+        return run(inputs)
+    if name in _RESHAPES:
+        return inputs[:1]
+    if name not in _ELEMENTWISE:
+        raise _MisfitError
+    shape = np.broadcast_shapes(*map(np.shape, inputs))
+    return run([jnp.broadcast_to(v, shape) for v in inputs])
 
 
 def _reduced(name: str, variant: Axes, value: Any) -> Any:

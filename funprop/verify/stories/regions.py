@@ -12,7 +12,6 @@ import numpy as np
 from funprop.verify.case import Case, Told
 from funprop.verify.stories import graph
 
-
 MANY = 100  # elements, of which one that is wrong may be the largest, but hardly by chance
 
 

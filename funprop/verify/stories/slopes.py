@@ -80,12 +80,14 @@ def slopes(flow: Flow) -> Iterator[Change]:
 
 
 def pieces(flow: Flow) -> Iterator[Change]:
-    """Where a step passes all or nothing: passed just where it should not be."""
+    """Where a step passes all or nothing: passed everywhere, or just where it should not be."""
     for unary in _unary(flow):
         known = unary.derivative[np.isfinite(unary.derivative)]
         if not known.size or not np.isin(known, (0.0, 1.0)).all():
             continue
         where, place, out = unary.step.where, flow.places[unary.place], unary.output
+        words = f"the cotangent passes {where} also where it should be stopped"
+        yield _region(unary.place, words, lambda s, out=out: out.cotangents[s])
         words = f"the cotangent passes {where} just where it should be stopped"
         yield _region(
             unary.place,
@@ -104,7 +106,7 @@ def extremes(flow: Flow) -> Iterator[Change]:
         if not place.alive:
             continue
         choices = {
-            "the opposite": np.max if step.primitive == "reduce_min" else np.min,
+            "the opposite extreme": np.max if step.primitive == "reduce_min" else np.min,
             "all places": None,
             "the first place": 0,
             "the last place": -1,
@@ -125,7 +127,7 @@ def extremes(flow: Flow) -> Iterator[Change]:
                     there[tuple(index)] = True
                 return there * np.expand_dims(out.cotangents[s], axes)
 
-            words = f"what comes through {step.where} goes to {name} in the place of the extreme"
+            words = f"what comes through {step.where} goes to {name}"
             yield Change(i, always("stale" if callable(choice) else "region", words), given)
 
 
