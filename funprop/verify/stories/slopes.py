@@ -65,6 +65,7 @@ def slopes(flow: Flow) -> Iterator[Change]:
             continue
         candidates = list(_slopes(unary))
         right = [slope for slope in candidates if _is(slope.values[0], unary.derivative)]
+        candidates += _elsewhere(flow, unary, right)
         for slope in () if not right else candidates:
             if not any(_is(slope.values[0], r.values[0]) for r in right):
                 kind, words = _told(slope, right)
@@ -159,12 +160,23 @@ def _slopes(unary: Unary) -> Iterator[Slope]:
             yield Slope(formula, of, [function(v) for v in place.values])
 
 
+def _elsewhere(flow: Flow, unary: Unary, right: list[Slope]) -> Iterator[Slope]:
+    """The right formula of other values that the forward pass computes."""
+    shape = unary.argument.values[0].shape
+    for place in flow.places:
+        if not place.is_use and place.values[0].shape == shape:
+            for formula in dict.fromkeys(slope.formula for slope in right):
+                values = [_FORMULAS[formula](v) for v in place.values]
+                yield Slope(formula, f"({place.where})", values)
+
+
 def _told(slope: Slope, right: list[Slope]) -> tuple[str, str]:
     """The kind, if the formula has one, and the words."""
     best = right[0]
     for other in right:
         if other.formula == slope.formula:
             return "stale", f"{slope.text}, and should be {other.text}"
+    for other in right:
         if other.formula.replace("-", "+") == slope.formula.replace("-", "+"):
             return "sign of a term", f"{slope.text}, and should be {other.text}"
     return "", f"{slope.text}, and should be {best.text}"
