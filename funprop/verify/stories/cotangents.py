@@ -11,30 +11,19 @@ import numpy as np
 
 from funprop.verify.case import Case, Told
 from funprop.verify.stories import graph
+from funprop.verify.stories.extremes import extremes
 from funprop.verify.stories.flow import Change, Flow, always, flow
 from funprop.verify.stories.inputs import along, in_part, moves
 from funprop.verify.stories.products import reordered
 from funprop.verify.stories.reductions import values_otherwise
-from funprop.verify.stories.slopes import extremes, pieces, slopes
+from funprop.verify.stories.slopes import pieces, slopes
 
 
 def on_its_way(case: Case) -> Told | None:
     """One step of the backward pass sends on a wrong cotangent; the rest is right."""
     if (found := flow(case)) is None or not found.alive():
         return None
-    kinds = (
-        pieces,
-        slopes,
-        extremes,
-        reordered,
-        scaled,
-        cut,
-        displaced,
-        summed,
-        exchanged,
-        reduced_elsewhere,
-    )
-    return found.first_that_fits(itertools.chain.from_iterable(kind(found) for kind in kinds))
+    return found.first_that_fits(itertools.chain.from_iterable(kind(found) for kind in KINDS))
 
 
 def scaled(flow: Flow) -> Iterator[Change]:
@@ -44,11 +33,8 @@ def scaled(flow: Flow) -> Iterator[Change]:
         where, shape = flow.places[i].where, flow.places[i].values[0].shape
         for name, values in bank:
             if _fits_in(values[0].shape, shape):
-                for power, words in (
-                    (-1, "lacks the factor"),
-                    (1, "has once too often the factor"),
-                ):
-                    sentence = f"what comes through {where} {words} {name}"
+                for power, words in ((-1, "lacks"), (1, "has once too often")):
+                    sentence = f"what comes through {where} {words} the factor {name}"
                     told = Told("factor", sentence), Told("factor of a term", sentence)
                     yield Change(i, told, _times(flow, i, [v**power for v in values]))
 
@@ -119,6 +105,21 @@ def cut(flow: Flow) -> Iterator[Change]:
                     words = f"at the {name} place along axis {axis} {counted}"
                     kept = functools.partial(in_part, axis=axis, place=place, alone=alone)
                     yield _changed(flow, i, "missing term", words, kept)
+
+
+# Those that say most first.
+KINDS: tuple[Callable[[Flow], Iterator[Change]], ...] = (
+    pieces,
+    slopes,
+    extremes,
+    reordered,
+    scaled,
+    cut,
+    displaced,
+    summed,
+    exchanged,
+    reduced_elsewhere,
+)
 
 
 def _changed(flow: Flow, i: int, kind: str, words: str, change: Callable[[Any], Any]) -> Change:

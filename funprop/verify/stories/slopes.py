@@ -1,4 +1,4 @@
-"""Stories of one step's derivative: another formula, another piece, another of equal places."""
+"""Stories of one step's derivative: another formula, or another piece of one that has pieces."""
 
 from __future__ import annotations
 
@@ -95,41 +95,6 @@ def pieces(flow: Flow) -> Iterator[Change]:
             words,
             lambda s, out=out, place=place: out.cotangents[s] - place.cotangents[s],
         )
-
-
-def extremes(flow: Flow) -> Iterator[Change]:
-    """What comes through a maximum goes to the first, to the last, to all, or to the minimum."""
-    for step in flow.steps:
-        if step.primitive not in ("reduce_max", "reduce_min") or not step.operands:
-            continue
-        i, axes = step.operands[0], step.params["axes"]
-        place, (out,) = flow.places[i], [flow.places[o] for o in step.outputs]
-        if not place.alive:
-            continue
-        choices = {
-            "the opposite extreme": np.max if step.primitive == "reduce_min" else np.min,
-            "all places": None,
-            "the first place": 0,
-            "the last place": -1,
-        }
-        for name, choice in choices.items():
-
-            def given(s: int, choice=choice, place=place, out=out, axes=axes) -> np.ndarray:
-                value = place.values[s]
-                if choice is None:
-                    there = np.ones(value.shape, bool)
-                elif callable(choice):
-                    there = value == choice(value, axes, keepdims=True)
-                else:
-                    there = np.zeros(value.shape, bool)
-                    index = [slice(None)] * value.ndim
-                    for axis in axes:
-                        index[axis] = slice(0, 1) if choice == 0 else slice(-1, None)
-                    there[tuple(index)] = True
-                return there * np.expand_dims(out.cotangents[s], axes)
-
-            words = f"what comes through {step.where} goes to {name}"
-            yield Change(i, always("stale" if callable(choice) else "region", words), given)
 
 
 def _region(i: int, words: str, cotangent: Callable[[int], np.ndarray]) -> Change:
