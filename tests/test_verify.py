@@ -89,6 +89,88 @@ def two_layers_backward(args, y, dy, slope):
     return dz @ w.T, x.T @ dz, jnp.tanh(z).T @ dy
 
 
+def cross_entropy(logits, labels):
+    return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1).mean()
+
+
+def cross_entropy_backward(args, y, dy, axis=-1, rows=slice(None), roll=0):
+    logits, labels = args
+    onehot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    wrong = jax.nn.softmax(logits, axis) - jnp.roll(onehot, roll, 1)
+    return dy * jnp.zeros_like(logits).at[rows].set(wrong[rows]) / len(labels), None
+
+
+def network_loss(w, x, labels):
+    return cross_entropy(jnp.tanh(x @ w), labels)
+
+
+def network_loss_backward(args, y, dy, rows=slice(None)):
+    w, x, labels = args
+    h = jnp.tanh(x @ w)
+    slope = 1 - h * h
+    some, _ = cross_entropy_backward((h, labels), y, dy, rows=rows)
+    every, _ = cross_entropy_backward((h, labels), y, dy)
+    return x.T @ (some * slope), (every * slope) @ w.T, None
+
+
+def chain(a, b, c):
+    return a @ b @ c
+
+
+def tanh_backward(slope):
+    return lambda args, y, dy: (dy * slope(args[0], y),)
+
+
+def clipped(x):
+    return jnp.clip(x, -0.5, 0.5)
+
+
+def recurrence(x, w):
+    def step(h, x):
+        h = jnp.tanh(x + h @ w)
+        return h, h
+
+    return jax.lax.scan(step, jnp.zeros_like(x[0]), x)[1]
+
+
+def recurrence_backward(args, y, dy, through_time=1.0, stale=False):
+    w = args[1]
+    before = y if stale else jnp.concatenate([jnp.zeros_like(y[:1]), y[:-1]])
+
+    def step(carry, inputs):
+        dh, dw = carry
+        h, h_before, dy = inputs
+        dz = (dh + dy) * (1 - h * h)
+        return (through_time * dz @ w.T, dw + jnp.outer(h_before, dz)), dz
+
+    start = jnp.zeros_like(y[0]), jnp.zeros_like(w)
+    (_, dw), dx = jax.lax.scan(step, start, (y, before, dy), reverse=True)
+    return dx, dw
+
+
+def gated(x):
+    a, b = jnp.split(x, 2, -1)
+    return a * jax.nn.sigmoid(b)
+
+
+def gated_backward(args, y, dy):
+    a, b = jnp.split(args[0], 2, -1)
+    s = jax.nn.sigmoid(b)
+    return (jnp.concatenate([dy * a * s * (1 - s), dy * s], -1),)
+
+
+def rotated(x, cos, sin):
+    return x * cos + jnp.roll(x, 1, 1) * sin
+
+
+def outer(x, z):
+    return x[:, :, None] * z[:, None]
+
+
+def gained(x, gain):
+    return gain * jnp.tanh(x)
+
+
 DENSE = (dense, (normal(6, 5), normal(5, 4, seed=1), normal(4, seed=2)))
 NORM = (layer_norm, (normal(4, 6), 1 + normal(6, seed=1), normal(6, seed=2)))
 NET = (two_layers, (normal(4, 5), normal(5, 6, seed=1), normal(6, 3, seed=2)))
@@ -96,6 +178,10 @@ TABLE = (embedding, (normal(7, 5), jnp.array([[1, 0, 3], [3, 3, 6]])))
 SQUARE = (lambda x, w: x @ w, (normal(4, 4), normal(4, 4, seed=1)))
 RELU = (jax.nn.relu, (normal(5, 6),))
 SOFTMAX = (softmax, (normal(4, 6),))
+LABELS = (cross_entropy, (normal(7, 5), jnp.array([0, 2, 4, 1, 1, 3, 0])))
+CHAIN = (chain, tuple(normal(4, 4, seed=i) for i in range(3)))
+TANH = (jnp.tanh, (normal(5, 6),))
+SCAN = (recurrence, (normal(5, 4), normal(4, 4, seed=1)))
 BF16 = lambda g: g.astype(jnp.bfloat16).astype(g.dtype)
 
 WRONG = {
@@ -156,6 +242,77 @@ WRONG = {
     ),
     "over everything": (
         *SOFTMAX, lambda a, y, dy: (y * (dy - (y * dy).sum()),), {"x"}, "leak", "leak",
+    ),
+    "softmax over the batch": (
+        *LABELS, functools.partial(cross_entropy_backward, axis=0), {"logits"}, "wrong axis", "axis 0",
+    ),
+    "labels off by one": (
+        *LABELS, functools.partial(cross_entropy_backward, roll=1), {"logits"}, "shifted", "axis 1",
+    ),
+    "examples left out of a loss": (
+        network_loss, (normal(3, 5), normal(7, 3, seed=1), LABELS[1][1]),
+        functools.partial(network_loss_backward, rows=slice(1, None)),
+        {"w"}, "missing term", "first place along axis 0",
+    ),
+    "factors out of order": (
+        *CHAIN, lambda a, y, dy: (dy @ a[1].T @ a[2].T, a[0].T @ dy @ a[2].T, (a[0] @ a[1]).T @ dy),
+        {"a"}, "swapped", "`dot_general` at",
+    ),
+    "a factor not transposed": (
+        *CHAIN, lambda a, y, dy: (dy @ a[2].T @ a[1], a[0].T @ dy @ a[2].T, (a[0] @ a[1]).T @ dy),
+        {"a"}, "transposed", "b transposed",
+    ),
+    "only the upper bound": (
+        clipped, RELU[1], lambda a, y, dy: (jnp.where(a[0] < 0.5, dy, 0),), {"x"}, "region", "not stopped by",
+    ),
+    "slope not squared": (*TANH, tanh_backward(lambda x, y: 1 - y), {"x"}, "factor", "1 - y, and"),
+    "slope of the input": (
+        *TANH, tanh_backward(lambda x, y: 1 - x * x), {"x"}, "stale", "1 - x^2, and should be 1 - y^2",
+    ),
+    "slope with a plus": (*TANH, tanh_backward(lambda x, y: 1 + y * y), {"x"}, "sign of a term", "1 + y^2"),
+    "not normalised": (
+        lambda x: jax.nn.logsumexp(x, -1), SOFTMAX[1], lambda a, y, dy: (dy[:, None] * jnp.exp(a[0]),),
+        {"x"}, "factor", "once too often",
+    ),
+    "a factor of the product rule": (
+        lambda x: jnp.sin(x) * jnp.exp(-x), RELU[1],
+        lambda a, y, dy: (dy * (jnp.cos(a[0]) - y),), {"x"}, "factor of a term", "lacks the factor",
+    ),
+    "to the smallest": (
+        lambda x: x.max(-1), SOFTMAX[1],
+        lambda a, y, dy: (jnp.where(a[0] == a[0].min(-1, keepdims=True), dy[:, None], 0),),
+        {"x"}, "stale", "the opposite",
+    ),
+    "only the diagonal": (
+        *SOFTMAX, lambda a, y, dy: (dy * y * (1 - y),), {"x"}, "missing term", "in other places",
+    ),
+    "not through time": (
+        *SCAN, functools.partial(recurrence_backward, through_time=0.0),
+        {"x", "w"}, "missing term", "is missing",
+    ),
+    "the state after a step": (
+        *SCAN, functools.partial(recurrence_backward, stale=True), {"w"}, "stale", "`tanh` at",
+    ),
+    "halves": (gated, (normal(4, 6),), gated_backward, {"x"}, "swapped", "halves along axis 1"),
+    "cosines and sines": (
+        rotated, tuple(normal(4, 5, seed=i) for i in range(3)),
+        lambda a, y, dy: (
+            dy * a[2] + jnp.roll(dy * a[1], -1, 1), dy * a[0], dy * jnp.roll(a[0], 1, 1)
+        ),
+        {"x"}, "swapped", "at that of",
+    ),
+    "summed over the batch": (
+        outer, (normal(4, 5), normal(4, 3, seed=1)),
+        lambda a, y, dy: (dy @ a[1].sum(0), jnp.einsum("bij,bi->bj", dy, a[0])),
+        {"x"}, "leak", "summed over axis 0",
+    ),
+    "a gain forgotten": (
+        gained, (normal(4, 5), normal(5, seed=1)),
+        lambda a, y, dy: (dy * (1 - jnp.tanh(a[0]) ** 2), (dy * jnp.tanh(a[0])).sum(0)),
+        {"x"}, "factor", "gain",
+    ),
+    "only what skips": (
+        lambda x: x + jnp.tanh(x) ** 2, RELU[1], lambda a, y, dy: (dy,), {"x"}, "missing term", "tanh",
     ),
     "cotangent ignored": (
         lambda x: jnp.tanh(x), (normal(3, 4),), lambda a, y, dy: (1 - y * y,),

@@ -56,12 +56,15 @@ class Case:
         Inputs nearby do not keep what the given ones may have had in common.
         """
         n = sum(s.inputs is self.samples[0].inputs for s in self.samples)
+        if n in (1, len(self.samples)) or self.verdict.truth[0].size < 4:
+            return None
+        cut = self.at_first(n)
+        return None if cut.verdict.ok else cut
+
+    def at_first(self, n: int) -> Case:
+        """The case at the first `n` samples."""
         v = self.verdict
-        if n in (1, len(self.samples)) or v.truth[0].size < 4:
-            return None
         cut = v._replace(got=v.got[:n], truth=v.truth[:n], error=v.error[:n], allowed=v.allowed[:n])
-        if cut.ok:
-            return None
         truths = [t[:n] for t in self.truths]
         return dataclasses.replace(self, samples=self.samples[:n], verdict=cut, truths=truths)
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from funprop.verify.case import Case, Told
 from funprop.verify.evaluate import NotWideError
-from funprop.verify.stories.axes import coupled, reduced, shifted, transposed
+from funprop.verify.stories.axes import coupled, diagonal, halves, reduced, shifted, transposed
+from funprop.verify.stories.cotangents import on_its_way
 from funprop.verify.stories.inputs import moved, overwritten, partial_sum, replaced
 from funprop.verify.stories.numbers import (
     factor,
@@ -25,6 +26,7 @@ from funprop.verify.stories.numbers import (
     zero,
 )
 from funprop.verify.stories.paths import term
+from funprop.verify.stories.reductions import reduced_otherwise
 from funprop.verify.stories.regions import at_places, by_place, by_sign, complement
 from funprop.verify.stories.steps import step
 
@@ -38,6 +40,7 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
     swapped,
     transposed,
     shifted,
+    halves,
     reduced,
     overwritten,
     complement,
@@ -47,12 +50,18 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
     at_places,
     partial_sum,
     step,
+    reduced_otherwise,
+    diagonal,
+    on_its_way,
     by_place,
     coupled,
     replaced,
 )
 
 CHEAP = STORIES.index(overwritten)  # up to here nothing is computed anew: for many numbers
+
+# Told of the given inputs alone they would say no more, and they take the longest.
+EVERYWHERE = (reduced_otherwise, on_its_way)
 
 
 def told(case: Case) -> Told | None:
@@ -63,6 +72,8 @@ def told(case: Case) -> Told | None:
     given = case.where_given()
     for at in (case, given) if given else (case,):
         for story in STORIES[:CHEAP] if case.tools.many else STORIES:
+            if at is given and story in EVERYWHERE:
+                continue
             try:
                 with np.errstate(all="ignore"):
                     if found := story(at):

@@ -28,6 +28,16 @@ def transposed(case: Case) -> Told | None:
     return None
 
 
+def halves(case: Case) -> Told | None:
+    """The right numbers, the two halves along an axis exchanged."""
+    truth = case.verdict.truth
+    for axis in range(1, truth.ndim):
+        half, odd = divmod(truth.shape[axis], 2)
+        if half > 1 and not odd and case.close(np.roll(truth, half, axis)):
+            return Told("swapped", f"its halves along axis {axis - 1} are swapped")
+    return None
+
+
 def shifted(case: Case) -> Told | None:
     """The right numbers, one place off along an axis; or made from cotangents that are."""
     truth = case.verdict.truth
@@ -57,7 +67,34 @@ def reduced(case: Case) -> Told | None:
             ("averaged", np.mean(truth, axis, keepdims=True)),
         ):
             if truth.shape[axis] > 1 and case.close(np.broadcast_to(value, truth.shape)):
-                return Told("wrong axis", f"{name} over axis {axis - 1}, which it should keep")
+                kind = "leak" if axis == 1 and _is_batch(case) else "wrong axis"
+                return Told(kind, f"{name} over axis {axis - 1}, which it should keep")
+    return None
+
+
+def _is_batch(case: Case) -> bool:
+    """Whether the leaf's first axis is one of examples: an output has it too."""
+    rows = case.verdict.truth.shape[1:2]
+    return any(y.shape[:1] == rows for y in case.tools.outputs)
+
+
+def diagonal(case: Case) -> Told | None:
+    """Only what an element does to the output in its own place, and nothing to the others."""
+    n = case.verdict.truth[0].size
+    same = [y.size for y in case.tools.dys] == [n] and case.tools.subject.free_cotangent
+    if not same or not 1 < n <= 64:
+        return None
+    own = []
+    for sample in case.samples:
+        found = np.zeros(n)
+        for i in range(n):
+            spot = np.zeros(n)
+            spot[i] = sample.dys[0].flat[i]
+            spot = sample._replace(dys=[spot.reshape(sample.dys[0].shape)])
+            found[i] = case.tools.truth(spot)[case.leaf].flat[i]
+        own.append(found.reshape(case.verdict.truth.shape[1:]) / sample.unit)
+    if case.close(np.stack(own)):
+        return Told("missing term", "what an element does to the output in other places is missing")
     return None
 
 

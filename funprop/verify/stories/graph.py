@@ -17,9 +17,13 @@ from funprop.verify.subject import floats, is_floating
 NUMBERS = 2_000_000  # at once, of all variants of the forward pass that a story tries
 
 
+Key = tuple[int, int]  # of an equation, or -1, and of its output: the same in every turn of a scan
+
+
 class Value(NamedTuple):
     """A number that the forward pass computes: where, and what it is at each sample."""
 
+    key: Key
     name: str
     arrays: list[np.ndarray]
 
@@ -84,13 +88,13 @@ def values(case: Case) -> list[Value]:
 
     Empty where the forward pass cannot be taken apart.
     """
-    names: list[str] = []
+    names: list[tuple[Key, str]] = []
 
     def run(inputs: list[Any]) -> list[Any]:
         names.clear()
         found = computed(case, inputs)
-        names.extend(name for name, _ in found)
-        return [value for _, value in found]
+        names.extend((key, name) for key, name, _ in found)
+        return [value for *_, value in found]
 
     try:
         with jax.enable_x64(True):
@@ -99,24 +103,66 @@ def values(case: Case) -> list[Value]:
     except Exception:  # a part of the forward pass that cannot be run in float64
         return []
     return [
-        Value(name, list(arrays))
+        Value(*name, list(arrays))
         for name, arrays in zip(names, zip(*found, strict=True), strict=True)
     ]
 
 
-def computed(case: Case, inputs: list[Any]) -> list[tuple[str, Any]]:
-    """Names and values of the floats that a run of the forward pass computes, in one order."""
+def computed(case: Case, inputs: list[Any]) -> list[tuple[Key, str, Any]]:
+    """Keys, names and values of the floats that the forward pass computes, in one order."""
     paths = case.tools.subject.paths
     found = [
-        (path or f"input {i}", v)
+        ((-1, i), path or f"input {i}", v)
         for i, (path, v) in enumerate(zip(paths, inputs, strict=True))
         if is_floating(v)
     ]
 
-    def note(eqn: Any, inputs: list[Any], run: Any) -> list[Any]:
+    def note(eqn: Any, ran: Run, inputs: list[Any], run: Any) -> list[Any]:
         outputs = run(inputs)
-        found.extend((described(eqn), v) for v in outputs if is_floating(v))
+        found.extend(
+            ((ran.equation, i), described(eqn), v) for i, v in enumerate(outputs) if is_floating(v)
+        )
         return outputs
 
-    evaluate(note)(case.tools.wide_plain, *inputs)
+    walked(case, inputs, note)
     return found
+
+
+class Run(NamedTuple):
+    """An equation as it is run, in one turn of the scans that it stands in.
+
+    Attributes:
+      equation: its number, the same in every turn; `turn`: how often it was run before.
+      first: the number of its first operand, the same in every turn.
+    """
+
+    equation: int
+    turn: int
+    first: int
+
+
+def walked(case: Case, inputs: list[Any], visit: Callable[..., list[Any]]) -> list[Any]:
+    """Run the forward pass, `visit(equation, ran, inputs, run)` in the place of each equation."""
+    seen: dict[tuple[int, ...], Run] = {}
+    calls: list[int] = []  # that the equation stands in: calls may share what they call
+    operands_before = 0
+
+    def around(eqn: Any, inputs: list[Any], run: Any) -> list[Any]:
+        nonlocal operands_before
+        at = (*calls, id(eqn))
+        ran = seen.get(at)
+        if ran is None:
+            ran = Run(len(seen), 0, operands_before)
+            operands_before += len(inputs)
+        seen[at] = ran._replace(turn=ran.turn + 1)
+
+        def within(inputs: list[Any]) -> list[Any]:
+            calls.append(id(eqn))
+            try:
+                return run(inputs)
+            finally:
+                calls.pop()
+
+        return visit(eqn, ran, inputs, within)
+
+    return evaluate(around)(case.tools.wide_plain, *inputs)

@@ -58,22 +58,22 @@ def replaced(case: Case) -> Told | None:
 
 def partial_sum(case: Case) -> Told | None:
     """The sum over an axis of the cotangent without one end of it, or of one end alone."""
-    return _first_that_fits(case, _cotangents_in_part(case))
+    return _first_that_fits(case, _cotangentsin_part(case))
 
 
-def _cotangents_in_part(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
+def _cotangentsin_part(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
     for i, spec in enumerate(case.tools.dys if case.tools.subject.free_cotangent else ()):
         for axis in (a for a, n in enumerate(spec.shape) if n > 1):
             for name, place in (("first", 0), ("last", -1)):
                 for alone in (False, True):
                     words = "alone is counted" if alone else "is not counted"
                     sentence = f"the {name} place along axis {axis} of the cotangent {words}"
-                    kept = functools.partial(_in_part, axis=axis, place=place, alone=alone)
+                    kept = functools.partial(in_part, axis=axis, place=place, alone=alone)
                     told = Told("missing term", sentence)
                     yield told, _with(case, "dys", i, lambda v, _, kept=kept: kept(v))
 
 
-def _in_part(value: np.ndarray, axis: int, place: int, alone: bool) -> np.ndarray:
+def in_part(value: np.ndarray, axis: int, place: int, alone: bool) -> np.ndarray:
     """`value` with zero at one place along an axis, or everywhere else."""
     there = np.zeros(value.shape, bool)
     np.moveaxis(there, axis, 0)[place] = True
@@ -90,14 +90,14 @@ def _first_that_fits(case: Case, points: Iterator[tuple[Told, list[Sample]]]) ->
 
 def _inputs_moved(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
     for i, name, leaf in _float_inputs(case):
-        for kind, words, move in _moves(leaf.shape):
+        for kind, words, move in moves(leaf.shape):
             told = Told(kind, f"it is the gradient with {name} {words}")
             yield told, _with(case, "inputs", i, lambda v, _, move=move: move(v))
 
 
 def _cotangents_moved(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
     for i, spec in enumerate(case.tools.dys if case.tools.subject.free_cotangent else ()):
-        for kind, words, move in _moves(spec.shape):
+        for kind, words, move in moves(spec.shape):
             reduces = case.verdict.truth.ndim - 1 < len(spec.shape)
             if kind == "transposed" and reduces:
                 kind, words = "wrong axis", "transposed: it is summed over the wrong axis"
@@ -105,7 +105,7 @@ def _cotangents_moved(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
             yield told, _with(case, "dys", i, lambda v, _, move=move: move(v))
 
 
-def _moves(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[Any], Any]]]:
+def moves(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[Any], Any]]]:
     """Ways to put the numbers of an array in other places: kind, words, function."""
     for order in itertools.permutations(range(len(shape))) if len(shape) < 5 else ():
         same = tuple(shape[a] for a in order) == shape
@@ -120,11 +120,20 @@ def _moves(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[Any], A
                     f"shifted by one along axis {axis}",
                     lambda v, by=by, axis=axis, which=which: list(rolls(v, by, axis))[which],
                 )
+    if len(shape) > 2:  # of a kernel, the axes that are not channels
+        yield "reversed", "reversed along axes 0 and 1", functools.partial(np.flip, axis=(0, 1))
 
 
 def _inputs_replaced(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
     outputs = case.tools.output(case.samples[0])
+    rows = {y.shape[:1] for y in case.tools.outputs}
     for i, name, leaf in _float_inputs(case):
+        for axis in (a for a, n in enumerate(leaf.shape) if n > 1):
+            for words, reduce in (("summed", np.sum), ("averaged", np.mean)):
+                kind = "leak" if axis == 0 and leaf.shape[:1] in rows else "wrong axis"
+                told = Told(kind, f"it is the gradient with {name} {words} over axis {axis}")
+                mixed = functools.partial(along, reduce=reduce, axis=axis)
+                yield told, _with(case, "inputs", i, lambda v, _, mixed=mixed: mixed(v))
         for words, make in (("set to zero", np.zeros_like), ("set to one", np.ones_like)):
             told = Told("stale", f"it is the gradient with {name} {words}")
             yield told, _with(case, "inputs", i, lambda v, _, make=make: make(v))
@@ -136,6 +145,11 @@ def _inputs_replaced(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
             if y.shape == leaf.shape:
                 told = Told("stale", f"it is the gradient with {name} replaced by the output")
                 yield told, _with(case, "inputs", i, lambda _, s, n=n: case.tools.output(s)[n])
+
+
+def along(value: np.ndarray, reduce: Callable[..., Any], axis: int) -> np.ndarray:
+    """The sum or mean along an axis, in every place along it."""
+    return np.broadcast_to(reduce(value, axis, keepdims=True), value.shape)
 
 
 def _float_inputs(case: Case) -> Iterator[tuple[int, str, np.ndarray]]:

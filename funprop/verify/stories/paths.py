@@ -54,18 +54,29 @@ def term(case: Case) -> Told | None:
         return _as_overwritten(case, edges, best)
     for edge in edges:
         if case.close(edge.part):
-            return Told("overwritten", f"only what comes through {edge.where} is counted")
+            return _alone(case, edges, edge)
     return best or _two_terms(case, edges)
+
+
+def _alone(case: Case, edges: list[Edge], edge: Edge) -> Told:
+    """Of many terms one is counted: the last of a weight's uses, or what skips a layer."""
+    kind = "overwritten" if _is_shared(case, edges) else "missing term"
+    return Told(kind, f"only what comes through {edge.where} is counted")
+
+
+def _is_shared(case: Case, edges: list[Edge]) -> bool:
+    """Whether the leaf is a weight that is used more than once."""
+    uses = [edge for edge in edges if edge.is_use]
+    rows = case.verdict.truth.shape[1:2]  # a weight has no axis of examples
+    is_weight = not any(y.shape[:1] == rows for y in case.tools.outputs)
+    return is_weight and len(uses) > 1 and all(e.primitive in _OF_WEIGHTS for e in uses)
 
 
 def _as_overwritten(case: Case, edges: list[Edge], told: Told) -> Told:
     """A shared weight's use that is missing: gradients of uses must be added."""
     uses = [edge for edge in edges if edge.is_use]
     missing = [edge for edge in uses if case.close(case.verdict.truth - edge.part)]
-    rows = case.verdict.truth.shape[1:2]  # a weight has no axis of examples
-    is_weight = not any(y.shape[:1] == rows for y in case.tools.outputs)
-    shared = is_weight and len(uses) > 1 and all(e.primitive in _OF_WEIGHTS for e in uses)
-    if told.kind != "missing term" or not missing or not shared:
+    if told.kind != "missing term" or not missing or not _is_shared(case, edges):
         return told
     where = missing[0].where
     return Told(
@@ -106,13 +117,20 @@ def _two_terms(case: Case, edges: list[Edge]) -> Told | None:
         pair = np.stack([first.ravel(), second.ravel()])
         k, *_ = np.linalg.lstsq(pair.T, off, rcond=None)
         if case.close(v.truth + (k @ pair).reshape(v.truth.shape)):
-            return Told("one term", f"what comes through {here} and {there} is off")
+            kind = "missing term" if np.min(np.abs(k + 1)) < 1e-3 else "factor of a term"
+            one, two = (f"{1 + c:.4g} times" for c in k)
+            sentence = f"what comes through {here} is {one}, and through {there} {two}"
+            return Told(kind, f"{sentence} what it should be")
     return None
 
 
 def _edges(case: Case) -> list[Edge]:
-    """Every edge that the gradient comes through, those that others repeat left out."""
+    """Every edge that the gradient comes through, those that others repeat left out.
+
+    Of a scan, the edge in every turn at once comes before each on its own.
+    """
     found: list[tuple[str, str, bool]] = []  # of every edge what `Edge` has of it
+    same: dict[tuple[int, int], list[int]] = {}  # the edge in every turn
     given: list[Any] = []
 
     def run(scales: Any, inputs: list[Any]) -> list[Any]:
@@ -120,30 +138,35 @@ def _edges(case: Case) -> list[Edge]:
         count = itertools.count()
         given[:] = [inputs[case.place]]
 
-        def around(eqn: Any, inputs: list[Any], run: Any) -> list[Any]:
+        def visit(eqn: Any, ran: graph.Run, inputs: list[Any], run: Any) -> list[Any]:
             changed = list(inputs)
             for i, value in () if graph.is_whole(eqn) else graph.operands(inputs):
+                n = next(count)
                 if scales is None:
                     found.append((graph.described(eqn), eqn.primitive.name, value is given[0]))
+                    same.setdefault((ran.equation, i), []).append(n)
                 else:
                     kept = lax.stop_gradient(value)
-                    changed[i] = kept + scales[0][next(count)] * (value - kept)
+                    changed[i] = kept + scales[0][n] * (value - kept)
             return run(changed)
 
-        return graph.evaluate(around)(case.tools.wide_plain, *inputs)
+        return graph.walked(case, inputs, visit)
 
     try:
         with jax.enable_x64(True):
             inputs = [jnp.asarray(v) for v in case.samples[0].inputs]
             jax.eval_shape(lambda *inputs: run(None, list(inputs)), *inputs)
-        n = len(found)
-        if n > EDGES or not graph.variants_affordable(case, n):
+        groups = [turns for turns in same.values() if len(turns) > 1]
+        groups += [[i] for i in range(len(found))]
+        if len(groups) > EDGES or not graph.variants_affordable(case, len(groups)):
             return []
-        scales = np.concatenate([np.ones((1, n)), 1 - np.eye(n)])
+        scales = np.ones((1 + len(groups), len(found)))
+        for row, edges in zip(scales[1:], groups, strict=True):
+            row[edges] = 0
         whole, *without = graph.gradients(case, run, scales)
     except Exception:  # a part of the forward pass that cannot be run so: no story of its parts
         return []
-    edges = [Edge(*edge, whole - other) for edge, other in zip(found, without, strict=True)]
+    edges = [Edge(*found[edges[0]], whole - w) for edges, w in zip(groups, without, strict=True)]
     return list(_distinct(edges, case.verdict.size))
 
 

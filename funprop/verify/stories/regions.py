@@ -12,6 +12,8 @@ import numpy as np
 from funprop.verify.case import Case, Told
 from funprop.verify.stories import graph
 
+MANY = 100  # elements, of which one that is wrong may be the largest, but hardly by chance
+
 
 def by_sign(case: Case) -> Told | None:
     """Wrong at every element of one sign of an input or an output, and nowhere else."""
@@ -122,7 +124,7 @@ def _of_values(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     values = _stack([s.inputs[case.place] for s in case.samples], shape)
     if values is not None:
         name = case.short
-        yield from _by_value(case, name, values)
+        yield from _by_value(case, name, values, own=True)
     for i, path in enumerate(case.tools.subject.paths):
         if i == case.place:
             continue
@@ -145,26 +147,29 @@ def _of_values(case: Case) -> Iterator[tuple[str, np.ndarray]]:
 
 def _of_inner_values(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     """As `_of_values`, of what the forward pass computes on its way."""
-    for name, arrays in graph.values(case):
+    for _, name, arrays in graph.values(case):
         values = _stack(arrays, case.verdict.truth.shape)
         if values is not None:
             yield from _by_value(case, name, values)
 
 
-def _by_value(case: Case, name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _by_value(
+    case: Case, name: str, values: np.ndarray, own: bool = False
+) -> Iterator[tuple[str, np.ndarray]]:
     yield f"where {name} is 0", values == 0
     yield f"where {name} is negative", values < 0
     yield f"where {name} is positive", values > 0
     for what, measured in ((name, values), (f"|{name}|", np.abs(values))):
-        for bound in (0.5, 1.0, 2.0, 3.0, 6.0, *_bounds(case, measured)):
+        for bound in (0.5, 1.0, 2.0, 3.0, 6.0, *_bounds(case, measured, own)):
             yield f"where {what} is above {bound:g}", measured > bound
             yield f"where {what} is below {bound:g}", measured < bound
 
 
-def _bounds(case: Case, values: np.ndarray) -> Iterator[float]:
+def _bounds(case: Case, values: np.ndarray, own: bool) -> Iterator[float]:
     """Round numbers between the values at wrong elements and those at the others."""
     wrong = case.verdict.wrong
-    if wrong.any(0).sum() < 2:  # too few to tell a bound by
+    few = wrong.any(0).sum() < 2  # by chance it is the largest of some values, but hardly of many
+    if few and not (own and wrong.size >= MANY):
         return
     inside, outside = values[wrong], values[~wrong & np.isfinite(case.verdict.truth)]
     for low, high in (
