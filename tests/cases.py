@@ -114,7 +114,14 @@ LAYERS = [
 
 CONVOLUTIONS: list[Case] = []
 
-NORMALISATIONS: list[Case] = []
+NORMALISATIONS: list[Case] = [
+    Case("layer_norm", fp.layer_norm(), normal(4, 6)),
+    Case("layer_norm-bare", fp.layer_norm(scale=False, bias=False), normal(2, 3, 5)),
+    Case("rms_norm", fp.rms_norm(), normal(2, 3, 6)),
+    Case("group_norm", fp.group_norm(2), normal(2, 3, 2, 4)),
+    Case("batch_norm", fp.batch_norm(), normal(3, 2, 3), key=True),
+    Case("batch_norm-no-key", fp.batch_norm(), normal(6, 3)),
+]
 
 RECURRENT: list[Case] = []
 

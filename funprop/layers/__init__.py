@@ -11,15 +11,22 @@ from funprop.layers.activations import (
     softplus,
     tanh,
 )
+from funprop.layers.batch_norm import BatchNormParams, BatchSums, batch_norm, calibrate
 from funprop.layers.dense import DenseParams, dense
 from funprop.layers.dropout import dropout
 from funprop.layers.merge import add, concatenate
+from funprop.layers.normalisation import NormParams, group_norm, layer_norm, rms_norm
 from funprop.layers.shape import flatten, reshape
 from funprop.layers.softmax import log_softmax, softmax
 
 __all__ = [
+    "BatchNormParams",
+    "BatchSums",
     "DenseParams",
+    "NormParams",
     "add",
+    "batch_norm",
+    "calibrate",
     "concatenate",
     "dense",
     "dropout",
@@ -27,10 +34,13 @@ __all__ = [
     "flatten",
     "gelu",
     "gelu_tanh",
+    "group_norm",
+    "layer_norm",
     "leaky_relu",
     "log_softmax",
     "relu",
     "reshape",
+    "rms_norm",
     "sigmoid",
     "silu",
     "softmax",

@@ -113,9 +113,7 @@ def rms_norm(eps: float = 1e-6, *, scale: bool = True) -> Layer:
     return layer(init=init, forward=forward, backward=backward, name="rms_norm")
 
 
-def _backward_over_rows(
-    params: NormParams, w: X, r: Rows, dy: X
-) -> tuple[NormParams, X, Rows]:
+def _backward_over_rows(params: NormParams, w: X, r: Rows, dy: X) -> tuple[NormParams, X, Rows]:
     """`(dparams, dw, mean_du)` of `y = w r scale + bias`, with `r` a function of `w`.
 
     Index legend: `n` rows (any leading axes, taken together), `c` channels. All sums are products
