@@ -14,8 +14,11 @@ from funprop.layers.activations import (
 from funprop.layers.batch_norm import BatchNormParams, BatchSums, batch_norm, calibrate
 from funprop.layers.dense import DenseParams, dense
 from funprop.layers.dropout import dropout
+from funprop.layers.gru import GRUParams, gru
+from funprop.layers.lstm import LSTMParams, lstm
 from funprop.layers.merge import add, concatenate
 from funprop.layers.normalisation import NormParams, group_norm, layer_norm, rms_norm
+from funprop.layers.recurrent import last_step, with_lengths
 from funprop.layers.shape import flatten, reshape
 from funprop.layers.softmax import log_softmax, softmax
 
@@ -23,6 +26,8 @@ __all__ = [
     "BatchNormParams",
     "BatchSums",
     "DenseParams",
+    "GRUParams",
+    "LSTMParams",
     "NormParams",
     "add",
     "batch_norm",
@@ -35,9 +40,12 @@ __all__ = [
     "gelu",
     "gelu_tanh",
     "group_norm",
+    "gru",
+    "last_step",
     "layer_norm",
     "leaky_relu",
     "log_softmax",
+    "lstm",
     "relu",
     "reshape",
     "rms_norm",
@@ -46,4 +54,5 @@ __all__ = [
     "softmax",
     "softplus",
     "tanh",
+    "with_lengths",
 ]

@@ -1,5 +1,5 @@
-"""Batch normalisation: the one layer whose inference needs numbers that no gradient trains. They are
-params, training reports them as `Recorded` sums, and `calibrate` sets them."""
+"""Batch normalisation: inference needs numbers that no gradient trains. They are params, training
+reports what they are made of as `Recorded` sums, and `calibrate` sets them."""
 
 from __future__ import annotations
 
@@ -168,9 +168,7 @@ def _fixed(params: BatchNormParams, wide: X, eps: float) -> tuple[Channels, Chan
 def _check_input(x: Any) -> None:
     check_channels(x)
     if x.ndim < 2 or 0 in x.shape[:-1]:
-        raise ValueError(
-            f"x must be [*batch, channels] with rows in it, got shape {tuple(x.shape)}"
-        )
+        raise ValueError(f"x must be [*batch, channels] with rows, got shape {tuple(x.shape)}")
 
 
 def _check(params: Any, x: Any) -> None:

@@ -1,5 +1,5 @@
-"""Normalisations of each example by itself. They keep `x` and a number or two for each mean: what is
-normalised is made again in backward, which reads `x` anyway.
+"""Normalisations of each example by itself. They keep `x` and a number or two for each mean: the
+normalised `x` is made again in backward, which reads `x` anyway.
 
 Statistics, and all of backward, are computed in float32 at least.
 """
