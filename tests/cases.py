@@ -120,9 +120,22 @@ LAYERS = [
 
 CONVOLUTIONS: list[Case] = []
 
-NORMALISATIONS: list[Case] = []
+NORMALISATIONS: list[Case] = [
+    Case("layer_norm", fp.layer_norm(), normal(4, 6)),
+    Case("layer_norm-bare", fp.layer_norm(scale=False, bias=False), normal(2, 3, 5)),
+    Case("rms_norm", fp.rms_norm(), normal(2, 3, 6)),
+    Case("group_norm", fp.group_norm(2), normal(2, 3, 2, 4)),
+    Case("batch_norm", fp.batch_norm(), normal(3, 2, 3), key=True),
+    Case("batch_norm-no-key", fp.batch_norm(), normal(6, 3)),
+]
 
-RECURRENT: list[Case] = []
+RECURRENT: list[Case] = [
+    Case("lstm", fp.lstm(3), normal(2, 4, 2)),
+    Case("lstm-lengths", fp.lstm(2), both(normal(3, 3, 2), labels(3, classes=4))),
+    Case("gru", fp.gru(3), normal(2, 4, 2)),
+    Case("gru-lengths", fp.gru(2), both(normal(3, 3, 2), labels(3, classes=4))),
+    Case("last_step", fp.last_step(), both(normal(3, 4, 2), labels(3, classes=5))),
+]
 
 SEQUENCES: list[Case] = [
     Case("embedding", fp.embedding(6, 3), labels(2, 9, classes=6)),
@@ -172,6 +185,11 @@ COMBINATORS = [
     ),
     Case(
         "repeat-nested", fp.repeat(fp.repeat(fp.serial(fp.dense(5), fp.tanh()), 2), 2), normal(4, 5)
+    ),
+    Case(
+        "with_lengths",
+        fp.serial(fp.with_lengths(fp.serial(fp.dense(3), fp.tanh())), fp.gru(2), fp.last_step()),
+        both(normal(3, 3, 2), labels(3, classes=4)),
     ),
     Case("repeat-from_function", fp.repeat(sine(), 3), normal(4, 5)),
     Case("reparam", tied(), normal(4, 5)),

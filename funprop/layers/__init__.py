@@ -12,17 +12,29 @@ from funprop.layers.activations import (
     tanh,
 )
 from funprop.layers.attention import attention
+from funprop.layers.batch_norm import BatchNormParams, BatchSums, batch_norm, calibrate
 from funprop.layers.dense import DenseParams, dense
 from funprop.layers.dropout import dropout
 from funprop.layers.embedding import embedding, learned_positions
+from funprop.layers.gru import GRUParams, gru
+from funprop.layers.lstm import LSTMParams, lstm
 from funprop.layers.merge import add, concatenate
+from funprop.layers.normalisation import NormParams, group_norm, layer_norm, rms_norm
+from funprop.layers.recurrent import last_step, with_lengths
 from funprop.layers.shape import flatten, reshape
 from funprop.layers.softmax import log_softmax, softmax
 
 __all__ = [
+    "BatchNormParams",
+    "BatchSums",
     "DenseParams",
+    "GRUParams",
+    "LSTMParams",
+    "NormParams",
     "add",
     "attention",
+    "batch_norm",
+    "calibrate",
     "concatenate",
     "dense",
     "dropout",
@@ -31,14 +43,21 @@ __all__ = [
     "flatten",
     "gelu",
     "gelu_tanh",
+    "group_norm",
+    "gru",
+    "last_step",
+    "layer_norm",
     "leaky_relu",
     "learned_positions",
     "log_softmax",
+    "lstm",
     "relu",
     "reshape",
+    "rms_norm",
     "sigmoid",
     "silu",
     "softmax",
     "softplus",
     "tanh",
+    "with_lengths",
 ]

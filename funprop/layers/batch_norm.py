@@ -1,0 +1,269 @@
+"""Batch normalisation: inference needs numbers that no gradient trains. They are params, training
+reports what they are made of as `Recorded` sums, and `calibrate` sets them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from funprop import trees
+from funprop.layer import Layer, Recorded, layer, recorded
+from funprop.layers.normalisation import (
+    affine,
+    check_channels,
+    check_eps,
+    check_leaves,
+    scale_of,
+)
+from funprop.trees import widen
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Key, PyTree
+
+    X = Float[Array, "*rows c"]
+    Channels = Float[Array, "c"]
+
+
+class BatchNormParams(NamedTuple):
+    """The params of `batch_norm`.
+
+    Attributes:
+      scale: `[c]`, starts at one.
+      bias: `[c]`, starts at zero.
+      mean: `[c]`, what is subtracted without a key; starts at zero. In float32 at least.
+      variance: `[c]`, what is divided by the root of; starts at one. In float32 at least.
+    """
+
+    scale: Any
+    bias: Any
+    mean: Any
+    variance: Any
+
+
+class BatchSums(NamedTuple):
+    """What `batch_norm` records in training: sums over rows, which add up over parts of the data.
+
+    The squares are about a point, the `mean` among the params: where that is near the true mean,
+    the variance keeps its digits however large the mean is.
+
+    Attributes:
+      count: how many rows, a scalar.
+      total: `[c]`, the sum of `x`.
+      point: `[c]`, `count` times the point.
+      squares: `[c]`, the sum of `(x - point)^2`.
+
+    Example:
+      >>> one = BatchSums(*map(jnp.array, (2.0, [4.0], [0.0], [10.0])))  # of 1 and 3
+      >>> other = BatchSums(*map(jnp.array, (2.0, [12.0], [0.0], [74.0])))  # of 5 and 7
+      >>> [m.tolist() for m in trees.add(one, other).moments()]
+      [[4.0], [5.0]]
+    """
+
+    count: Any
+    total: Any
+    point: Any
+    squares: Any
+
+    def moments(self) -> tuple[Any, Any]:
+        """Mean and variance of all the rows; the variance is the mean square, not unbiased."""
+        count = self.count[..., None]
+        mean, point = self.total / count, self.point / count
+        variance = self.squares / count - (mean - point) ** 2
+        return mean, jnp.maximum(variance, 0)  # a constant channel, rounded
+
+
+def batch_norm(eps: float = 1e-5) -> Layer:
+    """`y = (x - mean) / sqrt(variance + eps) * scale + bias`, one mean and variance a channel.
+
+    With a key (training) they are the batch's own, over all axes but the last; the batch's
+    `BatchSums` are `Recorded`, and the cotangents of the params `mean` and `variance` are zero.
+    Without a key they are the params `mean` and `variance`, which `calibrate` sets. The variance is
+    the mean square deviation, not the unbiased one. A row of padding counts like any other.
+
+    Backward, with `w = x - mean`, `r = 1 / sqrt(variance + eps)` and sums over the `n` rows:
+    `dscale = r sum(dy w)`, `dbias = sum(dy)`; with a key
+    `dx = r scale (dy - sum(dy) / n - w r^2 sum(dy w) / n)`; without, `dx = r scale dy`,
+    `dmean = -r scale sum(dy)` and `dvariance = -r^3 scale sum(dy w) / 2`. Keeps `x`, and in
+    training `mean` and `r` of the batch.
+
+    Shapes: `x [*batch, c]`, at least one batch axis; `y` alike. `scale` and `bias` are made in the
+    dtype of `x`, `mean` and `variance` in float32 at least.
+    Source: Ioffe and Szegedy, arXiv:1502.03167.
+
+    Raises:
+      ValueError: `eps` is not positive; or, at init or forward, `x` has no batch axis, no rows, or
+        another last axis than the params want.
+      TypeError: `x` is not of floating dtype, or the params are not `BatchNormParams`.
+
+    Example:
+      >>> norm, x = batch_norm(), jnp.array([[1.0], [5.0]])
+      >>> params = norm.init(None, x)
+      >>> y, (_, _, _, record) = norm.forward(params, x, jax.random.key(0))
+      >>> y.round(3).tolist(), [m.tolist() for m in record.value.moments()]
+      ([[-1.0], [1.0]], [[3.0], [4.0]])
+      >>> norm.forward(params, x)[0].round(3).tolist()
+      [[1.0], [5.0]]
+    """
+    check_eps(eps)
+
+    def init(key: Key[Array, ""] | None, x: Any) -> BatchNormParams:
+        _check_input(x)
+        one = jnp.ones(x.shape[-1:], x.dtype)
+        return BatchNormParams(one, jnp.zeros_like(one), widen(jnp.zeros_like(one)), widen(one))
+
+    def forward(
+        params: BatchNormParams, x: X, key: Key[Array, ""] | None
+    ) -> tuple[X, tuple[Any, ...]]:
+        _check(params, x)
+        wide = widen(x)
+        if key is None:
+            mean, r = _fixed(params, wide, eps)
+            return affine(params, (wide - mean) * r, x), (x,)
+        rows = tuple(range(x.ndim - 1))
+        n = jnp.asarray(x.size // x.shape[-1], wide.dtype)
+        mean = wide.mean(rows)
+        variance = ((wide - mean) ** 2).mean(rows)  # a second pass, as in `moments`
+        r = lax.rsqrt(variance + eps)
+        point = params.mean.astype(wide.dtype)
+        sums = BatchSums(n, n * mean, n * point, n * (variance + (mean - point) ** 2))
+        return affine(params, (wide - mean) * r, x), (x, mean, r, Recorded(sums))
+
+    def backward(
+        params: BatchNormParams, residuals: tuple[Any, ...], dy: X
+    ) -> tuple[BatchNormParams, X]:
+        x, *batch = residuals
+        wide = widen(x)
+        mean, r = batch[:2] if batch else _fixed(params, wide, eps)
+        w, dy, scale = wide - mean, dy.astype(wide.dtype), scale_of(params, wide)
+        rows = tuple(range(x.ndim - 1))
+        sum_dy, sum_dyw = dy.sum(rows), (dy * w).sum(rows)
+        if batch:
+            n = x.size // x.shape[-1]
+            dx = r * scale * (dy - sum_dy / n - w * (r * r * sum_dyw / n))
+            dmean = dvariance = jnp.zeros_like(mean)
+        else:
+            dx = r * scale * dy
+            dmean, dvariance = -r * scale * sum_dy, -0.5 * r**3 * scale * sum_dyw
+        dparams = BatchNormParams(r * sum_dyw, sum_dy, dmean, dvariance)
+        cast = jax.tree.map(lambda d, p: d.astype(p.dtype), dparams, params)
+        return cast, dx.astype(x.dtype)
+
+    return layer(init=init, forward=forward, backward=backward, name="batch_norm")
+
+
+def _fixed(params: BatchNormParams, wide: X, eps: float) -> tuple[Channels, Channels]:
+    """`mean` and `1 / sqrt(variance + eps)` of the params."""
+    return (
+        params.mean.astype(wide.dtype),
+        lax.rsqrt(params.variance.astype(wide.dtype) + eps),
+    )
+
+
+def _check_input(x: Any) -> None:
+    check_channels(x)
+    if x.ndim < 2 or 0 in x.shape[:-1]:
+        raise ValueError(f"x must be [*batch, channels] with rows, got shape {tuple(x.shape)}")
+
+
+def _check(params: Any, x: Any) -> None:
+    _check_input(x)
+    if not isinstance(params, BatchNormParams):
+        raise TypeError(
+            "params must be BatchNormParams(scale, bias, mean, variance), got "
+            f"{type(params).__name__}"
+        )
+    check_leaves(params, x)
+
+
+# ------------------------------------------------------------------------------------ calibration
+
+
+def calibrate(model: Layer, params: PyTree, batches: Iterable[PyTree]) -> PyTree:
+    """New params, in which each `batch_norm` has the mean and variance of all the data it sees.
+
+    Runs the model in training mode, so each `batch_norm` is fed what the batches' own statistics
+    normalise; sums are added up over the batches and divided once. So one whose input depends on no
+    other batch statistics gets the exact mean and variance of its data, batches of any size. Call
+    it after training, and before each evaluation.
+
+    Args:
+      model: a layer with `batch_norm` in it, under any combinators and rewrites.
+      params: the model's.
+      batches: inputs of the model, in any number of batches; read once, one at a time in memory.
+
+    Returns:
+      Params of the model: `mean` and `variance` (the mean square deviation) are new, all else is
+      what was given.
+
+    Source: Wu and Johnson, arXiv:2105.07576, section 3 (precise statistics instead of moving
+    averages).
+
+    Raises:
+      ValueError: there are no batches; or the model has no `batch_norm`, or one whose params are
+        made from others by `reparam`, so that there is nothing to set.
+
+    Example:
+      >>> import funprop as fp
+      >>> model = fp.serial(fp.batch_norm(), fp.dense(2))
+      >>> params = model.init(jax.random.key(0), jnp.zeros((4, 1)))
+      >>> params = fp.calibrate(model, params, [jnp.ones((1, 1)), jnp.array([[3.0], [5.0], [7.0]])])
+      >>> params[0].mean.tolist(), params[0].variance.tolist()
+      ([4.0], [5.0])
+    """
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        raise ValueError("batches must have at least one batch, got none")
+    # The first batch's mean is the point for all squares; in training it has no other effect.
+    params = _with_moments(params, _sums(model, params, first, 0))
+    total: Any = None
+    for i, x in enumerate(itertools.chain([first], batches)):
+        sums = _sums(model, params, x, i)
+        total = sums if total is None else trees.add(total, sums)
+    return _with_moments(params, total)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _sums(model: Layer, params: PyTree, x: PyTree, i: Any) -> list[BatchSums]:
+    """The sums of each `batch_norm`, in the order of the model; compiled, all else is dead code."""
+    key = jax.random.fold_in(jax.random.key(0), i)  # for a dropout, batch i's own noise
+    records = recorded(model.forward(params, x, key)[1])
+    found = jax.tree.leaves(records, is_leaf=lambda node: isinstance(node, BatchSums))
+    return [node for node in found if isinstance(node, BatchSums)]
+
+
+def _with_moments(params: PyTree, sums: list[BatchSums]) -> PyTree:
+    """`params` with the moments of `sums` in the `batch_norm` that each belongs to.
+
+    By the mirror law params and residuals of a model stand in the same order, whatever combinators
+    are between; what `repeat` stacks has its leading axis in both.
+    """
+
+    def is_norm(node: Any) -> bool:
+        return isinstance(node, BatchNormParams)
+
+    norms = [node for node in jax.tree.leaves(params, is_leaf=is_norm) if is_norm(node)]
+    if not sums:
+        raise ValueError("model must have a batch_norm to calibrate, got none")
+    if [norm.mean.shape for norm in norms] != [s.total.shape for s in sums]:
+        raise ValueError(
+            f"params must have one BatchNormParams for each batch_norm, got {len(norms)} for "
+            f"{len(sums)}"
+        )
+    moments = (s.moments() for s in sums)
+
+    def new(node: Any) -> Any:
+        if not is_norm(node):
+            return node
+        mean, variance = next(moments)
+        return node._replace(
+            mean=mean.astype(node.mean.dtype), variance=variance.astype(node.variance.dtype)
+        )
+
+    return jax.tree.map(new, params, is_leaf=is_norm)

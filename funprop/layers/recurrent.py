@@ -1,0 +1,242 @@
+"""What recurrent layers share: sequences of many lengths, and the step that ends each.
+
+A batch of sequences is `x [batch, time, i]`, or `(x, lengths)` where they are padded behind to one
+time. What takes a pair gives a pair, so lengths travel through a model from layer to layer, up to
+`last_step`; `with_lengths` takes any other layer along.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.nn import initializers
+
+from funprop.layer import Layer, layer, located
+from funprop.trees import Static, require_float, spec_string
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Array, Float, Int, Key
+
+    Steps = Float[Array, "time batch _"]
+    Sequences = Float[Array, "batch time _"]
+    Lengths = Int[Array, "batch"] | None
+
+
+def recurrent(
+    name: str,
+    init: Callable[..., Any],
+    forward: Callable[[Any, Steps], Steps],
+    backward: Callable[[Any, Steps, Steps, Steps], tuple[Any, Steps]],
+) -> Layer:
+    """A layer over sequences, from its two passes over time, which need not know of lengths.
+
+    A step sees only what is before it, so padding behind a sequence changes nothing of it: it is
+    enough to hide it in the input (where it may hold anything), the output and its cotangent.
+    Keeps the input and the output, which the layers before and behind keep as well.
+
+    Args:
+      name: what paths and messages call it.
+      init: `(key, x_spec) -> params`, without lengths.
+      forward: `(params, x) -> y`, time first, as a scan wants it.
+      backward: `(params, x, y, dy) -> (dparams, dx)`, time first.
+    """
+
+    def init_of_any(key: Any, x: Any) -> Any:
+        return init(key, _unpack(x)[0])
+
+    def forward_of_any(params: Any, x: Any) -> tuple[Any, Any]:
+        x, lengths = _unpack(x)
+        y = _swap(forward(params, _swap(_hide(x, lengths)))).astype(x.dtype)
+        y = _hide(y, lengths)
+        return (y if lengths is None else (y, lengths)), (x, y, lengths)
+
+    def backward_of_any(params: Any, residuals: Any, dy: Any) -> tuple[Any, Any]:
+        x, y, lengths = residuals
+        dy = _hide(dy if lengths is None else dy[0], lengths)
+        dparams, dx = backward(params, _swap(_hide(x, lengths)), _swap(y), _swap(dy))
+        dx = _swap(dx).astype(x.dtype)
+        return dparams, dx if lengths is None else (dx, None)
+
+    return layer(init=init_of_any, forward=forward_of_any, backward=backward_of_any, name=name)
+
+
+def last_step() -> Layer:
+    """The last step of each sequence, `[batch, time, i] -> [batch, i]`, to classify it by.
+
+    Of `(x, lengths)` it is the step at `lengths - 1`; zero for a sequence of length zero. Lengths
+    out of range: as in `lstm`.
+
+    Raises:
+      ValueError: at forward, `x` is neither `[batch, time, i]` nor such a pair; a length is out of
+        range.
+      TypeError: `x` is not of floating dtype, or the lengths are not integers.
+
+    Example:
+      >>> x = jnp.arange(6.0).reshape(2, 3, 1)
+      >>> y, kept = last_step().forward((), (x, jnp.array([1, 3])))
+      >>> y.tolist(), last_step().backward((), kept, y)[1][0].tolist()
+      ([[0.0], [5.0]], [[[0.0], [0.0], [0.0]], [[0.0], [0.0], [5.0]]])
+    """
+
+    def forward(params: tuple[()], x: Any) -> tuple[Any, Any]:
+        x, lengths = _unpack(x)
+        time = Static(x.shape[1])
+        if lengths is None:
+            return x[:, -1], (time, None)
+        lengths = lengths.astype(jnp.int32)
+        last = jnp.maximum(lengths - 1, 0)[:, None, None]
+        y = jnp.take_along_axis(x, last, axis=1, mode="clip")[:, 0]
+        y = jnp.where((lengths > 0)[:, None], y, 0)
+        return jnp.where(_in_range(lengths, time.value)[:, None], y, jnp.nan), (time, lengths)
+
+    def backward(params: tuple[()], residuals: Any, dy: Any) -> tuple[tuple[()], Any]:
+        time, lengths = residuals
+        steps = jnp.arange(time.value, dtype=jnp.int32)
+        last = time.value - 1 if lengths is None else lengths[:, None] - 1
+        dx = jnp.where((steps == last)[..., None], dy[:, None], 0)
+        return (), dx if lengths is None else (dx, None)
+
+    return layer(forward=forward, backward=backward, name="last_step")
+
+
+def with_lengths(inner: Layer) -> Layer:
+    """`(x, lengths) -> (y, lengths)` with `y` what `inner` makes of `x`: so any layer stands before
+    or between those that take lengths, such as an embedding or a dropout.
+
+    Params and residuals: a tuple of one.
+
+    Raises:
+      ValueError: at init or forward, the input is not `(x, lengths)`.
+
+    Example:
+      >>> import funprop as fp
+      >>> model = fp.serial(with_lengths(fp.dense(4)), fp.lstm(5), last_step(), fp.dense(2))
+      >>> x = jnp.zeros((3, 7, 2)), jnp.array([7, 1, 4])
+      >>> model.forward(model.init(jax.random.key(0), x), x)[0].shape
+      (3, 2)
+    """
+    (part,) = located((inner,))
+
+    def init(key: Any, x: Any) -> tuple[Any]:
+        return (part.init(key, _pair(x)[0]),)
+
+    def forward(params: Any, x: Any, key: Any = None) -> tuple[Any, tuple[Any]]:
+        x, lengths = _pair(x)
+        y, kept = part.forward(params[0], x, key)
+        return (y, lengths), (kept,)
+
+    def backward(params: Any, residuals: Any, dy: Any) -> tuple[tuple[Any], Any]:
+        dparams, dx = part.backward(params[0], residuals[0], dy[0])
+        return (dparams,), (dx, None)  # lengths are integers
+
+    return Layer(init, forward, backward, "with_lengths", (inner,), with_lengths)
+
+
+# ----------------------------------------------------------------------------- what passes share
+
+
+def product(a: Float[Array, "*n i"], b: Float[Array, "i o"]) -> Float[Array, "*n o"]:
+    """`a @ b`, factors in the dtype of `b`, the sum in float32 at least."""
+    return jnp.dot(a.astype(b.dtype), b, preferred_element_type=wide_dtype(b))
+
+
+def sum_of_products(a: Steps, b: Steps, like: Float[Array, "i o"]) -> Float[Array, "i o"]:
+    """`sum_tn a[t,n,i] b[t,n,o]`: a weight's cotangent, all steps in one product."""
+    rows = (t.astype(like.dtype).reshape(-1, t.shape[-1]) for t in (a, b))
+    return product(next(rows).T, next(rows)).astype(like.dtype)
+
+
+def split(z: Float[Array, "*n go"], gates: int) -> tuple[Any, ...]:
+    """Gate by gate. A scan over an array a gate takes half the time of one over all in one, on CPU:
+    XLA does not vectorise slices of a slice."""
+    return tuple(jnp.split(z, gates, axis=-1))
+
+
+def before(h: Steps) -> Steps:
+    """At each step what `h` was a step earlier; zero at the first."""
+    return jnp.concatenate([jnp.zeros_like(h[:1]), h[:-1]])
+
+
+def check_features(features: int) -> None:
+    """Raise where there are none."""
+    if features < 1:
+        raise ValueError(f"features must be at least 1, got {features}")
+
+
+def check_weights(w_x: Float[Array, "i _"], x: Any) -> None:
+    """Raise where `x` has other inputs than its weights."""
+    if w_x.shape[0] != x.shape[-1]:
+        raise ValueError(
+            f"x must have a last axis of {w_x.shape[0]} to go with w_x of shape "
+            f"{tuple(w_x.shape)}, got {x.shape[-1]}"
+        )
+
+
+def wide_dtype(x: Any) -> Any:
+    """The dtype in which gates and states are computed."""
+    return x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.dtype("float32")
+
+
+def orthogonal(key: Key[Array, ""], features: int, gates: int, like: Any) -> Float[Array, "o go"]:
+    """One orthogonal matrix a gate, beside each other (made in float32: LAPACK knows no less)."""
+    make, keys = initializers.orthogonal(), jax.random.split(key, gates)
+    parts = [make(k, (features, features), wide_dtype(like)) for k in keys]
+    return jnp.concatenate(parts, axis=-1).astype(like.dtype)
+
+
+# ------------------------------------------------------------------------------------- lengths
+
+
+def _swap(x: Any) -> Any:
+    return jnp.swapaxes(x, 0, 1)
+
+
+def _hide(x: Sequences, lengths: Lengths) -> Sequences:
+    """Zero behind each sequence; a sequence with a length out of range is all NaN."""
+    if lengths is None:
+        return x
+    lengths, time = lengths.astype(jnp.int32), x.shape[1]
+    in_range = _in_range(lengths, time)[:, None]
+    shown = (jnp.arange(time, dtype=jnp.int32) < lengths[:, None]) & in_range
+    hidden = jnp.where(in_range, 0, jnp.nan).astype(x.dtype)
+    return jnp.where(shown[..., None], x, hidden[..., None])
+
+
+def _in_range(lengths: Any, time: int) -> Any:
+    return (lengths >= 0) & (lengths <= time)
+
+
+def _pair(x: Any) -> tuple[Any, Any]:
+    if not isinstance(x, tuple) or len(x) != 2:
+        raise ValueError("x must be (x, lengths)")
+    return x
+
+
+def _unpack(x: Any) -> tuple[Any, Any]:
+    """`(x, lengths)`, `lengths` being `None` where there are none."""
+    x, lengths = _pair(x) if isinstance(x, tuple) else (x, None)
+    if x.ndim != 3 or 0 in x.shape[:2]:
+        raise ValueError(f"x must be [batch, time, i] with steps in it, got shape {tuple(x.shape)}")
+    require_float(x)
+    if lengths is not None:
+        _check_lengths(lengths, x)
+    return x, lengths
+
+
+def _check_lengths(lengths: Any, x: Any) -> None:
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(f"lengths must be integers, got {spec_string(lengths)}")
+    if lengths.shape != x.shape[:1]:
+        raise ValueError(f"lengths must have shape {x.shape[:1]}, got {tuple(lengths.shape)}")
+    if isinstance(lengths, (Tracer, jax.ShapeDtypeStruct)):
+        return
+    values = np.asarray(lengths)  # NumPy computes at once, inside a trace too
+    wrong = ~_in_range(values, x.shape[1])
+    if wrong.any():
+        raise ValueError(f"lengths must be from 0 to {x.shape[1]}, got {values[wrong][0]}")
