@@ -20,6 +20,7 @@ from funprop.layers import (
     elu,
     embedding,
     flatten,
+    gated,
     gelu,
     gelu_tanh,
     group_norm,
@@ -51,6 +52,14 @@ from funprop.losses import (
     softmax_cross_entropy,
 )
 from funprop.metrics import absolute_error, accuracy, binary_accuracy
+from funprop.models import (
+    feed_forward,
+    gpt,
+    language_model,
+    llama,
+    self_attention,
+    swiglu,
+)
 from funprop.rewrites import autodiff, remat
 from funprop.steps import Step, TrainState, scan, step
 from funprop.summary import summary
@@ -94,15 +103,19 @@ __all__ = [
     "dropout",
     "elu",
     "embedding",
+    "feed_forward",
     "fit",
     "flatten",
     "from_function",
     "from_loss",
+    "gated",
     "gelu",
     "gelu_tanh",
+    "gpt",
     "group_norm",
     "gru",
     "huber",
+    "language_model",
     "last_step",
     "layer",
     "layer_norm",
@@ -110,6 +123,7 @@ __all__ = [
     "learned_positions",
     "linear_cross_entropy",
     "linear_predictions",
+    "llama",
     "log_softmax",
     "lstm",
     "map_layers",
@@ -128,6 +142,7 @@ __all__ = [
     "residual",
     "rms_norm",
     "scan",
+    "self_attention",
     "serial",
     "sigmoid",
     "silu",
@@ -136,6 +151,7 @@ __all__ = [
     "softplus",
     "step",
     "summary",
+    "swiglu",
     "tanh",
     "taylor_test",
     "verify",

@@ -155,6 +155,21 @@ SEQUENCES: list[Case] = [
 
 REWRITES: list[Case] = []
 
+MODELS: list[Case] = [
+    Case("gated", fp.gated(fp.silu()), normal(3, 8)),
+    Case(
+        "gpt",
+        fp.language_model(fp.gpt(7, features=8, depth=2, heads=1, longest=5, rate=0.1), 7),
+        both(labels(2, 5, classes=7), labels(2, 5, classes=7)),
+        key=True,
+    ),
+    Case(
+        "llama",
+        fp.language_model(fp.llama(7, features=16, depth=2, heads=2, kv_heads=1), 7, tied=False),
+        both(labels(2, 5, classes=7), labels(2, 5, classes=7), positive(2, 5)),
+    ),
+]
+
 COMBINATORS = [
     Case("serial", fp.serial(fp.dense(6), fp.gelu(), fp.dense(3)), normal(4, 5)),
     Case("identity", fp.serial(), normal(4, 5)),
@@ -267,7 +282,7 @@ LOSSES = [
 ]
 
 LAYERS += CONVOLUTIONS + NORMALISATIONS + RECURRENT + SEQUENCES
-COMBINATORS += REWRITES
+COMBINATORS += REWRITES + MODELS
 ALL = LAYERS + COMBINATORS + LOSSES
 COMPOSITE = [case for case in ALL if case.layer.children]
 

@@ -16,6 +16,7 @@ from funprop.layers.batch_norm import BatchNormParams, BatchSums, batch_norm, ca
 from funprop.layers.dense import DenseParams, dense
 from funprop.layers.dropout import dropout
 from funprop.layers.embedding import embedding, learned_positions
+from funprop.layers.gated import gated
 from funprop.layers.gru import GRUParams, gru
 from funprop.layers.lstm import LSTMParams, lstm
 from funprop.layers.merge import add, concatenate
@@ -41,6 +42,7 @@ __all__ = [
     "elu",
     "embedding",
     "flatten",
+    "gated",
     "gelu",
     "gelu_tanh",
     "group_norm",

@@ -36,7 +36,7 @@ class LinearParams(NamedTuple):
 def linear_cross_entropy(
     classes: int,
     *,
-    chunk: int = 4096,
+    chunk: int = 2048,
     smoothing: float = 0.0,
     z_loss: float = 0.0,
     bias: bool = False,
@@ -159,7 +159,7 @@ def linear_cross_entropy(
 
 
 def linear_predictions(
-    params: LinearParams, x: Float[Array, "*n i"], *, chunk: int = 4096
+    params: LinearParams, x: Float[Array, "*n i"], *, chunk: int = 2048
 ) -> Int[Array, "*n"]:
     """The most likely class of every row, in chunks as the loss is: no logits exist whole.
 
@@ -224,7 +224,7 @@ def _over_chunks(
     def one(i: Any, carry: Any) -> Any:
         return step(carry, take(i * chunk, chunk))
 
-    carry = jax.lax.fori_loop(0, whole, one, carry)
+    carry = jax.lax.fori_loop(0, whole, one, carry) if whole else carry
     return step(carry, take(classes - rest, rest)) if rest else carry
 
 

@@ -1,0 +1,159 @@
+"""Decoder-only language models, with the choices of GPT-2 or of Llama."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from funprop.combinators import reparam, repeat, serial
+from funprop.gradients import objective
+from funprop.layer import Layer, named
+from funprop.layers import dropout, embedding, layer_norm, learned_positions, rms_norm
+from funprop.losses import LinearParams, linear_cross_entropy
+from funprop.models.transformer import DEVIATION, block, feed_forward, self_attention, swiglu
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def gpt(
+    vocabulary: int,
+    *,
+    features: int = 768,
+    depth: int = 12,
+    heads: int = 12,
+    longest: int = 1024,
+    rate: float = 0.0,
+    rewrite: Callable[[Layer], Layer] = lambda block: block,
+) -> Layer:
+    """GPT-2 from tokens to the last hidden states; the sizes given are those of its small one.
+
+    Args:
+      vocabulary: how many tokens there are.
+      features: of every hidden state.
+      depth: how many blocks.
+      heads: of the attention.
+      longest: how long a sequence may be.
+      rate: of dropout, after the embedding and at the end of each branch.
+      rewrite: of every block, such as `fp.remat`.
+
+    Shapes: `x [batch, time]` integers, `y [batch, time, features]`.
+
+    Source: Radford et al. 2019; weights of the branches' ends are smaller by `sqrt(2 depth)`.
+
+    Raises:
+      ValueError: a number is not positive, or `heads` does not divide `features`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> model = gpt(50, features=8, depth=2, heads=2, longest=16)
+      >>> params = model.init(jax.random.key(0), jnp.zeros((1, 5), int))
+      >>> model.forward(params, jnp.zeros((1, 5), int))[0].shape
+      (1, 5, 8)
+    """
+    small = DEVIATION / (2 * max(depth, 1)) ** 0.5
+    noise = [dropout(rate)] if rate else []
+    one = block(
+        layer_norm,
+        _then(self_attention(features, heads, deviation=small), noise),
+        _then(feed_forward(features, 4 * features, deviation=small), noise),
+    )
+    front = serial(embedding(vocabulary, features), learned_positions(longest), *noise)
+    return named("gpt", serial(front, repeat(rewrite(one), depth), layer_norm()))
+
+
+def llama(
+    vocabulary: int,
+    *,
+    features: int = 768,
+    depth: int = 12,
+    heads: int = 12,
+    kv_heads: int | None = None,
+    hidden: int | None = None,
+    window: int | None = None,
+    rotary: float = 10_000.0,
+    rewrite: Callable[[Layer], Layer] = lambda block: block,
+) -> Layer:
+    """The same by Llama's choices: rotary positions, RMS normalisation, SwiGLU, no biases.
+
+    Args:
+      vocabulary, features, depth, heads, rewrite: as of `gpt`.
+      kv_heads: heads of keys and values, for grouped queries.
+      hidden: features inside SwiGLU; by default 8/3 of `features`, in steps of 32.
+      window: how far back a token sees; as far as there is if not given.
+      rotary: the base of the positions.
+
+    Source: Touvron et al., arXiv:2302.13971.
+
+    Raises:
+      ValueError: a number is not positive, `heads` does not divide `features`, or `kv_heads` does
+        not divide `heads`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> model = llama(50, features=8, depth=2, heads=4, kv_heads=2)
+      >>> params = model.init(jax.random.key(0), jnp.zeros((1, 5), int))
+      >>> model.forward(params, jnp.zeros((1, 5), int))[0].shape
+      (1, 5, 8)
+    """
+    hidden = hidden or -(-8 * features // 96) * 32
+    small = DEVIATION / (2 * max(depth, 1)) ** 0.5
+    attend = self_attention(
+        features,
+        heads,
+        kv_heads=kv_heads,
+        bias=False,
+        deviation=small,
+        window=window,
+        rotary=rotary,
+    )
+    one = block(rms_norm, attend, swiglu(features, hidden, deviation=small))
+    front = serial(embedding(vocabulary, features))
+    return named("llama", serial(front, repeat(rewrite(one), depth), rms_norm()))
+
+
+def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: Any) -> Layer:
+    """The objective of a model of tokens: to predict the next, from `(tokens, next tokens)`.
+
+    Tied, the table of the embedding is the unembedding too, and params are the model's alone; its
+    gradient is summed in `reparam`, the one place where a weight is used more than once.
+
+    Args:
+      model: such as `gpt` or `llama`, whose first part begins with the embedding.
+      vocabulary: how many tokens there are.
+      tied: whether the unembedding is the embedding's table.
+      **loss: what else `linear_cross_entropy` takes: `chunk`, `smoothing`, `z_loss`.
+
+    Source: Press and Wolf, arXiv:1608.05859 (tying).
+
+    Example:
+      >>> import jax, jax.numpy as jnp, funprop as fp
+      >>> tokens = jnp.zeros((1, 5), int)
+      >>> fit_me = language_model(gpt(50, features=8, depth=2, heads=2), 50)
+      >>> params = fit_me.init(jax.random.key(0), (tokens, tokens))
+      >>> round(float(fit_me.forward(params, (tokens, tokens))[0].mean), 2)  # log 50
+      3.91
+    """
+    whole = objective(model, linear_cross_entropy(vocabulary, **loss))
+    if not tied:
+        return whole
+    return reparam(
+        whole,
+        expand=lambda params: (params, unembedding(params)),
+        initial=lambda params: params[0],
+        shrink=_add_to_table,
+    )
+
+
+def unembedding(params: Any) -> LinearParams:
+    """The head that shares the embedding's table, from the params of `gpt` or `llama`."""
+    return LinearParams(params[0][0], None)
+
+
+def _add_to_table(params: Any, dexpanded: Any) -> Any:
+    """The table's two gradients, of looking up and of the head, added."""
+    ((table, *front), *rest), head = dexpanded
+    return ((table + head.w, *front), *rest)
+
+
+def _then(layer: Layer, more: list[Layer]) -> Layer:
+    return serial(layer, *more) if more else layer

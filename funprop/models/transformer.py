@@ -1,0 +1,101 @@
+"""The parts of a transformer, and its block: attention, then a network at every place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from jax.nn import initializers
+
+from funprop.combinators import residual, serial
+from funprop.layer import Layer, named
+from funprop.layers import attention, dense, gated, gelu_tanh, silu
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEVIATION = 0.02  # of the weights at first, as GPT-2's
+
+
+def self_attention(
+    features: int,
+    heads: int,
+    *,
+    kv_heads: int | None = None,
+    bias: bool = True,
+    deviation: float = DEVIATION,
+    **how: Any,
+) -> Layer:
+    """Queries, keys and values from one dense layer, `attention`, and a dense layer after it.
+
+    Args:
+      features: of input and output; each head has `features / heads`.
+      heads: of the queries.
+      kv_heads: of keys and values; as many as `heads` if not given.
+      bias: whether the dense layers have biases.
+      deviation: of the weights of the last one at first.
+      **how: what else `attention` takes: `causal`, `window`, `rotary`, `block`, `method`.
+
+    Raises:
+      ValueError: `heads` does not divide `features`; or as `attention`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> attend = self_attention(8, heads=4, kv_heads=2)
+      >>> params = attend.init(jax.random.key(0), jnp.ones((2, 5, 8)))
+      >>> attend.forward(params, jnp.ones((2, 5, 8)))[0].shape
+      (2, 5, 8)
+    """
+    if heads < 1 or features % heads:
+        raise ValueError(f"heads must divide features, got {heads} and {features}")
+    inner = attention(heads, kv_heads=kv_heads, **how)  # which checks kv_heads
+    packed = features // heads * (heads + 2 * (kv_heads or heads))
+    return named(
+        "self_attention",
+        serial(_dense(packed, bias), inner, _dense(features, bias, deviation)),
+    )
+
+
+def feed_forward(
+    features: int, hidden: int, *, bias: bool = True, deviation: float = DEVIATION
+) -> Layer:
+    """Dense, gelu (the approximation of GPT-2), dense.
+
+    Example:
+      >>> feed_forward(8, 32)
+      feed_forward(dense, gelu_tanh, dense)
+    """
+    layers = _dense(hidden, bias), gelu_tanh(), _dense(features, bias, deviation)
+    return named("feed_forward", serial(*layers))
+
+
+def swiglu(features: int, hidden: int, *, deviation: float = DEVIATION) -> Layer:
+    """Dense, `silu(a) b` of its two halves, dense; without biases, as Llama's.
+
+    Source: Shazeer, arXiv:2002.05202.
+
+    Example:
+      >>> swiglu(8, 20)
+      swiglu(dense, gated(silu), dense)
+    """
+    layers = _dense(2 * hidden, False), gated(silu()), _dense(features, False, deviation)
+    return named("swiglu", serial(*layers))
+
+
+def block(norm: Callable[[], Layer], attend: Layer, network: Layer) -> Layer:
+    """`x + attend(norm(x))`, and of that `x + network(norm(x))`.
+
+    Source: Xiong et al., arXiv:2002.04745 (normalisation in front).
+
+    Example:
+      >>> import funprop as fp
+      >>> block(fp.rms_norm, fp.self_attention(8, 2), fp.swiglu(8, 20))
+      block(residual(serial(rms_norm, self_attention(dense, attention, dense))), \
+residual(serial(rms_norm, swiglu(dense, gated(silu), dense))))
+    """
+    return named(
+        "block", serial(residual(serial(norm(), attend)), residual(serial(norm(), network)))
+    )
+
+
+def _dense(features: int, bias: bool, deviation: float = DEVIATION) -> Layer:
+    return dense(features, bias=bias, w_init=initializers.normal(deviation))
