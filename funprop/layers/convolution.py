@@ -101,9 +101,32 @@ def conv(
 
     def slide(sizes: Numbers) -> Slide:
         pairs = pad_pairs(pad, sizes, extent(kernel, dilations), strides)
-        return Slide(strides, pairs, (1,) * axes, dilations, groups)
+        return Slide(strides, pairs, dilations, groups)
 
-    return _affine("conv", features, kernel, slide, groups, bias, w_init, b_init)
+    def init(key: Key[Array, ""], x: Any) -> ConvParams:
+        slide(check_input(x, axes))
+        if x.shape[-1] < 1 or x.shape[-1] % groups:
+            raise ValueError(
+                f"x must have a positive multiple of groups {groups} for channels, "
+                f"got {x.shape[-1]}"
+            )
+        w_shape = (*kernel, x.shape[-1] // groups, features)
+        return _init(key, w_shape, x.dtype, bias, w_init, b_init)
+
+    def forward(params: ConvParams, x: X) -> tuple[Y, X]:
+        how = slide(check_input(x, axes))
+        _check_params(params, kernel, x.shape[-1], groups)
+        y = convolve(x, params.w, how)
+        return (y if params.b is None else y + params.b), x
+
+    def backward(params: ConvParams, x: X, dy: Y) -> tuple[ConvParams, X]:
+        sizes = x.shape[1:-1]
+        how = slide(sizes)
+        dw = pull_w(x, dy, how, kernel).astype(params.w.dtype)
+        dx = pull_x(params.w, dy, how, sizes).astype(x.dtype)
+        return ConvParams(dw, _pull_b(params.b, dy)), dx
+
+    return layer(init=init, forward=forward, backward=backward, name="conv")
 
 
 def conv_transpose(
@@ -119,7 +142,9 @@ def conv_transpose(
 ) -> Layer:
     """A convolution of `x` with `stride - 1` zeros between its elements: space grows by `stride`.
 
-    The kernel is not flipped, as in Flax's `ConvTranspose` and `jax.lax.conv_transpose`. Keeps `x`.
+    It is the pullback of a convolution, from the cotangent of that one's output to that of its
+    input; so its own pullbacks are that convolution and the same sum over places for `dw`. Keeps
+    `x`. The kernel stands as in Flax's `ConvTranspose`: against the convolution it is flipped.
 
     Args:
       features: how many outputs.
@@ -154,12 +179,36 @@ def conv_transpose(
     if features < 1:
         raise ValueError(f"features must be at least 1, got {features}")
 
-    def slide(sizes: Numbers) -> Slide:
-        ones = (1,) * axes
-        pad_pairs(pairs, extent(sizes, strides), window, ones)  # for its check
-        return Slide(ones, pairs, strides, dilations, 1)
+    def slide(sizes: Numbers) -> tuple[Slide, Numbers]:
+        """How the convolution slides whose pullback this is, and the size of its input."""
+        spread = extent(sizes, strides)
+        pad_pairs(pairs, spread, window, (1,) * axes)  # for its check
+        out = tuple(n + sum(p) - k + 1 for n, p, k in zip(spread, pairs, window, strict=True))
+        around = tuple((k - 1 - p[0], k - 1 - p[1]) for p, k in zip(pairs, window, strict=True))
+        return Slide(strides, around, dilations, 1), out
 
-    return _affine("conv_transpose", features, kernel, slide, 1, bias, w_init, b_init)
+    def turned(w: Float[Array, "*kernel i o"]) -> Float[Array, "*kernel o i"]:
+        return jnp.swapaxes(jnp.flip(w, tuple(range(axes))), -1, -2)
+
+    def init(key: Key[Array, ""], x: Any) -> ConvParams:
+        slide(check_input(x, axes))
+        if x.shape[-1] < 1:
+            raise ValueError("x must have at least one channel, got none")
+        return _init(key, (*kernel, x.shape[-1], features), x.dtype, bias, w_init, b_init)
+
+    def forward(params: ConvParams, x: X) -> tuple[Y, X]:
+        how, out = slide(check_input(x, axes))
+        _check_params(params, kernel, x.shape[-1], 1)
+        y = pull_x(turned(params.w), x, how, out)
+        return (y if params.b is None else y + params.b), x
+
+    def backward(params: ConvParams, x: X, dy: Y) -> tuple[ConvParams, X]:
+        how, _ = slide(x.shape[1:-1])
+        dw = turned(pull_w(dy, x.astype(dy.dtype), how, kernel)).astype(params.w.dtype)
+        dx = convolve(dy, turned(params.w), how).astype(x.dtype)
+        return ConvParams(dw, _pull_b(params.b, dy)), dx
+
+    return layer(init=init, forward=forward, backward=backward, name="conv_transpose")
 
 
 def _transposed_pairs(padding: str, window: Numbers, stride: Numbers) -> Pairs:
@@ -175,46 +224,21 @@ def _transposed_pairs(padding: str, window: Numbers, stride: Numbers) -> Pairs:
     return tuple(pairs)
 
 
-def _affine(
-    name: str,
-    features: int,
-    kernel: Numbers,
-    slide: Callable[[Numbers], Slide],
-    groups: int,
+def _init(
+    key: Key[Array, ""],
+    w_shape: Numbers,
+    dtype: Any,
     bias: bool,
     w_init: Callable[..., Array],
     b_init: Callable[..., Array],
-) -> Layer:
-    """The layer of a convolution that slides as `slide` says for the sizes of the space axes."""
+) -> ConvParams:
+    w_key, b_key = jax.random.split(key)
+    b = b_init(b_key, w_shape[-1:], dtype) if bias else None
+    return ConvParams(w_init(w_key, w_shape, dtype), b)
 
-    def init(key: Key[Array, ""], x: Any) -> ConvParams:
-        slide(check_input(x, len(kernel)))
-        if x.shape[-1] % groups or not x.shape[-1]:
-            raise ValueError(
-                f"x must have a multiple of groups {groups} for channels, got {x.shape[-1]}"
-            )
-        w_key, b_key = jax.random.split(key)
-        return ConvParams(
-            w=w_init(w_key, (*kernel, x.shape[-1] // groups, features), x.dtype),
-            b=b_init(b_key, (features,), x.dtype) if bias else None,
-        )
 
-    def forward(params: ConvParams, x: X) -> tuple[Y, X]:
-        sizes = check_input(x, len(kernel))
-        _check_params(params, kernel, x.shape[-1], groups)
-        y = convolve(x, params.w, slide(sizes))
-        return (y if params.b is None else y + params.b), x
-
-    def backward(params: ConvParams, x: X, dy: Y) -> tuple[ConvParams, X]:
-        how = slide(x.shape[1:-1])
-        dw = pull_w(x, dy, how, kernel)
-        db = None
-        if params.b is not None:
-            db = dy.reshape(-1, dy.shape[-1]).sum(0).astype(params.b.dtype)
-        dx = pull_x(params.w, dy, how, x.shape[1:-1])
-        return ConvParams(dw.astype(params.w.dtype), db), dx.astype(x.dtype)
-
-    return layer(init=init, forward=forward, backward=backward, name=name)
+def _pull_b(b: Float[Array, " o"] | None, dy: Y) -> Float[Array, " o"] | None:
+    return None if b is None else dy.reshape(-1, dy.shape[-1]).sum(0).astype(b.dtype)
 
 
 def _check_params(params: Any, kernel: Numbers, channels: int, groups: int) -> None:

@@ -1,13 +1,13 @@
-"""The convolution and its two transposes: bilinear in `x` and `w`, so each pullback is a
+"""The convolution and its two pullbacks. It is linear in `x` and in `w`, so each of them is a
 convolution again.
 
-With one space axis and one group, written with zeros for whatever lies outside,
+With one space axis and one group, and zeros for whatever lies outside of `x`,
 
-    y[n,t,o] = sum_{k,i} x~[n, t s + k d - p, i] w[k,i,o]
+    y[n,t,o] = sum_{k,i} x[n, t s + k d - p, i] w[k,i,o]
 
-where `s` is the stride, `d` the dilation of the window, `p` the padding before, and `x~` is `x`
-with `e - 1` zeros between its elements (`e`, the spread, is one but in a transposed convolution).
-Source: Dumoulin and Visin, arXiv:1603.07285.
+where `s` is the stride, `d` the dilation of the window and `p` the padding before. Index legend:
+`n` examples, `t` and `u` places in space, `k` places in the window, `i` inputs, `o` outputs, `g`
+groups. Source: Dumoulin and Visin, arXiv:1603.07285.
 """
 
 from __future__ import annotations
@@ -34,104 +34,111 @@ class Slide(NamedTuple):
     Attributes:
       stride: from one window to the next.
       padding: zeros before and after.
-      spread: of the input: `spread - 1` zeros stand between its elements.
-      dilation: of the window, likewise.
+      dilation: from one place in the window to the next.
       groups: into which the channels of input and output are divided.
     """
 
     stride: Numbers
     padding: Pairs
-    spread: Numbers
     dilation: Numbers
     groups: int
 
 
 def convolve(x: X, w: W, slide: Slide) -> Y:
     """`y`, with `w` of shape `[*kernel, inputs / groups, outputs]`."""
-    last = x.ndim - 1
-    space = tuple(range(1, last))
-    kernel = tuple(range(last - 1))
-    numbers = lax.ConvDimensionNumbers(
-        (0, last, *space), (last, last - 1, *kernel), (0, last, *space)
-    )
-    dtype = jnp.result_type(x, w)
-    return lax.conv_general_dilated(
-        x.astype(dtype),
-        w.astype(dtype),
-        window_strides=slide.stride,
-        padding=slide.padding,
-        lhs_dilation=slide.spread,
-        rhs_dilation=slide.dilation,
-        dimension_numbers=lax.ConvDimensionNumbers(like_x, (last, last - 1, *kernel), like_x),
-        feature_group_count=slide.groups,
-    )
+    return _convolve(x, w, slide, spread=(1,) * len(slide.stride))
 
 
 def pull_x(w: W, dy: Y, slide: Slide, sizes: Numbers) -> X:
-    """`dx`: the convolution of `dy`, spread out by the stride, with the flipped and turned kernel.
+    """`dx`, its space axes of the given sizes: `dy` with `s - 1` zeros between its elements,
+    convolved with the flipped kernel.
 
-    `x` at place `u` meets `dy` at place `t` under the weight `k` where `u e = t s + k d - p`: the
-    kernel runs backwards. It reaches `K - 1` before `dy`, of which the padding cuts `p`; what it
-    must reach after it is what makes the result as long as `x`.
+    `dx[n,u,i] = sum_{k,o} dy[n,t,o] w[k,i,o]` over all `t s + k d - p = u`: read backwards, the
+    window of extent `K` starts `K - 1 - p` places before `dy`; what it reaches beyond the end is
+    what makes the result as long as `x`.
     """
-    groups, o = slide.groups, w.shape[-1]
-    split = w.reshape(*w.shape[:-1], groups, o // groups)  # [*kernel, i, g, o]
-    turned = jnp.moveaxis(split, -1, -3).reshape(*w.shape[:-2], o // groups, -1)  # [*, o, (g i)]
-    kernel = extent(w.shape[:-2], slide.dilation)
-    given = extent(dy.shape[1:-1], slide.stride)
-    wanted = extent(sizes, slide.spread)
+    groups, o = slide.groups, w.shape[-1] // slide.groups
+    split = jnp.swapaxes(w.reshape(*w.shape[:-1], groups, o), -1, -3)  # [*kernel, o, g, i]
+    flipped = jnp.flip(split.reshape(*w.shape[:-2], o, -1), tuple(range(w.ndim - 2)))
     padding = tuple(
-        (k - 1 - before, n + before - t)
-        for k, n, t, (before, _) in zip(kernel, wanted, given, slide.padding, strict=True)
+        (k - 1 - before, u + before - t)
+        for k, u, t, (before, _) in zip(
+            extent(w.shape[:-2], slide.dilation),
+            sizes,
+            extent(dy.shape[1:-1], slide.stride),
+            slide.padding,
+            strict=True,
+        )
     )
-    back = Slide(slide.spread, padding, slide.stride, slide.dilation, groups)
-    return convolve(dy, jnp.flip(turned, tuple(range(w.ndim - 2))).astype(dy.dtype), back)
+    back = slide._replace(stride=(1,) * len(sizes), padding=padding)
+    return _convolve(dy, flipped, back, spread=slide.stride)
 
 
 def pull_w(x: X, dy: Y, slide: Slide, kernel: Numbers) -> W:
-    """`dw`: the convolution of `x` with `dy` for a kernel; examples take the place of inputs.
+    """`dw`, its space axes of the size of the kernel: `x` convolved with `dy`.
 
-    `dw[k,i,o] = sum_{n,t} x~[n, t s + k d - p, i] dy[n,t,o]`: stride and dilation change roles.
+    `dw[k,i,o] = sum_{n,t} x[n, t s + k d - p, i] dy[n,t,o]`: `dy` is the window, examples take the
+    place of inputs, stride and dilation that of each other.
     """
     groups, i, o = slide.groups, x.shape[-1] // slide.groups, dy.shape[-1] // slide.groups
+    if math.prod(dy.shape) == 0:  # XLA has no window of no size
+        return jnp.zeros((*kernel, i, groups * o), dy.dtype)
     padding = tuple(
-        (before, t + k - 1 - n - before)
-        for k, n, t, (before, _) in zip(
+        (before, t + k - 1 - u - before)
+        for k, u, t, (before, _) in zip(
             extent(kernel, slide.dilation),
-            extent(x.shape[1:-1], slide.spread),
+            x.shape[1:-1],
             extent(dy.shape[1:-1], slide.stride),
             slide.padding,
             strict=True,
         )
     )
     last = x.ndim - 1
-    space = tuple(range(1, last))
+    turned = (last, 0, *range(1, last))
 
-    def correlate(x: X, dy: Y, **counts: int) -> W:
+    def correlate(x: X, dy: Y, batch_groups: int, feature_groups: int) -> W:
         return lax.conv_general_dilated(
-            x.astype(dy.dtype),
+            x,
             dy,
             window_strides=slide.dilation,
             padding=padding,
-            lhs_dilation=slide.spread,
             rhs_dilation=slide.stride,
             dimension_numbers=lax.ConvDimensionNumbers(
-                (last, 0, *space), (last, 0, *space), (last - 1, last, *range(last - 1))
+                turned, turned, (last - 1, last, *range(last - 1))
             ),
-            **counts,
+            batch_group_count=batch_groups,
+            feature_group_count=feature_groups,
         )
 
     def groups_beside_inputs(x: X, dy: Y) -> W:
-        return correlate(x, dy, batch_group_count=groups)
+        return correlate(x, dy, groups, 1)
 
     def groups_beside_examples(x: X, dy: Y) -> W:
         split = jnp.moveaxis(x.reshape(*x.shape[:-1], groups, i), -2, 0)  # [g, n, *space, i]
-        return correlate(split.reshape(-1, *split.shape[2:]), dy, feature_group_count=groups)
+        return correlate(split.reshape(-1, *split.shape[2:]), dy, 1, groups)
 
-    if math.prod(dy.shape) == 0:  # XLA knows no window of nothing
-        return jnp.zeros((*kernel, i, groups * o), dy.dtype)
+    x = x.astype(dy.dtype)
     if groups == 1 or i == o == 1:
         return groups_beside_inputs(x, dy)
-    # The same sums: XLA's code for the first form is up to 300 times slower on a CPU, but for a
-    # depthwise convolution; for a GPU that form is the one that it recognises.
+    # Both are the same sums. On a CPU, XLA takes 30 to 300 times as long for the first, but for a
+    # depthwise convolution; elsewhere the first is the form that it knows.
     return lax.platform_dependent(x, dy, cpu=groups_beside_examples, default=groups_beside_inputs)
+
+
+def _convolve(x: X, w: W, slide: Slide, spread: Numbers) -> Y:
+    """The convolution of `x` with `spread - 1` zeros between its elements."""
+    last = x.ndim - 1
+    like_x = (0, last, *range(1, last))
+    dtype = jnp.result_type(x, w)
+    return lax.conv_general_dilated(
+        x.astype(dtype),
+        w.astype(dtype),
+        window_strides=slide.stride,
+        padding=slide.padding,
+        lhs_dilation=spread,
+        rhs_dilation=slide.dilation,
+        dimension_numbers=lax.ConvDimensionNumbers(
+            like_x, (last, last - 1, *range(last - 1)), like_x
+        ),
+        feature_group_count=slide.groups,
+    )
