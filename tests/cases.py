@@ -118,7 +118,22 @@ LAYERS = [
     Case("from_function", sine(), normal(5, 3)),
 ]
 
-CONVOLUTIONS: list[Case] = []
+CONVOLUTIONS = [
+    Case(
+        "conv",
+        fp.conv(3, (3, 2), stride=(2, 1), padding=((1, 0), (0, 2)), dilation=(1, 2)),
+        normal(2, 6, 4, 2),
+    ),
+    Case("conv-groups", fp.conv(4, (3,), stride=2, groups=2), normal(2, 5, 4)),
+    Case("conv-depthwise", fp.conv(3, (2, 2), groups=3, bias=False), normal(2, 3, 4, 3)),
+    Case("conv_transpose", fp.conv_transpose(3, (3, 2), stride=2), normal(2, 3, 2, 2)),
+    Case("max_pool", fp.max_pool((3, 2), stride=2, padding="same"), normal(2, 5, 4, 2)),
+    Case("average_pool", fp.average_pool((3, 2), stride=2, padding="same"), normal(2, 5, 4, 2)),
+    Case("global_average_pool", fp.global_average_pool(), normal(2, 3, 4, 3)),
+    Case("global_max_pool", fp.global_max_pool(), normal(2, 3, 4, 3)),
+    Case("upsample", fp.upsample((2, 3)), normal(2, 3, 2, 2)),
+    Case("upsample-bilinear", fp.upsample((2, 3), "bilinear"), normal(2, 3, 2, 2)),
+]
 
 NORMALISATIONS: list[Case] = [
     Case("layer_norm", fp.layer_norm(), normal(4, 6)),

@@ -13,6 +13,7 @@ from funprop.layers.activations import (
 )
 from funprop.layers.attention import attention
 from funprop.layers.batch_norm import BatchNormParams, BatchSums, batch_norm, calibrate
+from funprop.layers.convolution import ConvParams, conv, conv_transpose
 from funprop.layers.dense import DenseParams, dense
 from funprop.layers.dropout import dropout
 from funprop.layers.embedding import embedding, learned_positions
@@ -21,22 +22,33 @@ from funprop.layers.gru import GRUParams, gru
 from funprop.layers.lstm import LSTMParams, lstm
 from funprop.layers.merge import add, concatenate
 from funprop.layers.normalisation import NormParams, group_norm, layer_norm, rms_norm
+from funprop.layers.pooling import (
+    average_pool,
+    global_average_pool,
+    global_max_pool,
+    max_pool,
+)
 from funprop.layers.recurrent import last_step, with_lengths
 from funprop.layers.shape import flatten, reshape
 from funprop.layers.softmax import log_softmax, softmax
+from funprop.layers.upsampling import upsample
 
 __all__ = [
     "BatchNormParams",
     "BatchSums",
+    "ConvParams",
     "DenseParams",
     "GRUParams",
     "LSTMParams",
     "NormParams",
     "add",
     "attention",
+    "average_pool",
     "batch_norm",
     "calibrate",
     "concatenate",
+    "conv",
+    "conv_transpose",
     "dense",
     "dropout",
     "elu",
@@ -45,6 +57,8 @@ __all__ = [
     "gated",
     "gelu",
     "gelu_tanh",
+    "global_average_pool",
+    "global_max_pool",
     "group_norm",
     "gru",
     "last_step",
@@ -53,6 +67,7 @@ __all__ = [
     "learned_positions",
     "log_softmax",
     "lstm",
+    "max_pool",
     "relu",
     "reshape",
     "rms_norm",
@@ -61,5 +76,6 @@ __all__ = [
     "softmax",
     "softplus",
     "tanh",
+    "upsample",
     "with_lengths",
 ]

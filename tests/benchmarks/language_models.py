@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import optax
 
 import funprop as fp
-from funprop.models.transformer import block
 from tests.benchmarks.harness import header, ratio, temporary
 
 POLICIES = jax.checkpoint_policies

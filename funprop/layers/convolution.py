@@ -1,0 +1,254 @@
+"""Convolution layers over any number of space axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn import initializers
+
+from funprop.layer import Layer, layer
+from funprop.layers.convolve import Slide, convolve, pull_w, pull_x
+from funprop.layers.windows import (
+    Numbers,
+    Pairs,
+    check_input,
+    check_padding,
+    extent,
+    pad_pairs,
+    per_axis,
+    window_size,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from jaxtyping import Array, Float, Key
+
+    X = Float[Array, "batch *space i"]
+    Y = Float[Array, "batch *out o"]
+
+
+class ConvParams(NamedTuple):
+    """The params of `conv` and `conv_transpose`.
+
+    Attributes:
+      w: weights, `[*kernel, i, o]`, with `i` the inputs of one group.
+      b: biases, `[o]`, or `None`.
+    """
+
+    w: Any
+    b: Any
+
+
+def conv(
+    features: int,
+    kernel: tuple[int, ...],
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: str | Sequence[tuple[int, int]] = "same",
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    bias: bool = True,
+    w_init: Callable[..., Array] = initializers.he_normal(),  # noqa: B008  # a pure function
+    b_init: Callable[..., Array] = initializers.zeros,
+) -> Layer:
+    """`y = x * w + b`: at every place of the window, the dense layer of what is under it.
+
+    Keeps `x`. `dx` is the convolution of `dy`, spread out by the stride, with the flipped kernel;
+    `dw` that of `x` with `dy`. (A kernel of ones at stride one is `dense`, which is faster.)
+
+    Index legend: `i` inputs and `o` outputs (`features`) of all groups together.
+
+    Args:
+      features: how many outputs.
+      kernel: the window, one number a space axis: `(3,)` for sequences, `(3, 3)` for images.
+      stride: from one window to the next; one number, or one a space axis.
+      padding: "same" for `ceil(size / stride)` windows, "valid" for none, or a pair (before, after)
+        for each space axis.
+      dilation: from one place of the window to the next.
+      groups: into which inputs and outputs are divided, each convolved alone; as many as there are
+        channels make a depthwise convolution.
+      bias: whether `b` is added.
+      w_init: initialiser of `w`, as those of `jax.nn.initializers`.
+      b_init: initialiser of `b`.
+
+    Shapes: `x [batch, *space, i]`, `y [batch, *out, o]`, `w [*kernel, i / groups, o]`; params are
+    made in the dtype of `x`.
+    Source: LeCun et al., Proceedings of the IEEE 86 (1998).
+
+    Raises:
+      ValueError: a number is not positive or there is not one a space axis; padding is none of
+        those; `groups` does not divide the channels; or, at init or forward, `x` has another rank,
+        other channels than `w` wants, or less space than the window with its padding.
+      TypeError: a number is no integer; `x` is not of floating dtype; params are not `ConvParams`.
+
+    Example:
+      >>> layer = conv(4, (3, 3), stride=2)
+      >>> params = layer.init(jax.random.key(0), jnp.zeros((5, 8, 8, 1)))
+      >>> y, x = layer.forward(params, jnp.ones((5, 8, 8, 1)))
+      >>> dparams, dx = layer.backward(params, x, y)
+      >>> y.shape, dparams.w.shape, dx.shape
+      ((5, 4, 4, 4), (3, 3, 1, 4), (5, 8, 8, 1))
+    """
+    kernel = window_size("kernel", kernel)
+    axes = len(kernel)
+    strides, dilations = per_axis("stride", stride, axes), per_axis("dilation", dilation, axes)
+    pad = check_padding(padding, axes)
+    if groups < 1 or features < 1 or features % groups:
+        raise ValueError(f"features must be a positive multiple of groups {groups}, got {features}")
+
+    def slide(sizes: Numbers) -> Slide:
+        pairs = pad_pairs(pad, sizes, extent(kernel, dilations), strides)
+        return Slide(strides, pairs, dilations, groups)
+
+    def init(key: Key[Array, ""], x: Any) -> ConvParams:
+        slide(check_input(x, axes))
+        if x.shape[-1] < 1 or x.shape[-1] % groups:
+            raise ValueError(
+                f"x must have a positive multiple of groups {groups} for channels, "
+                f"got {x.shape[-1]}"
+            )
+        w_shape = (*kernel, x.shape[-1] // groups, features)
+        return _init(key, w_shape, x.dtype, bias, w_init, b_init)
+
+    def forward(params: ConvParams, x: X) -> tuple[Y, X]:
+        how = slide(check_input(x, axes))
+        _check_params(params, kernel, x.shape[-1], groups)
+        y = convolve(x, params.w, how)
+        return (y if params.b is None else y + params.b), x
+
+    def backward(params: ConvParams, x: X, dy: Y) -> tuple[ConvParams, X]:
+        sizes = x.shape[1:-1]
+        how = slide(sizes)
+        dw = pull_w(x, dy, how, kernel).astype(params.w.dtype)
+        dx = pull_x(params.w, dy, how, sizes).astype(x.dtype)
+        return ConvParams(dw, _pull_b(params.b, dy)), dx
+
+    return layer(init=init, forward=forward, backward=backward, name="conv")
+
+
+def conv_transpose(
+    features: int,
+    kernel: tuple[int, ...],
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: str | Sequence[tuple[int, int]] = "same",
+    dilation: int | Sequence[int] = 1,
+    bias: bool = True,
+    w_init: Callable[..., Array] = initializers.he_normal(),  # noqa: B008  # a pure function
+    b_init: Callable[..., Array] = initializers.zeros,
+) -> Layer:
+    """A convolution of `x` with `stride - 1` zeros between its elements: space grows by `stride`.
+
+    It is the pullback of a convolution, from the cotangent of that one's output to that of its
+    input; so its own pullbacks are that convolution and the same sum over places for `dw`. Keeps
+    `x`. The kernel stands as in Flax's `ConvTranspose`: against the convolution it is flipped.
+
+    Args:
+      features: how many outputs.
+      kernel: the window, one number a space axis.
+      stride: how many times larger space becomes; one number, or one a space axis.
+      padding: "same" for `size * stride` outputs, "valid" for all that the window reaches, or a
+        pair (before, after) for each space axis, of zeros around the spread input.
+      dilation: from one place of the window to the next.
+      bias: whether `b` is added.
+      w_init: initialiser of `w`, as those of `jax.nn.initializers`.
+      b_init: initialiser of `b`.
+
+    Shapes: `x [batch, *space, i]`, `y [batch, *out, o]`, `w [*kernel, i, o]`; params are made in
+    the dtype of `x`.
+    Source: Dumoulin and Visin, arXiv:1603.07285, chapter 4.
+
+    Raises:
+      ValueError, TypeError: as `conv`.
+
+    Example:
+      >>> layer = conv_transpose(4, (3, 3), stride=2)
+      >>> params = layer.init(jax.random.key(0), jnp.zeros((5, 8, 8, 1)))
+      >>> layer.forward(params, jnp.ones((5, 8, 8, 1)))[0].shape
+      (5, 16, 16, 4)
+    """
+    kernel = window_size("kernel", kernel)
+    axes = len(kernel)
+    strides, dilations = per_axis("stride", stride, axes), per_axis("dilation", dilation, axes)
+    window = extent(kernel, dilations)
+    pad = check_padding(padding, axes)
+    pairs = _transposed_pairs(pad, window, strides) if isinstance(pad, str) else pad
+    if features < 1:
+        raise ValueError(f"features must be at least 1, got {features}")
+
+    def slide(sizes: Numbers) -> tuple[Slide, Numbers]:
+        """How the convolution slides whose pullback this is, and the size of its input."""
+        spread = extent(sizes, strides)
+        pad_pairs(pairs, spread, window, (1,) * axes)  # for its check
+        out = tuple(n + sum(p) - k + 1 for n, p, k in zip(spread, pairs, window, strict=True))
+        around = tuple((k - 1 - p[0], k - 1 - p[1]) for p, k in zip(pairs, window, strict=True))
+        return Slide(strides, around, dilations, 1), out
+
+    def turned(w: Float[Array, "*kernel i o"]) -> Float[Array, "*kernel o i"]:
+        return jnp.swapaxes(jnp.flip(w, tuple(range(axes))), -1, -2)
+
+    def init(key: Key[Array, ""], x: Any) -> ConvParams:
+        slide(check_input(x, axes))
+        if x.shape[-1] < 1:
+            raise ValueError("x must have at least one channel, got none")
+        return _init(key, (*kernel, x.shape[-1], features), x.dtype, bias, w_init, b_init)
+
+    def forward(params: ConvParams, x: X) -> tuple[Y, X]:
+        how, out = slide(check_input(x, axes))
+        _check_params(params, kernel, x.shape[-1], 1)
+        y = pull_x(turned(params.w), x, how, out)
+        return (y if params.b is None else y + params.b), x
+
+    def backward(params: ConvParams, x: X, dy: Y) -> tuple[ConvParams, X]:
+        how, _ = slide(x.shape[1:-1])
+        dw = turned(pull_w(dy, x.astype(dy.dtype), how, kernel)).astype(params.w.dtype)
+        dx = convolve(dy, turned(params.w), how).astype(x.dtype)
+        return ConvParams(dw, _pull_b(params.b, dy)), dx
+
+    return layer(init=init, forward=forward, backward=backward, name="conv_transpose")
+
+
+def _transposed_pairs(padding: str, window: Numbers, stride: Numbers) -> Pairs:
+    """The padding of the spread input under which `size` becomes `size * stride` ("same"), or
+    every window that touches an element counts ("valid"), as `jax.lax.conv_transpose` has it."""
+    pairs = []
+    for k, s in zip(window, stride, strict=True):
+        if padding == "valid":
+            pairs.append((k - 1, max(k, s) - 1))
+        else:
+            before = k - 1 if s > k - 1 else -(-(k + s - 2) // 2)
+            pairs.append((before, k + s - 2 - before))
+    return tuple(pairs)
+
+
+def _init(
+    key: Key[Array, ""],
+    w_shape: Numbers,
+    dtype: Any,
+    bias: bool,
+    w_init: Callable[..., Array],
+    b_init: Callable[..., Array],
+) -> ConvParams:
+    w_key, b_key = jax.random.split(key)
+    b = b_init(b_key, w_shape[-1:], dtype) if bias else None
+    return ConvParams(w_init(w_key, w_shape, dtype), b)
+
+
+def _pull_b(b: Float[Array, " o"] | None, dy: Y) -> Float[Array, " o"] | None:
+    return None if b is None else dy.reshape(-1, dy.shape[-1]).sum(0).astype(b.dtype)
+
+
+def _check_params(params: Any, kernel: Numbers, channels: int, groups: int) -> None:
+    if not isinstance(params, ConvParams):
+        raise TypeError(f"params must be ConvParams(w, b), got {type(params).__name__}")
+    shape = jnp.shape(params.w)
+    if shape[:-2] != kernel:
+        raise ValueError(f"w must have shape {(*kernel, 'i', 'o')}, got {shape}")
+    if shape[-2] * groups != channels:
+        raise ValueError(
+            f"x must have {shape[-2] * groups} channels to go with w of shape {shape} in "
+            f"{groups} groups, got {channels}"
+        )
