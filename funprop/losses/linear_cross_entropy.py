@@ -36,7 +36,7 @@ class LinearParams(NamedTuple):
 def linear_cross_entropy(
     classes: int,
     *,
-    chunk: int = 2048,
+    chunk: int = 1024,
     smoothing: float = 0.0,
     z_loss: float = 0.0,
     bias: bool = False,
@@ -159,7 +159,7 @@ def linear_cross_entropy(
 
 
 def linear_predictions(
-    params: LinearParams, x: Float[Array, "*n i"], *, chunk: int = 2048
+    params: LinearParams, x: Float[Array, "*n i"], *, chunk: int = 1024
 ) -> Int[Array, "*n"]:
     """The most likely class of every row, in chunks as the loss is: no logits exist whole.
 

@@ -94,10 +94,11 @@ def compare(name: str, ours: dict[str, fp.Layer], one: Any, batch: Any, pairs: i
             time, noise = ratio(
                 lambda f=f: f(params, batch).loss, lambda g=g: g(params, batch)[0], pairs
             )
+            memory = bytes_of[what] / bytes_of[other]
             print(
                 f"    against {other:42} time {time.median:.3f} "
                 f"({time.low:.3f} to {time.high:.3f}; noise {noise.median:.2f}), "
-                f"memory {bytes_of[what] / bytes_of[other]:.3f} of {bytes_of[other] / 2**20:.1f} MiB"
+                f"memory {memory:.3f} of {bytes_of[other] / 2**20:.1f} MiB"
             )
 
 
