@@ -52,6 +52,7 @@ def recurrent(
 
     def forward_of_any(params: Any, x: Any) -> tuple[Any, Any]:
         x, lengths = _unpack(x)
+        # Hiding y would do, but not for who differentiates this: zero times NaN is NaN.
         y = _swap(forward(params, _swap(_hide(x, lengths)))).astype(x.dtype)
         y = _hide(y, lengths)
         return (y if lengths is None else (y, lengths)), (x, y, lengths)
