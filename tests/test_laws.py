@@ -260,7 +260,8 @@ def test_importing_funprop_imports_no_extra():
 
 
 def test_every_public_name_has_a_docstring_with_an_example():
-    data = {"Gradient", "Step", "TrainState", "Fit", "DenseParams"}
+    data = {"Gradient", "Step", "TrainState", "Fit", "DenseParams", "NormParams"}
+    data |= {"BatchNormParams", "LSTMParams", "GRUParams"}
     for name in dir(fp):
         thing = getattr(fp, name)
         if name.startswith("_") or not callable(thing) or isinstance(thing, type(re)):

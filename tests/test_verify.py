@@ -692,6 +692,18 @@ def test_laws_hold_for_large_parts_too(monkeypatch):
 # ------------------------------------------------------------------------------- what is shown
 
 
+def test_gradients_so_small_that_their_squares_vanish(x64):
+    def layer(factor):
+        return fp.layer(
+            forward=lambda params, x: (1e-90 * (1e-90 * x), ()),
+            backward=lambda params, _, dy: ((), factor * (1e-90 * (1e-90 * dy))),
+        )
+
+    x = normal(3, dtype=jnp.float64)
+    assert fp.verify(layer(1 + 2e-16), (), x).ok
+    assert not fp.verify(layer(1.001), (), x).ok
+
+
 def test_the_table_and_the_assertion():
     wrong = rule(dense, changed(2, lambda g: g / 6))
     report = fp.verify(wrong, *DENSE[1])

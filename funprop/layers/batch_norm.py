@@ -49,33 +49,31 @@ class BatchNormParams(NamedTuple):
 class BatchSums(NamedTuple):
     """What `batch_norm` records in training: sums over rows, which add up over parts of the data.
 
-    The squares are about a point, the `mean` among the params: where that is near the true mean,
-    the variance keeps its digits however large the mean is.
+    They are about a point, the `mean` among the params: where that is near the true mean, the
+    variance keeps its digits however large the mean is.
 
     Attributes:
       count: how many rows, a scalar.
-      total: `[c]`, the sum of `x`.
       point: `[c]`, `count` times the point.
+      total: `[c]`, the sum of `x - point`.
       squares: `[c]`, the sum of `(x - point)^2`.
 
     Example:
-      >>> one = BatchSums(*map(jnp.array, (2.0, [4.0], [0.0], [10.0])))  # of 1 and 3
-      >>> other = BatchSums(*map(jnp.array, (2.0, [12.0], [0.0], [74.0])))  # of 5 and 7
+      >>> one = BatchSums(*map(jnp.array, (2.0, [4.0], [0.0], [2.0])))  # of 1 and 3, about 2
+      >>> other = BatchSums(*map(jnp.array, (2.0, [4.0], [8.0], [34.0])))  # of 5 and 7, about 2
       >>> [m.tolist() for m in trees.add(one, other).moments()]
       [[4.0], [5.0]]
     """
 
     count: Any
-    total: Any
     point: Any
+    total: Any
     squares: Any
 
     def moments(self) -> tuple[Any, Any]:
         """Mean and variance of all the rows; the variance is the mean square, not unbiased."""
-        count = self.count[..., None]
-        mean, point = self.total / count, self.point / count
-        variance = self.squares / count - (mean - point) ** 2
-        return mean, jnp.maximum(variance, 0)  # a constant channel, rounded
+        point, total, square = (part / self.count[..., None] for part in self[1:])
+        return point + total, jnp.maximum(square - total**2, 0)  # a constant channel, rounded
 
 
 def batch_norm(eps: float = 1e-5) -> Layer:
@@ -126,12 +124,10 @@ def batch_norm(eps: float = 1e-5) -> Layer:
             mean, r = _fixed(params, wide, eps)
             return affine(params, (wide - mean) * r, x), (x,)
         rows = tuple(range(x.ndim - 1))
-        n = jnp.asarray(x.size // x.shape[-1], wide.dtype)
         mean = wide.mean(rows)
         variance = ((wide - mean) ** 2).mean(rows)  # a second pass, as in `moments`
         r = lax.rsqrt(variance + eps)
-        point = params.mean.astype(wide.dtype)
-        sums = BatchSums(n, n * mean, n * point, n * (variance + (mean - point) ** 2))
+        sums = _sums_about(params.mean.astype(wide.dtype), wide)
         return affine(params, (wide - mean) * r, x), (x, mean, r, Recorded(sums))
 
     def backward(
@@ -155,6 +151,15 @@ def batch_norm(eps: float = 1e-5) -> Layer:
         return cast, dx.astype(x.dtype)
 
     return layer(init=init, forward=forward, backward=backward, name="batch_norm")
+
+
+def _sums_about(point: Channels, x: X) -> BatchSums:
+    """From `x` itself: the rounding of its mean would show in a small variance. One more pass over
+    `x`, which is compiled only where it is used."""
+    rows = tuple(range(x.ndim - 1))
+    n = jnp.asarray(x.size // x.shape[-1], x.dtype)
+    w = x - point
+    return BatchSums(n, n * point, w.sum(rows), (w * w).sum(rows))
 
 
 def _fixed(params: BatchNormParams, wide: X, eps: float) -> tuple[Channels, Channels]:

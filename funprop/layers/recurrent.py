@@ -52,6 +52,7 @@ def recurrent(
 
     def forward_of_any(params: Any, x: Any) -> tuple[Any, Any]:
         x, lengths = _unpack(x)
+        # Hiding y would do, but not for who differentiates this: zero times NaN is NaN.
         y = _swap(forward(params, _swap(_hide(x, lengths)))).astype(x.dtype)
         y = _hide(y, lengths)
         return (y if lengths is None else (y, lengths)), (x, y, lengths)
@@ -93,7 +94,7 @@ def last_step() -> Layer:
         last = jnp.maximum(lengths - 1, 0)[:, None, None]
         y = jnp.take_along_axis(x, last, axis=1, mode="clip")[:, 0]
         y = jnp.where((lengths > 0)[:, None], y, 0)
-        return jnp.where(_in_range(lengths, time.value)[:, None], y, jnp.nan), (time, lengths)
+        return y + _nan_out_of_range(lengths, x)[:, None], (time, lengths)
 
     def backward(params: tuple[()], residuals: Any, dy: Any) -> tuple[tuple[()], Any]:
         time, lengths = residuals
@@ -169,8 +170,8 @@ def check_features(features: int) -> None:
         raise ValueError(f"features must be at least 1, got {features}")
 
 
-def check_weights(w_x: Float[Array, "i _"], x: Any) -> None:
-    """Raise where `x` has other inputs than its weights."""
+def check_weights(w_x: Float[Array, "i _"], x: Steps) -> None:
+    """Raise where `x`, time first, has other inputs than its weights."""
     if w_x.shape[0] != x.shape[-1]:
         raise ValueError(
             f"x must have a last axis of {w_x.shape[0]} to go with w_x of shape "
@@ -202,10 +203,12 @@ def _hide(x: Sequences, lengths: Lengths) -> Sequences:
     if lengths is None:
         return x
     lengths, time = lengths.astype(jnp.int32), x.shape[1]
-    in_range = _in_range(lengths, time)[:, None]
-    shown = (jnp.arange(time, dtype=jnp.int32) < lengths[:, None]) & in_range
-    hidden = jnp.where(in_range, 0, jnp.nan).astype(x.dtype)
-    return jnp.where(shown[..., None], x, hidden[..., None])
+    shown = (jnp.arange(time, dtype=jnp.int32) < lengths[:, None])[..., None]
+    return jnp.where(shown, x, 0) + _nan_out_of_range(lengths, x)[:, None, None]
+
+
+def _nan_out_of_range(lengths: Any, x: Sequences) -> Float[Array, "batch"]:
+    return jnp.where(_in_range(lengths, x.shape[1]), 0, jnp.nan).astype(x.dtype)
 
 
 def _in_range(lengths: Any, time: int) -> Any:
@@ -214,7 +217,8 @@ def _in_range(lengths: Any, time: int) -> Any:
 
 def _pair(x: Any) -> tuple[Any, Any]:
     if not isinstance(x, tuple) or len(x) != 2:
-        raise ValueError("x must be (x, lengths)")
+        got = f"{len(x)} parts" if isinstance(x, tuple) else "one array"
+        raise ValueError(f"x must be (x, lengths), got {got}")
     return x
 
 
@@ -222,7 +226,7 @@ def _unpack(x: Any) -> tuple[Any, Any]:
     """`(x, lengths)`, `lengths` being `None` where there are none."""
     x, lengths = _pair(x) if isinstance(x, tuple) else (x, None)
     if x.ndim != 3 or 0 in x.shape[:2]:
-        raise ValueError(f"x must be [batch, time, i] with steps in it, got shape {tuple(x.shape)}")
+        raise ValueError(f"x must be [batch, time, i] with steps, got shape {tuple(x.shape)}")
     require_float(x)
     if lengths is not None:
         _check_lengths(lengths, x)

@@ -195,8 +195,11 @@ def sizes(
     for k, truth in enumerate(truths):
         # Sample by sample: XLA's reduction over so short an axis takes twenty times as long.
         parts = [t[k] / u for t, u in zip(found.truths, found.units, strict=True)]
-        squares = sum(xp.square(xp.where(xp.isfinite(t), t, 0)) for t in parts)
-        element.append(xp.sqrt(squares / len(parts)))
+        parts = [xp.where(xp.isfinite(t), t, 0) for t in parts]
+        # In units of the largest: the square of 1e-180 would be zero.
+        top = xp.max(xp.stack([xp.max(xp.abs(t), initial=0) for t in parts]))
+        squares = sum(xp.square(t / xp.where(top > 0, top, 1)) for t in parts)
+        element.append(top * xp.sqrt(squares / len(parts)))
         norms = [xp.sqrt(xp.nansum(xp.square(inputs[k]))) for inputs in found.inputs]
         leaf.append(xp.max(element[-1], initial=0) + _ratio(outputs, norms, xp))
         error = xp.abs(autos[k] - truth[: len(autos[k])]) if autos else np.zeros(1)
