@@ -1,6 +1,7 @@
 """funprop: the backward pass as a pure function that you can read, verify, swap and measure."""
 
 from funprop.combinators import parallel, reparam, repeat, residual, serial
+from funprop.fused_step import FusedState, fused_step
 from funprop.gradients import Gradient, backprop, from_loss, measure, objective
 from funprop.layer import Layer, Recorded, as_function, from_function, layer, map_layers, named
 from funprop.layers import (
@@ -31,7 +32,7 @@ from funprop.losses import (
     softmax_cross_entropy,
 )
 from funprop.metrics import absolute_error, accuracy, binary_accuracy
-from funprop.rewrites import autodiff, remat
+from funprop.rewrites import autodiff, fused_update, remat
 from funprop.steps import Step, TrainState, scan, step
 from funprop.summary import summary
 from funprop.train import Fit, at_least, at_most, fit, patience
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DenseParams",
     "Fit",
+    "FusedState",
     "Gradient",
     "Layer",
     "Recorded",
@@ -68,6 +70,8 @@ __all__ = [
     "flatten",
     "from_function",
     "from_loss",
+    "fused_step",
+    "fused_update",
     "gelu",
     "gelu_tanh",
     "huber",

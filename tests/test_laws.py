@@ -221,6 +221,7 @@ IMPORTS = {
     "metrics": {"trees"},
     "gradients": {"trees", "layer"},
     "steps": {"trees", "gradients"},
+    "fused_step": {"trees", "layer", "rewrites", "gradients", "steps"},
 }
 EXTRAS = {"report.py": {"rich"}}  # imported where used: a table in a terminal
 CORE_MAY_IMPORT = {"jax", "optax", "chex", "numpy", "funprop", "__future__", "jaxtyping"}
@@ -260,7 +261,7 @@ def test_importing_funprop_imports_no_extra():
 
 
 def test_every_public_name_has_a_docstring_with_an_example():
-    data = {"Gradient", "Step", "TrainState", "Fit", "DenseParams"}
+    data = {"Gradient", "Step", "TrainState", "FusedState", "Fit", "DenseParams"}
     for name in dir(fp):
         thing = getattr(fp, name)
         if name.startswith("_") or not callable(thing) or isinstance(thing, type(re)):

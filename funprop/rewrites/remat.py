@@ -1,32 +1,16 @@
-"""Layer -> Layer: the same function, its backward done in another way."""
+"""Recomputing instead of keeping."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
 
-from funprop.layer import Layer, by_vjp, recorded
+from funprop.layer import Layer, recorded
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
-
-
-def autodiff(layer: Layer) -> Layer:
-    """The same layer with its backward taken by `jax.vjp` of its forward.
-
-    On one layer, a reference for its backward; `map_layers(autodiff, model)` is one for every
-    layer of a model. Of a combinator it makes a leaf, as no backward inside it is run any more:
-    `autodiff(model)` is what `jax.grad` makes of the whole.
-
-    Example:
-      >>> import jax.numpy as jnp, funprop as fp
-      >>> reference = autodiff(fp.tanh())
-      >>> y, kept = reference.forward((), jnp.zeros(2))
-      >>> reference.backward((), kept, jnp.ones(2))[1].tolist()
-      [1.0, 1.0]
-    """
-    return Layer(layer.init, *by_vjp(layer.forward), layer.name)
 
 
 def remat(layer: Layer) -> Layer:
@@ -55,10 +39,9 @@ def remat(layer: Layer) -> Layer:
         _, again = layer.forward(params, x, key)
         return layer.backward(params, again, dy)
 
-    if not layer.children:
-        return Layer(layer.init, forward, backward, layer.name)
-
     def rebuild(*children: Layer) -> Layer:
         return remat(layer.rebuild(*children))
 
-    return Layer(layer.init, forward, backward, layer.name, layer.children, rebuild)
+    return dataclasses.replace(
+        layer, forward=forward, backward=backward, rebuild=rebuild if layer.children else None
+    )

@@ -1,0 +1,7 @@
+"""Layer -> Layer: the same function, its backward done in another way."""
+
+from funprop.rewrites.autodiff import autodiff
+from funprop.rewrites.fused_update import fused_update
+from funprop.rewrites.remat import remat
+
+__all__ = ["autodiff", "fused_update", "remat"]
