@@ -176,14 +176,26 @@ def test_the_gradient_is_never_in_memory():
     ]
 
 
+def by_last_of_a():
+    """Divides by what the leaf `a` was an update ago: the leaves meet only in the state."""
+    return optax.GradientTransformation(
+        lambda params: jnp.ones(()),
+        lambda grads, state, params=None: (
+            jax.tree.map(lambda g: g / state, grads),
+            jnp.abs(grads["a"]).max(),
+        ),
+    )
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [
+        by_last_of_a(),
         optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3)),
         optax.apply_if_finite(optax.sgd(0.1), 3),
         optax.chain(optax.sgd(0.1), optax.add_noise(0.1, 0.5, key=0)),
     ],
-    ids=["global_norm", "if_finite", "noise"],
+    ids=["by_last_of_a", "global_norm", "if_finite", "noise"],
 )
 def test_optimizers_that_mix_leaves_are_refused(optimizer):
     raises(
