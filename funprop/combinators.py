@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 
 from funprop import trees
 from funprop.layer import Layer, located, output_spec, split_key
+from funprop.updating import is_updating, scan_in_place
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -192,8 +192,8 @@ def repeat(layer: Layer, n: int) -> Layer:
             dparams, dx = part.backward(copy[0], copy[1], dy)
             return dx, dparams
 
-        if trees.is_updating(params[0]):
-            dx, updated = _scan_in_place(one, dy, params[0], residuals[0])
+        if is_updating(params[0]):
+            dx, updated = scan_in_place(one, dy, params[0], residuals[0])
             return (updated,), dx
         copies = (params[0], residuals[0])
         dx, dparams = jax.lax.scan(one, dy, copies, length=n, reverse=True)
@@ -203,36 +203,6 @@ def repeat(layer: Layer, n: int) -> Layer:
         return repeat(child, n)
 
     return Layer(init, forward, backward, "repeat", (layer,), rebuild, copies=n)
-
-
-def _scan_in_place(
-    one: Callable[[PyTree, Any], tuple[PyTree, PyTree]], dy: PyTree, params: PyTree, kept: PyTree
-) -> tuple[PyTree, PyTree]:
-    """The reverse scan of `one` whose outputs take the places of the params that they came from.
-
-    As outputs of a scan the new params would need memory of their own beside the old ones, and so
-    would be copied if copy `i` were read from the stack in the iteration that writes it: XLA fuses
-    the reads into the writes. So each copy is read one iteration ahead, *after* the write, and a
-    stack has nothing to read once its write has begun: XLA then keeps one buffer for all.
-    """
-    n = jax.tree.leaves(params)[0].shape[0]
-
-    def read(stack: PyTree, i: Any) -> PyTree:
-        return jax.tree.map(
-            lambda leaf: jax.lax.dynamic_index_in_dim(leaf, i, keepdims=False), stack
-        )
-
-    def step(carry: Any, copy: Any) -> tuple[Any, None]:
-        (dy, stack, current), (i, kept) = carry, copy
-        dx, updated = one(dy, (current, kept))
-        stack = jax.tree.map(
-            lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, i, 0), stack, updated
-        )
-        return (dx, stack, read(stack, jnp.maximum(i - 1, 0))), None
-
-    start = dy, params, read(params, n - 1)
-    (dx, updated, _), _ = jax.lax.scan(step, start, (jnp.arange(n), kept), reverse=True)
-    return dx, updated
 
 
 def reparam(

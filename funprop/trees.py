@@ -90,27 +90,6 @@ class Static:
     value: Any
 
 
-class Updating(NamedTuple):
-    """Params that their own backward pass updates.
-
-    What comes back in their place of `dparams` is no cotangent but the next `Updating`, with the
-    same shapes and dtypes: a loop over layers may write it where the old one was.
-
-    Attributes:
-      params: of one layer.
-      opt_state: the optimizer's, for these params; `()` where there are none.
-    """
-
-    params: Any
-    opt_state: Any
-
-
-def is_updating(params: PyTree) -> bool:
-    """Whether `params` has leaves and each of them is within an `Updating`."""
-    found = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, Updating))
-    return bool(jax.tree.leaves(found)) and all(isinstance(node, Updating) for node in found)
-
-
 def add(a: PyTree, b: PyTree) -> PyTree:
     """`a + b`, leaf by leaf; `None` (the cotangent of an integer) stays `None`."""
     return jax.tree.map(lambda x, y: x + y, a, b)

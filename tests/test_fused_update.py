@@ -1,5 +1,7 @@
 """An update inside the backward pass is the update after it."""
 
+from typing import Any
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
-from funprop.trees import Updating
+from funprop.updating import Updating
 from tests.cases import tied
 from tests.test_bad_input import raises
 
@@ -178,13 +180,11 @@ def test_the_gradient_is_never_in_memory():
 
 def by_last_of_a():
     """Divides by what the leaf `a` was an update ago: the leaves meet only in the state."""
-    return optax.GradientTransformation(
-        lambda params: jnp.ones(()),
-        lambda grads, state, params=None: (
-            jax.tree.map(lambda g: g / state, grads),
-            jnp.abs(grads["a"]).max(),
-        ),
-    )
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        return jax.tree.map(lambda g: g / state, grads), jnp.abs(grads["a"]).max()
+
+    return optax.GradientTransformation(lambda params: jnp.ones(()), update)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import optax
 
 from funprop.layer import Layer
 from funprop.rewrites.leafwise import require_leafwise
-from funprop.trees import Updating
+from funprop.updating import Updating
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
