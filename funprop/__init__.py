@@ -32,7 +32,7 @@ from funprop.losses import (
     softmax_cross_entropy,
 )
 from funprop.metrics import absolute_error, accuracy, binary_accuracy
-from funprop.rewrites import autodiff, fused_update, remat
+from funprop.rewrites import autodiff, cast, fused_update, remat
 from funprop.steps import Step, TrainState, scan, step
 from funprop.summary import summary
 from funprop.train import Fit, at_least, at_most, fit, patience
@@ -61,6 +61,7 @@ __all__ = [
     "backprop",
     "binary_accuracy",
     "binary_cross_entropy",
+    "cast",
     "concatenate",
     "cost",
     "dense",

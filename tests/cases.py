@@ -120,7 +120,14 @@ RECURRENT: list[Case] = []
 
 SEQUENCES: list[Case] = []
 
-REWRITES: list[Case] = []
+REWRITES = [
+    # `float`: the widest there is, so that the tests in float64 may compare closely.
+    Case(
+        "cast",
+        fp.cast(fp.serial(fp.residual(fp.serial(fp.dense(5), fp.tanh())), tied()), float),
+        normal(4, 5),
+    ),
+]
 
 COMBINATORS = [
     Case("serial", fp.serial(fp.dense(6), fp.gelu(), fp.dense(3)), normal(4, 5)),

@@ -181,8 +181,8 @@ def test_the_gradient_is_never_in_memory():
 def by_last_of_a():
     """Divides by what the leaf `a` was an update ago: the leaves meet only in the state."""
 
-    def update(grads: Any, state: Any, params: Any = None) -> Any:
-        return jax.tree.map(lambda g: g / state, grads), jnp.abs(grads["a"]).max()
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        return jax.tree.map(lambda u: u / state, updates), jnp.abs(updates["a"]).max()
 
     return optax.GradientTransformation(lambda params: jnp.ones(()), update)
 

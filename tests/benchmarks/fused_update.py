@@ -19,9 +19,9 @@ BLOCKS, WIDTH, HIDDEN = 12, 384, 1536
 MIB = 2**20
 
 
-def peak(train: fp.Step, state: Any, batch: Any) -> float:
+def peak(update: Any, state: Any, batch: Any) -> float:
     """MiB that are live at once: arguments, outputs that are not arguments' memory, temporaries."""
-    memory = train.update.lower(state, batch).compile().memory_analysis()
+    memory = update.lower(state, batch).compile().memory_analysis()
     live = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
     return (live - memory.alias_size_in_bytes) / MIB
 
@@ -33,7 +33,7 @@ def row(name: str, model: fp.Layer, optimizer: optax.GradientTransformation, row
     params = objective.init(jax.random.key(0), batch)
     steps = fp.fused_step(objective, optimizer), fp.step(fp.backprop(objective), optimizer)
     states = [train.init(params, None) for train in steps]
-    memory = [peak(train, state, batch) for train, state in zip(steps, states, strict=True)]
+    memory = [peak(train.update, state, batch) for train, state in zip(steps, states, strict=True)]
 
     def run(i: int) -> Any:
         states[i], metrics = steps[i].update(states[i], batch)
