@@ -32,7 +32,7 @@ from funprop.losses import (
     softmax_cross_entropy,
 )
 from funprop.metrics import absolute_error, accuracy, binary_accuracy
-from funprop.rewrites import autodiff, cast, fused_update, remat
+from funprop.rewrites import Tapped, autodiff, cast, fused_update, offload, remat, tap, untap
 from funprop.steps import Step, TrainState, scan, step
 from funprop.summary import summary
 from funprop.train import Fit, at_least, at_most, fit, patience
@@ -50,6 +50,7 @@ __all__ = [
     "Recorded",
     "Step",
     "Sum",
+    "Tapped",
     "TrainState",
     "absolute_error",
     "accuracy",
@@ -85,6 +86,7 @@ __all__ = [
     "measure",
     "named",
     "objective",
+    "offload",
     "parallel",
     "patience",
     "relu",
@@ -103,7 +105,9 @@ __all__ = [
     "step",
     "summary",
     "tanh",
+    "tap",
     "taylor_test",
+    "untap",
     "verify",
     "verify_rules",
     "verify_second_order",

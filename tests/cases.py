@@ -127,6 +127,32 @@ REWRITES = [
         fp.cast(fp.serial(fp.residual(fp.serial(fp.dense(5), fp.tanh())), tied()), float),
         normal(4, 5),
     ),
+    Case(
+        "remat-keep",
+        fp.remat(
+            fp.serial(
+                fp.repeat(fp.residual(fp.serial(fp.dense(5), fp.tanh())), 2), fp.dropout(0.5)
+            ),
+            keep="*/dense",
+        ),
+        normal(4, 5),
+        key=True,
+    ),
+    Case(
+        "offload",
+        fp.offload(fp.serial(fp.repeat(fp.serial(fp.dense(5), fp.tanh()), 2), fp.dropout(0.5))),
+        normal(4, 5),
+        key=True,
+    ),
+    Case(
+        "tap",
+        fp.tap(
+            fp.tap(fp.serial(fp.residual(fp.serial(fp.dense(5), fp.tanh()))), forward=jnp.sum),
+            "*/dense",
+            forward=jnp.sum,
+        ),
+        normal(4, 5),
+    ),
 ]
 
 COMBINATORS = [

@@ -67,7 +67,8 @@ def test_is_flax_in_mixed_precision():
 
 
 def test_verified_in_bfloat16():
-    layer = fp.cast(model(), jnp.bfloat16)
+    """Of a layer with no constants: rounded to bfloat16, gelu's are no derivative to float32."""
+    layer = fp.cast(fp.residual(fp.serial(fp.dense(5), fp.tanh())), jnp.bfloat16)
     fp.verify(layer, layer.init(KEY, X), X).raise_if_wrong()
 
 

@@ -3,6 +3,8 @@
 from funprop.rewrites.autodiff import autodiff
 from funprop.rewrites.cast import cast
 from funprop.rewrites.fused_update import fused_update
+from funprop.rewrites.offload import offload
 from funprop.rewrites.remat import remat
+from funprop.rewrites.tap import Tapped, tap, untap
 
-__all__ = ["autodiff", "cast", "fused_update", "remat"]
+__all__ = ["Tapped", "autodiff", "cast", "fused_update", "offload", "remat", "tap", "untap"]

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.layer import Layer, map_layers
+from funprop.rewrites.beside import apart, beside
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
@@ -65,36 +66,32 @@ def _cast_params(leaf: Layer, compute_dtype: DTypeLike, param_dtype: DTypeLike) 
 
 
 def _cast_input(inside: Layer, compute_dtype: DTypeLike) -> Layer:
-    n = len(inside.children)
-
     def init(key: Any, x: PyTree) -> PyTree:
         return inside.init(key, _spec_in(compute_dtype, x))
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
         y, residuals = inside.forward(params, _floats_to(compute_dtype, x), key)
-        mirrored = tuple(residuals[:n]) if n else ()  # the children's, at their places
-        own = residuals[n:] if n else residuals
-        return y, (*mirrored, own, trees.Static(_dtypes(x)))
+        floats = [leaf.dtype for leaf in jax.tree.leaves(x) if trees.is_float(leaf)]
+        return y, beside(inside, residuals, trees.Static(tuple(floats)))
 
     def backward(params: PyTree, residuals: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
-        *mirrored, own, dtypes = residuals
-        dparams, dx = inside.backward(params, (*mirrored, *own) if n else own, dy)
+        residuals, dtypes = apart(inside, residuals)
+        dparams, dx = inside.backward(params, residuals, dy)
         leaves, tree = jax.tree.flatten(dx)
-        floats = [dtype for dtype in dtypes.value if jnp.issubdtype(dtype, jnp.inexact)]
         return dparams, tree.unflatten(
-            leaf.astype(dtype) for leaf, dtype in zip(leaves, floats, strict=True)
+            leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes.value, strict=True)
         )
 
     def rebuild(*children: Layer) -> Layer:
         return _cast_input(inside.rebuild(*children), compute_dtype)
 
     return dataclasses.replace(
-        inside, init=init, forward=forward, backward=backward, rebuild=rebuild if n else None
+        inside,
+        init=init,
+        forward=forward,
+        backward=backward,
+        rebuild=rebuild if inside.children else None,
     )
-
-
-def _dtypes(tree: PyTree) -> tuple[Any, ...]:
-    return tuple(leaf.dtype for leaf in jax.tree.leaves(tree))
 
 
 def _floats_to(dtype: DTypeLike, tree: PyTree) -> PyTree:
