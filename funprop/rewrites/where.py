@@ -46,9 +46,11 @@ def places(where: str, model: Layer, *, into_shared: bool = True) -> frozenset[P
 def map_places(
     chosen: frozenset[Place], model: Layer, function: Callable[[Layer], Layer], at: Place = ()
 ) -> Layer:
-    """`function` applied to the chosen parts of `model`."""
+    """`function` applied to the chosen parts of `model`; a part with none inside stays as it is."""
     if at in chosen:
         return function(model)
+    if not any(place[: len(at)] == at for place in chosen):
+        return model
     children = [
         map_places(chosen, child, function, (*at, i)) for i, child in enumerate(model.children)
     ]
