@@ -1,6 +1,7 @@
 """funprop: the backward pass as a pure function that you can read, verify, swap and measure."""
 
 from funprop.combinators import parallel, reparam, repeat, residual, serial
+from funprop.fused_step import FusedState, fused_step
 from funprop.gradients import Gradient, backprop, from_loss, measure, objective
 from funprop.layer import Layer, Recorded, as_function, from_function, layer, map_layers, named
 from funprop.layers import (
@@ -68,7 +69,7 @@ from funprop.models import (
     self_attention,
     swiglu,
 )
-from funprop.rewrites import autodiff, remat
+from funprop.rewrites import Tapped, autodiff, cast, fused_update, offload, remat, tap, untap
 from funprop.steps import Step, TrainState, scan, step
 from funprop.summary import summary
 from funprop.train import Fit, at_least, at_most, fit, patience
@@ -83,6 +84,7 @@ __all__ = [
     "ConvParams",
     "DenseParams",
     "Fit",
+    "FusedState",
     "GRUParams",
     "Gradient",
     "LSTMParams",
@@ -92,6 +94,7 @@ __all__ = [
     "Recorded",
     "Step",
     "Sum",
+    "Tapped",
     "TrainState",
     "absolute_error",
     "accuracy",
@@ -107,6 +110,7 @@ __all__ = [
     "binary_accuracy",
     "binary_cross_entropy",
     "calibrate",
+    "cast",
     "concatenate",
     "conv",
     "conv_transpose",
@@ -120,6 +124,8 @@ __all__ = [
     "flatten",
     "from_function",
     "from_loss",
+    "fused_step",
+    "fused_update",
     "gated",
     "gelu",
     "gelu_tanh",
@@ -147,6 +153,7 @@ __all__ = [
     "measure",
     "named",
     "objective",
+    "offload",
     "parallel",
     "patience",
     "relu",
@@ -168,7 +175,9 @@ __all__ = [
     "summary",
     "swiglu",
     "tanh",
+    "tap",
     "taylor_test",
+    "untap",
     "upsample",
     "verify",
     "verify_rules",

@@ -11,6 +11,7 @@ import jax
 
 from funprop import trees
 from funprop.layer import Layer, located, output_spec, split_key
+from funprop.updating import is_updating, scan_in_place
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -145,7 +146,8 @@ def parallel(*branches: Layer) -> Layer:
 def repeat(layer: Layer, n: int) -> Layer:
     """`n` copies of one layer, each with params of its own, one after the other under `lax.scan`.
 
-    Compiled once, whatever `n` is. Backward is a scan too, from the last copy to the first.
+    Compiled once, whatever `n` is. Backward is a scan too, from the last copy to the first; params
+    that their own backward updates (`fused_update`) are updated where they are.
 
     Params and residuals: a tuple of one, whose leaves have a leading axis of `n`.
 
@@ -190,11 +192,17 @@ def repeat(layer: Layer, n: int) -> Layer:
             dparams, dx = part.backward(copy[0], copy[1], dy)
             return dx, dparams
 
+        if is_updating(params[0]):
+            dx, updated = scan_in_place(one, dy, params[0], residuals[0])
+            return (updated,), dx
         copies = (params[0], residuals[0])
         dx, dparams = jax.lax.scan(one, dy, copies, length=n, reverse=True)
         return (dparams,), dx
 
-    return Layer(init, forward, backward, "repeat", (layer,), lambda child: repeat(child, n))
+    def rebuild(child: Layer) -> Layer:
+        return repeat(child, n)
+
+    return Layer(init, forward, backward, "repeat", (layer,), rebuild, copies=n)
 
 
 def reparam(
@@ -251,7 +259,7 @@ def reparam(
     def rebuild(child: Layer) -> Layer:
         return reparam(child, expand, initial=initial, shrink=shrink)
 
-    return Layer(init, forward, backward, "reparam", (layer,), rebuild)
+    return Layer(init, forward, backward, "reparam", (layer,), rebuild, shares=True)
 
 
 def _check_count(params: Any, parts: tuple[Layer, ...]) -> None:

@@ -135,12 +135,13 @@ def backprop(objective: Layer) -> GradFn:
         one = Sum(jnp.ones_like(loss), jnp.zeros_like(weight))
         grads, _ = objective.backward(params, residuals, one)
         records = recorded(residuals)
-        return Gradient(grads, loss, weight, _metrics(records), records)
+        return Gradient(grads, loss, weight, metrics_of(records), records)
 
     return grad_fn
 
 
-def _metrics(records: PyTree) -> dict[str, Sum]:
+def metrics_of(records: PyTree) -> dict[str, Sum]:
+    """The records that have a name, by that name."""
     found = jax.tree.leaves(records, is_leaf=lambda node: isinstance(node, Recorded))
     return {record.metric: record.value for record in found if record.metric}
 

@@ -36,6 +36,10 @@ class Layer:
       name: what paths, tables and error messages call it.
       children: the layers that a combinator is made of; empty for a leaf of the model.
       rebuild: `(*children) -> Layer`: the same node over other children.
+      shares: whether a param may be used by more than one child, or more than once. Only this
+        node knows its whole gradient then, as a sum, so no rewrite may change what its children
+        return as `dparams`.
+      copies: of each child, where their params are stacked along a leading axis of that length.
 
     Two laws hold for every combinator, so that a model can be mapped like a tree. *Rebuild:*
     `layer.rebuild(*layer.children)` is the same layer. *Mirror:* child `i`, its params and its
@@ -59,6 +63,8 @@ class Layer:
     name: str
     children: tuple[Layer, ...] = ()
     rebuild: Any = None  # a leaf rebuilds to itself
+    shares: bool = False
+    copies: int | None = None
 
     def __post_init__(self) -> None:
         if self.rebuild is None:

@@ -167,7 +167,40 @@ SEQUENCES: list[Case] = [
     ),
 ]
 
-REWRITES: list[Case] = []
+REWRITES = [
+    # `float`: the widest there is, so that the tests in float64 may compare closely.
+    Case(
+        "cast",
+        fp.cast(fp.serial(fp.residual(fp.serial(fp.dense(5), fp.tanh())), tied()), float),
+        normal(4, 5),
+    ),
+    Case(
+        "remat-keep",
+        fp.remat(
+            fp.serial(
+                fp.repeat(fp.residual(fp.serial(fp.dense(5), fp.tanh())), 2), fp.dropout(0.5)
+            ),
+            keep="*/dense",
+        ),
+        normal(4, 5),
+        key=True,
+    ),
+    Case(
+        "offload",
+        fp.offload(fp.serial(fp.repeat(fp.serial(fp.dense(5), fp.tanh()), 2), fp.dropout(0.5))),
+        normal(4, 5),
+        key=True,
+    ),
+    Case(
+        "tap",
+        fp.tap(
+            fp.tap(fp.serial(fp.residual(fp.serial(fp.dense(5), fp.tanh()))), forward=jnp.sum),
+            "*/dense",
+            forward=jnp.sum,
+        ),
+        normal(4, 5),
+    ),
+]
 
 MODELS: list[Case] = [
     Case("gated", fp.gated(fp.silu()), normal(3, 8)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -69,8 +68,8 @@ def _alone(layer: Layer) -> Layer:
         return layer
 
     def by_autodiff(child: Layer) -> Layer:
-        forward, backward = by_vjp(child.forward)
-        return dataclasses.replace(child, forward=forward, backward=backward)
+        # A leaf: its residuals are no longer those of its children.
+        return Layer(child.init, *by_vjp(child.forward), child.name)
 
     return layer.rebuild(*map(by_autodiff, layer.children))
 

@@ -1,0 +1,119 @@
+"""Computing in one dtype with params in another."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from funprop import trees
+from funprop.layer import Layer, map_layers
+from funprop.rewrites.beside import apart, beside
+
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
+    from jaxtyping import PyTree
+
+
+def cast(layer: Layer, compute_dtype: DTypeLike, *, param_dtype: DTypeLike = jnp.float32) -> Layer:
+    """The same layer computing in `compute_dtype`, its params made and kept in `param_dtype`.
+
+    Float inputs are cast once, where they enter; params at each leaf of the model, in forward and
+    again in backward. So the cast params are no residuals, a loop over layers holds those of one
+    layer at a time, and `fused_update(cast(model, ...), optimizer)` updates params in their own
+    dtype. Gradients come back in the dtypes of params and input; the output, and what is kept, is
+    in `compute_dtype`; integers are untouched.
+    Source: Micikevicius et al., arXiv:1710.03740 (mixed precision training).
+
+    Args:
+      layer: any layer; loss and metrics belong outside, as they compute in float32 at least.
+      compute_dtype: of inputs, outputs, residuals.
+      param_dtype: of the params that `init` makes.
+
+    Raises:
+      TypeError: a dtype is not floating.
+
+    Example:
+      >>> import funprop as fp
+      >>> model = cast(fp.serial(fp.dense(4), fp.tanh()), jnp.bfloat16)
+      >>> params = model.init(jax.random.key(0), jnp.ones((3, 5)))
+      >>> y, residuals = model.forward(params, jnp.ones((3, 5)))
+      >>> dparams, dx = model.backward(params, residuals, y)
+      >>> str(y.dtype), str(params[0].w.dtype), str(dparams[0].w.dtype), str(dx.dtype)
+      ('bfloat16', 'float32', 'float32', 'float32')
+    """
+    for name, dtype in (("compute_dtype", compute_dtype), ("param_dtype", param_dtype)):
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(f"{name} must be a floating dtype, got {jnp.dtype(dtype).name}")
+    inside = map_layers(lambda leaf: _cast_params(leaf, compute_dtype, param_dtype), layer)
+    return _cast_input(inside, compute_dtype)
+
+
+def _cast_params(leaf: Layer, compute_dtype: DTypeLike, param_dtype: DTypeLike) -> Layer:
+    def init(key: Any, x: PyTree) -> PyTree:
+        return _floats_to(param_dtype, leaf.init(key, _spec_in(param_dtype, x)))
+
+    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+        return leaf.forward(_floats_to(compute_dtype, params), x, key)
+
+    def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        dparams, dx = leaf.backward(_floats_to(compute_dtype, params), residuals, dy)
+        return _floats_like(params, dparams), dx
+
+    return dataclasses.replace(leaf, init=init, forward=forward, backward=backward, rebuild=None)
+
+
+def _cast_input(inside: Layer, compute_dtype: DTypeLike) -> Layer:
+    def init(key: Any, x: PyTree) -> PyTree:
+        return inside.init(key, _spec_in(compute_dtype, x))
+
+    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+        y, residuals = inside.forward(params, _floats_to(compute_dtype, x), key)
+        floats = [leaf.dtype for leaf in jax.tree.leaves(x) if trees.is_float(leaf)]
+        return y, beside(inside, residuals, trees.Static(tuple(floats)))
+
+    def backward(params: PyTree, residuals: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
+        residuals, dtypes = apart(inside, residuals)
+        dparams, dx = inside.backward(params, residuals, dy)
+        leaves, tree = jax.tree.flatten(dx)
+        return dparams, tree.unflatten(
+            leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes.value, strict=True)
+        )
+
+    def rebuild(*children: Layer) -> Layer:
+        return _cast_input(inside.rebuild(*children), compute_dtype)
+
+    return dataclasses.replace(
+        inside,
+        init=init,
+        forward=forward,
+        backward=backward,
+        rebuild=rebuild if inside.children else None,
+    )
+
+
+def _floats_to(dtype: DTypeLike, tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if trees.is_float(leaf) else leaf, tree)
+
+
+def _floats_like(like: PyTree, tree: PyTree) -> PyTree:
+    """`tree` in the dtypes of `like`; where it has `None`, for an integer, that stays."""
+    return jax.tree.map(
+        lambda leaf, d: None if d is None else d.astype(leaf.dtype),
+        like,
+        tree,
+        is_leaf=lambda node: node is None,
+    )
+
+
+def _spec_in(dtype: DTypeLike, x: PyTree) -> PyTree:
+    """The spec of `x` with its floats in `dtype` (in the widest allowed, for `float`)."""
+    dtype = jax.dtypes.canonicalize_dtype(dtype)
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, dtype if trees.is_float(leaf) else leaf.dtype
+        ),
+        x,
+    )

@@ -1,0 +1,69 @@
+"""Residuals in the host's memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from funprop.layer import Layer, Recorded
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+
+def offload(layer: Layer) -> Layer:
+    """The same layer, its residuals in the host's memory between forward and backward.
+
+    Costs a transfer there and one back, and saves the device what the layer keeps; under `repeat`
+    the transfers of one copy and the computation of the next may overlap. What is `Recorded`, and
+    random keys, stay. On CPU, where device memory is the host's, a script runs unchanged: compiled,
+    it moves nothing.
+
+    Raises:
+      ValueError: at forward, the default backend has no pinned host memory.
+
+    Example:
+      >>> import jax.numpy as jnp, funprop as fp
+      >>> block = offload(fp.serial(fp.tanh(), fp.gelu()))
+      >>> y, residuals = block.forward(((), ()), jnp.zeros(2))
+      >>> residuals[0].sharding.memory_kind
+      'pinned_host'
+      >>> block.backward(((), ()), residuals, jnp.ones(2))[1].tolist()
+      [0.5, 0.5]
+    """
+
+    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+        _check_backend()
+        y, residuals = layer.forward(params, x, key)
+        return y, _moved(residuals, jax.memory.Space.Host)
+
+    def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        return layer.backward(params, _moved(residuals, jax.memory.Space.Device), dy)
+
+    def rebuild(*children: Layer) -> Layer:
+        return offload(layer.rebuild(*children))
+
+    return dataclasses.replace(
+        layer, forward=forward, backward=backward, rebuild=rebuild if layer.children else None
+    )
+
+
+def _moved(residuals: PyTree, space: Any) -> PyTree:
+    def moved(leaf: Any) -> Any:
+        if isinstance(leaf, Recorded) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        return jax.device_put(leaf, space)
+
+    return jax.tree.map(moved, residuals, is_leaf=lambda node: isinstance(node, Recorded))
+
+
+def _check_backend() -> None:
+    device = jax.local_devices()[0]
+    kinds = [m.kind for m in device.addressable_memories()]
+    if "pinned_host" not in kinds:
+        raise ValueError(
+            f"offload needs a backend with pinned_host memory, got {device.platform} with {kinds}"
+        )

@@ -1,0 +1,120 @@
+"""Recomputing instead of keeping."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from funprop.layer import Layer, recorded
+from funprop.rewrites.where import Place, map_places, places
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+
+def remat(layer: Layer, keep: str | None = None) -> Layer:
+    """The same layer keeping only its input; its forward is run again in the backward pass.
+
+    Costs one more forward and saves what the layer would have kept; wrap a block, not a leaf. Parts
+    that are dear to run and cheap to keep (attention, say) are kept by their path: their output and
+    residuals stay, and they are not run again. (What an `autodiff` layer keeps is chosen by its own
+    `policy`.)
+    Source: Chen et al., arXiv:1604.06174 (gradient checkpointing).
+
+    Args:
+      layer: what is recomputed.
+      keep: a pattern for paths inside `layer`, as `serial/dense[2]` or `*/attention`; `*` stands
+        for anything.
+
+    Raises:
+      ValueError: `keep` matches no part, or one whose params are shared.
+
+    Example:
+      >>> import jax.numpy as jnp, funprop as fp
+      >>> block = fp.serial(fp.gelu(), fp.tanh(), fp.gelu())
+      >>> kept = remat(block).forward(((), (), ()), jnp.zeros(2))[1]
+      >>> len(jax.tree.leaves(kept))  # the input
+      1
+      >>> kept = remat(block, keep="tanh").forward(((), (), ()), jnp.zeros(2))[1]
+      >>> len(jax.tree.leaves(kept))  # and the output of tanh, which is its residual too
+      3
+    """
+    return _remat(layer, frozenset() if keep is None else places(keep, layer, into_shared=False))
+
+
+def _remat(layer: Layer, chosen: frozenset[Place]) -> Layer:
+    first, again = (map_places(chosen, layer, how) for how in (_saving, _replaying))
+
+    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+        y, residuals = first.forward(params, x, key)
+        saved = _saved(residuals[: len(layer.children)]) if layer.children else ()
+        return y, (*saved, x, key, recorded(residuals))
+
+    def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        *saved, x, key, _ = residuals
+        # Without the barrier XLA sees the same computation twice, merges it, and keeps everything.
+        params, x, dy = jax.lax.optimization_barrier((params, x, dy))
+        params = _with_saved(layer, params, saved)
+        _, residuals = again.forward(params, x, key)
+        return again.backward(params, residuals, dy)
+
+    def rebuild(*children: Layer) -> Layer:
+        return _remat(layer.rebuild(*children), chosen)
+
+    return dataclasses.replace(
+        layer, forward=forward, backward=backward, rebuild=rebuild if layer.children else None
+    )
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["y", "residuals"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class _Saved:
+    """What the forward pass of a chosen part gave."""
+
+    y: Any
+    residuals: Any
+
+
+def _saving(part: Layer) -> Layer:
+    """`part` with all that its forward gives as its residuals."""
+
+    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, _Saved]:
+        y, residuals = part.forward(params, x, key)
+        return y, _Saved(y, residuals)
+
+    return Layer(part.init, forward, part.backward, part.name)
+
+
+def _replaying(part: Layer) -> Layer:
+    """`part` with `(params, _Saved)` for params: its forward gives what was saved."""
+
+    def forward(params: Any, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+        return params[1].y, params[1].residuals
+
+    def backward(params: Any, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        return part.backward(params[0], residuals, dy)
+
+    return Layer(part.init, forward, backward, part.name)
+
+
+def _saved(residuals: Any) -> PyTree:
+    """What was saved, in its place; `None` in place of a child that has nothing saved inside."""
+
+    def is_saved(node: Any) -> bool:
+        return isinstance(node, _Saved)
+
+    saved = jax.tree.map(lambda r: r if is_saved(r) else None, residuals, is_leaf=is_saved)
+    return tuple(part if jax.tree.leaves(part) else None for part in saved)
+
+
+def _with_saved(layer: Layer, params: PyTree, saved: Any) -> PyTree:
+    """`params` with what was saved beside the params that it belongs to, by the mirror law."""
+    if isinstance(saved, _Saved):
+        return params, saved
+    if saved is None or not layer.children or layer.shares:
+        return params
+    children = zip(layer.children, params, saved, strict=False)  # a node's own stand behind
+    return tuple(_with_saved(child, p, s) for child, p, s in children)

@@ -1,0 +1,110 @@
+"""Watching activations and cotangents of chosen layers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+
+from funprop.layer import Layer, Recorded, recorded
+from funprop.rewrites.beside import apart, beside
+from funprop.rewrites.where import map_places, places
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+
+class Tapped(NamedTuple):
+    """What `tap` puts in the place of a layer's `dparams` when it watches cotangents.
+
+    Attributes:
+      dparams: the layer's own.
+      seen: `Recorded`, what was watched.
+    """
+
+    dparams: Any
+    seen: Recorded
+
+
+def tap(
+    model: Layer,
+    where: str | None = None,
+    *,
+    forward: Callable[[PyTree], PyTree] | None = None,
+    backward: Callable[[PyTree], PyTree] | None = None,
+) -> Layer:
+    """The same model telling of its layers' outputs and of the cotangents that reach them.
+
+    No side effect: what is seen comes back with the rest, under `jit` and `vmap`, and from each
+    copy under `repeat`. Outputs go among the residuals as `Recorded`, and so to
+    `Gradient.recorded`; cotangents go beside `dparams`, from where `untap` takes them.
+
+    Args:
+      model: any layer.
+      where: a pattern for the paths of the layers to watch, as `*/dense*`; without it, the model
+        itself.
+      forward: from an output `y` to what shall be told of it, a pytree of sums over the batch.
+      backward: the same of the cotangent `dy`.
+
+    Raises:
+      ValueError: nothing to watch with; no path matches; or cotangents are wanted below a node that
+        shares params (`reparam`), where no `dparams` come out.
+
+    Example:
+      >>> import jax.numpy as jnp, funprop as fp
+      >>> model = tap(fp.serial(fp.tanh(), fp.relu()), "tanh", forward=jnp.sum, backward=jnp.max)
+      >>> y, residuals = model.forward(((), ()), jnp.zeros(3))
+      >>> dparams, dx = model.backward(((), ()), residuals, jnp.ones(3))
+      >>> plain, seen = untap(dparams)
+      >>> plain, float(seen[0].seen.value), float(recorded(residuals)[0][1].value)
+      (((), ()), 0.0, 0.0)
+    """
+    if forward is None and backward is None:
+        raise ValueError("tap needs a function to watch with, forward or backward, got none")
+    watch = functools.partial(_tap, forward=forward, backward=backward)
+    if where is None:
+        return watch(model)
+    return map_places(places(where, model, into_shared=backward is None), model, watch)
+
+
+def _tap(layer: Layer, forward: Any, backward: Any) -> Layer:
+    def tapped_forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+        y, residuals = layer.forward(params, x, key)
+        return y, beside(layer, residuals, Recorded(forward(y)) if forward else None)
+
+    def tapped_backward(params: PyTree, residuals: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
+        dparams, dx = layer.backward(params, apart(layer, residuals)[0], dy)
+        return (Tapped(dparams, Recorded(backward(dy))) if backward else dparams), dx
+
+    def rebuild(*children: Layer) -> Layer:
+        return _tap(layer.rebuild(*children), forward, backward)
+
+    return dataclasses.replace(
+        layer,
+        forward=tapped_forward,
+        backward=tapped_backward,
+        rebuild=rebuild if layer.children else None,
+    )
+
+
+def untap(dparams: PyTree) -> tuple[PyTree, PyTree]:
+    """`(dparams, seen)`: the plain ones, as an optimizer takes them, and what `tap` saw.
+
+    `seen` has the structure of what was given, with only the `Recorded` left in it, each in its
+    place, and `None` elsewhere.
+
+    Example:
+      >>> untap((1.0, Tapped(2.0, Recorded(3.0))))[0]
+      (1.0, 2.0)
+    """
+
+    def is_tapped(node: Any) -> bool:
+        return isinstance(node, Tapped)
+
+    def plain(node: Any) -> Any:
+        return untap(node.dparams)[0] if is_tapped(node) else node
+
+    return jax.tree.map(plain, dparams, is_leaf=is_tapped), recorded(dparams)

@@ -1,0 +1,186 @@
+"""What rewrites keep, where they keep it, and what they tell."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import funprop as fp
+from funprop.trees import nbytes
+from tests.cases import tied
+from tests.test_bad_input import raises
+
+KEY = jax.random.key(0)
+X = jax.random.normal(KEY, (6, 5))
+
+
+def block():
+    return fp.serial(fp.residual(fp.serial(fp.dense(5), fp.gelu(), fp.dense(5))), fp.tanh())
+
+
+def gradient(layer, params, x=X, key=None):
+    y, residuals = layer.forward(params, x, key)
+    return layer.backward(params, residuals, y)
+
+
+# ------------------------------------------------------------------------------------ remat
+
+
+def test_kept_parts_are_not_run_again():
+    """Counted in the trace of backward: erf is gelu's alone, tanh that of the last layer."""
+    params = block().init(KEY, X)
+
+    def again(keep):
+        layer = fp.remat(block(), keep=keep)
+        _, residuals = layer.forward(params, X)
+        jaxpr = str(jax.make_jaxpr(layer.backward)(params, residuals, X))
+        return jaxpr.count(" erfc "), jaxpr.count(" tanh ")
+
+    once = again("*/gelu")  # gelu's own backward has one erfc
+    assert again(None) == (once[0] + 1, 1)
+    assert again("tanh") == (once[0] + 1, 0)
+    assert once == (1, 1)
+
+
+@pytest.mark.parametrize("keep", ["residual", "*/dense[0]", "*/gelu", "*"])
+def test_keeping_changes_no_gradient(keep):
+    layer = fp.repeat(fp.remat(block(), keep=keep), 3)
+    params = layer.init(KEY, X)
+    chex.assert_trees_all_close(
+        gradient(layer, params), gradient(fp.repeat(block(), 3), params), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_what_is_kept_lies_between_nothing_and_everything():
+    sizes = []
+    for layer in (fp.remat(block()), fp.remat(block(), keep="tanh"), block()):
+        params = layer.init(KEY, X)
+        sizes.append(nbytes(jax.eval_shape(layer.forward, params, X)[1]))
+    assert sizes == [X.nbytes, 3 * X.nbytes, 4 * X.nbytes]
+
+
+def test_kept_parts_survive_other_rewrites_by_their_place():
+    model = fp.remat(block(), keep="*/gelu")
+    renamed = fp.map_layers(lambda leaf: fp.named("other", fp.autodiff(leaf)), model)
+    params = model.init(KEY, X)
+    chex.assert_trees_all_close(
+        gradient(renamed, params), gradient(model, params), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_autodiff_keeps_what_a_checkpoint_policy_lets_it():
+    inside = fp.serial(fp.dense(5), fp.gelu(), fp.dense(5))
+    params = inside.init(KEY, X)
+    nothing, dots, all_ = (
+        fp.autodiff(inside, policy)
+        for policy in (
+            jax.checkpoint_policies.nothing_saveable,
+            jax.checkpoint_policies.dots_saveable,
+            None,
+        )
+    )
+    sizes = [nbytes(layer.forward(params, X)[1]) for layer in (nothing, dots, all_)]
+    assert X.nbytes == sizes[0] < sizes[1] < sizes[2]
+    for layer in (nothing, dots):
+        chex.assert_trees_all_close(
+            gradient(layer, params), gradient(inside, params), rtol=1e-5, atol=1e-6
+        )
+
+
+# ---------------------------------------------------------------------------------- offload
+
+
+def test_residuals_are_in_host_memory_and_records_are_not():
+    layer = fp.offload(fp.tap(block(), "tanh", forward=jnp.sum))
+    params = layer.init(KEY, X)
+    residuals = jax.jit(layer.forward)(params, X)[1]
+    tapped = residuals[1]
+    assert tapped[0].sharding.memory_kind == "pinned_host"
+    assert tapped[1].value.sharding.memory_kind != "pinned_host"
+    chex.assert_trees_all_equal(gradient(layer, params), gradient(block(), params))
+
+
+def test_a_backend_without_host_memory_is_refused(monkeypatch):
+    class Device:
+        platform = "toy"
+
+        def addressable_memories(self):
+            return []
+
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    raises(
+        ValueError,
+        "offload needs a backend with pinned_host memory, got toy with []",
+        lambda: fp.offload(fp.tanh()).forward((), X),
+    )
+
+
+# -------------------------------------------------------------------------------------- tap
+
+
+def norm(x):
+    return (x * x).sum()
+
+
+@settings(max_examples=5, deadline=None)
+@given(rows=st.integers(1, 4), width=st.integers(1, 4), n=st.integers(1, 3))
+def test_tap_sees_each_copy_under_jit_and_changes_nothing(rows, width, n):
+    x = jnp.ones((rows, width))
+    inside = fp.serial(fp.dense(width), fp.tanh())
+    plain = fp.serial(fp.repeat(inside, n), fp.dense(1))
+    tapped = fp.tap(plain, "repeat/*/tanh", forward=norm, backward=norm)
+    params = plain.init(KEY, x)
+    objective = [fp.objective(model, fp.mean_squared()) for model in (tapped, plain)]
+    batch = x, jnp.zeros((rows, 1))
+    got, want = (jax.jit(fp.backprop(o))((params, ()), batch) for o in objective)
+    grads, seen = fp.untap(got.grads)
+    chex.assert_trees_all_close((grads, got.loss), (want.grads, want.loss), rtol=1e-6)
+    (cotangents,) = jax.tree.leaves(seen)
+    (outputs,) = jax.tree.leaves(got.recorded)
+    assert cotangents.shape == outputs.shape == (n,)
+    # The last copy's output is what the head was given, and its cotangent what the head gave back.
+    h, _ = plain.children[0].forward(params[0], x)
+    y, head = plain.children[1].forward(params[1], h)
+    dh = plain.children[1].backward(params[1], head, 2 * y)[1]
+    chex.assert_trees_all_close(outputs[-1], norm(h), rtol=1e-5, atol=1e-12)
+    chex.assert_trees_all_close(cotangents[-1], norm(dh), rtol=1e-5, atol=1e-12)
+
+
+def test_tap_below_shared_params_sees_outputs_and_refuses_cotangents():
+    model = fp.serial(tied())
+    seen = fp.tap(model, "*/tanh", forward=norm)
+    params = seen.init(KEY, X)
+    assert (
+        len(
+            jax.tree.leaves(
+                fp.backprop(fp.objective(seen, fp.mean_squared()))((params, ()), (X, X)).recorded
+            )
+        )
+        == 1
+    )
+    chex.assert_trees_all_equal(gradient(seen, params), gradient(model, params))
+    raises(
+        ValueError,
+        "a part whose params are shared cannot be chosen, got reparam/serial/tanh",
+        lambda: fp.tap(model, "*/tanh", backward=norm),
+    )
+    raises(
+        ValueError,
+        "a part whose params are shared cannot be chosen, got reparam/serial/tanh",
+        lambda: fp.remat(model, keep="*/tanh"),
+    )
+
+
+def test_bad_choices_are_refused():
+    raises(
+        ValueError,
+        "a part of serial must match the pattern, got 'tahn'",
+        lambda: fp.remat(block(), keep="tahn"),
+    )
+    raises(
+        ValueError,
+        "tap needs a function to watch with, forward or backward, got none",
+        lambda: fp.tap(block(), "tanh"),
+    )
