@@ -1,6 +1,7 @@
 """Language models: against plain JAX, text by text, and what is refused."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 import pytest
 
 import funprop as fp
+from funprop.train import text
 
 VOCABULARY = 11
 MODELS = {
@@ -34,11 +36,11 @@ def test_generated_with_a_past_as_without(name):
     params = drawn(model)
     head = fp.unembedding(params)
     got = fp.generate(model, params, head, prompt, 6)
-    text = prompt
+    written = prompt
     for _ in range(6):
-        hidden = model.forward(params, text)[0][:, -1]
-        text = jnp.concatenate([text, (hidden @ head.w.T).argmax(-1)[:, None]], 1)
-    assert got.tolist() == text.tolist()
+        hidden = model.forward(params, written)[0][:, -1]
+        written = jnp.concatenate([written, (hidden @ head.w.T).argmax(-1)[:, None]], 1)
+    assert got.tolist() == written.tolist()
     assert len({tuple(row) for row in got.tolist()}) == 2
 
 
@@ -134,7 +136,9 @@ REFUSED = {
     "the model has 12 positions": lambda: fp.generate(
         MODELS["gpt"], p := drawn(MODELS["gpt"]), fp.unembedding(p), jnp.ones((1, 9), int), 9
     ),
-    "top_p must be": lambda: fp.generate(fp.serial(), (), None, jnp.ones((1, 9), int), 9, top_p=0),
+    "top_p must be": lambda: fp.generate(
+        fp.serial(), (), fp.LinearParams(None, None), jnp.ones((1, 9), int), 9, top_p=0
+    ),
 }
 
 
@@ -149,3 +153,36 @@ def test_a_token_out_of_range_shows_inside_jit():
     table = jnp.ones((5, 2))
     y = jax.jit(lambda x: fp.embedding(5, 2).forward(table, x)[0])(jnp.array([1, -1, 7]))
     assert np.isnan(y).any(-1).tolist() == [False, True, True]
+
+
+def test_the_text_job_learns_and_writes_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(text, "UPDATES", 30)
+    monkeypatch.setattr(text, "SIZES", {"features": 32, "depth": 2, "heads": 2})
+    with jax.numpy_dtype_promotion("standard"):  # optax promotes by itself
+        out = text.train(epochs=2, batch_size=8, learning_rate=1e-2, out=tmp_path / "run")
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert history[-1]["held_out/bits_per_byte"] < 4.5 < 8  # a uniform guess takes 8
+    assert "tokens/s" in capsys.readouterr().out
+    names = {"history.jsonl", "params.npz", "report.png", "run.json", "samples.txt"}
+    assert {file.name for file in out.iterdir()} == names
+
+
+def test_windows_depend_on_seed_and_turn_alone():
+    data = np.arange(5000, dtype=np.uint8)
+    first, again, other = (text.windows(data, 4, 0, turn) for turn in (1, 1, 2))
+    assert np.array_equal(first[0], again[0]) and not np.array_equal(first[0], other[0])
+    assert np.array_equal(first[0][:, 1:], first[1][:, :-1])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"model": "bert"}, "unknown model 'bert'"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"batch_size": -1}, "must be at least 1"),
+    ],
+)
+def test_the_text_job_refuses(given, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        text.train(**given, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
