@@ -29,12 +29,12 @@ from tests.benchmarks.harness import header
 from tests.benchmarks.language_models import plain_loss, transformer_block
 
 VOCABULARY = 50304  # GPT-2's 50,257, filled up to a multiple of 128
-SMALL = {"features": 768, "depth": 12, "heads": 12, "longest": 1024}
-TINY = {"features": 64, "depth": 2, "heads": 2, "longest": 64}
+SMALL: dict[str, Any] = {"features": 768, "depth": 12, "heads": 12, "longest": 1024}
+TINY: dict[str, Any] = {"features": 64, "depth": 2, "heads": 2, "longest": 64}
 RATE = 3e-4
 
 
-def by_hand(sizes: dict[str, int], vocabulary: int, rewrite: Any) -> tuple[Any, Any]:
+def by_hand(sizes: dict[str, Any], vocabulary: int, rewrite: Any) -> tuple[Any, Any]:
     """`(state, update)`: funprop's step."""
     model = fp.cast(fp.gpt(vocabulary, rewrite=rewrite, **sizes), jnp.bfloat16)
     whole = fp.language_model(model, vocabulary, chunk=8192)
@@ -43,7 +43,7 @@ def by_hand(sizes: dict[str, int], vocabulary: int, rewrite: Any) -> tuple[Any, 
     return train.init(whole.init(jax.random.key(0), (tokens, tokens)), None), train.update
 
 
-def by_jax(sizes: dict[str, int], vocabulary: int, checkpoint: bool) -> tuple[Any, Any]:
+def by_jax(sizes: dict[str, Any], vocabulary: int, checkpoint: bool) -> tuple[Any, Any]:
     """`(state, update)`: plain JAX and optax, cuDNN's attention where it is to be had."""
     whole = fp.language_model(fp.gpt(vocabulary, **sizes), vocabulary)
     tokens = jnp.zeros((1, 8), jnp.int32)
@@ -68,7 +68,7 @@ def by_jax(sizes: dict[str, int], vocabulary: int, checkpoint: bool) -> tuple[An
     return (params, optimizer.init(params)), update
 
 
-def measured(state: Any, update: Callable[..., Any], batch: Any, updates: int) -> tuple[float, int]:
+def measured(state: Any, update: Any, batch: Any, updates: int) -> tuple[float, int]:
     """Seconds an update, the median; and bytes of the compiled program."""
     memory = update.lower(state, batch).compile().memory_analysis()
     held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
@@ -83,7 +83,7 @@ def measured(state: Any, update: Callable[..., Any], batch: Any, updates: int) -
 
 
 def by_torch(
-    sizes: dict[str, int], vocabulary: int, batch: int, updates: int
+    sizes: dict[str, Any], vocabulary: int, batch: int, updates: int
 ) -> tuple[float, int] | None:
     """`(seconds, bytes)` of PyTorch; `None` where there is no torch with CUDA."""
     try:
