@@ -63,11 +63,13 @@ from funprop.losses import (
 from funprop.metrics import absolute_error, accuracy, binary_accuracy
 from funprop.models import (
     feed_forward,
+    generate,
     gpt,
     language_model,
     llama,
     self_attention,
     swiglu,
+    unembedding,
 )
 from funprop.rewrites import Tapped, autodiff, cast, fused_update, offload, remat, tap, untap
 from funprop.steps import Step, TrainState, scan, step
@@ -129,6 +131,7 @@ __all__ = [
     "gated",
     "gelu",
     "gelu_tanh",
+    "generate",
     "global_average_pool",
     "global_max_pool",
     "gpt",
@@ -177,6 +180,7 @@ __all__ = [
     "tanh",
     "tap",
     "taylor_test",
+    "unembedding",
     "untap",
     "upsample",
     "verify",

@@ -14,7 +14,7 @@ def main() -> None:
 
     def train(
         data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")],
-        model: str = "mlp",
+        model: str | None = None,
         optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "adam",
         learning_rate: float | None = None,
         epochs: int | None = None,
@@ -29,8 +29,9 @@ def main() -> None:
         writes a run folder.
 
         Args:
-          data: digits, iris, breast-cancer or diabetes.
-          model: which network.
+          data: digits, iris, breast-cancer or diabetes; or stdlib, for a language model of the
+            sources of Python's standard library, which shows what it writes as it learns.
+          model: which network; without it, what suits the data.
           optimizer: how the gradient becomes an update.
           learning_rate: of the optimizer; without it, what suits the data.
           epochs: how often to go over the data; without it, what suits the data.
@@ -39,11 +40,26 @@ def main() -> None:
           backward: by the hand-written backward pass, or by jax.vjp.
           out: the run folder, which must not exist yet; without it, one under runs/.
         """
+        if data == "stdlib":
+            if optimizer != "adam":
+                raise ValueError(f"stdlib is trained by adamw, got {optimizer!r}")
+            from funprop.train import text
+
+            text.train(
+                model=model or "llama",
+                learning_rate=learning_rate,
+                epochs=epochs,
+                batch_size=batch_size,
+                seed=seed,
+                backward=backward,
+                out=out,
+            )
+            return
         from funprop.train import job
 
         job.train(
             data,
-            model=model,
+            model=model or "mlp",
             optimizer=optimizer,
             learning_rate=learning_rate,
             epochs=epochs,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -13,6 +14,13 @@ from funprop.trees import Static, require_float
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Attention(Layer):
+    """A layer that says which queries see which keys, for those who run it token by token."""
+
+    how: Any = None
 
 
 def attention(
@@ -102,7 +110,8 @@ def attention(
             dx = blockwise.backward(how, block, x, mask, dy)
         return (), (dx, None) if masked else dx
 
-    return layer(forward=forward, backward=backward, name="attention")
+    plain = layer(forward=forward, backward=backward, name="attention")
+    return Attention(plain.init, plain.forward, backward, plain.name, how=how)
 
 
 def _fused(how: Heads, x: Any, mask: Any) -> Any:

@@ -21,14 +21,14 @@ class Heads(NamedTuple):
     window: int | None
     rotary: float | None
 
-    def split(self, x: Float[Array, "*batch t p"]) -> tuple[Any, Any, Any]:
+    def split(self, x: Float[Array, "*batch t p"], first: Any = 0) -> tuple[Any, Any, Any]:
         """Queries `[b, g, r, t, f]` over `sqrt f`; keys and values `[b, g, t, f]`."""
         time, packed = x.shape[-2:]
         parts = self.heads + 2 * self.kv_heads
         x = x.reshape(-1, time, parts, packed // parts).swapaxes(1, 2)
         q, k, v = jnp.split(x, (self.heads, self.heads + self.kv_heads), 1)
         if self.rotary is not None:
-            places = jnp.arange(time)
+            places = first + jnp.arange(time)  # of a sequence that began earlier
             q, k = rotate(q, places, base=self.rotary), rotate(k, places, base=self.rotary)
         q = q * q.shape[-1] ** -0.5
         return q.reshape(len(x), self.kv_heads, -1, *q.shape[2:]), k, v

@@ -30,15 +30,7 @@ def draw(file: Path, task: Task, history: Sequence[Row], outputs: Any, title: st
       outputs: of the trained model, for `task.test`.
       title: over all.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "the picture needs matplotlib: pip install 'funprop[train]'"
-        ) from None
-
-    figure = Figure(figsize=(12.5, 4.9), dpi=110, facecolor="white")
-    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.02, y=0.97, ha="left")
+    figure = _figure((12.5, 4.9), title)
     panels: Any = figure.subfigures(1, 2, width_ratios=[1.15, 1])
     left, right = panels
     metric = next(iter(task.metrics))
@@ -52,6 +44,27 @@ def draw(file: Path, task: Task, history: Sequence[Row], outputs: Any, title: st
     else:
         _scatter(right, task, outputs)
     figure.savefig(file)
+
+
+def curve(file: Path, history: Sequence[Row], name: str, title: str) -> None:
+    """The curve of one metric, in training and held out, as a PNG."""
+    figure = _figure((6.5, 4.2), title)
+    axes = figure.subplots()
+    _curve(axes, history, name)
+    figure.subplots_adjust(left=0.12, right=0.95, top=0.8, bottom=0.13)
+    figure.savefig(file)
+
+
+def _figure(size: tuple[float, float], title: str) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "the picture needs matplotlib: pip install 'funprop[train]'"
+        ) from None
+    figure = Figure(figsize=size, dpi=110, facecolor="white")
+    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.02, y=0.97, ha="left")
+    return figure
 
 
 def _curve(axes: Axes, history: Sequence[Row], name: str) -> None:

@@ -6,7 +6,7 @@ same weights; the same scan over the blocks. Run: python -m tests.benchmarks.lan
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,15 @@ def affine(p: Any, x: Any) -> Any:
     return x @ p.w + p.b
 
 
-def transformer_block(heads: int, params: Any, x: Any) -> Any:
+def transformer_block(
+    heads: int, params: Any, x: Any, implementation: Literal["xla", "cudnn"] | None = None
+) -> Any:
     """GPT-2's block in plain JAX, on the same params."""
     (((n1, (qkv, _, out)),), ((n2, (up, _, down)),)) = params
     split = affine(qkv, norm(n1, x)).reshape(*x.shape[:2], 3 * heads, -1)
     q, k, v = jnp.split(split, 3, 2)
-    x = x + affine(out, jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape))
+    y = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=implementation)
+    x = x + affine(out, y.reshape(x.shape))
     return x + affine(down, jax.nn.gelu(affine(up, norm(n2, x)), approximate=True))
 
 

@@ -1,0 +1,176 @@
+"""`funprop train stdlib`: a language model of bytes, on Python's own standard library."""
+
+from __future__ import annotations
+
+import json
+import math
+import sysconfig
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from funprop.gradients import backprop, measure
+from funprop.layer import Layer
+from funprop.losses import LinearParams
+from funprop.models import generate, gpt, language_model, llama, unembedding
+from funprop.rewrites import autodiff, remat
+from funprop.steps import step
+from funprop.train.fit import fit
+from funprop.train.plots import curve
+from funprop.train.runs import check_new, new_folder, save_params, write_history
+
+BYTES = 256
+TIME = 128  # bytes a window
+UPDATES = 100  # a round, after which it is measured and a sample is drawn
+HELD_OUT_WINDOWS = 256
+PROMPT, SAMPLE = b"def ", 120
+SIZES = {"features": 128, "depth": 4, "heads": 4}
+
+
+def models() -> dict[str, Layer]:
+    """The models that the job knows, by name."""
+    return {
+        "gpt": gpt(BYTES, longest=TIME + SAMPLE, rewrite=remat, **SIZES),
+        "llama": llama(BYTES, rewrite=remat, **SIZES),
+    }
+
+
+def sources() -> tuple[np.ndarray, np.ndarray]:
+    """The standard library's own sources, bytes: to train on, and every twentieth file held out."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = sorted(
+        path
+        for path in root.rglob("*.py")
+        if not {"site-packages", "test", "tests", "idlelib"} & set(path.relative_to(root).parts)
+    )
+    parts: tuple[list[bytes], list[bytes]] = [], []
+    for i, path in enumerate(files):
+        parts[i % 20 == 0].append(path.read_bytes())
+    train, test = (np.frombuffer(b"\n".join(part), np.uint8) for part in parts)
+    return train, test
+
+
+def windows(text: np.ndarray, n: int, seed: int, turn: int) -> tuple[np.ndarray, np.ndarray]:
+    """`n` windows and the bytes after them, `[n, TIME]` each, drawn by `(seed, turn)` alone."""
+    starts = np.random.default_rng([seed, turn]).integers(0, len(text) - TIME - 1, n)
+    rows = text[starts[:, None] + np.arange(TIME + 1)].astype(np.int32)
+    return rows[:, :-1], rows[:, 1:]
+
+
+def train(
+    *,
+    model: str = "llama",
+    learning_rate: float | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    backward: str = "manual",
+    out: Path | None = None,
+) -> Path:
+    """Train, print samples as it learns, and write the run's folder.
+
+    Args:
+      model: gpt or llama.
+      learning_rate: of AdamW, at its highest; it warms up and falls along a cosine.
+      epochs: rounds of 100 updates.
+      batch_size: windows of 128 bytes an update.
+      seed: of the params, the windows and the samples.
+      backward: "manual" or "autodiff".
+      out: the run's folder.
+
+    Returns:
+      The folder: `history.jsonl`, `params.npz`, `report.png`, `samples.txt`, `run.json`.
+
+    Raises:
+      ValueError: an argument that cannot be; before anything is computed or written.
+    """
+    known = models()
+    if model not in known:
+        raise ValueError(f"unknown model {model!r}, there are {', '.join(known)}")
+    if backward not in ("manual", "autodiff"):
+        raise ValueError(f"unknown backward {backward!r}, there are manual, autodiff")
+    rate = 3e-3 if learning_rate is None else learning_rate
+    rounds, batch = epochs or 12, batch_size or 16
+    if not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"learning_rate must be positive and finite, got {rate}")
+    if rounds < 1 or batch < 1:
+        raise ValueError(f"epochs and batch_size must be at least 1, got {rounds} and {batch}")
+    out = out or Path("runs") / f"stdlib-{time.strftime('%Y%m%d-%H%M%S')}"
+    check_new(out)
+
+    text, unseen = sources()
+    held_out = windows(unseen, HELD_OUT_WINDOWS, 0, 0)  # the same in every run
+    network = known[model]
+    whole = language_model(network, BYTES)
+    grad_fn = backprop(whole if backward == "manual" else autodiff(whole))
+    updates = rounds * UPDATES
+    schedule = optax.warmup_cosine_decay_schedule(0, rate, min(50, updates // 2), updates)
+    # Decay for the matrices of the blocks, stacked by repeat; not for scales and biases.
+    decay = optax.adamw(
+        schedule, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda leaf: leaf.ndim > 2, p)
+    )
+    training = step(grad_fn, optax.chain(optax.clip_by_global_norm(1.0), decay))
+    params_key, train_key, sample_key = jax.random.split(jax.random.key(seed), 3)
+    params = whole.init(params_key, held_out)
+    state = training.init(params, train_key)
+    n = sum(leaf.size for leaf in jax.tree.leaves(params))
+    by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
+    print(
+        f"Python's standard library: {len(text):,} bytes to train on, {len(unseen):,} held out\n"
+        f"{model}, {n:,} params, by {by}; {rounds} rounds of {UPDATES} updates of {batch} windows "
+        f"of {TIME} bytes\n",
+        flush=True,
+    )
+    measured, history, samples = measure(grad_fn), [], []
+    for turn in range(1, rounds + 1):
+        data = windows(text, UPDATES * batch, seed, turn)
+        start = time.perf_counter()
+        result = fit(training, state, data, epochs=1, batch_size=batch, progress=None)
+        seconds = time.perf_counter() - start
+        state = result.state
+        row = {"epoch": float(turn), "loss": result.history[-1]["loss"]}
+        row["bits_per_byte"] = row["loss"] / math.log(2)
+        row["held_out/bits_per_byte"] = float(measured(state.params, held_out)["loss"].mean) / (
+            math.log(2)
+        )
+        row["tokens_per_second"] = UPDATES * batch * TIME / seconds
+        history.append(row)
+        sample = _sample(network, state.params[0], jax.random.fold_in(sample_key, turn))
+        samples.append(sample)
+        print(
+            f"round {turn}/{rounds}  bits per byte {row['bits_per_byte']:.3f}, held out "
+            f"{row['held_out/bits_per_byte']:.3f}  {row['tokens_per_second']:,.0f} tokens/s\n"
+            f"{_quoted(sample)}\n",
+            flush=True,
+        )
+        if result.stopped == "interrupted" or not math.isfinite(row["loss"]):
+            break
+    with new_folder(out) as draft:
+        write_history(draft / "history.jsonl", history)
+        save_params(draft / "params.npz", network, state.params[0])
+        (draft / "samples.txt").write_text("\n\n".join(samples) + "\n")
+        curve(draft / "report.png", history, "bits_per_byte", f"funprop train stdlib: {model}")
+        settings = {"data": "stdlib", "model": model, "learning_rate": rate, "rounds": rounds}
+        settings |= {"batch_size": batch, "seed": seed, "backward": backward, "final": history[-1]}
+        (draft / "run.json").write_text(json.dumps(settings, indent=2) + "\n")
+    print(f"Written to {out}: " + ", ".join(sorted(file.name for file in out.iterdir())))
+    return out
+
+
+def _sample(network: Layer, params: Any, key: Any) -> str:
+    """What the model writes after `def `."""
+    head: LinearParams = unembedding(params)
+    prompt = jnp.asarray([list(PROMPT)])
+    made = generate(network, params, head, prompt, SAMPLE, key=key, temperature=0.8, top_p=0.95)
+    return bytes(np.asarray(made[0], np.uint8)).decode(errors="replace")
+
+
+def _quoted(sample: str) -> str:
+    """A sample behind a bar, without what would move the cursor."""
+    lines = "".join(c if c.isprintable() or c == "\n" else "?" for c in sample).splitlines()
+    return "\n".join(f"    | {line}" for line in lines)

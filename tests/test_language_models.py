@@ -1,0 +1,188 @@
+"""Language models: against plain JAX, text by text, and what is refused."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import funprop as fp
+from funprop.train import text
+
+VOCABULARY = 11
+MODELS = {
+    "gpt": fp.gpt(VOCABULARY, features=16, depth=2, heads=2, longest=12),
+    "llama": fp.llama(VOCABULARY, features=16, depth=2, heads=4, kv_heads=2),
+    "window": fp.llama(VOCABULARY, features=16, depth=2, heads=2, window=3, rewrite=fp.remat),
+}
+
+
+def drawn(model, seed=0):
+    """Params far from their first values, so that what the model says depends on the text."""
+    params = model.init(jax.random.key(seed), jnp.zeros((1, 4), int))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    return tree.unflatten(
+        leaf + 0.3 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_generated_with_a_past_as_without(name):
+    model, prompt = MODELS[name], jnp.array([[1, 2, 3], [4, 5, 6]])
+    params = drawn(model)
+    head = fp.unembedding(params)
+    got = fp.generate(model, params, head, prompt, 6)
+    written = prompt
+    for _ in range(6):
+        hidden = model.forward(params, written)[0][:, -1]
+        written = jnp.concatenate([written, (hidden @ head.w.T).argmax(-1)[:, None]], 1)
+    assert got.tolist() == written.tolist()
+    assert len({tuple(row) for row in got.tolist()}) == 2
+
+
+def test_drawn_text_depends_on_the_key_and_keeps_to_the_likeliest():
+    model = MODELS["llama"]
+    params = drawn(model)
+    head = fp.unembedding(params)
+    run = functools.partial(fp.generate, model, params, head, jnp.array([[1]]), 8)
+    first, again, other = (run(key=jax.random.key(k), temperature=3.0) for k in (0, 0, 1))
+    assert first.tolist() == again.tolist() != other.tolist()
+    assert run(key=jax.random.key(0), top_p=1e-6).tolist() == run().tolist()
+    assert run(key=jax.random.key(0), temperature=1e-4).tolist() == run().tolist()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_loss_and_gradient_are_those_of_plain_jax(tied, x64):
+    """The model as an expert writes it, with naive attention and optax's loss."""
+    model = MODELS["gpt"]
+    tokens = jax.random.randint(jax.random.key(3), (2, 13), 0, VOCABULARY)
+    batch = tokens[:, :-1], tokens[:, 1:]
+    whole = fp.language_model(model, VOCABULARY, tied=tied, chunk=4)
+    params = jax.tree.map(lambda p: p.astype(jnp.float64), whole.init(jax.random.key(0), batch))
+
+    def norm(p, x):
+        c = x - x.mean(-1, keepdims=True)
+        return c / jnp.sqrt((c * c).mean(-1, keepdims=True) + 1e-5) * p.scale + p.bias
+
+    def block(x, p):
+        (((n1, (qkv, _, out)),), ((n2, (up, _, down)),)) = p
+        q, k, v = jnp.split((norm(n1, x) @ qkv.w + qkv.b).reshape(2, 12, 6, 8), 3, 2)
+        z = jnp.einsum("bqhf,bkhf->bhqk", q, k) / 8**0.5
+        p = jax.nn.softmax(jnp.where(jnp.tri(12, dtype=bool), z, -jnp.inf))
+        y = jnp.einsum("bhqk,bkhf->bqhf", p, v).reshape(x.shape)
+        x = x + y @ out.w + out.b
+        h = jax.nn.gelu(norm(n2, x) @ up.w + up.b, approximate=True)
+        return x + h @ down.w + down.b, None
+
+    def loss(params):
+        ((table, places), (stack,), last) = params[0]
+        x, _ = jax.lax.scan(block, table[batch[0]] + places[:12], stack)
+        logits = norm(last, x) @ (table if tied else params[1].w).T
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).sum()
+
+    want, grads = jax.value_and_grad(loss)(params)
+    got = fp.backprop(whole)(params, batch)
+    assert np.allclose(got.loss, want, rtol=1e-10)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), got.grads, grads
+    )
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 11, 50])
+def test_predictions_and_loss_in_chunks_of_any_size(chunk):
+    x = jax.random.normal(jax.random.key(0), (3, 5, 4))
+    params = fp.LinearParams(jax.random.normal(jax.random.key(1), (11, 4)), jnp.arange(11.0) / 5)
+    labels = jnp.arange(15).reshape(3, 5) % 11
+    logits = x @ params.w.T + params.b
+    assert fp.linear_predictions(params, x, chunk=chunk).tolist() == logits.argmax(-1).tolist()
+    head = fp.linear_cross_entropy(11, chunk=chunk, smoothing=0.1)
+    want = fp.softmax_cross_entropy(0.1).forward((), (logits, labels))[0]
+    assert np.allclose(head.forward(params, (x, labels))[0].total, want.total, rtol=1e-5)
+
+
+def test_ignored_labels_may_be_anything():
+    head = fp.linear_cross_entropy(3)
+    params = fp.LinearParams(jnp.eye(3), None)
+    x, weights = jnp.ones((2, 3)), jnp.array([1.0, 0.0])
+    loss, kept = head.forward(params, (x, jnp.array([0, -100]), weights))
+    dparams, (dx, *_) = head.backward(params, kept, fp.Sum(jnp.ones(()), jnp.zeros(())))
+    assert np.isfinite(loss.total) and not dx[1].any() and np.isfinite(dparams.w).all()
+
+
+REFUSED = {
+    "heads must divide features": lambda: fp.gpt(5, features=10, heads=4),
+    "kv_heads must divide heads": lambda: fp.attention(4, kv_heads=3),
+    "window must be at least 1": lambda: fp.attention(4, window=0),
+    "method must be": lambda: fp.attention(4, method="fast"),
+    "divides into 3 heads": lambda: fp.attention(1).forward((), jnp.ones((2, 5, 4))),
+    "mask must have shape (2, 5)": lambda: fp.attention(1).forward(
+        (), (jnp.ones((2, 5, 3)), jnp.ones((2, 4), bool))
+    ),
+    "even number of features": lambda: fp.gated(fp.silu()).forward(((),), jnp.ones((2, 3))),
+    "x must be from 0 to 4, got 7": lambda: fp.embedding(5, 2).forward(
+        jnp.ones((5, 2)), jnp.array([1, 7])
+    ),
+    "x must be at most 4 long": lambda: fp.learned_positions(4).init(
+        jax.random.key(0), jnp.ones((1, 5, 2))
+    ),
+    "labels must be from 0 to 2, got 3": lambda: fp.linear_cross_entropy(3).forward(
+        fp.LinearParams(jnp.eye(3), None), (jnp.ones((1, 3)), jnp.array([3]))
+    ),
+    "chunk must be at least 1": lambda: fp.linear_cross_entropy(3, chunk=0),
+    "the model has 12 positions": lambda: fp.generate(
+        MODELS["gpt"], p := drawn(MODELS["gpt"]), fp.unembedding(p), jnp.ones((1, 9), int), 9
+    ),
+    "top_p must be": lambda: fp.generate(
+        fp.serial(), (), fp.LinearParams(None, None), jnp.ones((1, 9), int), 9, top_p=0
+    ),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_refused_in_one_sentence(words):
+    with pytest.raises(ValueError) as error:
+        REFUSED[words]()
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_token_out_of_range_shows_inside_jit():
+    table = jnp.ones((5, 2))
+    y = jax.jit(lambda x: fp.embedding(5, 2).forward(table, x)[0])(jnp.array([1, -1, 7]))
+    assert np.isnan(y).any(-1).tolist() == [False, True, True]
+
+
+def test_the_text_job_learns_and_writes_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(text, "UPDATES", 30)
+    monkeypatch.setattr(text, "SIZES", {"features": 32, "depth": 2, "heads": 2})
+    with jax.numpy_dtype_promotion("standard"):  # optax promotes by itself
+        out = text.train(epochs=2, batch_size=8, learning_rate=1e-2, out=tmp_path / "run")
+    history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert history[-1]["held_out/bits_per_byte"] < 4.5 < 8  # a uniform guess takes 8
+    assert "tokens/s" in capsys.readouterr().out
+    names = {"history.jsonl", "params.npz", "report.png", "run.json", "samples.txt"}
+    assert {file.name for file in out.iterdir()} == names
+
+
+def test_windows_depend_on_seed_and_turn_alone():
+    data = np.arange(5000, dtype=np.uint8)
+    first, again, other = (text.windows(data, 4, 0, turn) for turn in (1, 1, 2))
+    assert np.array_equal(first[0], again[0]) and not np.array_equal(first[0], other[0])
+    assert np.array_equal(first[0][:, 1:], first[1][:, :-1])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"model": "bert"}, "unknown model 'bert'"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive"),
+        ({"batch_size": -1}, "must be at least 1"),
+    ],
+)
+def test_the_text_job_refuses(given, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        text.train(**given, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
