@@ -29,9 +29,11 @@ def main() -> None:
         writes a run folder.
 
         Args:
-          data: digits, iris, breast-cancer or diabetes; or stdlib, for a language model of the
-            sources of Python's standard library, which shows what it writes as it learns.
-          model: which network; without it, what suits the data.
+          data: digits, digits-denoise, iris, breast-cancer or diabetes; or stdlib, for a language
+            model of the sources of Python's standard library, which shows what it writes as it
+            learns.
+          model: which network: mlp, cnn or rnn for digits, autoencoder for digits-denoise, llama or
+            gpt for stdlib, else mlp; without it, the first of these.
           optimizer: how the gradient becomes an update.
           learning_rate: of the optimizer; without it, what suits the data.
           epochs: how often to go over the data; without it, what suits the data.
@@ -59,7 +61,7 @@ def main() -> None:
 
         job.train(
             data,
-            model=model or "mlp",
+            model=model,
             optimizer=optimizer,
             learning_rate=learning_rate,
             epochs=epochs,

@@ -91,41 +91,48 @@ def pull_w(x: X, dy: Y, slide: Slide, kernel: Numbers) -> W:
         )
     )
     last = x.ndim - 1
-    turned = (last, 0, *range(1, last))
+    space = range(1, last)
+    how = {"window_strides": slide.dilation, "padding": padding, "rhs_dilation": slide.stride}
 
-    def correlate(x: X, dy: Y, batch_groups: int, feature_groups: int) -> W:
+    # Both are the same sums. On a CPU, XLA turns the operands of a convolution for its fast kernel
+    # only outside of loops, and takes 10 to 100 times as long within one; and groups are faster
+    # beside examples than beside inputs, but for a depthwise convolution. Elsewhere the second is
+    # the form that it knows.
+    def turned_by_hand(x: X, dy: Y) -> W:
+        if i == o == 1:
+            inputs, batch_groups, feature_groups = x.transpose(last, *space, 0), groups, 1
+        else:
+            split = x.reshape(*x.shape[:-1], groups, i).transpose(last + 1, *space, last, 0)
+            inputs = split.reshape(i, *x.shape[1:-1], groups * len(x))  # [i, *space, g n]
+            batch_groups, feature_groups = 1, groups
+        by_inputs = lax.conv_general_dilated(
+            inputs,
+            dy.transpose(*space, 0, last),
+            **how,
+            dimension_numbers=_channels_last(x.ndim),
+            batch_group_count=batch_groups,
+            feature_group_count=feature_groups,
+        )  # [i, *kernel, o]
+        return jnp.moveaxis(by_inputs, 0, -2)
+
+    def turned_by_numbers(x: X, dy: Y) -> W:
+        turned = (last, 0, *space)
         return lax.conv_general_dilated(
             x,
             dy,
-            window_strides=slide.dilation,
-            padding=padding,
-            rhs_dilation=slide.stride,
+            **how,
             dimension_numbers=lax.ConvDimensionNumbers(
                 turned, turned, (last - 1, last, *range(last - 1))
             ),
-            batch_group_count=batch_groups,
-            feature_group_count=feature_groups,
+            batch_group_count=groups,
         )
 
-    def groups_beside_inputs(x: X, dy: Y) -> W:
-        return correlate(x, dy, groups, 1)
-
-    def groups_beside_examples(x: X, dy: Y) -> W:
-        split = jnp.moveaxis(x.reshape(*x.shape[:-1], groups, i), -2, 0)  # [g, n, *space, i]
-        return correlate(split.reshape(-1, *split.shape[2:]), dy, 1, groups)
-
     x = x.astype(dy.dtype)
-    if groups == 1 or i == o == 1:
-        return groups_beside_inputs(x, dy)
-    # Both are the same sums. On a CPU, XLA takes 30 to 300 times as long for the first, but for a
-    # depthwise convolution; elsewhere the first is the form that it knows.
-    return lax.platform_dependent(x, dy, cpu=groups_beside_examples, default=groups_beside_inputs)
+    return lax.platform_dependent(x, dy, cpu=turned_by_hand, default=turned_by_numbers)
 
 
 def _convolve(x: X, w: W, slide: Slide, spread: Numbers) -> Y:
     """The convolution of `x` with `spread - 1` zeros between its elements."""
-    last = x.ndim - 1
-    like_x = (0, last, *range(1, last))
     dtype = jnp.result_type(x, w)
     return lax.conv_general_dilated(
         x.astype(dtype),
@@ -134,8 +141,13 @@ def _convolve(x: X, w: W, slide: Slide, spread: Numbers) -> Y:
         padding=slide.padding,
         lhs_dilation=spread,
         rhs_dilation=slide.dilation,
-        dimension_numbers=lax.ConvDimensionNumbers(
-            like_x, (last, last - 1, *range(last - 1)), like_x
-        ),
+        dimension_numbers=_channels_last(x.ndim),
         feature_group_count=slide.groups,
     )
+
+
+def _channels_last(axes: int) -> lax.ConvDimensionNumbers:
+    """`[n, *space, i]`, `[*kernel, i, o]` and `[n, *out, o]`."""
+    last = axes - 1
+    like_x = (0, last, *range(1, last))
+    return lax.ConvDimensionNumbers(like_x, (last, last - 1, *range(last - 1)), like_x)

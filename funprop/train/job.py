@@ -42,7 +42,7 @@ VERIFIED_EXAMPLES = 32
 def train(
     name: str,
     *,
-    model: str = "mlp",
+    model: str | None = None,
     optimizer: str = "adam",
     learning_rate: float | None = None,
     epochs: int | None = None,
@@ -53,6 +53,8 @@ def train(
 ) -> Path:
     """Train a model on a data set, print how it goes, and write the run's folder.
 
+    Without a model, it is the task's first; without a number, the task's own.
+
     Returns:
       The folder: `history.jsonl`, `params.npz`, `report.png`, `run.json`.
 
@@ -62,6 +64,7 @@ def train(
     _check_choice("optimizer", optimizer, OPTIMIZERS)
     _check_choice("backward", backward, ("manual", "autodiff"))
     chosen = task(name)
+    model = next(iter(chosen.models)) if model is None else model
     _check_choice("model", model, chosen.models)
     rate = (
         SGD_RATES.get(optimizer, chosen.learning_rate) if learning_rate is None else learning_rate
@@ -183,8 +186,12 @@ def _by_layer(groups: dict[str, tuple[Check, ...]]) -> str:
 
 
 def _report(chosen: Task, outputs: Any) -> str:
-    """Accuracy and confusion matrix; or, for a regression, the errors in the target's unit."""
-    truth = chosen.test[1]
+    """Accuracy and confusion matrix; for a regression, the errors in the target's unit; for
+    pictures out of pictures, how far from the target they are, and were."""
+    inputs, truth = chosen.test
+    if not chosen.classes and chosen.image_shape:
+        after, before = (np.sqrt(((x - truth) ** 2).mean()) for x in (outputs, inputs))
+        return f"Test: pixels off by {after:.3f} (root mean square), {before:.3f} before"
     if not chosen.classes:
         unit, _, deviation = chosen.unit
         error = (chosen.decide(outputs) - truth) * deviation

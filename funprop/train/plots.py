@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 TRAIN, HELD_OUT, WRONG, QUIET = "#9aa5b1", "#1f6feb", "#d1242f", "#57606a"
 GALLERY_ROWS, GALLERY_COLUMNS = 4, 7
+RESTORED_COLUMNS = 6
 
 
 def draw(file: Path, task: Task, history: Sequence[Row], outputs: Any, title: str) -> None:
     """Curves of the loss and the first metric on the left; on the right the test data: pictures
-    with their predictions, or a confusion matrix, or prediction against truth.
+    with their predictions, or what became of them; a confusion matrix; prediction against truth.
 
     Args:
       file: where the PNG goes.
@@ -37,8 +38,10 @@ def draw(file: Path, task: Task, history: Sequence[Row], outputs: Any, title: st
     for axes, name in zip(left.subplots(1, 2), ["loss", metric], strict=True):
         _curve(axes, history, name)
     left.subplots_adjust(left=0.09, right=0.97, top=0.8, bottom=0.13, wspace=0.3)
-    if task.image_shape:
+    if task.image_shape and task.classes:
         _gallery(right, task, outputs)
+    elif task.image_shape:
+        _restored(right, task, outputs)
     elif task.classes:
         _confusion(right, task, outputs)
     else:
@@ -119,6 +122,25 @@ def _gallery(figure: SubFigure, task: Task, outputs: Any) -> None:
         axes.set(xticks=[], yticks=[])
         for spine in axes.spines.values():
             spine.set(color="#d0d7de" if right else WRONG, linewidth=0.8 if right else 2.5)
+
+
+def _restored(figure: SubFigure, task: Task, outputs: Any) -> None:
+    _heading(
+        figure,
+        "test pictures: what the network is shown, and what it makes of it",
+        "the first ones, none chosen; in the last row what it should be",
+    )
+    grid = figure.subplots(3, RESTORED_COLUMNS)
+    figure.subplots_adjust(left=0.14, right=0.97, top=0.76, bottom=0.05, hspace=0.12, wspace=0.1)
+    inputs, targets = task.test
+    rows = {"input": inputs, "output": task.decide(outputs), "target": targets}
+    for line, (name, pictures) in zip(grid, rows.items(), strict=True):
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", color=QUIET, labelpad=8)
+        for axes, picture in zip(line, pictures, strict=False):
+            # One scale for all: black is 1, white is 0.
+            axes.imshow(picture.reshape(task.image_shape), cmap="gray_r", vmin=0, vmax=1)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_color("#d0d7de")
 
 
 def _confusion(figure: SubFigure, task: Task, outputs: Any) -> None:

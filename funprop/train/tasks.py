@@ -9,9 +9,10 @@ import numpy as np
 
 from funprop.combinators import serial
 from funprop.layer import Layer
-from funprop.layers import dense, relu, reshape
+from funprop.layers import lstm, reshape, sigmoid
 from funprop.losses import binary_cross_entropy, mean_squared, softmax_cross_entropy
 from funprop.metrics import absolute_error, accuracy, binary_accuracy
+from funprop.models import autoencoder, cnn, mlp, rnn
 from funprop.train.data import split
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 HELD_OUT = 0.2
 SPLIT_SEED = 0  # the split never depends on the seed of a run, so that runs compare
+NOISE = 0.3  # the standard deviation, where pixels are from 0 to 1
+NOISY_COPIES = 8  # of every picture to train on, each with noise of its own
 
 
 class Task(NamedTuple):
@@ -27,10 +30,10 @@ class Task(NamedTuple):
     Attributes:
       title: for headings.
       train, test: `(inputs, targets)`, NumPy arrays.
-      models: what to build, by name.
+      models: what to build, by name; the first is the one that is built if none is named.
       loss: from outputs and targets.
       metrics: beside the loss; the first is the one that is drawn.
-      classes: the names of the classes; empty for a regression.
+      classes: the names of the classes; empty for a regression, and for pictures out of pictures.
       decide: from outputs to what is predicted: class numbers, or values.
       unit: of the target, for a regression: `(name, mean, standard deviation)`.
       image_shape: of an input, where it is a picture.
@@ -56,18 +59,6 @@ def _argmax(outputs: Float[Array, "n c"]) -> Any:
     return np.asarray(outputs).argmax(-1)
 
 
-def _mlp(*features: int, scalar: bool = False) -> Callable[[], Layer]:
-    """Dense layers with relu between; with one number an example, not a row of one, if `scalar`."""
-
-    def build() -> Layer:
-        layers = [dense(features[0])]
-        for wide in features[1:]:
-            layers += [relu(), dense(wide)]
-        return serial(*layers, *([reshape()] if scalar else []))
-
-    return build
-
-
 def digits() -> Task:
     """Handwritten digits, 8 x 8 pixels, 10 classes, 1,797 examples (UCI, through scikit-learn)."""
     data = _sklearn().load_digits()
@@ -77,12 +68,41 @@ def digits() -> Task:
         title="handwritten digits",
         train=train,
         test=test,
-        models={"mlp": _mlp(128, 64, 10)},
+        models={
+            "mlp": lambda: mlp(128, 64, 10),
+            "cnn": lambda: serial(reshape(8, 8, 1), cnn(10)),
+            "rnn": lambda: serial(reshape(8, 8), rnn(10, lstm(128))),  # row by row
+        },
         loss=softmax_cross_entropy(),
         metrics={"accuracy": accuracy},
         classes=tuple("0123456789"),
         decide=_argmax,
         image_shape=(8, 8),
+    )
+
+
+def digits_denoise() -> Task:
+    """The same digits with Gaussian noise on them; the target is the picture without."""
+    data = _sklearn().load_digits()
+    pictures = (data.data / 16).astype(np.float32).reshape(-1, 8, 8, 1)
+    (train, _), (test, _) = split((pictures, data.target), HELD_OUT, SPLIT_SEED)
+    rng = np.random.default_rng(SPLIT_SEED)
+
+    def noisy(clean: Float[np.ndarray, "n 8 8 1"]) -> tuple[Any, Any]:
+        return clean + NOISE * rng.standard_normal(clean.shape, np.float32), clean
+
+    return Task(
+        title="handwritten digits out of noise",
+        train=noisy(np.tile(train, (NOISY_COPIES, 1, 1, 1))),
+        test=noisy(test),
+        models={"autoencoder": lambda: serial(autoencoder((8, 8, 1)), sigmoid())},
+        loss=mean_squared(),
+        metrics={"absolute_error": absolute_error},
+        classes=(),
+        decide=np.asarray,
+        image_shape=(8, 8),
+        learning_rate=2e-3,
+        epochs=20,
     )
 
 
@@ -94,7 +114,7 @@ def iris() -> Task:
         title="iris",
         train=train,
         test=test,
-        models={"mlp": _mlp(16, 3)},
+        models={"mlp": lambda: mlp(16, 3)},
         loss=softmax_cross_entropy(),
         metrics={"accuracy": accuracy},
         classes=tuple(map(str, data.target_names)),
@@ -112,7 +132,7 @@ def breast_cancer() -> Task:
         title="breast cancer",
         train=train,
         test=test,
-        models={"mlp": _mlp(16, 1, scalar=True)},
+        models={"mlp": lambda: serial(mlp(16, 1), reshape())},
         loss=binary_cross_entropy(),
         metrics={"accuracy": binary_accuracy},
         classes=tuple(map(str, data.target_names)),
@@ -131,7 +151,7 @@ def diabetes() -> Task:
         title="diabetes",
         train=(x, (y - mean) / deviation),
         test=(x_test, (y_test - mean) / deviation),
-        models={"mlp": _mlp(32, 1, scalar=True)},
+        models={"mlp": lambda: serial(mlp(32, 1), reshape())},
         loss=mean_squared(),
         metrics={"absolute_error": absolute_error},
         classes=(),
@@ -144,6 +164,7 @@ def diabetes() -> Task:
 
 TASKS: dict[str, Callable[[], Task]] = {
     "digits": digits,
+    "digits-denoise": digits_denoise,
     "iris": iris,
     "breast-cancer": breast_cancer,
     "diabetes": diabetes,
