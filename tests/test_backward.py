@@ -1,6 +1,7 @@
 """Every hand-written backward is right: by funprop's own verifier, and by jax.grad of the whole."""
 
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -15,8 +16,10 @@ from tests.cases import (
     CONVOLUTIONS,
     LAYERS,
     LOSSES,
+    MODELS,
     NORMALISATIONS,
     RECURRENT,
+    REWRITES,
     SEQUENCES,
     build,
 )
@@ -41,12 +44,26 @@ def gradient(layer, params, x, key):
     return layer.backward(params, residuals, cotangent(y))
 
 
-# In every precision; those that compile for long in float32, and in the others when asked for.
-LONG = COMBINATORS + CONVOLUTIONS + NORMALISATIONS + RECURRENT + SEQUENCES
-VERIFIED = [(case, jnp.float32) for case in ALL] + [
-    pytest.param(case, dtype, marks=[pytest.mark.slow] if case in LONG else [])
+# What compiles for long is slow: combinators compute nothing of their own, and are compared with
+# autodiff below; the larger layers are verified in float32, in the other precisions when asked for.
+LARGE = CONVOLUTIONS + NORMALISATIONS + RECURRENT + SEQUENCES
+SLOW = pytest.mark.slow
+
+
+def marked(cases: Any, slow: Any) -> list[Any]:
+    return [pytest.param(case, marks=[SLOW] if case in slow else []) for case in cases]
+
+
+VERIFIED = [
+    pytest.param(
+        case,
+        dtype,
+        marks=[SLOW]
+        if case in COMBINATORS or (case in LARGE and dtype != jnp.float32) or dtype == jnp.float64
+        else [],
+    )
     for case in ALL
-    for dtype in (jnp.float64, jnp.bfloat16)
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.float64)
 ]
 
 
@@ -76,7 +93,7 @@ def test_whole_equals_map_of_autodiff(case, x64):
     )
 
 
-@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", marked(ALL, LARGE + REWRITES + MODELS), ids=lambda case: case.id)
 def test_jit_gives_the_same(case, x64):
     params, x, key = build(case, jnp.float64)
     run = functools.partial(gradient, case.layer)
@@ -85,7 +102,7 @@ def test_jit_gives_the_same(case, x64):
     )
 
 
-@pytest.mark.parametrize("case", FLOAT, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", marked(FLOAT, LARGE + REWRITES + MODELS), ids=lambda case: case.id)
 def test_vmap_over_forward_and_then_backward(case, x64):
     """Residuals pass through the borders of vmap and jit, one example of a stack as alone."""
     points = [build(case, jnp.float64, seed) for seed in (0, 10)]
@@ -100,7 +117,7 @@ def test_vmap_over_forward_and_then_backward(case, x64):
         chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", marked(ALL, LARGE + REWRITES + MODELS), ids=lambda case: case.id)
 def test_as_function_is_differentiated_by_the_hand_written_backward(case, x64):
     params, x, key = build(case, jnp.float64)
     function = fp.as_function(case.layer)
