@@ -41,9 +41,10 @@ def gradient(layer, params, x, key):
     return layer.backward(params, residuals, cotangent(y))
 
 
+# In every precision; those that compile for long in float32, and in the others when asked for.
+LONG = COMBINATORS + CONVOLUTIONS + NORMALISATIONS + RECURRENT + SEQUENCES
 VERIFIED = [(case, jnp.float32) for case in ALL] + [
-    # Combinators compute nothing of their own that another precision could change.
-    pytest.param(case, dtype, marks=[pytest.mark.slow] if case in COMBINATORS else [])
+    pytest.param(case, dtype, marks=[pytest.mark.slow] if case in LONG else [])
     for case in ALL
     for dtype in (jnp.float64, jnp.bfloat16)
 ]
@@ -191,7 +192,6 @@ EDGES = {
     "large": lambda x: 1e4 * x,
     "tiny": lambda x: 1e-4 * x,
 }
-# Of larger layers `verify` tries such inputs by itself.
 ONE_ARRAY = [
     case
     for case in LAYERS
@@ -204,10 +204,14 @@ ONE_ARRAY = [
 @pytest.mark.parametrize("edge", EDGES)
 @pytest.mark.parametrize("case", ONE_ARRAY, ids=lambda case: case.id)
 def test_edges_agree_with_jax(case, edge, x64):
-    """At zeros, ties and badly scaled inputs; at a kink our choice is JAX's."""
-    for dtype in (jnp.float64, jnp.float32):
-        params, x, key = build(case, dtype)
-        fp.verify(case.layer, params, EDGES[edge](x), key=key).raise_if_wrong()
+    """At zeros, ties and badly scaled inputs (which `verify` tries too): at a kink our choice is
+    that of JAX."""
+    params, x, key = build(case, jnp.float64)
+    got, want = (
+        gradient(layer, params, EDGES[edge](x), key)
+        for layer in (case.layer, fp.map_layers(fp.autodiff, case.layer))
+    )
+    chex.assert_trees_all_close(got, want, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("scale", [1e4, 1e8])
@@ -215,12 +219,11 @@ def test_edges_agree_with_jax(case, edge, x64):
     "case", [c for c in LOSSES if c.id != "objective"], ids=lambda case: case.id
 )
 def test_losses_are_safe_at_huge_outputs(case, scale, x64):
-    for dtype in (jnp.float64, jnp.float32):
-        params, (outputs, *rest), key = build(case, dtype)
-        fp.verify(case.layer, params, (scale * outputs, *rest), key=key).raise_if_wrong()
-        y, kept = case.layer.forward(params, (scale * outputs, *rest))
-        grads = case.layer.backward(params, kept, fp.Sum(jnp.ones_like(y[0]), jnp.ones_like(y[1])))
-        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((y, grads)))
+    params, (outputs, *rest), key = build(case, jnp.float32)
+    fp.verify(case.layer, params, (scale * outputs, *rest), key=key).raise_if_wrong()
+    y, kept = case.layer.forward(params, (scale * outputs, *rest))
+    grads = case.layer.backward(params, kept, fp.Sum(jnp.ones_like(y[0]), jnp.ones_like(y[1])))
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((y, grads)))
 
 
 def test_activation_derivatives_keep_their_digits_in_the_tails():
