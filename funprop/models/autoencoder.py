@@ -27,20 +27,20 @@ def autoencoder(
       code: how many numbers a picture becomes.
       widths: channels after each convolution of the encoder.
 
-    Shapes: `x [batch, h, w, c]`, `y` alike; the encoder alone gives `[batch, code]`, with the first
-    of the two params.
+    Shapes: `x [batch, h, w, c]`, or with a picture's numbers in any other shape;
+    `y [batch, h, w, c]`. The encoder alone gives `[batch, code]`, with the first of the two params.
     Source: Hinton and Salakhutdinov, Science 313 (2006); convolutions: Masci et al., ICANN (2011).
 
     Raises:
       ValueError: there are no widths, a number is not positive, or `h` or `w` cannot be halved as
-        often as there are widths; or, at init or forward, a picture has another shape.
+        often as there are widths; or, at init or forward, `x` has more or fewer numbers a picture.
 
     Example:
       >>> import jax, jax.numpy as jnp
       >>> model, x = autoencoder((8, 8, 1), code=3, widths=(4,)), jnp.zeros((2, 8, 8, 1))
       >>> model
-      autoencoder(encoder(conv, relu, flatten, dense), decoder(dense, reshape, relu, \
-conv_transpose))
+      autoencoder(encoder(reshape, conv, relu, flatten, dense), \
+decoder(dense, reshape, relu, conv_transpose))
       >>> params = model.init(jax.random.key(0), x)
       >>> model.children[0].forward(params[0], x)[0].shape, model.forward(params, x)[0].shape
       ((2, 3), (2, 8, 8, 1))
@@ -58,6 +58,6 @@ conv_transpose))
         down += [conv(wider, (3, 3), stride=2), relu()]
     for narrower, _ in reversed(steps):
         up += [relu(), conv_transpose(narrower, (3, 3), stride=2)]
-    encoder = serial(*down, flatten(), dense(code))
+    encoder = serial(reshape(h, w, c), *down, flatten(), dense(code))
     decoder = serial(dense(math.prod(small)), reshape(*small), *up)
     return named("autoencoder", serial(named("encoder", encoder), named("decoder", decoder)))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import platform
 import time
 from collections.abc import Callable
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from funprop.train.plots import confusion, draw
 from funprop.train.runs import check_new, new_folder, save_params, write_history
 from funprop.train.tasks import Task, task
 from funprop.verify import Check, Report, verify
+from funprop.visits import Visit, visits
 
 OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -36,7 +37,7 @@ OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "adamw": optax.adamw,
 }
 SGD_RATES = {"sgd": 0.1, "momentum": 0.03}  # the tasks' own rates are for Adam
-VERIFIED_EXAMPLES = 32
+VERIFIED_EXAMPLES = 8
 
 
 def train(
@@ -141,21 +142,35 @@ def _check_choice(what: str, given: str, known: Any) -> None:
 
 
 def _verify(whole: Any, params: Any, chosen: Task) -> None:
-    """Check every layer's backward on the first examples in float64; print a row a layer."""
+    """Check every layer's backward, and all of them in a chain, on the first examples in float64;
+    print a row each. The combinators between are judged by the chain alone: each of them by itself
+    costs as much as the whole."""
     some = jax.tree.map(lambda leaf: leaf[:VERIFIED_EXAMPLES], chosen.train)
     with jax.enable_x64(True):
         wide = jax.tree.map(
             lambda leaf: jnp.asarray(leaf, jnp.float64) if leaf.dtype == np.float32 else leaf,
             (params, some),
         )
-        by_part = verify(whole, *wide)
+        seen: list[Visit] = []
+
+        def run(params: Any, batch: Any) -> Any:
+            seen.extend(v for v in visits(whole, params, batch) if not v.layer.children)
+            return [(visit.params, visit.x) for visit in seen]
+
+        points = jax.jit(run)(*wide)
+        rows, notes = {}, ()
+        for visit, point in zip(seen, points, strict=True):
+            alone = verify(visit.layer, *point)
+            rows[visit.path] = tuple(
+                check._replace(path=f"{visit.path}/{check.path}") for check in alone.checks
+            )
+            notes += alone.notes
         # Without its children in sight, the whole is judged as one: every backward in a chain.
         at_once = verify(dataclasses.replace(whole, children=(), rebuild=None), *wide)
-    report = Report(by_part.checks + at_once.checks, by_part.notes + at_once.notes)
+    rows["all of them, chained"] = at_once.checks
     print(f"The backward pass of every layer, in float64, on {len(some[0])} examples\n")
-    groups = groupby(by_part.checks, key=lambda check: check.layer)
-    rows = {layer: tuple(checks) for layer, checks in groups}
-    print(_by_layer({**rows, "all of them, chained": at_once.checks}))
+    print(_by_layer(rows))
+    report = Report(tuple(itertools.chain(*rows.values())), notes + at_once.notes)
     report.raise_if_wrong()
     print("\nEvery hand-written gradient is the derivative of its forward pass, to rounding.\n")
 
