@@ -17,6 +17,8 @@ from tests.test_bad_input import raises
 
 KEY = jax.random.key(0)
 
+pytestmark = pytest.mark.slow  # compiles two whole steps for each case
+
 
 def block():
     return fp.residual(fp.serial(fp.dense(5), fp.tanh(), fp.dropout(0.2), fp.dense(5)))
