@@ -204,8 +204,8 @@ REWRITES = [
 
 MODELS: list[Case] = [
     Case("mlp", fp.mlp(4, 2), normal(3, 5)),
-    Case("cnn", fp.cnn(2, widths=(2, 4), norm=lambda: fp.group_norm(2)), normal(2, 4, 4, 1)),
-    Case("rnn", fp.rnn(2, fp.gru(3), fp.lstm(2)), both(normal(2, 3, 2), labels(2, classes=4))),
+    Case("cnn", fp.cnn(2, widths=(2,), norm=lambda: fp.group_norm(2)), normal(2, 4, 4, 1)),
+    Case("rnn", fp.rnn(2, fp.gru(3)), both(normal(2, 3, 2), labels(2, classes=4))),
     Case("autoencoder", fp.autoencoder((4, 2, 1), code=3, widths=(2,)), normal(2, 4, 2, 1)),
     Case("gated", fp.gated(fp.silu()), normal(3, 8)),
     Case(
