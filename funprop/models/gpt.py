@@ -145,7 +145,15 @@ def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: 
 
 
 def unembedding(params: Any) -> LinearParams:
-    """The head that shares the embedding's table, from the params of `gpt` or `llama`."""
+    """The head that shares the embedding's table, from the params of `gpt` or `llama`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> model = gpt(50, features=8, depth=1, heads=2)
+      >>> params = model.init(jax.random.key(0), jnp.zeros((1, 5), int))
+      >>> unembedding(params).w.shape
+      (50, 8)
+    """
     return LinearParams(params[0][0], None)
 
 
