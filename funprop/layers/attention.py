@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Attention(Layer):
     """A layer that says which queries see which keys, for those who run it token by token."""
 

@@ -130,8 +130,9 @@ def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: 
       >>> tokens = jnp.zeros((1, 5), int)
       >>> fit_me = language_model(gpt(50, features=8, depth=2, heads=2), 50)
       >>> params = fit_me.init(jax.random.key(0), (tokens, tokens))
-      >>> round(float(fit_me.forward(params, (tokens, tokens))[0].mean), 2)  # log 50
-      3.91
+      >>> loss, kept = fit_me.forward(params, (tokens, tokens))
+      >>> abs(float(loss.mean) - 3.91) < 0.2  # log 50: it knows nothing yet
+      True
     """
     whole = objective(model, linear_cross_entropy(vocabulary, **loss))
     if not tied:
