@@ -73,10 +73,16 @@ def spread(
     )
 
 
+def wide_dtype(dtype: Any) -> Any:
+    """The dtype in which numbers of `dtype` are computed and summed: float32 at least."""
+    wide = jnp.issubdtype(dtype, jnp.inexact) and jnp.finfo(dtype).bits >= 32
+    return jnp.dtype(dtype) if wide else jnp.dtype("float32")
+
+
 def widen(x: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
     """`x` in float32 at least: the precision in which losses are computed and summed."""
-    wide = is_float(x) and jnp.finfo(x.dtype).bits >= 32
-    return jnp.asarray(x) if wide else jnp.asarray(x, jnp.float32)
+    x = jnp.asarray(x)
+    return x.astype(wide_dtype(x.dtype))
 
 
 @jax.tree_util.register_static

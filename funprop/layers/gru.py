@@ -18,8 +18,8 @@ from funprop.layers.recurrent import (
     recurrent,
     split,
     sum_of_products,
-    wide_dtype,
 )
+from funprop.trees import wide_dtype
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
@@ -92,7 +92,7 @@ def gru(features: int) -> Layer:
     # Index legend: t time, n batch, i inputs, o features.
     def forward(params: GRUParams, x: Inputs) -> Hidden:
         _check(params, x)
-        b, b_h = (leaf.astype(wide_dtype(x)) for leaf in (params.b, params.b_h))
+        b, b_h = (leaf.astype(wide_dtype(x.dtype)) for leaf in (params.b, params.b_h))
 
         def step(h: Float[Array, "n o"], a: tuple[Any, ...]) -> tuple[Any, Any]:
             _, u, v, _ = _gates(a, split(product(h, params.w_h), 3), b_h)
@@ -103,7 +103,7 @@ def gru(features: int) -> Layer:
         return jax.lax.scan(step, zero, split(product(x, params.w_x) + b, 3))[1]
 
     def backward(params: GRUParams, x: Inputs, h: Hidden, dh: Hidden) -> tuple[GRUParams, Inputs]:
-        b, b_h = (leaf.astype(wide_dtype(x)) for leaf in (params.b, params.b_h))
+        b, b_h = (leaf.astype(wide_dtype(x.dtype)) for leaf in (params.b, params.b_h))
         h_before = before(h)
         a, s = product(x, params.w_x) + b, product(h_before, params.w_h)
         r, u, v, inside = _gates(split(a, 3), split(s, 3), b_h)

@@ -44,7 +44,9 @@ class Heads(NamedTuple):
 
     def visible(self, query: Any, key: Any) -> Any:
         """Whether the query at one place sees the key at another."""
-        seen = key <= query if self.causal else (key == key) & (query == query)
+        seen = jnp.full(jnp.broadcast_shapes(query.shape, key.shape), True)
+        if self.causal:
+            seen = seen & (key <= query)
         if self.window is not None:
             seen = seen & (query - key < self.window) & (key - query < self.window)
         return seen

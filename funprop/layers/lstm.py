@@ -18,8 +18,8 @@ from funprop.layers.recurrent import (
     recurrent,
     split,
     sum_of_products,
-    wide_dtype,
 )
+from funprop.trees import wide_dtype
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
@@ -98,7 +98,7 @@ def lstm(features: int) -> Layer:
     # Index legend: t time, n batch, i inputs, o features.
     def forward(params: LSTMParams, x: Inputs) -> Hidden:
         _check(params, x)
-        b = params.b.astype(wide_dtype(x))
+        b = params.b.astype(wide_dtype(x.dtype))
         zero = jnp.zeros((x.shape[1], features), b.dtype)
 
         def step(state: tuple[Any, Any], z_x: tuple[Any, ...]) -> tuple[Any, Any]:
@@ -114,7 +114,7 @@ def lstm(features: int) -> Layer:
         return h
 
     def backward(params: LSTMParams, x: Inputs, h: Hidden, dh: Hidden) -> tuple[LSTMParams, Inputs]:
-        b = params.b.astype(wide_dtype(x))
+        b = params.b.astype(wide_dtype(x.dtype))
         h_before = before(h)
         z_x, z_h = product(x, params.w_x) + b, product(h_before, params.w_h)
         i, f, g, o = _gates(split(z_x, 4), split(z_h, 4))

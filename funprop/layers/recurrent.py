@@ -16,7 +16,7 @@ from jax.core import Tracer
 from jax.nn import initializers
 
 from funprop.layer import Layer, layer, located
-from funprop.trees import Static, require_float, spec_string
+from funprop.trees import Static, require_float, spec_string, wide_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -144,7 +144,7 @@ def with_lengths(inner: Layer) -> Layer:
 
 def product(a: Float[Array, "*n i"], b: Float[Array, "i o"]) -> Float[Array, "*n o"]:
     """`a @ b`, factors in the dtype of `b`, the sum in float32 at least."""
-    return jnp.dot(a.astype(b.dtype), b, preferred_element_type=wide_dtype(b))
+    return jnp.dot(a.astype(b.dtype), b, preferred_element_type=wide_dtype(b.dtype))
 
 
 def sum_of_products(a: Steps, b: Steps, like: Float[Array, "i o"]) -> Float[Array, "i o"]:
@@ -179,15 +179,10 @@ def check_weights(w_x: Float[Array, "i _"], x: Steps) -> None:
         )
 
 
-def wide_dtype(x: Any) -> Any:
-    """The dtype in which gates and states are computed."""
-    return x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.dtype("float32")
-
-
 def orthogonal(key: Key[Array, ""], features: int, gates: int, like: Any) -> Float[Array, "o go"]:
     """One orthogonal matrix a gate, beside each other (made in float32: LAPACK knows no less)."""
     make, keys = initializers.orthogonal(), jax.random.split(key, gates)
-    parts = [make(k, (features, features), wide_dtype(like)) for k in keys]
+    parts = [make(k, (features, features), wide_dtype(like.dtype)) for k in keys]
     return jnp.concatenate(parts, axis=-1).astype(like.dtype)
 
 

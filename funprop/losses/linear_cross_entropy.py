@@ -13,7 +13,8 @@ from jax.nn import initializers
 from funprop import trees
 from funprop.layer import Layer, layer
 from funprop.losses.cross_entropy import check_labels, in_range
-from funprop.trees import Sum, spread, weighted_sum, widen
+from funprop.losses.terms import pull_sum
+from funprop.trees import Sum, weighted_sum, wide_dtype, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
@@ -128,10 +129,7 @@ def linear_cross_entropy(
         params: LinearParams, residuals: tuple[Any, ...], dy: Any
     ) -> tuple[LinearParams, tuple[Any, ...]]:
         x, (top, norm), labels, terms, *weights = residuals
-        dtotal, dweight = dy
-        dterms = jnp.broadcast_to(dtotal, terms.shape).astype(terms.dtype)
-        if weights:
-            dterms = dterms * spread(weights[0], terms)
+        dterms, dweights = pull_sum(dy, terms, *weights)
         d, rows, chosen = dterms.reshape(-1, 1), x.reshape(-1, x.shape[-1]), labels.reshape(-1)
         top, norm = top[:, None], norm[:, None]
 
@@ -147,11 +145,6 @@ def linear_cross_entropy(
 
         zeros = LinearParams(*(None if p is None else jnp.zeros_like(p) for p in params))
         dx, dw, db = _over_chunks(step, (jnp.zeros_like(widen(rows)), *zeros), params, chunk)
-        dweights = []
-        if weights:
-            trailing = tuple(range(weights[0].ndim, terms.ndim))
-            each = (dtotal * terms + dweight).sum(trailing)
-            dweights = [each.astype(weights[0].dtype) if trees.is_float(weights[0]) else None]
         dx = dx.astype(x.dtype).reshape(x.shape)
         return LinearParams(dw, db), (dx, None, *dweights)
 
@@ -231,8 +224,8 @@ def _over_chunks(
 def _product(a: Any, b: Any) -> Any:
     """`a @ b`, summed in float32 at least."""
     dtype = max(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
-    wide = widen(jnp.empty(0, dtype)).dtype
-    return jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=wide)
+    a, b = a.astype(dtype), b.astype(dtype)
+    return jnp.matmul(a, b, preferred_element_type=wide_dtype(dtype))
 
 
 def _checked(params: Any, batch: Any, classes: int) -> tuple[Any, ...]:

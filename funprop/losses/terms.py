@@ -40,22 +40,29 @@ def from_terms(
     def loss_backward(
         params: tuple[()], residuals: tuple[Any, ...], dy: tuple[Any, Any]
     ) -> tuple[tuple[()], tuple[Any, ...]]:
-        kept, terms, *x = residuals
-        dtotal, dweight = dy
-        if len(x) == 2:
-            dterms, dweights = jnp.broadcast_to(dtotal, terms.shape), []
-        else:
-            weights = x[2]
-            dterms = dtotal * spread(weights, terms)
-            trailing = tuple(range(weights.ndim, terms.ndim))
-            dweights = [(dtotal * terms + dweight).sum(trailing)]
-        cotangents = (*backward(kept, dterms), *dweights)
-        return (), tuple(
-            d.astype(part.dtype) if is_float(part) else None
-            for d, part in zip(cotangents, x, strict=True)
-        )
+        kept, terms, outputs, targets, *weights = residuals
+        dterms, dweights = pull_sum(dy, terms, *weights)
+        cotangents = zip(backward(kept, dterms), (outputs, targets), strict=True)
+        return (), (*(_like(d, part) for d, part in cotangents), *dweights)
 
     return layer(forward=loss_forward, backward=loss_backward, name=name)
+
+
+def pull_sum(
+    dy: tuple[Any, Any], terms: Float[Array, "*terms"], *weights: Num[Array, "..."]
+) -> tuple[Float[Array, "*terms"], tuple[Any, ...]]:
+    """The pullback of `weighted_sum`: the cotangents of the terms, and of the weights, if any."""
+    dtotal, dweight = dy
+    if not weights:
+        return jnp.broadcast_to(dtotal, terms.shape).astype(terms.dtype), ()
+    (w,) = weights
+    trailing = tuple(range(w.ndim, terms.ndim))
+    return dtotal * spread(w, terms), (_like((dtotal * terms + dweight).sum(trailing), w),)
+
+
+def _like(cotangent: Any, part: Any) -> Any:
+    """In the dtype of what it belongs to; `None` for integers."""
+    return cotangent.astype(part.dtype) if is_float(part) else None
 
 
 def difference(

@@ -91,7 +91,7 @@ def _programs(tools: Instruments) -> tuple[Any, Any]:
             autos=[auto],
         )
         _, exact, running, _ = judged(found, tools.eps, constants, jnp)
-        right = ~_any([v.error > v.allowed for v in [*(exact or ()), *running]])
+        right = ~_any([v.wrong for v in [*(exact or ()), *running]])
         for f, v in zip(far, running, strict=True):
             right &= _wide(f) <= 2 * jnp.min(v.allowed, initial=jnp.inf)  # two roundings, one each
         for y, p, true in zip(*(map(_wide, part) for part in ys), pulled[0][1], strict=True):

@@ -72,7 +72,7 @@ def reduced_otherwise(case: Case) -> Told | None:
     """The gradient with reductions along other axes."""
     try:
         with jax.enable_x64(True):
-            fitting = [v for v in _variants(case) if _runs(case, v)][:VARIANTS]
+            fitting = _fitting(case)
             if not fitting:
                 return None
             every = case.tools.jit(
@@ -105,6 +105,11 @@ def _variants(case: Case) -> Iterator[Axes]:
                 yield Axes(shape, axes, instead, averaged)
 
 
+def _fitting(case: Case) -> list[Axes]:
+    """The first few with which the forward pass runs."""
+    return list(itertools.islice((v for v in _variants(case) if _runs(case, v)), VARIANTS))
+
+
 def _runs(case: Case, variant: Axes) -> bool:
     """Whether the forward pass runs so, to outputs of the shapes that it should have."""
     try:
@@ -135,7 +140,7 @@ def values_otherwise(case: Case) -> list[tuple[Axes, dict[graph.Key, list[np.nda
 
     try:
         with jax.enable_x64(True):
-            fitting = [v for v in _variants(case) if _runs(case, v)][:VARIANTS]
+            fitting = _fitting(case)
             if not fitting:
                 return []
             run = case.tools.jit(lambda inputs: every(inputs, fitting))
