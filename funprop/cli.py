@@ -42,34 +42,24 @@ def main() -> None:
           backward: by the hand-written backward pass, or by jax.vjp.
           out: the run folder, which must not exist yet; without it, one under runs/.
         """
+        given = {
+            "learning_rate": learning_rate,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "seed": seed,
+            "backward": backward,
+            "out": out,
+        }
         if data == "stdlib":
             if optimizer != "adam":
                 raise ValueError(f"stdlib is trained by adamw, got {optimizer!r}")
             from funprop.train import text
 
-            text.train(
-                model=model or "llama",
-                learning_rate=learning_rate,
-                epochs=epochs,
-                batch_size=batch_size,
-                seed=seed,
-                backward=backward,
-                out=out,
-            )
-            return
-        from funprop.train import job
+            text.train(model=model or "llama", **given)
+        else:
+            from funprop.train import job
 
-        job.train(
-            data,
-            model=model,
-            optimizer=optimizer,
-            learning_rate=learning_rate,
-            epochs=epochs,
-            batch_size=batch_size,
-            seed=seed,
-            backward=backward,
-            out=out,
-        )
+            job.train(data, model=model, optimizer=optimizer, **given)
 
     def verify(
         object: Annotated[  # noqa: A002  # what the command line calls it

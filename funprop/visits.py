@@ -79,6 +79,28 @@ def visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) -> list[Vis
     ]
 
 
+def compiled_visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) -> list[Visit]:
+    """As `visits`, all in one compiled program; without `y`, which it need not compute.
+
+    Example:
+      >>> import jax.numpy as jnp, funprop as fp
+      >>> model = fp.serial(fp.tanh(), fp.relu())
+      >>> [visit.x.tolist() for visit in compiled_visits(model, ((), ()), jnp.zeros(1))]
+      [[0.0], [0.0], [0.0]]
+    """
+    seen: list[Visit] = []
+
+    def run(params: PyTree, x: PyTree) -> list[tuple[Any, Any, Any]]:
+        seen.extend(visits(model, params, x, key))
+        return [(visit.params, visit.x, visit.key) for visit in seen]
+
+    values = jax.jit(run)(params, x)
+    return [
+        visit._replace(params=p, x=here, key=k, y=None)
+        for visit, (p, here, k) in zip(seen, values, strict=True)
+    ]
+
+
 def _names(trail: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
     return tuple(name for name, _ in trail)
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import funprop as fp
-from funprop.train import text
+from funprop.train import Fit, text
 
 VOCABULARY = 11
 MODELS = {
@@ -180,9 +180,18 @@ def test_windows_depend_on_seed_and_turn_alone():
         ({"model": "bert"}, "unknown model 'bert'"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"batch_size": -1}, "must be at least 1"),
+        ({"epochs": 0}, "must be at least 1"),
     ],
 )
 def test_the_text_job_refuses(given, words, tmp_path):
     with pytest.raises(ValueError, match=words):
         text.train(**given, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_text_job_interrupted_at_once_writes_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "SIZES", {"features": 32, "depth": 2, "heads": 2})
+    monkeypatch.setattr(text, "fit", lambda step, state, *_, **__: Fit(state, [], "interrupted"))
+    with jax.numpy_dtype_promotion("standard"):  # optax promotes by itself
+        out = text.train(epochs=2, out=tmp_path / "run")
+    assert json.loads((out / "run.json").read_text())["final"] is None

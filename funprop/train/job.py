@@ -5,10 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import json
-import math
-import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -18,17 +14,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import funprop
 from funprop.gradients import backprop, measure, objective
 from funprop.rewrites import autodiff
 from funprop.steps import step
 from funprop.summary import summary
 from funprop.train.fit import check_sizes, fit
 from funprop.train.plots import confusion, draw
-from funprop.train.runs import check_new, new_folder, save_params, write_history
+from funprop.train.runs import (
+    check_choice,
+    check_rate,
+    contents,
+    new_folder,
+    run_folder,
+    save_params,
+    write_history,
+    write_settings,
+)
 from funprop.train.tasks import Task, task
 from funprop.verify import Check, Report, verify
-from funprop.visits import Visit, visits
+from funprop.visits import compiled_visits
 
 OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -62,21 +66,19 @@ def train(
     Raises:
       ValueError: an argument that cannot be; before anything is computed or written.
     """
-    _check_choice("optimizer", optimizer, OPTIMIZERS)
-    _check_choice("backward", backward, ("manual", "autodiff"))
+    check_choice("optimizer", optimizer, OPTIMIZERS)
+    check_choice("backward", backward, ("manual", "autodiff"))
     chosen = task(name)
     model = next(iter(chosen.models)) if model is None else model
-    _check_choice("model", model, chosen.models)
+    check_choice("model", model, chosen.models)
     rate = (
         SGD_RATES.get(optimizer, chosen.learning_rate) if learning_rate is None else learning_rate
     )
-    if not (math.isfinite(rate) and rate > 0):
-        raise ValueError(f"learning_rate must be positive and finite, got {rate}")
+    check_rate(rate)
     epochs = chosen.epochs if epochs is None else epochs
     batch_size = chosen.batch_size if batch_size is None else batch_size
     check_sizes(len(chosen.train[0]), epochs, batch_size)
-    out = out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    check_new(out)
+    out = run_folder(name, out)
 
     network = chosen.models[model]()
     whole = objective(network, chosen.loss, **chosen.metrics)
@@ -124,21 +126,10 @@ def train(
             "backward": backward,
             "stopped": result.stopped,
             "final": result.history[-1] if result.history else None,
-            "versions": {
-                "funprop": funprop.__version__,
-                "jax": jax.__version__,
-                "optax": optax.__version__,
-                "python": platform.python_version(),
-            },
         }
-        (draft / "run.json").write_text(json.dumps(settings, indent=2) + "\n")
-    print(f"Written to {out}: " + ", ".join(sorted(file.name for file in out.iterdir())))
+        write_settings(draft / "run.json", settings)
+    print(contents(out))
     return out
-
-
-def _check_choice(what: str, given: str, known: Any) -> None:
-    if given not in known:
-        raise ValueError(f"unknown {what} {given!r}, there are {', '.join(known)}")
 
 
 def _verify(whole: Any, params: Any, chosen: Task) -> None:
@@ -151,16 +142,11 @@ def _verify(whole: Any, params: Any, chosen: Task) -> None:
             lambda leaf: jnp.asarray(leaf, jnp.float64) if leaf.dtype == np.float32 else leaf,
             (params, some),
         )
-        seen: list[Visit] = []
-
-        def run(params: Any, batch: Any) -> Any:
-            seen.extend(v for v in visits(whole, params, batch) if not v.layer.children)
-            return [(visit.params, visit.x) for visit in seen]
-
-        points = jax.jit(run)(*wide)
         rows, notes = {}, ()
-        for visit, point in zip(seen, points, strict=True):
-            alone = verify(visit.layer, *point)
+        for visit in compiled_visits(whole, *wide):
+            if visit.layer.children:
+                continue
+            alone = verify(visit.layer, visit.params, visit.x)
             rows[visit.path] = tuple(
                 check._replace(path=f"{visit.path}/{check.path}") for check in alone.checks
             )

@@ -1,23 +1,51 @@
-"""A run's folder: written as a whole or not at all."""
+"""A run: what it may be asked for, and its folder, written as a whole or not at all."""
 
 from __future__ import annotations
 
 import json
+import math
+import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+import optax
 
+import funprop
 from funprop.layer import Layer, check_params, leaf_path
 from funprop.train.stopping import Row
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
+
+
+def check_choice(what: str, given: str, known: Iterable[str]) -> None:
+    """Raise a `ValueError` where `given` is none of those that are known."""
+    if given not in known:
+        raise ValueError(f"unknown {what} {given!r}, there are {', '.join(known)}")
+
+
+def check_rate(rate: float) -> None:
+    """Raise a `ValueError` where a learning rate is not positive and finite."""
+    if not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"learning_rate must be positive and finite, got {rate}")
+
+
+def run_folder(name: str, out: Path | None) -> Path:
+    """Where a run is written: `out`, or a new folder under `runs/` with the time in its name.
+
+    Raises:
+      ValueError: it exists already.
+    """
+    out = out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    check_new(out)
+    return out
 
 
 def check_new(folder: Path) -> None:
@@ -48,6 +76,22 @@ def new_folder(folder: Path) -> Iterator[Path]:
 def write_history(file: Path, history: Sequence[Row]) -> None:
     """One JSON object a line, one line an epoch."""
     file.write_text("".join(json.dumps(row) + "\n" for row in history))
+
+
+def write_settings(file: Path, settings: dict[str, Any]) -> None:
+    """What a run was asked for and came to, with the versions of what it ran on, as JSON."""
+    versions = {
+        "funprop": funprop.__version__,
+        "jax": jax.__version__,
+        "optax": optax.__version__,
+        "python": platform.python_version(),
+    }
+    file.write_text(json.dumps({**settings, "versions": versions}, indent=2) + "\n")
+
+
+def contents(folder: Path) -> str:
+    """A line that says what was written."""
+    return f"Written to {folder}: " + ", ".join(sorted(file.name for file in folder.iterdir()))
 
 
 def save_params(file: Path, layer: Layer, params: PyTree) -> None:

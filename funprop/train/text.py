@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sysconfig
 import time
@@ -22,7 +21,16 @@ from funprop.rewrites import autodiff, remat
 from funprop.steps import step
 from funprop.train.fit import fit
 from funprop.train.plots import curve
-from funprop.train.runs import check_new, new_folder, save_params, write_history
+from funprop.train.runs import (
+    check_choice,
+    check_rate,
+    contents,
+    new_folder,
+    run_folder,
+    save_params,
+    write_history,
+    write_settings,
+)
 
 BYTES = 256
 TIME = 128  # bytes a window
@@ -90,18 +98,14 @@ def train(
       ValueError: an argument that cannot be; before anything is computed or written.
     """
     known = models()
-    if model not in known:
-        raise ValueError(f"unknown model {model!r}, there are {', '.join(known)}")
-    if backward not in ("manual", "autodiff"):
-        raise ValueError(f"unknown backward {backward!r}, there are manual, autodiff")
+    check_choice("model", model, known)
+    check_choice("backward", backward, ("manual", "autodiff"))
     rate = 3e-3 if learning_rate is None else learning_rate
-    rounds, batch = epochs or 12, batch_size or 16
-    if not (math.isfinite(rate) and rate > 0):
-        raise ValueError(f"learning_rate must be positive and finite, got {rate}")
+    rounds, batch = 12 if epochs is None else epochs, 16 if batch_size is None else batch_size
+    check_rate(rate)
     if rounds < 1 or batch < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {rounds} and {batch}")
-    out = out or Path("runs") / f"stdlib-{time.strftime('%Y%m%d-%H%M%S')}"
-    check_new(out)
+    out = run_folder("stdlib", out)
 
     text, unseen = sources()
     held_out = windows(unseen, HELD_OUT_WINDOWS, 0, 0)  # the same in every run
@@ -133,6 +137,8 @@ def train(
         result = fit(training, state, data, epochs=1, batch_size=batch, progress=None)
         seconds = time.perf_counter() - start
         state = result.state
+        if not result.history:  # interrupted before the first update
+            break
         row = {"epoch": float(turn), "loss": result.history[-1]["loss"]}
         row["bits_per_byte"] = row["loss"] / math.log(2)
         row["held_out/bits_per_byte"] = float(measured(state.params, held_out)["loss"].mean) / (
@@ -154,11 +160,21 @@ def train(
         write_history(draft / "history.jsonl", history)
         save_params(draft / "params.npz", network, state.params[0])
         (draft / "samples.txt").write_text("\n\n".join(samples) + "\n")
-        curve(draft / "report.png", history, "bits_per_byte", f"funprop train stdlib: {model}")
-        settings = {"data": "stdlib", "model": model, "learning_rate": rate, "rounds": rounds}
-        settings |= {"batch_size": batch, "seed": seed, "backward": backward, "final": history[-1]}
-        (draft / "run.json").write_text(json.dumps(settings, indent=2) + "\n")
-    print(f"Written to {out}: " + ", ".join(sorted(file.name for file in out.iterdir())))
+        if history:
+            title = f"funprop train stdlib: {model}"
+            curve(draft / "report.png", history, "bits_per_byte", title)
+        settings = {
+            "data": "stdlib",
+            "model": model,
+            "learning_rate": rate,
+            "rounds": rounds,
+            "batch_size": batch,
+            "seed": seed,
+            "backward": backward,
+            "final": history[-1] if history else None,
+        }
+        write_settings(draft / "run.json", settings)
+    print(contents(out))
     return out
 
 

@@ -18,7 +18,7 @@ from funprop.verify.instruments import Instruments
 from funprop.verify.report import Report
 from funprop.verify.rows import Findings, as_report
 from funprop.verify.subject import Subject, arrays, first_line, floats, refused
-from funprop.visits import visits
+from funprop.visits import compiled_visits
 
 
 def verify(
@@ -93,17 +93,10 @@ def _of_parts(layer: Layer, args: tuple[Any, ...], key: Any, seed: int) -> list[
     except (TypeError, ValueError):
         check_params(layer, params, x)  # where they are the cause, that says more
         raise
-    seen = []
-
-    def run(params: Any, x: Any) -> Any:
-        seen.extend(visits(layer, params, x, key))
-        return [(visit.params, visit.x, visit.key) for visit in seen]
-
-    values = jax.jit(run)(params, x)
     found = []
     made: dict[Any, Instruments] = {}  # copies of a part, under a scan, are compiled once
-    for visit, (p, x_, k) in zip(seen, values, strict=True):
-        subject = of_layer(visit.layer, p, x_, k, visit.path)
+    for visit in compiled_visits(layer, params, x, key):
+        subject = of_layer(visit.layer, visit.params, visit.x, visit.key, visit.path)
         if not subject.differentiable:
             continue
         kind = (id(visit.layer), tuple((leaf.shape, leaf.dtype) for leaf in subject.args))
