@@ -1,9 +1,10 @@
 """funprop: the backward pass as a pure function that you can read, verify, swap and measure."""
 
 from funprop.combinators import parallel, reparam, repeat, residual, serial
+from funprop.functions import as_function, from_function
 from funprop.fused_step import FusedState, fused_step
 from funprop.gradients import Gradient, backprop, from_loss, measure, objective
-from funprop.layer import Layer, Recorded, as_function, from_function, layer, map_layers, named
+from funprop.layer import Layer, Recorded, layer, map_layers, named
 from funprop.layers import (
     BatchNormParams,
     BatchSums,

@@ -1,4 +1,4 @@
-"""The contract: what a layer is, how one is made, mapped, and turned into a plain function.
+"""The contract: what a layer is, how one is made, and mapped.
 
 A layer is three pure functions. `forward` keeps *residuals*, `backward` turns the cotangent of the
 output into the cotangents of params and input. Everything else in funprop makes layers out of
@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 
 from funprop import trees
 
@@ -178,115 +177,6 @@ def named(name: str, layer: Layer) -> Layer:
         return dataclasses.replace(layer, name=name, rebuild=None)
     return dataclasses.replace(
         layer, name=name, rebuild=lambda *children: named(name, layer.rebuild(*children))
-    )
-
-
-def from_function(
-    init: Callable[..., PyTree], apply: Callable[..., PyTree], name: str = "function"
-) -> Layer:
-    """Anybody's pure function as a layer; its backward is taken by `jax.vjp`.
-
-    Args:
-      init: `(key, x_spec) -> params`, any pytree.
-      apply: `(params, x) -> y` or `(params, x, key) -> y`, differentiable by JAX.
-      name: what paths and messages call it.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> sine = from_function(lambda key, x: jnp.ones(()), lambda a, x: jnp.sin(a * x))
-      >>> y, residuals = sine.forward(jnp.array(2.0), jnp.array(0.0))
-      >>> da, dx = sine.backward(jnp.array(2.0), residuals, jnp.array(1.0))
-      >>> float(da), float(dx)
-      (0.0, 2.0)
-    """
-    apply = with_key(apply, "apply")
-    forward, backward = by_vjp(lambda params, x, key: (apply(params, x, key), ()))
-    return Layer(init, forward, backward, name)
-
-
-def by_vjp(forward: Callable[..., tuple[PyTree, PyTree]]) -> tuple[Callable, Callable]:
-    """The forward and backward that `jax.vjp` makes of a layer's `forward` alone.
-
-    Residuals of `jax.vjp` that are params themselves are dropped, and put back in backward: so
-    they hold no copy of the weights, and a scan over layers stacks none.
-    """
-
-    def vjp_forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        def output(params: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-            y, residuals = forward(params, x, key)
-            return y, recorded(residuals)
-
-        y, pullback, records = jax.vjp(output, params, x, has_aux=True)
-        leaves, tree = jax.tree.flatten(pullback)
-        place = {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(params))}
-        origin = tuple(place.get(id(leaf)) for leaf in leaves)
-        kept = [leaf for leaf, i in zip(leaves, origin, strict=True) if i is None]
-        return y, (kept, trees.Static((tree, origin, _integer_leaves(y))), records)
-
-    def vjp_backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        kept, static, _ = residuals
-        tree, origin, integers = static.value
-        weights, rest = jax.tree.leaves(params), iter(kept)
-        leaves = [next(rest) if i is None else weights[i] for i in origin]
-        pullback = jax.tree.unflatten(tree, leaves)
-        return jax.tree.map(_none_for_float0, pullback(_float0_for_none(dy, integers)))
-
-    return vjp_forward, vjp_backward
-
-
-def as_function(layer: Layer) -> Callable[..., PyTree]:
-    """A layer as an ordinary JAX function whose derivative is the hand-written backward.
-
-    Returns:
-      `(params, x, key=None) -> y`, a `jax.custom_vjp`: `jax.grad` of any function around it runs
-      `layer.backward`, where `jax.grad` over a bare `layer.forward` would bypass it.
-
-    Example:
-      >>> import jax.numpy as jnp, funprop as fp
-      >>> relu = as_function(fp.relu())
-      >>> jax.grad(lambda x: relu((), x).sum())(jnp.array([-1.0, 2.0])).tolist()
-      [0.0, 1.0]
-    """
-
-    @jax.custom_vjp
-    def function(params: PyTree, x: PyTree, key: Any) -> PyTree:
-        return layer.forward(params, x, key)[0]
-
-    def forward(params: PyTree, x: PyTree, key: Any) -> tuple[PyTree, PyTree]:
-        y, residuals = layer.forward(params, x, key)
-        return y, (params, residuals)
-
-    def backward(kept: PyTree, dy: PyTree) -> tuple[PyTree, PyTree, None]:
-        params, residuals = kept
-        dparams, dx = layer.backward(params, residuals, jax.tree.map(_none_for_float0, dy))
-        return dparams, dx, None  # a key has no cotangent
-
-    function.defvjp(forward, backward)
-    return functools.wraps(layer.forward)(lambda params, x, key=None: function(params, x, key))
-
-
-def _none_for_float0(leaf: Any) -> Any:
-    """JAX's cotangent of an integer is an array of dtype float0; ours is `None`."""
-    return None if leaf.dtype == jax.dtypes.float0 else leaf
-
-
-def _integer_leaves(y: PyTree) -> Any:
-    """Where `y` has integer leaves: their shapes, in a tree like `y`; `None` where it has none."""
-    if all(trees.is_float(leaf) for leaf in jax.tree.leaves(y)):
-        return None
-    leaves, tree = jax.tree.flatten(y)
-    return tree, tuple(None if trees.is_float(leaf) else leaf.shape for leaf in leaves)
-
-
-def _float0_for_none(dy: PyTree, integers: Any) -> PyTree:
-    """Undo `_none_for_float0`, which is how `jax.vjp` wants the cotangent of integer outputs."""
-    if integers is None:
-        return dy
-    tree, shapes = integers
-    given = tree.flatten_up_to(dy)
-    return tree.unflatten(
-        leaf if shape is None else np.zeros(shape, jax.dtypes.float0)
-        for leaf, shape in zip(given, shapes, strict=True)
     )
 
 

@@ -214,17 +214,19 @@ def test_manual_and_autodiff_agree_through_a_step(x64):
 IMPORTS = {
     "trees": set(),
     "layer": {"trees"},
-    "layers": {"trees", "layer"},
+    "functions": {"trees", "layer"},
+    "layers": {"trees", "layer", "functions"},
     "updating": set(),
     "combinators": {"trees", "layer", "updating"},
     "visits": {"trees", "layer"},
-    "rewrites": {"trees", "layer", "updating"},
-    "verify": {"trees", "layer", "visits"},
+    "rewrites": {"trees", "layer", "functions", "updating"},
+    "verify": {"trees", "layer", "functions", "visits"},
     "summary": {"trees", "layer", "visits"},
     "losses": {"trees", "layer"},
     "metrics": {"trees"},
     "gradients": {"trees", "layer"},
     "steps": {"trees", "gradients"},
+    "models": {"trees", "layer", "layers", "combinators", "losses", "gradients"},
     "fused_step": {"trees", "layer", "rewrites", "gradients", "steps"},
 }
 EXTRAS = {"report.py": {"rich"}}  # imported where used: a table in a terminal

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from funprop.layer import Layer, by_vjp, layer
+from funprop.functions import by_vjp
+from funprop.layer import Layer, layer
 from funprop.layers import blockwise
 from funprop.layers.heads import Heads
 from funprop.trees import Static, require_float

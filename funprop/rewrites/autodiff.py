@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from funprop.layer import Layer, by_vjp, recorded
+from funprop.functions import by_vjp
+from funprop.layer import Layer, recorded
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

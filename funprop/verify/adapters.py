@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.layer import Layer, by_vjp, leaf_path
+from funprop.functions import by_vjp
+from funprop.layer import Layer, leaf_path
 from funprop.verify import internals
 from funprop.verify.evaluate import Evaluate
 from funprop.verify.subject import (

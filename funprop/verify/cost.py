@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.layer import Layer, by_vjp
+from funprop.functions import by_vjp
+from funprop.layer import Layer
 from funprop.verify.evaluate import Evaluate
 from funprop.verify.subject import arrays, is_floating
 

@@ -64,7 +64,8 @@ class Evaluate:
 
         def read(atom: Any) -> Any:
             if isinstance(atom, jax.extend.core.Literal):
-                return self.widened(np.asarray(atom.val, getattr(atom.aval, "dtype")))  # noqa: B009
+                dtype = getattr(atom.aval, "dtype")  # noqa: B009  # JAX's type declares none
+                return self.widened(np.asarray(atom.val, dtype))
             return env[atom]
 
         env.update(zip(jaxpr.constvars, map(self.widened, consts), strict=True))

@@ -152,7 +152,7 @@ def rules_survive_differentiation() -> Iterator[None]:
                 values = [below.to_primal_tangent_pair(value)[0] for value in values]
                 below = below.parent_trace
             outputs = list(process(trace, primitive, *rest, **params))
-            bound = getattr(primitive, "bind_with_trace")  # noqa: B009
+            bound = getattr(primitive, "bind_with_trace")  # noqa: B009  # undeclared
             avals = tuple(map(jax.typeof, values))
             called = bound(below, tuple(values), avals, {"subfuns": functions, **params})
             # What follows takes its values from that call, or it would be left out as unused.

@@ -61,7 +61,7 @@ def as_rule(forward: Callable[..., Any], backward: Callable[..., Any]) -> Callab
         return forward(*args)
 
     rule.__name__ = getattr(forward, "__name__", "rule")
-    rule.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    rule.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]  # functions declare none
     with_rule = jax.custom_vjp(rule)
 
     def fwd(*args: Any) -> Any:

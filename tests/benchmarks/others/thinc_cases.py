@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import thinc.layers as L  # noqa: N812
+import thinc.layers as L  # noqa: N812  # as its own documentation has it
 from thinc.api import NumpyOps, Ragged
 from thinc.layers.array_getitem import floats_getitem
 from thinc.model import Model
