@@ -344,13 +344,21 @@ def build(case: Case, dtype: Any = jnp.float32, seed: int = 0) -> tuple[Any, Any
         lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
         case.x(np.random.default_rng(seed)),
     )
-    params = case.layer.init(jax.random.key(seed), x)
-    # No zeros: a bias of zero would hide what depends on it.
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), max(len(leaves), 1))
-    params = tree.unflatten(
-        leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
-        for leaf, key in zip(leaves, keys, strict=False)
-    )
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)  # an embedding knows none
+
+    def make(key: Any) -> Any:
+        leaves, tree = jax.tree.flatten(case.layer.init(key, x))
+        keys = jax.random.split(jax.random.key(seed + 1), max(len(leaves), 1))
+        # No zeros: a bias of zero would hide what depends on it.
+        params = tree.unflatten(
+            leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
+            for leaf, key in zip(leaves, keys, strict=False)
+        )
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), params)  # an embedding knows none
+
+    params = quickly(make)(jax.random.key(seed))
     return params, x, jax.random.key(seed + 2) if case.key else None
+
+
+def quickly(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, jitted without much optimisation: what runs once takes its time compiling."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})

@@ -22,6 +22,7 @@ from tests.cases import (
     REWRITES,
     SEQUENCES,
     build,
+    quickly,
 )
 
 FLOAT = [case for case in ALL if case.id != "reshape-integers"]  # has no cotangent
@@ -42,6 +43,10 @@ def cotangent(y, seed=7):
 def gradient(layer, params, x, key):
     y, residuals = layer.forward(params, x, key)
     return layer.backward(params, residuals, cotangent(y))
+
+
+def compiled(layer):
+    return quickly(functools.partial(gradient, layer))
 
 
 # What compiles for long is slow: combinators compute nothing of their own, and are compared with
@@ -86,8 +91,8 @@ def test_whole_equals_map_of_autodiff(case, x64):
     params, x, key = build(case, jnp.float64)
     reference = fp.map_layers(fp.autodiff, case.layer)
     chex.assert_trees_all_close(
-        gradient(case.layer, params, x, key),
-        gradient(reference, params, x, key),
+        compiled(case.layer)(params, x, key),
+        compiled(reference)(params, x, key),
         rtol=1e-10,
         atol=1e-12,
     )
@@ -108,11 +113,12 @@ def test_vmap_over_forward_and_then_backward(case, x64):
     points = [build(case, jnp.float64, seed) for seed in (0, 10)]
     key = points[0][2]
     params, x = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[p[:2] for p in points])
-    _, residuals = jax.jit(jax.vmap(lambda p, x: case.layer.forward(p, x, key)))(params, x)
-    dy = jax.vmap(cotangent, axis_size=2, in_axes=None)(case.layer.forward(*points[0])[0])
-    dparams, dx = jax.jit(jax.vmap(case.layer.backward))(params, residuals, dy)
+    _, residuals = quickly(jax.vmap(lambda p, x: case.layer.forward(p, x, key)))(params, x)
+    y, _ = jax.eval_shape(case.layer.forward, *points[0])
+    dy = jax.vmap(cotangent, axis_size=2, in_axes=None)(y)
+    dparams, dx = quickly(jax.vmap(case.layer.backward))(params, residuals, dy)
     for i, (p, one, _) in enumerate(points):
-        want = gradient(case.layer, p, one, key)
+        want = compiled(case.layer)(p, one, key)
         got = jax.tree.map(lambda leaf, i=i: leaf[i], (dparams, dx))
         chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-12)
 
@@ -134,8 +140,9 @@ def test_as_function_is_differentiated_by_the_hand_written_backward(case, x64):
             (jnp.sin(leaf) * 2).sum() for leaf in jax.tree.leaves(y) if leaf.dtype == jnp.float64
         ) + jnp.zeros(())
 
-    got = jax.grad(outer, argnums=(0, 1), allow_int=True)(params, x)
-    want = jax.grad(plain, argnums=(0, 1), allow_int=True)(params, x)
+    got, want = (
+        quickly(jax.grad(f, argnums=(0, 1), allow_int=True))(params, x) for f in (outer, plain)
+    )
     chex.assert_trees_all_close(
         *(
             [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype == jnp.float64]
@@ -166,12 +173,11 @@ def test_as_function_under_vmap_and_grad():
 @pytest.mark.parametrize("case", LAYERS + LOSSES, ids=lambda case: case.id)
 def test_linear_in_the_cotangent(case, x64):
     params, x, key = build(case, jnp.float64)
-    y, residuals = case.layer.forward(params, x, key)
+    y, residuals = quickly(case.layer.forward)(params, x, key)
     first, second = cotangent(y, 1), cotangent(y, 2)
     mixed = jax.tree.map(lambda a, b: 2 * a - 3 * b, first, second)
-    d_first, d_second, d_mixed = (
-        case.layer.backward(params, residuals, dy) for dy in (first, second, mixed)
-    )
+    backward = quickly(case.layer.backward)
+    d_first, d_second, d_mixed = (backward(params, residuals, dy) for dy in (first, second, mixed))
     chex.assert_trees_all_close(
         d_mixed, jax.tree.map(lambda a, b: 2 * a - 3 * b, d_first, d_second), rtol=1e-9, atol=1e-11
     )
@@ -181,7 +187,8 @@ def test_linear_in_the_cotangent(case, x64):
 def test_dtypes_of_params_and_input_come_back(case):
     for dtype in (jnp.float32, jnp.bfloat16):
         params, x, key = build(case, dtype)
-        dparams, dx = gradient(case.layer, params, x, key)
+        run = functools.partial(gradient, case.layer)
+        dparams, dx = jax.eval_shape(run, params, x, key)
         chex.assert_trees_all_equal_shapes_and_dtypes(dparams, params)
         floats = jax.tree.map(
             lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else None, x
@@ -225,13 +232,13 @@ def test_edges_agree_with_jax(case, edge, x64):
     that of JAX."""
     params, x, key = build(case, jnp.float64)
     got, want = (
-        gradient(layer, params, EDGES[edge](x), key)
+        compiled(layer)(params, EDGES[edge](x), key)
         for layer in (case.layer, fp.map_layers(fp.autodiff, case.layer))
     )
     chex.assert_trees_all_close(got, want, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("scale", [1e4, 1e8])
+@pytest.mark.parametrize("scale", [pytest.param(1e4, marks=SLOW), 1e8])
 @pytest.mark.parametrize(
     "case", [c for c in LOSSES if c.id != "objective"], ids=lambda case: case.id
 )
@@ -268,7 +275,9 @@ def test_no_jax_differentiation_in_backprop(monkeypatch):
     assert "custom_vjp" not in str(jax.make_jaxpr(fp.backprop(case.layer))(params, batch))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32], ids=lambda d: d.__name__)
+@pytest.mark.parametrize(
+    "dtype", [pytest.param(jnp.float64, marks=SLOW), jnp.float32], ids=lambda d: d.__name__
+)
 @pytest.mark.parametrize("which", ["w", "b", "dx"])
 def test_a_small_error_in_one_leaf_accuses_that_leaf_alone(which, dtype, x64):
     """0.1% off, in one leaf of one layer deep in a model: found, and nothing else blamed."""

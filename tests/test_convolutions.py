@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
+from tests.cases import quickly
 from tests.test_bad_input import raises
 
 KEY = jax.random.key(0)
@@ -22,13 +23,17 @@ NUMBERS = st.integers(1, 3)
 
 def same(layer, x, reference, params=()):
     """`reference(params, x)` gives what `layer` gives, and `jax.vjp` of it what backward gives."""
-    y, residuals = layer.forward(params, x)
-    with jax.numpy_dtype_promotion("standard"):  # Flax mixes dtypes
+
+    def both(params, x):
+        y, residuals = layer.forward(params, x)
         want, pullback = jax.vjp(reference, params, x)
-    dy = jnp.asarray(np.random.default_rng(1).standard_normal(want.shape), want.dtype)
-    for got, expected in ((y, want), (layer.backward(params, residuals, dy), pullback(dy))):
-        assert jax.tree.structure(got) == jax.tree.structure(expected)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-9, 1e-9), got, expected)
+        dy = jnp.asarray(np.random.default_rng(1).standard_normal(want.shape), want.dtype)
+        return (y, layer.backward(params, residuals, dy)), (want, pullback(dy))
+
+    with jax.numpy_dtype_promotion("standard"):  # Flax mixes dtypes
+        got, expected = quickly(both)(params, x)
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-9, 1e-9), got, expected)
 
 
 def normal(*shape):

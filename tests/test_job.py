@@ -73,8 +73,18 @@ def test_noise_never_mixes_pictures():
     assert not train & test
 
 
-@pytest.mark.parametrize("name", ["iris", "breast-cancer", "diabetes"])
-@pytest.mark.parametrize("backward", ["manual", "autodiff"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("name", "backward"),
+    [
+        ("iris", "manual"),
+        ("diabetes", "autodiff"),
+        pytest.param("breast-cancer", "manual", marks=SLOW),
+        pytest.param("diabetes", "manual", marks=SLOW),
+    ],
+)
 def test_other_sets(name, backward, tmp_path, capsys):
     job.train(name, backward=backward, out=tmp_path / "run")
     printed = capsys.readouterr().out
@@ -84,7 +94,9 @@ def test_other_sets(name, backward, tmp_path, capsys):
         assert float(printed.split("Test accuracy ")[1].split("%")[0]) > 90
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adamw"])
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", *(pytest.param(name, marks=SLOW) for name in ("sgd", "momentum"))]
+)
 def test_other_optimizers(optimizer, tmp_path, capsys):
     job.train("iris", optimizer=optimizer, out=tmp_path / "run")
     assert float(capsys.readouterr().out.split("Test accuracy ")[1].split("%")[0]) > 85

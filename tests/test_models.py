@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
+from tests.cases import quickly
 from tests.test_bad_input import raises
 
 KEY = jax.random.key(0)
@@ -22,14 +23,18 @@ def normal(*shape):
 
 def same(model, flax, variables, x):
     """Flax with the params that `variables` makes of ours gives the output and all gradients."""
-    params = model.init(KEY, x)
-    y, residuals = model.forward(params, x)
-    with jax.numpy_dtype_promotion("standard"):  # Flax mixes dtypes
+
+    def both(params, x):
+        y, residuals = model.forward(params, x)
         want, pullback = jax.vjp(lambda p, x: flax.apply({"params": variables(p)}, x), params, x)
-    dy = normal(*y.shape) + 1
-    for got, expected in ((y, want), (model.backward(params, residuals, dy), pullback(dy))):
-        assert jax.tree.structure(got) == jax.tree.structure(expected)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-8, 1e-9), got, expected)
+        dy = normal(*y.shape) + 1
+        return (y, model.backward(params, residuals, dy)), (want, pullback(dy))
+
+    params = quickly(model.init)(KEY, x)
+    with jax.numpy_dtype_promotion("standard"):  # Flax mixes dtypes
+        got, expected = quickly(both)(params, x)
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-8, 1e-9), got, expected)
 
 
 def affine(params):
@@ -117,9 +122,10 @@ def test_cnn_is_the_pre_activated_residual_network(x64):
 def test_cnn_with_batch_norm_is_evaluated_by_its_statistics(x64):
     """Where training sees all data in one batch, inference gives the same."""
     model, x = fp.cnn(3, widths=(2, 4), norm=fp.batch_norm), normal(8, 4, 4, 1)
-    params = fp.calibrate(model, model.init(KEY, x), [x])
-    trained, _ = model.forward(params, x, KEY)
-    np.testing.assert_allclose(model.forward(params, x)[0], trained, 1e-9, 1e-9)
+    params = fp.calibrate(model, quickly(model.init)(KEY, x), [x])
+    forward = quickly(model.forward)
+    trained, _ = forward(params, x, KEY)
+    np.testing.assert_allclose(forward(params, x)[0], trained, 1e-9, 1e-9)
 
 
 class Recurrent(nn.Module):
@@ -148,14 +154,18 @@ def test_rnn(n, time):
         same(fp.rnn(2, fp.lstm(4)), Recurrent(), variables, normal(n, time, 3))
 
 
+TWO_CELLS = fp.rnn(2, fp.gru(3), fp.lstm(2))
+of_two_cells = quickly(TWO_CELLS.forward)
+
+
 @given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4))
 @FEW
 def test_rnn_sees_no_padding(lengths):
-    model, x = fp.rnn(2, fp.gru(3), fp.lstm(2)), normal(len(lengths), 5, 2).astype(jnp.float32)
-    params = model.init(KEY, x)
-    y, _ = model.forward(params, (x, jnp.array(lengths)))
+    x = normal(len(lengths), 5, 2).astype(jnp.float32)
+    params = TWO_CELLS.init(KEY, x)
+    y, _ = of_two_cells(params, (x, jnp.array(lengths)))
     for i, n in enumerate(lengths):
-        alone, _ = model.forward(params, x[i : i + 1, :n])
+        alone, _ = of_two_cells(params, x[i : i + 1, :n])
         np.testing.assert_allclose(y[i], alone[0], 1e-5, 1e-6)
 
 
