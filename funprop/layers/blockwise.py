@@ -28,7 +28,8 @@ class Group(NamedTuple):
 def groups(how: Heads, size: int, time: int) -> list[Group]:
     """All queries, in blocks, with no more keys than they may see between them."""
     starts = list(range(0, time - time % size, size))
-    each = -(-len(starts) // GROUPS) if starts else 1
+    # Two at least, one after the other in a loop; XLA holds the blocks of all groups side by side.
+    each = max(2, -(-len(starts) // GROUPS))
     parts = [(starts[i : i + each], size) for i in range(0, len(starts), each)]
     if time % size:  # the last block is shorter
         parts.append(([time - time % size], time % size))
