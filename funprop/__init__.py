@@ -76,10 +76,23 @@ from funprop.models import (
     swiglu,
     unembedding,
 )
-from funprop.rewrites import Tapped, autodiff, cast, fused_update, offload, remat, tap, untap
+from funprop.rewrites import (
+    Frozen,
+    Tapped,
+    autodiff,
+    cast,
+    freeze,
+    frozen,
+    fused_update,
+    offload,
+    remat,
+    tap,
+    untap,
+)
 from funprop.steps import Step, TrainState, scan, step
 from funprop.summary import summary
 from funprop.train import Fit, at_least, at_most, fit, patience
+from funprop.transforms import Transformed, microbatch
 from funprop.trees import Sum
 from funprop.verify import cost, taylor_test, verify, verify_rules, verify_second_order
 
@@ -91,6 +104,7 @@ __all__ = [
     "ConvParams",
     "DenseParams",
     "Fit",
+    "Frozen",
     "FusedState",
     "GRUParams",
     "Gradient",
@@ -103,6 +117,7 @@ __all__ = [
     "Sum",
     "Tapped",
     "TrainState",
+    "Transformed",
     "absolute_error",
     "accuracy",
     "add",
@@ -131,8 +146,10 @@ __all__ = [
     "feed_forward",
     "fit",
     "flatten",
+    "freeze",
     "from_function",
     "from_loss",
+    "frozen",
     "fused_step",
     "fused_update",
     "gated",
@@ -161,6 +178,7 @@ __all__ = [
     "mean_absolute",
     "mean_squared",
     "measure",
+    "microbatch",
     "mlp",
     "named",
     "objective",

@@ -1,5 +1,6 @@
 """grad_fn: `(params, batch, key=None) -> Gradient`. By hand from an objective, or by JAX from a
-loss function; whatever takes one takes the other."""
+loss function; whatever takes one takes the other. A last argument, `dloss`, is the cotangent of the
+loss, one if not given; `grads` come multiplied by it, and nothing else does."""
 
 from __future__ import annotations
 
@@ -129,11 +130,11 @@ def backprop(objective: Layer) -> GradFn:
       (5.0, 2.0, [[-10.0]])
     """
 
-    def grad_fn(params: PyTree, batch: PyTree, key: Any = None) -> Gradient:
+    def grad_fn(params: PyTree, batch: PyTree, key: Any = None, dloss: Any = None) -> Gradient:
         check_params(objective, params, batch)
         (loss, weight), residuals = objective.forward(params, batch, key)
-        one = Sum(jnp.ones_like(loss), jnp.zeros_like(weight))
-        grads, _ = objective.backward(params, residuals, one)
+        dtotal = jnp.ones_like(loss) if dloss is None else jnp.asarray(dloss, loss.dtype)
+        grads, _ = objective.backward(params, residuals, Sum(dtotal, jnp.zeros_like(weight)))
         records = recorded(residuals)
         return Gradient(grads, loss, weight, metrics_of(records), records)
 
@@ -168,6 +169,10 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
     """
     loss_fn = with_key(loss_fn, "loss_fn")
 
+    def scaled(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> tuple[Any, Any]:
+        loss, aux = total(params, batch, key)
+        return loss if dloss is None else loss * jnp.asarray(dloss, loss.dtype), (loss, *aux)
+
     def total(params: PyTree, batch: PyTree, key: Any) -> tuple[Float[Array, ""], Any]:
         loss = loss_fn(params, batch, key)
         if not isinstance(loss, tuple) or len(loss) not in (2, 3):
@@ -182,11 +187,12 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
                 "loss_fn must return a scalar total and weight, got shapes "
                 f"{jnp.shape(total)} and {jnp.shape(weight)}"
             )
-        return total, (jnp.asarray(weight, jnp.result_type(total)), dict(*metrics))
+        total = jnp.asarray(total)
+        return total, (jnp.asarray(weight, total.dtype), dict(*metrics))
 
-    def grad_fn(params: PyTree, batch: PyTree, key: Any = None) -> Gradient:
-        differentiate = jax.value_and_grad(total, has_aux=True)
-        (loss, (weight, metrics)), grads = differentiate(params, batch, key)
+    def grad_fn(params: PyTree, batch: PyTree, key: Any = None, dloss: Any = None) -> Gradient:
+        differentiate = jax.value_and_grad(scaled, has_aux=True)
+        (_, (loss, weight, metrics)), grads = differentiate(params, batch, key, dloss)
         return Gradient(grads, loss, weight, metrics)
 
     return grad_fn

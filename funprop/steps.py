@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from funprop.gradients import GradFn, losses
-from funprop.trees import Sum
+from funprop.rewrites.freeze import trained, with_trained
+from funprop.trees import Sum, wide_dtype, widen
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -24,11 +25,18 @@ class Step(NamedTuple):
       init: `(params, key) -> state`. The state has an attribute `params`; it holds copies, so the
         params given stay usable. `key` may be `None` where nothing in the model is random.
       update: `(state, batch) -> (state, metrics)`, metrics a `Sum` by name. Jitted, and *donates*
-        its state: the old one's memory becomes the new one's, so the old one is gone.
+        its state: the old one's memory becomes the new one's, so the old one is gone. A last
+        argument `dloss` is the cotangent of the loss in the backward pass (see `loss_scale`); the
+        gradient is divided by it again.
+      check: raises where a state tells of something that an update, being compiled, could not;
+        `fit` asks it between its device calls.
+      parts: what it is made of, from the outermost wrapper in.
     """
 
     init: Callable[[Any, Any], Any]
-    update: Callable[[Any, Any], tuple[Any, dict[str, Sum]]]
+    update: Callable[..., tuple[Any, dict[str, Sum]]]
+    check: Callable[[Any], None] = lambda state: None
+    parts: tuple[str, ...] = ("step",)
 
 
 class TrainState(NamedTuple):
@@ -67,29 +75,38 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
     transform = optax.with_extra_args_support(optimizer)
 
     def init(params: PyTree, key: Any) -> TrainState:
-        state = TrainState(params, transform.init(params), key, jnp.zeros((), jnp.int32))
+        opt_state = transform.init(trained(params))
+        state = TrainState(params, opt_state, key, jnp.zeros((), jnp.int32))
         # Copies: the first update donates the state, and some transforms keep the params in it.
         return jax.tree.map(jnp.copy, state)
 
-    def update(state: TrainState, batch: PyTree) -> tuple[TrainState, dict[str, Sum]]:
+    def update(
+        state: TrainState, batch: PyTree, dloss: Any = None
+    ) -> tuple[TrainState, dict[str, Sum]]:
         key = None if state.key is None else jax.random.fold_in(state.key, state.count)
 
         def mean_loss(params: PyTree) -> Any:
-            other = grad_fn(params, batch, key)
+            other = grad_fn(with_trained(state.params, params), batch, key)
             return other.loss / other.weight
 
-        gradient = grad_fn(state.params, batch, key)
+        extra = () if dloss is None else (dloss,)
+        gradient = grad_fn(state.params, batch, key, *extra)
         scale = 1 / jnp.where(gradient.weight == 0, 1, gradient.weight)
-        grads = jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradient.grads)
+        undone = scale if dloss is None else scale / dloss
+        grads = jax.tree.map(
+            lambda g: (widen(g) * undone.astype(wide_dtype(g.dtype))).astype(g.dtype),
+            gradient.grads,
+        )
+        params = trained(state.params)
         updates, opt_state = transform.update(
             grads,
             state.opt_state,
-            state.params,
+            params,
             value=gradient.loss * scale,
             grad=grads,
             value_fn=mean_loss,
         )
-        params = optax.apply_updates(state.params, updates)
+        params = with_trained(state.params, optax.apply_updates(params, updates))
         return TrainState(params, opt_state, state.key, state.count + 1), losses(gradient)
 
     return Step(init, jax.jit(update, donate_argnums=0))
@@ -115,4 +132,4 @@ def scan(step: Step) -> Step:
     def update(state: Any, batches: PyTree) -> tuple[Any, dict[str, Sum]]:
         return jax.lax.scan(step.update, state, batches)
 
-    return Step(step.init, jax.jit(update, donate_argnums=0))
+    return Step(step.init, jax.jit(update, donate_argnums=0), step.check, ("scan", *step.parts))

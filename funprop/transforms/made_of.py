@@ -1,0 +1,66 @@
+"""A grad_fn that knows what it is made of, so that an order that is wrong can be refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from funprop.gradients import GradFn, Gradient
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Transformed:
+    """A grad_fn made of another.
+
+    Attributes:
+      name: of the transform.
+      inner: what it was made of.
+      function: `(params, batch, key, dloss) -> Gradient`.
+
+    Example:
+      >>> import funprop as fp
+      >>> fp.microbatch(fp.from_loss(lambda params, batch: (params, 1)), 4)
+      microbatch(grad_fn)
+    """
+
+    name: str
+    inner: Any
+    function: Callable[..., Gradient]
+
+    def __call__(self, params: Any, batch: Any, key: Any = None, dloss: Any = None) -> Gradient:
+        return self.function(params, batch, key, dloss)
+
+    def __repr__(self) -> str:
+        inner = self.inner
+        if not isinstance(inner, Transformed):
+            inner = getattr(inner, "__name__", type(inner).__name__)
+        return f"{self.name}({inner})"
+
+
+def made_of(grad_fn: GradFn) -> list[str]:
+    """The names of the transforms that a grad_fn is made of, from the outermost in."""
+    names = []
+    while isinstance(grad_fn, Transformed):
+        names.append(grad_fn.name)
+        grad_fn = grad_fn.inner
+    return names
+
+
+def refuse(outer: str, grad_fn: GradFn, wrong: dict[str, str]) -> None:
+    """Raise where `grad_fn` is made of something that may not be within `outer`.
+
+    Args:
+      outer: the transform that is about to be applied.
+      grad_fn: what it would be applied to.
+      wrong: why not, by the name of what may not be within.
+    """
+    for name in made_of(grad_fn):
+        if name in wrong:
+            raise ValueError(f"{name} must be outside {outer}, {name}({outer}(...)): {wrong[name]}")
+
+
+def call(grad_fn: GradFn, params: Any, batch: Any, key: Any, dloss: Any) -> Gradient:
+    """`grad_fn` called with `dloss` only where there is one: a user's own need not take it."""
+    return grad_fn(params, batch, key, *(() if dloss is None else (dloss,)))

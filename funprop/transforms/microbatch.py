@@ -1,0 +1,93 @@
+"""Accumulating gradients over parts of a batch."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from funprop import trees
+from funprop.layer import split_key
+from funprop.transforms.made_of import Transformed, call, refuse
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+    from funprop.gradients import GradFn, Gradient
+
+
+def microbatch(grad_fn: GradFn, n: int) -> Transformed:
+    """The same gradient from `n` parts of the batch, one after the other: memory of a part.
+
+    Exact, with masks and weights too, since a `Gradient` holds sums; summed in float32 at least.
+    Where `n` does not divide the batch, the last part is shorter (and compiled apart). Each part
+    gets a key of its own.
+
+    Args:
+      grad_fn: of a batch whose leaves all have the examples along their first axis.
+      n: how many parts.
+
+    Raises:
+      ValueError: `n` is not positive; noise would be added in every part; or, when called, the
+        batch has fewer than `n` examples or leaves of unequal length.
+
+    Example:
+      >>> import funprop as fp
+      >>> squares = fp.from_loss(lambda w, x: ((w * x) ** 2, 1))
+      >>> rows = fp.from_loss(lambda w, x: (((w * x) ** 2).sum(), x.size))
+      >>> w, x = jnp.array(1.0), jnp.arange(5.0)
+      >>> float(microbatch(rows, 3)(w, x).grads), float(rows(w, x).grads)
+      (60.0, 60.0)
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    refuse("microbatch", grad_fn, {"noise": "it must be added once, to the sum of all parts"})
+
+    def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
+        size = -(-batch_size(batch) // n)
+        if batch_size(batch) < n:
+            raise ValueError(f"batch must have at least {n} examples, got {batch_size(batch)}")
+        whole = batch_size(batch) // size
+        one = functools.partial(call, grad_fn, params, dloss=dloss)
+        keys = split_key(key, n)
+        stacked = None if key is None else jnp.stack(keys[:whole])
+
+        def parts(leaf: Any) -> Any:
+            return leaf[: whole * size].reshape(whole, size, *leaf.shape[1:])
+
+        total = sum_of_parts(one, jax.tree.map(parts, batch), stacked)
+        if whole * size == batch_size(batch):
+            return total
+        rest = jax.tree.map(lambda leaf: leaf[whole * size :], batch)
+        return trees.add(total, one(rest, keys[whole]))
+
+    return Transformed("microbatch", grad_fn, function)
+
+
+def sum_of_parts(one: Any, parts: PyTree, keys: Any) -> Gradient:
+    """The sum of `one(part, key)` over parts that are stacked along the first axis."""
+    first = jax.tree.map(lambda leaf: leaf[0], (parts, keys))
+    spec = jax.eval_shape(one, *first)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _summed_in(leaf.dtype)), spec)
+
+    def step(total: Gradient, part: Any) -> tuple[Gradient, None]:
+        found = one(*part)
+        return jax.tree.map(lambda t, f: t + f.astype(t.dtype), total, found), None
+
+    total, _ = jax.lax.scan(step, zeros, (parts, keys))
+    return jax.tree.map(lambda t, leaf: t.astype(leaf.dtype), total, spec)
+
+
+def batch_size(batch: PyTree) -> int:
+    """How many examples: the length of every leaf's first axis."""
+    lengths = {leaf.shape[0] if jnp.ndim(leaf) else None for leaf in jax.tree.leaves(batch)}
+    if len(lengths) != 1 or None in lengths:
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
+        raise ValueError(f"batch must have leaves of one length, got shapes {shapes}")
+    return lengths.pop()
+
+
+def _summed_in(dtype: Any) -> Any:
+    return trees.wide_dtype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else dtype
