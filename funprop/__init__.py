@@ -92,7 +92,7 @@ from funprop.rewrites import (
 from funprop.steps import Step, TrainState, scan, step
 from funprop.summary import summary
 from funprop.train import Fit, at_least, at_most, fit, patience
-from funprop.transforms import Transformed, microbatch
+from funprop.transforms import Transformed, data_parallel, microbatch, ordered
 from funprop.trees import Sum
 from funprop.verify import cost, taylor_test, verify, verify_rules, verify_second_order
 
@@ -139,6 +139,7 @@ __all__ = [
     "conv",
     "conv_transpose",
     "cost",
+    "data_parallel",
     "dense",
     "dropout",
     "elu",
@@ -183,6 +184,7 @@ __all__ = [
     "named",
     "objective",
     "offload",
+    "ordered",
     "parallel",
     "patience",
     "relu",

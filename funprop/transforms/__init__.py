@@ -1,6 +1,8 @@
 """Transforms: a grad_fn in, a grad_fn out."""
 
+from funprop.transforms.data_parallel import data_parallel
 from funprop.transforms.made_of import Transformed
 from funprop.transforms.microbatch import microbatch
+from funprop.transforms.ordered import ordered
 
-__all__ = ["Transformed", "microbatch"]
+__all__ = ["Transformed", "data_parallel", "microbatch", "ordered"]
