@@ -76,14 +76,14 @@ def main() -> None:
             from funprop.train import job
 
             run = functools.partial(job.train, data, model=model, optimizer=optimizer, **given)
-        from funprop.train.processes import join, launch
+        from funprop.train.processes import joined, launch
 
         if processes is not None and processes > 1:
             launch(processes, run)
-            return
-        if distributed:
-            join()
-        run()
+        elif distributed:
+            joined(run)
+        else:
+            run()
 
     def verify(
         object: Annotated[  # noqa: A002  # what the command line calls it

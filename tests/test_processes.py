@@ -128,19 +128,36 @@ def test_no_process_stays_when_the_launcher_is_killed(tmp_path):
         run.communicate(timeout=AT_ONCE)  # ends when nobody holds the pipe any more
 
 
-LONE = (
-    "from funprop.train import processes; processes.join('127.0.0.1:{}', 2, {}); "
-    "from tests.test_processes import killed; killed()"
-)
+def raised():
+    if jax.process_index() == 1:
+        raise ArithmeticError("this process is wrong")
+    processes.anywhere(True)
+    time.sleep(1000)
+
+
+def test_all_end_where_one_raises(capfd):
+    with pytest.raises(ChildProcessError, match=r"^process 1 of 2 ended with code 1$"):
+        processes.launch(2, raised)
+    assert "ArithmeticError: this process is wrong" in capfd.readouterr().err
+
+
+LONE = """
+from funprop.train import processes
+def function():
+    import tests.test_processes
+    tests.test_processes.{}()
+processes.joined(function, '127.0.0.1:{}', 2, {})
+"""
 
 
 @SLOW
-def test_without_a_launcher_the_heartbeat_ends_the_others():
+@pytest.mark.parametrize(("way", "code"), [("killed", -signal.SIGKILL), ("raised", 1)])
+def test_without_a_launcher_the_heartbeat_ends_the_others(way, code):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     survivor, other = (
         subprocess.Popen(
-            [sys.executable, "-c", LONE.format(port, i)],
+            [sys.executable, "-c", LONE.format(way, port, i)],
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,
@@ -148,7 +165,7 @@ def test_without_a_launcher_the_heartbeat_ends_the_others():
         for i in range(2)
     )
     with survivor, other:
-        assert other.wait(60) == -signal.SIGKILL
+        assert other.wait(60) == code
         start = time.perf_counter()
         _, said = survivor.communicate(timeout=60)
         assert time.perf_counter() - start < AT_ONCE

@@ -10,6 +10,7 @@ import pickle
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
@@ -86,14 +87,38 @@ def _wait(running: list[Any], problems: Any) -> None:
 
 def _run(address: str, n: int, i: int, work: bytes, problems: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        join(address, n, i)
+
+    def unpickled() -> None:
         function, args, kwargs = pickle.loads(work)
         function(*args, **kwargs)
+
+    joined(unpickled, address, n, i, tell=problems.put)
+
+
+def joined(
+    function: Callable[[], Any],
+    address: str | None = None,
+    n: int | None = None,
+    i: int | None = None,
+    tell: Callable[[str], Any] = lambda problem: print(f"error: {problem}", file=sys.stderr),
+) -> None:
+    """Call `function` in this process as one of a run, found as `join` finds it.
+
+    Where it raises, this process ends at once. Otherwise JAX's farewell, which waits for all the
+    others, would wait for those that wait for this one.
+    """
+    try:
+        join(address, n, i)
+        function()
     except (ValueError, TypeError, ModuleNotFoundError) as error:
-        problems.put(str(error))
-        sys.stdout.flush()
-        os._exit(1)  # without JAX's farewell, which waits for all others
+        tell(str(error))
+    except BaseException:
+        traceback.print_exc()
+    else:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _end_with_parent() -> None:
