@@ -78,27 +78,42 @@ from funprop.models import (
 )
 from funprop.rewrites import (
     Frozen,
+    LowRank,
     Tapped,
+    adapted,
     autodiff,
     cast,
     freeze,
     frozen,
     fused_update,
+    low_rank,
     offload,
     remat,
     tap,
     untap,
 )
-from funprop.steps import Step, TrainState, scan, step
+from funprop.steps import (
+    Averaged,
+    Guarded,
+    Scaled,
+    Step,
+    TrainState,
+    ema,
+    loss_scale,
+    scan,
+    skip_nonfinite,
+    step,
+)
 from funprop.summary import summary
 from funprop.train import Fit, at_least, at_most, fit, patience
-from funprop.transforms import Transformed, microbatch
+from funprop.transforms import Transformed, gradient_statistics, microbatch, mixed_precision
 from funprop.trees import Sum
 from funprop.verify import cost, taylor_test, verify, verify_rules, verify_second_order
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Averaged",
     "BatchNormParams",
     "BatchSums",
     "ConvParams",
@@ -108,11 +123,14 @@ __all__ = [
     "FusedState",
     "GRUParams",
     "Gradient",
+    "Guarded",
     "LSTMParams",
     "Layer",
     "LinearParams",
+    "LowRank",
     "NormParams",
     "Recorded",
+    "Scaled",
     "Step",
     "Sum",
     "Tapped",
@@ -120,6 +138,7 @@ __all__ = [
     "Transformed",
     "absolute_error",
     "accuracy",
+    "adapted",
     "add",
     "as_function",
     "at_least",
@@ -142,6 +161,7 @@ __all__ = [
     "dense",
     "dropout",
     "elu",
+    "ema",
     "embedding",
     "feed_forward",
     "fit",
@@ -159,6 +179,7 @@ __all__ = [
     "global_average_pool",
     "global_max_pool",
     "gpt",
+    "gradient_statistics",
     "group_norm",
     "gru",
     "huber",
@@ -172,6 +193,8 @@ __all__ = [
     "linear_predictions",
     "llama",
     "log_softmax",
+    "loss_scale",
+    "low_rank",
     "lstm",
     "map_layers",
     "max_pool",
@@ -179,6 +202,7 @@ __all__ = [
     "mean_squared",
     "measure",
     "microbatch",
+    "mixed_precision",
     "mlp",
     "named",
     "objective",
@@ -198,6 +222,7 @@ __all__ = [
     "serial",
     "sigmoid",
     "silu",
+    "skip_nonfinite",
     "softmax",
     "softmax_cross_entropy",
     "softplus",

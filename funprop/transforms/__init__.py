@@ -1,6 +1,8 @@
 """Transforms: a grad_fn in, a grad_fn out."""
 
+from funprop.transforms.gradient_statistics import gradient_statistics
 from funprop.transforms.made_of import Transformed
 from funprop.transforms.microbatch import microbatch
+from funprop.transforms.mixed_precision import mixed_precision
 
-__all__ = ["Transformed", "microbatch"]
+__all__ = ["Transformed", "gradient_statistics", "microbatch", "mixed_precision"]

@@ -112,24 +112,19 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
     return Step(init, jax.jit(update, donate_argnums=0))
 
 
-def scan(step: Step) -> Step:
-    """Many updates in one device call: `update(state, batches)` with a leading axis of batches.
+def refuse_outside(name: str, step: Step, wrong: dict[str, str]) -> None:
+    """Raise where `step` is made of a wrapper that has to go around the one called `name`.
 
-    The metrics come back with that axis too, one entry an update. The bits are those of single
-    updates.
-
-    Example:
-      >>> import funprop as fp
-      >>> line = fp.objective(fp.dense(1, bias=False), fp.mean_squared())
-      >>> many = scan(fp.step(fp.backprop(line), optax.sgd(0.1)))
-      >>> batches = jnp.ones((50, 4, 1)), jnp.full((50, 4, 1), 3.0)
-      >>> one = jax.tree.map(lambda leaf: leaf[0], batches)
-      >>> state, metrics = many.update(many.init(line.init(jax.random.key(0), one), None), batches)
-      >>> metrics["loss"].mean.shape, round(float(state.params[0].w[0, 0]), 3)
-      ((50,), 3.0)
+    Args:
+      name: of the wrapper that is about to be applied.
+      step: what it would be applied to.
+      wrong: why not, by the name of what has to go around.
     """
+    for part in step.parts:
+        if part in wrong:
+            raise ValueError(f"{part} must be outside {name}, {part}({name}(...)): {wrong[part]}")
 
-    def update(state: Any, batches: PyTree) -> tuple[Any, dict[str, Sum]]:
-        return jax.lax.scan(step.update, state, batches)
 
-    return Step(step.init, jax.jit(update, donate_argnums=0), step.check, ("scan", *step.parts))
+def run(step: Step, state: Any, batch: PyTree, dloss: Any) -> tuple[Any, dict[str, Sum]]:
+    """`step.update`, given a cotangent of the loss only where there is one."""
+    return step.update(state, batch, *(() if dloss is None else (dloss,)))
