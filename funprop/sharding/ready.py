@@ -32,8 +32,8 @@ def fsdp_rules(
 ) -> Rules:
     """Every param cut in as many parts as there are devices along `axis`; fully sharded.
 
-    Cut is the last dimension that divides (so not the stack of layers under `repeat`, where a scan
-    would gather it whole), and that `rules` leave whole.
+    Cut is the last dimension that divides and that `rules` leave whole; so the stack of layers
+    under `repeat`, which a scan would have to gather whole, only where nothing else does.
 
     Args:
       mesh: on which.

@@ -59,7 +59,9 @@ def shard(step: Step, mesh: Mesh, rules: Rules, *, batch: tuple[str, ...] | None
     if "shard" in step.parts:
         raise ValueError(f"step must not be sharded already, got {step.parts}")
     if any(kind is not AxisType.Auto for kind in mesh.axis_types):
-        raise ValueError(f"mesh must have axes of AxisType.Auto, got {mesh.axis_types}")
+        raise ValueError(
+            f"mesh must have axes of AxisType.Auto, got {mesh.axis_types}; see make_mesh"
+        )
     axes = tuple(name for name in BATCH if name in mesh.shape) if batch is None else batch
     if not set(axes) <= set(mesh.shape):
         raise ValueError(f"batch must name axes of the mesh, {tuple(mesh.shape)}, got {axes}")
