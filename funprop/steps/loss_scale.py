@@ -74,6 +74,8 @@ def loss_scale(step: Step, initial: float = 2.0**15, every: int = 2000) -> Step:
         "skip_nonfinite": "it would hide from loss_scale what overflows",
     }
     refuse_outside("loss_scale", step, why)
+    if "loss_scale" in step.parts:
+        raise ValueError("step must have no loss_scale yet, got one that has")
     if "fused_step" in step.parts:
         raise ValueError("step must have a gradient that can be divided, got a fused_step")
 

@@ -92,7 +92,7 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         extra = () if dloss is None else (dloss,)
         gradient = grad_fn(state.params, batch, key, *extra)
         scale = 1 / jnp.where(gradient.weight == 0, 1, gradient.weight)
-        undone = scale if dloss is None else scale / dloss
+        undone = scale if dloss is None else scale / jnp.asarray(dloss, scale.dtype)
         grads = jax.tree.map(
             lambda g: (widen(g) * undone.astype(wide_dtype(g.dtype))).astype(g.dtype),
             gradient.grads,
