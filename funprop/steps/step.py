@@ -31,12 +31,16 @@ class Step(NamedTuple):
       check: raises where a state tells of something that an update, being compiled, could not;
         `fit` asks it between its device calls.
       parts: what it is made of, from the outermost wrapper in.
+      propose: `(state, batch, dloss=None) -> (state, metrics, finite)`: `update`, not jitted, and
+        whether the gradient of each leaf of params was finite. For wrappers; `None` where there is
+        no gradient to look at.
     """
 
     init: Callable[[Any, Any], Any]
     update: Callable[..., tuple[Any, dict[str, Sum]]]
     check: Callable[[Any], None] = lambda state: None
     parts: tuple[str, ...] = ("step",)
+    propose: Callable[..., tuple[Any, dict[str, Sum], Any]] | None = None
 
 
 class TrainState(NamedTuple):
@@ -80,9 +84,9 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         # Copies: the first update donates the state, and some transforms keep the params in it.
         return jax.tree.map(jnp.copy, state)
 
-    def update(
+    def propose(
         state: TrainState, batch: PyTree, dloss: Any = None
-    ) -> tuple[TrainState, dict[str, Sum]]:
+    ) -> tuple[TrainState, dict[str, Sum], Any]:
         key = None if state.key is None else jax.random.fold_in(state.key, state.count)
 
         def mean_loss(params: PyTree) -> Any:
@@ -107,9 +111,21 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
             value_fn=mean_loss,
         )
         params = with_trained(state.params, optax.apply_updates(params, updates))
-        return TrainState(params, opt_state, state.key, state.count + 1), losses(gradient)
+        new = TrainState(params, opt_state, state.key, state.count + 1)
+        finite = [jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(gradient.grads)]
+        return new, losses(gradient), jnp.stack(finite or [jnp.ones((), bool)])
 
-    return Step(init, jax.jit(update, donate_argnums=0))
+    return Step(init, updating(propose), propose=propose)
+
+
+def updating(propose: Callable[..., tuple[Any, dict[str, Sum], Any]]) -> Callable[..., Any]:
+    """The `update` of a step from its `propose`: what nobody asks for is left out."""
+
+    def update(state: Any, batch: PyTree, dloss: Any = None) -> tuple[Any, dict[str, Sum]]:
+        state, metrics, _ = propose(state, batch, dloss)
+        return state, metrics
+
+    return jax.jit(update, donate_argnums=0)
 
 
 def refuse_outside(name: str, step: Step, wrong: dict[str, str]) -> None:
@@ -125,6 +141,11 @@ def refuse_outside(name: str, step: Step, wrong: dict[str, str]) -> None:
             raise ValueError(f"{part} must be outside {name}, {part}({name}(...)): {wrong[part]}")
 
 
-def run(step: Step, state: Any, batch: PyTree, dloss: Any) -> tuple[Any, dict[str, Sum]]:
-    """`step.update`, given a cotangent of the loss only where there is one."""
-    return step.update(state, batch, *(() if dloss is None else (dloss,)))
+def proposed(step: Step, state: Any, batch: PyTree, dloss: Any) -> tuple[Any, dict[str, Sum], Any]:
+    """`step.propose`; of a step that has none, its update, and whether its params are finite."""
+    extra = () if dloss is None else (dloss,)
+    if step.propose is not None:
+        return step.propose(state, batch, *extra)
+    new, metrics = step.update(state, batch, *extra)
+    leaves = jax.tree.leaves(trained(new.params))
+    return new, metrics, jnp.stack([jnp.all(jnp.isfinite(p)) for p in leaves])
