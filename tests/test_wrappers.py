@@ -316,3 +316,13 @@ def test_what_cannot_be_frozen_or_adapted():
         "got tuple",
         lambda: fp.low_rank(model, "serial/repeat/*/gelu", 1).init(KEY, batch),
     )
+
+
+def test_a_batch_of_another_shape_is_reported_once(caplog):
+    train = plain_step()
+    state = train.init(jnp.array(1.0), None)
+    for n in (4, 4, 3, 3, 2):
+        state, _ = train.update(state, jnp.ones(n))
+    assert [record.message for record in caplog.records] == [
+        "update is compiled again: batch is float32[3], was float32[4]"
+    ]

@@ -12,6 +12,7 @@ import optax
 
 from funprop.gradients import GradFn, losses
 from funprop.rewrites.freeze import trained, with_trained
+from funprop.steps.retraced import Retraced
 from funprop.trees import Sum, wide_dtype, widen
 
 if TYPE_CHECKING:
@@ -120,8 +121,10 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
 
 def updating(propose: Callable[..., tuple[Any, dict[str, Sum], Any]]) -> Callable[..., Any]:
     """The `update` of a step from its `propose`: what nobody asks for is left out."""
+    retraced = Retraced()
 
     def update(state: Any, batch: PyTree, dloss: Any = None) -> tuple[Any, dict[str, Sum]]:
+        retraced(batch)
         state, metrics, _ = propose(state, batch, dloss)
         return state, metrics
 
