@@ -3,6 +3,7 @@ and all four of them as one function."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,6 +79,8 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
       (2.0, True)
     """
     transform = optax.with_extra_args_support(optimizer)
+    takes = inspect.signature(transform.update).parameters.values()
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes)
 
     def init(params: PyTree, key: Any) -> TrainState:
         opt_state = transform.init(trained(params))
@@ -103,14 +106,10 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
             gradient.grads,
         )
         params = trained(state.params)
-        updates, opt_state = transform.update(
-            grads,
-            state.opt_state,
-            params,
-            value=gradient.loss * scale,
-            grad=grads,
-            value_fn=mean_loss,
-        )
+        wanted = {"value": gradient.loss * scale, "grad": grads, "value_fn": mean_loss}
+        if not takes_any:  # as of `optax.contrib.sam`
+            wanted = {p.name: wanted[p.name] for p in takes if p.name in wanted}
+        updates, opt_state = transform.update(grads, state.opt_state, params, **wanted)
         params = with_trained(state.params, optax.apply_updates(params, updates))
         new = TrainState(params, opt_state, state.key, state.count + 1)
         finite = [jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(gradient.grads)]

@@ -18,7 +18,7 @@ def cache_compilations() -> None:
     Where JAX was told a folder already (`JAX_COMPILATION_CACHE_DIR`), it is that one; an empty one
     means none.
     """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.jax_compilation_cache_dir:
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.read("jax_compilation_cache_dir"):
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(home / "funprop" / "jax"))
@@ -40,9 +40,9 @@ def compiling() -> Iterator[list[float]]:
     seconds: list[float] = []
     listening = True
 
-    def note(event: str, duration: float, **_: object) -> None:
+    def note(event: str, duration_secs: float, **_: object) -> None:
         if listening and event == COMPILED:
-            seconds.append(duration)
+            seconds.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(note)
     try:

@@ -45,7 +45,8 @@ def straight(objective: fp.Layer) -> tuple[Any, Any]:
 
         def one(total: Any, part: Any) -> Any:
             x, labels = part
-            found = backprop(low, (lower(x), labels))
+            x = lower(x) if jnp.issubdtype(x.dtype, jnp.floating) else x
+            found = backprop(low, (x, labels))
             found = (found.grads, found.loss, found.weight)
             return jax.tree.map(lambda t, f: t + f.astype(t.dtype), total, found), None
 
@@ -73,27 +74,19 @@ def compare(name: str, objective: fp.Layer, batch: Any, pairs: int = 15) -> None
     ours = composed(objective)
     init, update = straight(objective)
     states = {"ours": ours.init(params, None), "theirs": init(params)}
-    memory = [
-        temporary(ours.update, states["ours"], batch),
-        temporary(update, states["theirs"], batch),
-    ]
+    updates = {"ours": ours.update, "theirs": update}
+    memory = [temporary(f, states[who], batch) for who, f in updates.items()]
 
-    def run(which: str, f: Any) -> Any:
-        states[which], told = f(states[which], batch)
+    def run(who: str) -> Any:
+        states[who], told = updates[who](states[who], batch)
         return jax.tree.leaves(told)[0]
 
-    for _ in range(3):
-        run("ours", ours.update), run("theirs", update)
-    far = max(
-        float(jnp.abs(a - b).max())
-        for a, b in zip(
-            jax.tree.leaves(states["ours"].params),
-            jax.tree.leaves(states["theirs"][0]),
-            strict=True,
-        )
-    )
+    for who in ("ours", "theirs") * 3:
+        run(who)
+    both = jax.tree.leaves(states["ours"].params), jax.tree.leaves(states["theirs"][0])
+    far = max(float(jnp.abs(a - b).max()) for a, b in zip(*both, strict=True))
     assert far < 1e-3, far
-    time, noise = ratio(lambda: run("ours", ours.update), lambda: run("theirs", update), pairs)
+    time, noise = ratio(lambda: run("ours"), lambda: run("theirs"), pairs)
     print(
         f"{name}: time {time.median:.3f} ({time.low:.3f} to {time.high:.3f}; noise "
         f"{noise.median:.2f}), memory {memory[0] / memory[1]:.3f} of {memory[1] / 2**20:.1f} MiB"
@@ -107,6 +100,10 @@ def main() -> None:
     mlp = fp.objective(fp.mlp(1024, 1024, 10), fp.softmax_cross_entropy())
     images = jax.random.normal(k[0], (256, 784)), jax.random.randint(k[1], (256,), 0, 10)
     compare("MLP 784-1024-1024-10, batch 256", mlp, images)
+    gpt = fp.gpt(1024, features=128, depth=4, heads=4, longest=128)
+    tokens = jax.random.randint(k[2], (16, 129), 0, 1024)
+    text = tokens[:, :-1], tokens[:, 1:]
+    compare("GPT, 4 blocks, d 128, T 128, batch 16", fp.language_model(gpt, 1024), text)
 
 
 if __name__ == "__main__":
