@@ -4,6 +4,8 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import optax.contrib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -180,3 +182,27 @@ def test_a_compute_dtype_that_is_not_floating():
 def test_a_composition_tells_what_it_is_made_of():
     made = fp.mixed_precision(fp.microbatch(BACKPROP, 2))
     assert repr(made) == "mixed_precision(microbatch(grad_fn))"
+
+
+# ------------------------------------------------------------------------- what optax has already
+
+OF_OPTAX = {
+    "clipping by the global norm": optax.chain(optax.clip_by_global_norm(0.1), optax.sgd(0.1)),
+    "a schedule": optax.sgd(optax.schedules.linear_schedule(0.5, 0.0, 20)),
+    "accumulating steps": optax.MultiSteps(optax.sgd(0.5), 4).gradient_transformation(),
+    "sharpness-aware": optax.contrib.sam(optax.sgd(0.5), optax.sgd(0.01), sync_period=2),
+}
+
+
+@pytest.mark.parametrize("name", OF_OPTAX)
+def test_what_optax_has_is_taken_from_optax(name):
+    params, batch = example(dtype=jnp.float32)
+    grad_fn = fp.microbatch(BACKPROP, 3)
+    train = fp.skip_nonfinite(fp.ema(fp.step(grad_fn, OF_OPTAX[name]), 0.9))
+    with jax.numpy_dtype_promotion("standard"):
+        state = train.init(params, None)
+        losses = []
+        for _ in range(20):
+            state, metrics = train.update(state, batch)
+            losses.append(float(metrics["loss"].mean))
+    assert losses[-1] < losses[0]

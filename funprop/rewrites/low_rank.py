@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop.combinators import reparam
-from funprop.layer import Layer
+from funprop.layer import Layer, named
 from funprop.layers.dense import DenseParams
 from funprop.rewrites.freeze import Frozen
 from funprop.rewrites.where import Place, map_places, places
@@ -74,14 +74,15 @@ def _low_rank(layer: Layer, rank: int, scale: float) -> Layer:
 
     def init(key: Any, x: PyTree) -> tuple[LowRank]:
         layer_key, down_key = jax.random.split(key)
-        return (_beside(layer.init(layer_key, x), rank, down_key, layer.name),)
+        return (_beside(layer.init(layer_key, x), rank, down_key),)
 
-    return dataclasses.replace(reparam(layer, expand, shrink=shrink), init=init)
+    return named(layer.name, dataclasses.replace(reparam(layer, expand, shrink=shrink), init=init))
 
 
-def _beside(params: Any, rank: int, key: Any, name: str) -> LowRank:
+def _beside(params: Any, rank: int, key: Any) -> LowRank:
     if not isinstance(params, DenseParams):
-        raise TypeError(f"{name} must be a dense layer to be adapted, got other params")
+        got = type(params).__name__
+        raise TypeError(f"params to be adapted must be those of a dense layer, got {got}")
     i, o = params.w.shape
     down = jax.random.normal(key, (i, rank), params.w.dtype) / i**0.5
     return LowRank(Frozen(params), down, jnp.zeros((rank, o), params.w.dtype))
@@ -102,7 +103,7 @@ def adapted(model: Layer, where: str, rank: int, params: PyTree, key: Any) -> Py
 
     def look(node: Layer, params: Any, key: Any, at: Place) -> Any:
         if at in chosen:
-            return (_beside(params, rank, key, node.name),)
+            return (_beside(params, rank, key),)
         if not any(place[: len(at)] == at for place in chosen):
             return params
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop.rewrites.freeze import trained, with_trained
-from funprop.steps.step import Step, refuse_outside, run
+from funprop.steps.step import Step, proposed, refuse_outside, updating
 from funprop.trees import Sum, is_float, widen
 
 if TYPE_CHECKING:
@@ -73,23 +73,24 @@ def ema(step: Step, decay: float | Callable[[Any], Any]) -> Step:
         sums = jax.tree.map(lambda p: jnp.copy(_wide(p)), trained(inner.params))
         return Averaged(inner, sums, jnp.zeros((), jnp.int32))
 
-    def update(
+    def propose(
         state: Averaged, batch: PyTree, dloss: Any = None
-    ) -> tuple[Averaged, dict[str, Sum]]:
-        inner, metrics = run(step, state.inner, batch, dloss)
+    ) -> tuple[Averaged, dict[str, Sum], Any]:
+        inner, metrics, finite = proposed(step, state.inner, batch, dloss)
         share = decay(state.count) if callable(decay) else decay
 
         def averaged(a: Any, p: Any) -> Any:
             return a + jnp.asarray(1 - share, a.dtype) * (_wide(p) - a) if is_float(p) else p
 
         sums = jax.tree.map(averaged, state.sums, trained(inner.params))
-        return Averaged(inner, sums, state.count + 1), metrics
+        return Averaged(inner, sums, state.count + 1), metrics, finite
 
     return Step(
         init,
-        jax.jit(update, donate_argnums=0),
+        updating(propose),
         lambda state: step.check(state.inner),
         ("ema", *step.parts),
+        propose,
     )
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from funprop.steps.skip_nonfinite import unless_spoilt, with_skipped
-from funprop.steps.step import Step, refuse_outside
+from funprop.steps.skip_nonfinite import only_if, with_skipped
+from funprop.steps.step import Step, proposed, refuse_outside, updating
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
@@ -74,6 +73,8 @@ def loss_scale(step: Step, initial: float = 2.0**15, every: int = 2000) -> Step:
         "skip_nonfinite": "it would hide from loss_scale what overflows",
     }
     refuse_outside("loss_scale", step, why)
+    if "loss_scale" in step.parts:
+        raise ValueError("step must have no loss_scale yet, got one that has")
     if "fused_step" in step.parts:
         raise ValueError("step must have a gradient that can be divided, got a fused_step")
 
@@ -82,19 +83,23 @@ def loss_scale(step: Step, initial: float = 2.0**15, every: int = 2000) -> Step:
             step.init(params, key), jnp.asarray(initial, jnp.float32), jnp.zeros((), jnp.int32)
         )
 
-    def update(state: Scaled, batch: PyTree) -> tuple[Scaled, dict[str, Sum]]:
-        new, metrics = step.update(state.inner, batch, state.scale)
-        inner, spoilt = unless_spoilt(state.inner, new)
-        bad = jnp.any(spoilt)
-        good = jnp.where(bad, 0, state.good + 1)
-        grown = jnp.where(good == every, 2 * state.scale, state.scale)
-        scale = jnp.where(bad, state.scale / 2, grown)
+    def propose(
+        state: Scaled, batch: PyTree, dloss: Any = None
+    ) -> tuple[Scaled, dict[str, Sum], Any]:
+        new, metrics, finite = proposed(step, state.inner, batch, state.scale)
+        good = jnp.all(finite)
+        count = jnp.where(good, state.good + 1, 0)
+        grown = jnp.where(count == every, 2 * state.scale, state.scale)
+        scale = jnp.where(good, grown, state.scale / 2)
         told = {"loss_scale": Sum(state.scale, jnp.ones((), jnp.float32))}
-        return Scaled(inner, scale, good % every), with_skipped(metrics, bad) | told
+        scaled = Scaled(only_if(good, new, state.inner), scale, count % every)
+        # What is left out here is no reason for a wrapper outside to leave it out again.
+        return scaled, with_skipped(metrics, good) | told, jnp.ones_like(finite)
 
     return Step(
         init,
-        jax.jit(update, donate_argnums=0),
+        updating(propose),
         lambda state: step.check(state.inner),
         ("loss_scale", *step.parts),
+        propose,
     )

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
-from funprop.steps.step import Step, refuse_outside, run
+from funprop.rewrites.freeze import trained
+from funprop.steps.step import Step, proposed, refuse_outside, updating
 from funprop.trees import Sum, is_float
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Guarded(NamedTuple):
     Attributes:
       inner: the state of the step within.
       skipped: how many updates in a row were left out, `int32`.
-      leaf: the first leaf of `inner` that the last of them would have made infinite or NaN.
+      leaf: the first leaf of params whose gradient in the last of them was infinite or NaN.
       count: how many updates there were, `int32`.
     """
 
@@ -40,9 +41,11 @@ class Guarded(NamedTuple):
 def skip_nonfinite(step: Step, n: int = 10) -> Step:
     """The same step, an update left out whole where it would bring infinity or NaN.
 
-    Params, optimizer state and whatever else the state holds stay as they are, bit by bit. Metrics
-    tell the share that was `skipped`, and leave out the losses of what was. After `n` in a row
-    `check` raises, which `fit` asks.
+    Where the gradient is not finite, params, optimizer state and whatever else the state holds stay
+    as they are, bit by bit. Metrics tell the share that was `skipped`, and leave out the losses of
+    what was. After `n` in a row `check` raises, which `fit` asks. Where a finite gradient makes an
+    update that is not (a square that overflows, say), those numbers alone stay as they are: to look
+    at the whole update first would hold the state twice.
 
     Args:
       step: any step, but for `scan`, which goes around.
@@ -61,7 +64,7 @@ def skip_nonfinite(step: Step, n: int = 10) -> Step:
       (2.0, 1.0)
       >>> train.check(state)
       Traceback (most recent call last):
-      FloatingPointError: update 1: params would become infinite or NaN, 1 in a row
+      FloatingPointError: update 1: the gradient of params is infinite or NaN, 1 in a row
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
@@ -71,40 +74,42 @@ def skip_nonfinite(step: Step, n: int = 10) -> Step:
         zero = np.zeros((), np.int32)
         return Guarded(step.init(params, key), *(jnp.asarray(zero) for _ in range(3)))
 
-    def update(state: Guarded, batch: PyTree, dloss: Any = None) -> tuple[Guarded, dict[str, Sum]]:
-        new, metrics = run(step, state.inner, batch, dloss)
-        inner, spoilt = unless_spoilt(state.inner, new)
-        bad = jnp.any(spoilt)
-        skipped = jnp.where(bad, state.skipped + 1, 0)
-        leaf = jnp.where(bad, jnp.argmax(spoilt).astype(jnp.int32), state.leaf)
-        return Guarded(inner, skipped, leaf, state.count + 1), with_skipped(metrics, bad)
+    def propose(
+        state: Guarded, batch: PyTree, dloss: Any = None
+    ) -> tuple[Guarded, dict[str, Sum], Any]:
+        new, metrics, finite = proposed(step, state.inner, batch, dloss)
+        good = jnp.all(finite)
+        skipped = jnp.where(good, 0, state.skipped + 1)
+        leaf = jnp.where(good, state.leaf, jnp.argmin(finite).astype(jnp.int32))
+        guarded = Guarded(only_if(good, new, state.inner), skipped, leaf, state.count + 1)
+        return guarded, with_skipped(metrics, good), jnp.ones_like(finite)
 
     def check(state: Guarded) -> None:
         step.check(state.inner)
         times = int(state.skipped)
         if times >= n:
-            paths = jax.tree_util.tree_flatten_with_path(state.inner)[0]
-            leaf = trees.path_string(paths[int(state.leaf)][0])
+            paths = jax.tree_util.tree_flatten_with_path(trained(state.params))[0]
+            leaf = trees.path_string(paths[int(state.leaf)][0]) or "params"
             raise FloatingPointError(
-                f"update {int(state.count)}: {leaf} would become infinite or NaN, {times} in a row"
+                f"update {int(state.count)}: the gradient of {leaf} is infinite or NaN, {times} in "
+                "a row"
             )
 
-    return Step(init, jax.jit(update, donate_argnums=0), check, ("skip_nonfinite", *step.parts))
+    return Step(init, updating(propose), check, ("skip_nonfinite", *step.parts), propose)
 
 
-def unless_spoilt(old: PyTree, new: PyTree) -> tuple[PyTree, Any]:
-    """`new`, or `old` where something finite would cease to be; and at which of the leaves."""
-    spoilt = [
-        jnp.any(jnp.isfinite(a) & ~jnp.isfinite(b)) if is_float(a) else jnp.zeros((), bool)
-        for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)
-    ]
-    bad = jnp.any(jnp.stack(spoilt))
-    return jax.tree.map(lambda a, b: jnp.where(bad, a, b), old, new), jnp.stack(spoilt)
+def only_if(good: Any, new: PyTree, old: PyTree) -> PyTree:
+    """`new` if `good`, else `old`; but nothing that was finite ceases to be."""
+
+    def chosen(n: Any, o: Any) -> Any:
+        return jnp.where(good & (jnp.isfinite(n) | ~jnp.isfinite(o)) if is_float(n) else good, n, o)
+
+    return jax.tree.map(chosen, new, old)
 
 
-def with_skipped(metrics: dict[str, Sum], bad: Any) -> dict[str, Sum]:
+def with_skipped(metrics: dict[str, Sum], good: Any) -> dict[str, Sum]:
     """The metrics of an update that may have been left out, and whether it was."""
-    kept = jax.tree.map(lambda part: jnp.where(bad, jnp.zeros_like(part), part), metrics)
+    kept = jax.tree.map(lambda part: jnp.where(good, part, jnp.zeros_like(part)), metrics)
     before = metrics.get("skipped", Sum(jnp.zeros((), jnp.float32), None)).total
-    total = jnp.maximum(before, bad.astype(jnp.float32))
+    total = jnp.maximum(before, 1 - good.astype(jnp.float32))
     return kept | {"skipped": Sum(total, jnp.ones((), jnp.float32))}

@@ -202,7 +202,8 @@ def _measured(
 def _means(sums: dict[str, trees.Sum]) -> Row:
     """The means, the loss first (`jit` sorts the keys of a dict)."""
     names = sorted(sums, key=lambda name: name != "loss")
-    return {name: float(np.divide(sums[name].total, sums[name].weight)) for name in names}
+    with np.errstate(invalid="ignore"):  # of nothing, where all updates were skipped: NaN
+        return {name: float(np.divide(sums[name].total, sums[name].weight)) for name in names}
 
 
 def check_sizes(n: int, epochs: int, batch_size: int, last: str = "pad") -> None:

@@ -92,11 +92,10 @@ def sum_of_parts(one: Callable[[PyTree, Any], Any], parts: PyTree, keys: Any) ->
 
 def batch_size(batch: PyTree) -> int:
     """How many examples: the length of every leaf's first axis."""
-    lengths = {leaf.shape[0] if jnp.ndim(leaf) else None for leaf in jax.tree.leaves(batch)}
-    if len(lengths) != 1 or None in lengths:
-        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
+    if len({shape[:1] for shape in shapes}) != 1 or not shapes[0]:
         raise ValueError(f"batch must have leaves of one length, got shapes {shapes}")
-    return lengths.pop()
+    return shapes[0][0]
 
 
 def _summed_in(dtype: Any) -> Any:
