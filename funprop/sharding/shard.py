@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from funprop.sharding.rules import Rules, devices, shardings
-from funprop.steps import Step
+from funprop.steps.step import Step, proposed, updating
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -76,19 +75,18 @@ def shard(step: Step, mesh: Mesh, rules: Rules, *, batch: tuple[str, ...] | None
         placed = state_shardings(jax.eval_shape(step.init, params, key), mesh, rules)
         return jax.jit(step.init, out_shardings=placed)(params, key)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: Any, batch: PyTree, *dloss: Any) -> tuple[Any, Any]:
+    def propose(state: Any, batch: PyTree, dloss: Any = None) -> tuple[Any, Any, Any]:
         _check_batch(batch, in_front, axes, devices(mesh, axes))
         placed = state_shardings(state, mesh, rules)
         state = jax.lax.with_sharding_constraint(state, placed)
         batch = jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, split), batch)
-        state, metrics = step.update(state, batch, *dloss)
-        return (
-            jax.lax.with_sharding_constraint(state, placed),
-            jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, everywhere), metrics),
+        state, *told = proposed(step, state, batch, dloss)
+        metrics, finite = jax.tree.map(
+            lambda leaf: jax.lax.with_sharding_constraint(leaf, everywhere), tuple(told)
         )
+        return jax.lax.with_sharding_constraint(state, placed), metrics, finite
 
-    return Step(init, update, step.check, ("shard", *step.parts))
+    return Step(init, updating(propose), step.check, ("shard", *step.parts), propose)
 
 
 def state_shardings(state: Any, mesh: Mesh, rules: Rules) -> PyTree:
