@@ -227,6 +227,7 @@ IMPORTS = {
     "gradients": {"trees", "layer"},
     "steps": {"trees", "gradients"},
     "models": {"trees", "layer", "layers", "combinators", "losses", "gradients"},
+    "sharding": {"trees", "layer", "steps"},
     "fused_step": {"trees", "layer", "rewrites", "gradients", "steps"},
 }
 EXTRAS = {"report.py": {"rich"}}  # imported where used: a table in a terminal
@@ -267,7 +268,7 @@ def test_importing_funprop_imports_no_extra():
 
 
 def test_every_public_name_has_a_docstring_with_an_example():
-    data = {"Gradient", "Step", "TrainState", "FusedState", "Tapped", "Fit"}
+    data = {"Gradient", "Step", "TrainState", "FusedState", "Tapped", "Fit", "ShardingTable"}
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)

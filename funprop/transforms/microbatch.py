@@ -64,8 +64,10 @@ def over_parts(one: Callable[[PyTree, Any], Any], batch: PyTree, key: Any, n: in
     keys = split_key(key, n)
     stacked = None if key is None else jnp.stack(keys[:whole])
 
+    # Part `i` has every `whole`-th example: so a batch that is split over devices stays split in
+    # each part, where parts of neighbours would lie on some devices, and all would compute them.
     def parts(leaf: Any) -> Any:
-        return leaf[: whole * size].reshape(whole, size, *leaf.shape[1:])
+        return leaf[: whole * size].reshape(size, whole, *leaf.shape[1:]).swapaxes(0, 1)
 
     total = sum_of_parts(one, jax.tree.map(parts, batch), stacked)
     if whole * size == length:
