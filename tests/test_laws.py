@@ -219,13 +219,14 @@ IMPORTS = {
     "updating": set(),
     "combinators": {"trees", "layer", "updating"},
     "visits": {"trees", "layer"},
-    "rewrites": {"trees", "layer", "functions", "updating"},
+    "rewrites": {"trees", "layer", "functions", "updating", "layers", "combinators"},
     "verify": {"trees", "layer", "functions", "visits"},
     "summary": {"trees", "layer", "visits"},
     "losses": {"trees", "layer"},
     "metrics": {"trees"},
     "gradients": {"trees", "layer"},
-    "steps": {"trees", "gradients"},
+    "transforms": {"trees", "layer", "rewrites", "gradients"},
+    "steps": {"trees", "rewrites", "gradients"},
     "models": {"trees", "layer", "layers", "combinators", "losses", "gradients"},
     "sharding": {"trees", "layer", "steps"},
     "fused_step": {"trees", "layer", "rewrites", "gradients", "steps"},
@@ -269,6 +270,7 @@ def test_importing_funprop_imports_no_extra():
 
 def test_every_public_name_has_a_docstring_with_an_example():
     data = {"Gradient", "Step", "TrainState", "FusedState", "Tapped", "Fit", "ShardingTable"}
+    data |= {"Averaged", "Guarded", "Scaled", "Frozen", "LowRank"}
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)
