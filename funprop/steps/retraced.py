@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from funprop import trees
+from funprop.trees import path_string, spec_string
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -28,7 +28,7 @@ class Retraced:
 
     def __call__(self, batch: PyTree) -> None:
         leaves = jax.tree_util.tree_flatten_with_path(batch)[0]
-        specs = {trees.path_string(path): trees.spec_string(leaf) for path, leaf in leaves}
+        specs = {path_string(path): spec_string(leaf) for path, leaf in leaves}
         self.first = self.first or specs
         changed = [path for path, spec in specs.items() if self.first.get(path) != spec]
         if changed and not self.told:

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funprop import trees
 from funprop.rewrites.freeze import trained
 from funprop.steps.step import Step, proposed, refuse_outside, updating
-from funprop.trees import Sum, is_float
+from funprop.trees import Sum, is_float, path_string
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -89,7 +88,7 @@ def skip_nonfinite(step: Step, n: int = 10) -> Step:
         times = int(state.skipped)
         if times >= n:
             paths = jax.tree_util.tree_flatten_with_path(trained(state.params))[0]
-            leaf = trees.path_string(paths[int(state.leaf)][0]) or "params"
+            leaf = path_string(paths[int(state.leaf)][0]) or "params"
             raise FloatingPointError(
                 f"update {int(state.count)}: the gradient of {leaf} is infinite or NaN, {times} in "
                 "a row"
