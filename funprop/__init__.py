@@ -117,7 +117,14 @@ from funprop.steps import (
 )
 from funprop.summary import summary
 from funprop.train import Fit, at_least, at_most, fit, patience
-from funprop.transforms import Transformed, gradient_statistics, microbatch, mixed_precision
+from funprop.transforms import (
+    Transformed,
+    data_parallel,
+    gradient_statistics,
+    microbatch,
+    mixed_precision,
+    ordered,
+)
 from funprop.trees import Sum
 from funprop.verify import cost, taylor_test, verify, verify_rules, verify_second_order
 
@@ -170,6 +177,7 @@ __all__ = [
     "conv",
     "conv_transpose",
     "cost",
+    "data_parallel",
     "data_parallel_rules",
     "dense",
     "describe_sharding",
@@ -224,6 +232,7 @@ __all__ = [
     "named",
     "objective",
     "offload",
+    "ordered",
     "parallel",
     "patience",
     "relu",

@@ -80,14 +80,14 @@ def sum_of_parts(one: Callable[[PyTree, Any], Any], parts: PyTree, keys: Any) ->
     """The sum of `one(part, key)` over parts that are stacked along the first axis."""
     first = jax.tree.map(lambda leaf: leaf[0], (parts, keys))
     spec = jax.eval_shape(one, *first)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, _summed_in(leaf.dtype)), spec)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, summed_in(leaf.dtype)), spec)
 
     def step(total: Any, part: Any) -> tuple[Any, None]:
         found = one(*part)
         return jax.tree.map(lambda t, f: t + f.astype(t.dtype), total, found), None
 
     total, _ = jax.lax.scan(step, zeros, (parts, keys))
-    return jax.tree.map(lambda t, leaf: t.astype(leaf.dtype), total, spec)
+    return cast_like(total, spec)
 
 
 def batch_size(batch: PyTree) -> int:
@@ -98,5 +98,11 @@ def batch_size(batch: PyTree) -> int:
     return shapes[0][0]
 
 
-def _summed_in(dtype: Any) -> Any:
+def summed_in(dtype: Any) -> Any:
+    """The dtype in which numbers of `dtype` are summed: float32 at least; integers in their own."""
     return trees.wide_dtype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else dtype
+
+
+def cast_like(tree: PyTree, like: PyTree) -> PyTree:
+    """`tree` in the dtypes of `like`."""
+    return jax.tree.map(lambda leaf, other: leaf.astype(other.dtype), tree, like)

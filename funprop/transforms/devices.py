@@ -1,0 +1,46 @@
+"""What the transforms that split a batch over devices share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+
+from funprop.transforms.made_of import made_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from funprop.gradients import GradFn, Gradient
+
+
+def axis_size(mesh: jax.sharding.Mesh, axis: str) -> int:
+    """How many devices are along an axis of a mesh.
+
+    Raises:
+      ValueError: the mesh has no such axis.
+    """
+    if axis not in mesh.shape:
+        raise ValueError(f"axis must be one of the mesh's, {mesh.axis_names}, got {axis!r}")
+    return mesh.shape[axis]
+
+
+def check_split_once(outer: str, grad_fn: GradFn) -> None:
+    """Raise a `ValueError` where `grad_fn` splits its batch over devices, or sums in an order."""
+    if {"data_parallel", "ordered"} & set(made_of(grad_fn)):
+        raise ValueError(f"{outer} must not be made of {grad_fn}, which splits the batch already")
+
+
+def on_each(
+    mesh: jax.sharding.Mesh, axis: str, function: Callable[..., Gradient]
+) -> Callable[..., Gradient]:
+    """`(params, batch, key, dloss)` to what `function` makes of a share of the batch, on each
+    device; it must give the same on all of them.
+
+    With JAX's `check_vma`, params would be marked as the same everywhere, what `jax.grad` gives for
+    them be summed over the devices already, and a hand-written backward's not; and loops that start
+    from plain zeros, as those inside layers do, be refused. Without, all is a device's own.
+    """
+    whole, split = jax.P(), jax.P(axis)
+    specs = (whole, split, whole, whole)
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=False)
