@@ -92,7 +92,7 @@ from funprop.rewrites import (
 from funprop.steps import Step, TrainState, scan, step
 from funprop.summary import summary
 from funprop.train import Fit, at_least, at_most, fit, patience
-from funprop.transforms import Transformed, microbatch
+from funprop.transforms import Transformed, clip_per_example, microbatch
 from funprop.trees import Sum
 from funprop.verify import cost, taylor_test, verify, verify_rules, verify_second_order
 
@@ -134,6 +134,7 @@ __all__ = [
     "binary_cross_entropy",
     "calibrate",
     "cast",
+    "clip_per_example",
     "cnn",
     "concatenate",
     "conv",
