@@ -15,6 +15,7 @@ import optax
 
 import funprop as fp
 from funprop.per_example import sum_squares
+from funprop.trees import size
 from tests.benchmarks.harness import header, ratio, temporary
 from tests.benchmarks.language_models import plain_loss, tokens, transformer, transformer_block
 
@@ -40,8 +41,8 @@ def compare(
     got = ours(params, batch)
     mine = temporary(ours, params, batch)
     print(
-        f"{name}: {trees_size(params) / 1e6:.1f}M params, clipped {float(got.metrics['clipped'].mean):.2f}, "
-        f"temporary memory {mine / 2**20:.1f} MiB",
+        f"{name}: {size(params) / 1e6:.1f}M params, temporary memory {mine / 2**20:.1f} MiB, "
+        f"{float(got.metrics['clipped'].mean):.2f} clipped",
         flush=True,
     )
     others = {f"vmap(grad), {what}": by_vmap(loss, norm) for what, loss in losses.items()}
@@ -64,11 +65,6 @@ def compare(
             f"{noise.median:.2f}), memory {mine / memory:.3f} of {memory / 2**20:.1f} MiB",
             flush=True,
         )
-
-
-def trees_size(tree: Any) -> int:
-    """How many numbers it holds."""
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def same(layer: fp.Layer) -> Callable[[Any, Any], Any]:
