@@ -1,7 +1,7 @@
 """Clipping by norms alone is the definition: each example's gradient, scaled, and summed."""
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import chex
 import jax
@@ -17,6 +17,7 @@ from funprop.per_example import outer_squares, sum_squares
 from funprop.rewrites.freeze import trained, with_trained
 from funprop.rewrites.squared_norms import squared_norms, total
 from funprop.transforms.clip_per_example import by_norms
+from tests.benchmarks.harness import temporary
 from tests.cases import (
     ALL,
     Case,
@@ -67,7 +68,8 @@ def check(objective: fp.Layer, params: Any, batch: Any, key: Any = None) -> None
         return functools.partial(by_norms, objective, norm, dloss=None)
 
     got, plain, grads, norms, norm = quickly(all_of_it)(params, batch, key)
-    chex.assert_trees_all_close(got.grads, clipped_sum(grads, norm), rtol=1e-10, atol=1e-12)
+    got_grads, _ = fp.untap(got.grads)
+    chex.assert_trees_all_close(got_grads, clipped_sum(grads, norm), rtol=1e-10, atol=1e-12)
     clipped = got.metrics.pop("clipped")
     assert clipped == (int((norms > norm).sum()), len(norms))
     assert clipped.total > 0 and (norms <= norm).any()
@@ -148,7 +150,7 @@ EXTRA = [
     ),
 ]
 FAST = {
-    *("dense-long", "dense-gram", "embedding", "linear_cross_entropy-tokens", "repeat-random"),
+    *("dense-gram", "embedding", "linear_cross_entropy-tokens", "repeat-random"),
     *("reparam-random", "freeze", "random", "tied"),
 }
 
@@ -302,6 +304,7 @@ def test_a_step_trains_on_it():
     train = fp.step(fp.clip_per_example(LINE, 0.3, noise=0.01), optax.sgd(0.5))
     params, batch = line(30, jnp.float32)
     state = train.init(params, jax.random.key(0))
+    metrics = {}
     for _ in range(20):
         state, metrics = train.update(state, batch)
     assert 0 <= metrics["clipped"].mean <= 1 and jnp.isfinite(metrics["loss"].mean)
@@ -312,8 +315,7 @@ def test_no_gradient_of_an_example_is_in_memory():
     model = fp.objective(fp.serial(fp.dense(256), fp.tanh(), fp.dense(1)), fp.mean_squared())
     batch = jnp.ones((64, 256)), jnp.ones((64, 1))
     params = model.init(jax.random.key(0), batch)
-    compiled = quickly(fp.clip_per_example(model, 1.0)).lower(params, batch).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 3 * 4 * 256 * 256
+    assert temporary(jax.jit(fp.clip_per_example(model, 1.0)), params, batch) < 3 * 4 * 256 * 256
 
 
 def test_squared_norms_is_a_rewrite_like_any_other(x64):
@@ -349,7 +351,11 @@ def test_refusals():
         "noise must be at least 0 and finite, got -1.0",
         lambda: clip(LINE, 1.0, noise=-1.0),
     )
-    raises(TypeError, "objective must be a layer or a grad_fn, got int", lambda: clip(3, 1.0))
+    raises(
+        TypeError,
+        "objective must be a layer or a grad_fn, got int",
+        lambda: clip(cast(Any, 3), 1.0),
+    )
     raises(
         ValueError,
         "microbatch must be outside clip_per_example, microbatch(clip_per_example(...)): it must "

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
     from funprop.gradients import GradFn
 
-PARTS = "it must be clipped example by example, before they are summed"
+OUTSIDE: dict[str, str] = dict.fromkeys(
+    ("microbatch", "data_parallel", "ordered", "noise"),
+    "it must be clipped example by example, before they are summed",
+)
 
 
 def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0.0) -> Transformed:
@@ -82,17 +85,19 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
         raise ValueError(f"norm must be positive and finite, got {norm}")
     if not (noise >= 0 and math.isfinite(noise)):
         raise ValueError(f"noise must be at least 0 and finite, got {noise}")
-    wrong = dict.fromkeys(("microbatch", "data_parallel", "ordered"), PARTS)
-    refuse("clip_per_example", objective, wrong)
     if isinstance(objective, Layer):
-        inner, by_rows = backprop(objective), not objective.children
+        grad_fn = backprop(objective)
     elif callable(objective):
-        inner, by_rows = objective, True
+        grad_fn = objective
     else:
         got = type(objective).__name__
         raise TypeError(f"objective must be a layer or a grad_fn, got {got}")
-    function = functools.partial(*((_by_rows, inner) if by_rows else (by_norms, objective)), norm)
-    clipped = Transformed("clip_per_example", inner, function)
+    refuse("clip_per_example", grad_fn, OUTSIDE)
+    if isinstance(objective, Layer) and objective.children:
+        function = functools.partial(by_norms, objective, norm)
+    else:
+        function = functools.partial(_by_rows, grad_fn, norm)
+    clipped = Transformed("clip_per_example", grad_fn, function)
     if not noise:
         return clipped
     return Transformed("noise", clipped, functools.partial(_noisy, clipped, noise * norm))
