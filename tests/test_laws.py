@@ -226,6 +226,7 @@ IMPORTS = {
     "losses": {"trees", "layer", "per_example"},
     "metrics": {"trees"},
     "gradients": {"trees", "layer"},
+    "transforms": {"trees", "layer", "layers", "per_example", "rewrites", "gradients"},
     "steps": {"trees", "gradients", "rewrites"},
     "models": {"trees", "layer", "layers", "combinators", "losses", "gradients"},
     "fused_step": {"trees", "layer", "rewrites", "gradients", "steps"},
@@ -268,7 +269,7 @@ def test_importing_funprop_imports_no_extra():
 
 
 def test_every_public_name_has_a_docstring_with_an_example():
-    data = {"Gradient", "Step", "TrainState", "FusedState", "Tapped", "Fit"}
+    data = {"Frozen", "Gradient", "Step", "TrainState", "FusedState", "Tapped", "Fit"}
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)
