@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 
 def main() -> None:
@@ -50,6 +50,14 @@ def main() -> None:
             "backward": backward,
             "out": out,
         }
+        from funprop.train.compilation import cache_compilations, compiling
+
+        cache_compilations()
+        with compiling() as seconds:
+            run(data, model, optimizer, given)
+        print(f"Compiling took {sum(seconds):.1f} s of it")
+
+    def run(data: str, model: str | None, optimizer: str, given: dict[str, Any]) -> None:
         if data == "stdlib":
             if optimizer != "adam":
                 raise ValueError(f"stdlib is trained by adamw, got {optimizer!r}")

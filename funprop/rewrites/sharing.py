@@ -10,6 +10,7 @@ import jax
 
 from funprop.layer import Layer
 from funprop.per_example import closed_of
+from funprop.rewrites.freeze import trained
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -87,11 +88,13 @@ def plan(node: Layer, params: PyTree, *, all_made: bool = False) -> Plan:
     """The plan for a node of one child, for params like `params`; or, with `all_made`, the one by
     which each example's gradient of `params` is made."""
     traced, expanded = jax.make_jaxpr(expansion(node)[0], return_shape=True)(params)
-    given, out = traced.jaxpr.invars, traced.jaxpr.outvars
+    out = traced.jaxpr.outvars
+    numbers = jax.tree.unflatten(jax.tree.structure(params), range(len(traced.jaxpr.invars)))
+    given = [traced.jaxpr.invars[i] for i in jax.tree.leaves(trained(numbers))]
     changed = [atom for eqn in traced.jaxpr.eqns for atom in eqn.invars]
 
     def uses(i: int) -> list[int] | None:
-        """Where what is at place `i` goes unchanged; `None` if it is made from something."""
+        """Where what is at place `i` goes unchanged; `None` if it is made, or is not trained."""
         if not any(out[i] is v for v in given) or any(out[i] is v for v in changed):
             return None
         return [j for j, v in enumerate(out) if v is out[i]]

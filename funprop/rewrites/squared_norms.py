@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from funprop.layer import Layer
 from funprop.per_example import closed_of, sum_squares
 from funprop.rewrites.by_example import gradients, is_trained, keeping
+from funprop.rewrites.freeze import trained
 from funprop.rewrites.sharing import Both, Part, Place, Plan, expansion, parts, plan
 from funprop.rewrites.tap import untap
 
@@ -178,7 +179,7 @@ def _norm_of_sum(
     squares += [each[place].tree.squares for place in how if how[place] == "both"]
     squares += [2 * _cross(each[a], each[b]) for a, b in tied]
     if "gradients" in how.values():
-        squares.append(sum_squares(_pulled(node, params, expanded, found, how)))
+        squares.append(sum_squares(trained(_pulled(node, params, expanded, found, how))))
     return sum(squares)
 
 

@@ -1,7 +1,15 @@
 """Transforms: a grad_fn in, a grad_fn out."""
 
 from funprop.transforms.clip_per_example import clip_per_example
+from funprop.transforms.gradient_statistics import gradient_statistics
 from funprop.transforms.made_of import Transformed
 from funprop.transforms.microbatch import microbatch
+from funprop.transforms.mixed_precision import mixed_precision
 
-__all__ = ["Transformed", "clip_per_example", "microbatch"]
+__all__ = [
+    "Transformed",
+    "clip_per_example",
+    "gradient_statistics",
+    "microbatch",
+    "mixed_precision",
+]
