@@ -119,6 +119,7 @@ from funprop.summary import summary
 from funprop.train import Fit, at_least, at_most, fit, patience
 from funprop.transforms import (
     Transformed,
+    clip_per_example,
     data_parallel,
     gradient_statistics,
     microbatch,
@@ -172,6 +173,7 @@ __all__ = [
     "binary_cross_entropy",
     "calibrate",
     "cast",
+    "clip_per_example",
     "cnn",
     "concatenate",
     "conv",

@@ -1,5 +1,6 @@
 """Transforms: a grad_fn in, a grad_fn out."""
 
+from funprop.transforms.clip_per_example import clip_per_example
 from funprop.transforms.data_parallel import data_parallel
 from funprop.transforms.gradient_statistics import gradient_statistics
 from funprop.transforms.made_of import Transformed
@@ -9,6 +10,7 @@ from funprop.transforms.ordered import ordered
 
 __all__ = [
     "Transformed",
+    "clip_per_example",
     "data_parallel",
     "gradient_statistics",
     "microbatch",

@@ -46,7 +46,7 @@ def ordered(
         called, `parts` does not divide the batch, or its leaves are of unequal length.
 
     Example:
-      >>> import funprop as fp
+      >>> import jax.numpy as jnp, funprop as fp
       >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
       >>> rows = fp.from_loss(lambda w, x: (((w * x) ** 2).sum(), x.size))
       >>> gradient = ordered(rows, 4, mesh)(jnp.array(1.0), jnp.arange(8.0))
