@@ -206,3 +206,61 @@ def test_what_optax_has_is_taken_from_optax(name):
             state, metrics = train.update(state, batch)
             losses.append(float(metrics["loss"].mean))
     assert losses[-1] < losses[0]
+
+
+# ------------------------------------------------------------------------------- compositions
+
+MESH = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+TRANSFORMS = {
+    "microbatch": lambda g: fp.microbatch(g, 3),
+    "mixed_precision": lambda g: fp.mixed_precision(g, jnp.float32),
+    "clip_per_example": lambda g: fp.clip_per_example(OBJECTIVE if g is BACKPROP else g, 0.05),
+    "gradient_statistics": lambda g: fp.gradient_statistics(g, 2),
+    "data_parallel": lambda g: fp.data_parallel(g, MESH),
+    "ordered": lambda g: fp.ordered(g, 4, MESH),
+}
+SPLITS = {"data_parallel", "ordered"}
+REFUSED = {
+    ("microbatch", "gradient_statistics"),
+    *(("clip_per_example", inner) for inner in ("microbatch", "gradient_statistics", *SPLITS)),
+    *((outer, inner) for outer in SPLITS for inner in SPLITS),
+}
+
+
+def definition(names, params, batch):
+    """The gradient that a composition stands for, from every example's by JAX."""
+    if "mixed_precision" in names:
+        lower = lambda leaf: leaf.astype(jnp.float32).astype(jnp.float64)
+        params, batch = jax.tree.map(lower, params), (lower(batch[0]), *batch[1:])
+    rows = jax.tree.map(lambda leaf: leaf[:, None], batch)
+    each = jax.vmap(jax.grad(lambda p, row: plain_loss(p, row)[0]), (None, 0))(params, rows)
+    if "clip_per_example" in names:
+        squares = sum(jnp.square(g).reshape(len(g), -1).sum(1) for g in jax.tree.leaves(each))
+        factors = jnp.minimum(1, 0.05 / jnp.sqrt(squares))
+        each = jax.tree.map(lambda g: jnp.einsum("n,n...->n...", factors, g), each)
+    return jax.tree.map(lambda g: g.sum(0), each)
+
+
+@pytest.mark.parametrize("outer", TRANSFORMS)
+@pytest.mark.parametrize("inner", TRANSFORMS)
+def test_every_pair_is_its_definition_or_refused(outer, inner, x64):
+    if (outer, inner) in REFUSED:
+        with pytest.raises(ValueError, match=r"must be (in|out)side|must not be made of"):
+            TRANSFORMS[outer](TRANSFORMS[inner](BACKPROP))
+        return
+    params, batch = example(24)
+    got = quickly(TRANSFORMS[outer](TRANSFORMS[inner](BACKPROP)))(params, batch)
+    want = definition((outer, inner), params, batch)
+    close = 1e-5 if "mixed_precision" in (outer, inner) else 1e-12
+    chex.assert_trees_all_close(got.grads, want, rtol=close, atol=close)
+    loss, weight = plain_loss(params, batch)
+    np.testing.assert_allclose((got.loss, got.weight), (loss, weight), rtol=close)
+    for name, metric in (("clip_per_example", "clipped"), ("gradient_statistics", "noise_scale")):
+        assert (metric in got.metrics) == (name in (outer, inner))
+
+
+@pytest.mark.parametrize("outer", ["microbatch", "gradient_statistics", *SPLITS])
+def test_noise_is_added_outside_of_all_parts(outer):
+    noisy = fp.clip_per_example(OBJECTIVE, 1.0, noise=1.0)
+    with pytest.raises(ValueError, match=rf"noise must be outside {outer}"):
+        TRANSFORMS[outer](noisy)

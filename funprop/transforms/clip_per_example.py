@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from funprop.gradients import GradFn
 
 OUTSIDE: dict[str, str] = dict.fromkeys(
-    ("microbatch", "data_parallel", "ordered", "noise"),
+    (
+        "microbatch",
+        "gradient_statistics",
+        "gradient_statistics",
+        "data_parallel",
+        "ordered",
+        "noise",
+    ),
     "it must be clipped example by example, before they are summed",
 )
 

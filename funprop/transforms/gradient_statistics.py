@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from funprop import trees
 from funprop.transforms.made_of import Transformed, call, refuse
 from funprop.transforms.microbatch import over_parts
-from funprop.trees import Sum, widen
+from funprop.trees import Sum, wide_dtype, widen
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -59,14 +59,14 @@ def gradient_statistics(grad_fn: GradFn, n: int = 2) -> Transformed:
             gradient = call(grad_fn, params, part, key, dloss)
             some = gradient.weight != 0
             weight = jnp.where(some, gradient.weight, 1)
-            size = sum(jax.tree.leaves(_squares(gradient.grads, weight * unit)), jnp.zeros(()))
+            size = _total(_squares(gradient.grads, weight * unit), weight)
             counted = jnp.where(some, jnp.stack([jnp.ones_like(size), size, 1 / weight]), 0)
             return gradient, counted
 
         gradient, (parts, size, inverse) = over_parts(one, batch, key, n)
         whole = jnp.where(gradient.weight == 0, 1, gradient.weight)
         squares = _squares(gradient.grads, whole * unit)
-        big = sum(jax.tree.leaves(squares), jnp.zeros(()))
+        big = _total(squares, whole)
         parts = jnp.maximum(parts, 1)
         apart = inverse / parts - 1 / whole
         noise = (size / parts - big) / jnp.where(apart == 0, 1, apart)
@@ -81,4 +81,11 @@ def gradient_statistics(grad_fn: GradFn, n: int = 2) -> Transformed:
 
 def _squares(grads: PyTree, weight: Any) -> PyTree:
     """The squared norm of each leaf of the mean gradient."""
-    return jax.tree.map(lambda g: jnp.square(widen(g) / weight).sum(), grads)
+    return jax.tree.map(
+        lambda g: jnp.square(widen(g) / weight.astype(wide_dtype(g.dtype))).sum(), grads
+    )
+
+
+def _total(squares: PyTree, like: Any) -> Any:
+    """Their sum, in the dtype of the loss's weight."""
+    return sum((s.astype(like.dtype) for s in jax.tree.leaves(squares)), jnp.zeros_like(like))
