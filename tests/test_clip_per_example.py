@@ -87,7 +87,7 @@ TRAINED = [
         jax.eval_shape(case.layer.init, jax.random.key(0), case.x(np.random.default_rng(0)))
     )
 ]
-OBJECTIVES = {"objective", "gpt", "llama", "tied", "tied-cast", "own-loss"}
+OBJECTIVES = {"objective", "gpt", "llama", "tied", "tied-cast", "own-loss", "two-losses"}
 
 
 def own_loss() -> fp.Layer:
@@ -113,7 +113,31 @@ def words() -> fp.Layer:
     return fp.language_model(fp.serial(fp.serial(fp.embedding(6, 3)), fp.rms_norm()), 6)
 
 
+def two_losses() -> fp.Layer:
+    """A user's objective, of two losses on two dense layers, the second one first."""
+    parts = fp.objective(fp.dense(1), fp.mean_squared()), fp.objective(fp.dense(1), fp.huber(0.1))
+
+    def over(*parts: fp.Layer) -> fp.Layer:
+        def forward(params: Any, x: Any, key: Any = None) -> Any:
+            both = [part.forward(p, x, key) for part, p in zip(parts, params, strict=True)]
+            return fp.Sum(both[0][0].total + both[1][0].total, both[0][0].weight), tuple(
+                kept for _, kept in both
+            )
+
+        def backward(params: Any, residuals: Any, dy: Any) -> Any:
+            zipped = zip(parts, params, residuals, strict=True)
+            return tuple(part.backward(p, kept, dy)[0] for part, p, kept in zipped), None
+
+        def init(key: Any, x: Any) -> Any:
+            return tuple(part.init(key, x) for part in parts)
+
+        return fp.Layer(init, forward, backward, "two", parts, over)
+
+    return over(*parts)
+
+
 EXTRA = [
+    Case("two-losses", two_losses(), both(normal(4, 3), normal(4, 1), positive(4))),
     Case("dense-long", fp.dense(3), normal(3, 5, 2)),  # the gradient is made
     Case("dense-gram", fp.dense(9), normal(3, 2, 8)),  # it is not
     Case("freeze", fp.freeze(fp.serial(fp.dense(4), fp.layer_norm()), "dense"), normal(3, 4)),

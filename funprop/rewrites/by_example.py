@@ -66,15 +66,6 @@ def keeping(leaf: Layer, backward: Leaf) -> Layer:
     return Layer(leaf.init, forward, backward, leaf.name)
 
 
-def plain(leaf: Layer) -> Layer:
-    """`leaf` as it is, from residuals that may be `Kept`."""
-
-    def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        return leaf.backward(params, without_input(residuals), dy)
-
-    return Layer(leaf.init, leaf.forward, backward, leaf.name)
-
-
 def without_input(residuals: PyTree) -> PyTree:
     """`residuals` as the layers themselves keep them."""
 

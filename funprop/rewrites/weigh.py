@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from funprop.layer import Layer
+from funprop.layer import Layer, map_layers
 from funprop.per_example import closed_of
-from funprop.rewrites.by_example import gradients, keeping, plain, without_input
-from funprop.trees import spread, widen
+from funprop.rewrites.by_example import gradients, keeping, without_input
+from funprop.trees import Sum, spread, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PyTree
@@ -21,40 +21,31 @@ def weigh(objective: Layer, factors: Float[Array, " b"]) -> Layer:
 
     Backward is linear in `dy`, and what comes out of the loss is one cotangent an example: it is
     multiplied there, once, and the rest is the backward pass as it is. Of a loss with params,
-    theirs must be weighted too: by a closed form, or from each example's gradient in them. The loss
-    is the last child of the last child and so on, as in what `objective` makes.
+    theirs must be weighted too: by a closed form, or from each example's gradient in them. A loss
+    is a leaf whose output, and so whose cotangent, is a `Sum`; there may be several.
 
     Backward takes the residuals of `objective` or of `squared_norms(objective)`.
 
     Raises:
       ValueError: at backward, the cotangents of the loss's inputs have not one row an example.
     """
-    *others, last = objective.children
-    whole = weigh(last, factors) if last.children else _weigh_loss(last, factors)
-    return objective.rebuild(*(_plain(other) for other in others), whole)
+    return map_layers(lambda leaf: _weighed(leaf, factors), objective)
 
 
-def _plain(node: Layer) -> Layer:
-    if not node.children:
-        return plain(node)
-    return node.rebuild(*(_plain(child) for child in node.children))
-
-
-def _weigh_loss(loss: Layer, factors: Float[Array, " b"]) -> Layer:
+def _weighed(loss: Layer, factors: Float[Array, " b"]) -> Layer:
     known = closed_of(loss)
 
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         kept = without_input(residuals)
+        if not isinstance(dy, Sum):
+            return loss.backward(params, kept, dy)
         if known is not None and known.weighted is not None:
             return loss.backward(params, known.weighted(kept, factors), dy)
         dparams, dx = loss.backward(params, kept, dy)
         if jax.tree.leaves(dparams):
-            each = gradients(loss, params, residuals, dy)
-            dparams = weighted_sum_of(each, factors)
+            dparams = weighted_sum_of(gradients(loss, params, residuals, dy), factors)
         return dparams, jax.tree.map(lambda d: _each_times(d, factors), dx)
 
-    if known is not None and known.weighted is not None:
-        return Layer(loss.init, loss.forward, backward, loss.name)
     return keeping(loss, backward)
 
 
