@@ -1,5 +1,6 @@
 """The `funprop` command."""
 
+import functools
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,9 @@ def main() -> None:
         seed: int = 0,
         backward: Literal["manual", "autodiff"] = "manual",
         out: Path | None = None,
+        processes: int | None = None,
+        distributed: bool = False,
+        ordered: int | None = None,
     ) -> None:
         """Train a network on real data by a hand-written backward pass.
 
@@ -41,7 +45,17 @@ def main() -> None:
           seed: of the params and of the order of the examples.
           backward: by the hand-written backward pass, or by jax.vjp.
           out: the run folder, which must not exist yet; without it, one under runs/.
+          processes: split every batch over so many processes, started on this host; 1 for all
+            devices of this one.
+          distributed: split every batch over the processes that a scheduler started with this same
+            command (SLURM, Kubernetes, TPU pods).
+          ordered: into how many parts a batch is cut, for bits that do not depend on the number of
+            devices and processes.
         """
+        if distributed and processes is not None:
+            raise ValueError("a scheduler decides how many processes there are")
+        if processes is not None and processes < 1:
+            raise ValueError(f"processes must be at least 1, got {processes}")
         given = {
             "learning_rate": learning_rate,
             "epochs": epochs,
@@ -49,6 +63,8 @@ def main() -> None:
             "seed": seed,
             "backward": backward,
             "out": out,
+            "all_devices": distributed or processes is not None,
+            "ordered": ordered,
         }
         from funprop.train.compilation import cache_compilations, compiling
 
@@ -63,11 +79,19 @@ def main() -> None:
                 raise ValueError(f"stdlib is trained by adamw, got {optimizer!r}")
             from funprop.train import text
 
-            text.train(model=model or "llama", **given)
+            run = functools.partial(text.train, model=model or "llama", **given)
         else:
             from funprop.train import job
 
-            job.train(data, model=model, optimizer=optimizer, **given)
+            run = functools.partial(job.train, data, model=model, optimizer=optimizer, **given)
+        from funprop.train.processes import join, launch
+
+        if processes is not None and processes > 1:
+            launch(processes, run)
+            return
+        if distributed:
+            join()
+        run()
 
     def verify(
         object: Annotated[  # noqa: A002  # what the command line calls it
@@ -93,7 +117,7 @@ def main() -> None:
 
     try:
         tyro.extras.subcommand_cli_from_dict({"train": train, "verify": verify}, prog="funprop")
-    except (ValueError, TypeError, ModuleNotFoundError) as error:
+    except (ValueError, TypeError, ModuleNotFoundError, ChildProcessError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -17,7 +17,9 @@ import numpy as np
 
 from funprop import trees
 from funprop.steps import Step
+from funprop.train import processes
 from funprop.train.data import Last, check_data, epoch_rows, gather
+from funprop.train.placement import copies, split
 from funprop.train.progress import Progress, for_terminal, silent
 from funprop.train.stopping import Row, Rule
 
@@ -60,6 +62,7 @@ def fit(
     measure: Callable[[PyTree, PyTree], dict[str, trees.Sum]] | None = None,
     stop: Sequence[Rule] = (),
     progress: Callable[[], Progress] | None = for_terminal,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Fit:
     """Train for some epochs over in-memory data.
 
@@ -81,6 +84,9 @@ def fit(
       measure: `(params, batch) -> {name: Sum}`, as `funprop.measure(grad_fn)` makes it.
       stop: rules such as `at_least("held_out/accuracy", 0.97)` or `patience("held_out/loss", 5)`.
       progress: makes the display; `None` for none.
+      mesh: devices of one process or of many, for a grad_fn that splits its batch over their axis
+        `"data"` (`data_parallel`, `ordered`). All processes call this with the same arguments; the
+        data is whole on every device. A label out of range is not found, the loss is NaN.
 
     Raises:
       ValueError: sizes that do not fit, data that is empty, uneven or not finite, a label out of
@@ -107,17 +113,23 @@ def fit(
     measured = None
     if held_out is not None and measure is not None:
         check_data(held_out, "held_out")
-        measured = _measured(held_out, measure, max(batch_size, MEASURED_AT_ONCE))
-    data = jax.tree.map(jnp.asarray, data)
-    state = jax.tree.map(jnp.copy, state)
+        measured = _measured(held_out, measure, max(batch_size, MEASURED_AT_ONCE), mesh)
+    data = jax.tree.map(jnp.asarray, data) if mesh is None else copies(data, mesh)
+    state = copies(state, mesh)
+    # Processes must do the same, so what hangs on signals and clocks is agreed upon.
+    anywhere, of_first = (processes.anywhere, processes.of_first) if mesh else (bool, int)
     run = _runner(step, padded)
 
     history: list[Row] = []
     stopped = f"all {epochs} epochs done"
     start = time.perf_counter()
     at_once = 1
-    with _interrupts() as interrupted, (progress or silent)() as display:
-        upcoming = jnp.asarray(epoch_rows(n, batch_size, seed, 0, last))
+    with _interrupts() as noted, (progress or silent)() as display:
+
+        def interrupted() -> bool:
+            return anywhere(noted())
+
+        upcoming = split(epoch_rows(n, batch_size, seed, 0, last), mesh)
         for epoch in range(epochs):
             rows = upcoming
             epoch_start, sums, done = time.perf_counter(), None, 0
@@ -126,15 +138,16 @@ def fit(
                 end = min(done + at_once, len(rows))
                 state, some = run(state, data, rows, np.int32(done), np.int32(end))
                 if end == len(rows):  # while the device works
-                    upcoming = jnp.asarray(epoch_rows(n, batch_size, seed, epoch + 1, last))
+                    upcoming = split(epoch_rows(n, batch_size, seed, epoch + 1, last), mesh)
                 some = jax.device_get(some)  # waits for the device
                 step.check(state)
-                _check_loss(some, step, state, data, rows[done:end], padded)
+                if mesh is None:
+                    _check_loss(some, step, state, data, rows[done:end], padded)
                 sums = some if sums is None else trees.add(sums, some)
                 seconds = time.perf_counter() - call_start
                 if (epoch, done) != (0, 0):  # the first call compiles
                     share = CALL_SECONDS / seconds * (end - done)
-                    at_once = max(1, min(int(share), 8 * at_once))
+                    at_once = of_first(max(1, min(int(share), 8 * at_once)))
                 done = end
                 display.update(epoch + done / len(rows), epochs, n, _means(sums))
             if sums is None:
@@ -149,7 +162,7 @@ def fit(
             history.append(row)
             display.epoch(row, epochs)
             reason = next(filter(None, (rule(history) for rule in stop)), None)
-            if interrupted() or reason or not math.isfinite(row["loss"]):
+            if interrupted() or of_first(bool(reason)) or not math.isfinite(row["loss"]):
                 stopped = (
                     "interrupted"
                     if interrupted()
@@ -183,12 +196,15 @@ def _runner(step: Step, padded: bool) -> Callable[..., tuple[Any, dict[str, tree
 
 
 def _measured(
-    held_out: PyTree, measure: Callable[[PyTree, PyTree], dict[str, trees.Sum]], at_once: int
+    held_out: PyTree,
+    measure: Callable[[PyTree, PyTree], dict[str, trees.Sum]],
+    at_once: int,
+    mesh: jax.sharding.Mesh | None,
 ) -> Callable[[Any], dict[str, trees.Sum]]:
     """`state -> sums over all held-out data`, which is put on the device once."""
     n = check_data(held_out)
     batches = [
-        jax.tree.map(lambda leaf, i=i: jnp.asarray(leaf[i : i + at_once]), held_out)
+        copies(jax.tree.map(lambda leaf, i=i: leaf[i : i + at_once], held_out), mesh)
         for i in range(0, n, at_once)
     ]
 

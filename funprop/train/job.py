@@ -18,7 +18,9 @@ from funprop.gradients import backprop, measure, objective
 from funprop.rewrites import autodiff
 from funprop.steps import step
 from funprop.summary import summary
+from funprop.train import processes
 from funprop.train.fit import check_sizes, fit
+from funprop.train.placement import over_all_devices
 from funprop.train.plots import confusion, draw
 from funprop.train.runs import (
     check_choice,
@@ -55,10 +57,14 @@ def train(
     seed: int = 0,
     backward: Literal["manual", "autodiff"] = "manual",
     out: Path | None = None,
+    all_devices: bool = False,
+    ordered: int | None = None,
 ) -> Path:
     """Train a model on a data set, print how it goes, and write the run's folder.
 
-    Without a model, it is the task's first; without a number, the task's own.
+    Without a model, it is the task's first; without a number, the task's own. With `all_devices`
+    batches are split over all that the run's processes have; `ordered` says into how many parts,
+    for bits that do not depend on their number.
 
     Returns:
       The folder: `history.jsonl`, `params.npz`, `report.png`, `run.json`.
@@ -78,6 +84,18 @@ def train(
     epochs = chosen.epochs if epochs is None else epochs
     batch_size = chosen.batch_size if batch_size is None else batch_size
     check_sizes(len(chosen.train[0]), epochs, batch_size)
+    settings = {
+        "data": name,
+        "model": model,
+        "optimizer": optimizer,
+        "learning_rate": rate,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "seed": seed,
+        "backward": backward,
+        "ordered": ordered,
+    }
+    processes.check_same((chosen.train, chosen.test), settings)
     out = run_folder(name, out)
 
     network = chosen.models[model]()
@@ -95,7 +113,10 @@ def train(
     print(f"Training by {by}: {optimizer}, learning rate {rate:g}, seed {seed}\n")
     trained = whole if backward == "manual" else autodiff(whole)
     grad_fn = backprop(trained)
-    training = step(grad_fn, OPTIMIZERS[optimizer](rate))
+    spread, mesh = grad_fn, None
+    if all_devices or ordered is not None:
+        spread, mesh = over_all_devices(grad_fn, batch_size, ordered)
+    training = step(spread, OPTIMIZERS[optimizer](rate))
     result = fit(
         training,
         training.init(params, train_key),
@@ -105,28 +126,22 @@ def train(
         seed=seed,
         held_out=chosen.test,
         measure=measure(grad_fn),
+        mesh=mesh,
     )
-    outputs = jax.jit(lambda p, x: network.forward(p, x)[0])(result.state.params[0], chosen.test[0])
+    if not processes.first():
+        return out
+    params = jax.device_get(result.state.params[0])
+    outputs = jax.jit(lambda p, x: network.forward(p, x)[0])(params, chosen.test[0])
     outputs = np.asarray(outputs)
     print(f"\n{_report(chosen, outputs)}\n")
     with new_folder(out) as draft:
         write_history(draft / "history.jsonl", result.history)
-        save_params(draft / "params.npz", network, result.state.params[0])
+        save_params(draft / "params.npz", network, params)
         title = f"funprop train {name}: {model}, {optimizer}, learning rate {rate:g}"
         if result.history:
             draw(draft / "report.png", chosen, result.history, outputs, title)
-        settings = {
-            "data": name,
-            "model": model,
-            "optimizer": optimizer,
-            "learning_rate": rate,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "seed": seed,
-            "backward": backward,
-            "stopped": result.stopped,
-            "final": result.history[-1] if result.history else None,
-        }
+        final = result.history[-1] if result.history else None
+        settings |= {"stopped": result.stopped, "final": final}
         write_settings(draft / "run.json", settings)
     print(contents(out))
     return out

@@ -19,7 +19,9 @@ from funprop.losses import LinearParams
 from funprop.models import generate, gpt, language_model, llama, unembedding
 from funprop.rewrites import autodiff, remat
 from funprop.steps import step
+from funprop.train import processes
 from funprop.train.fit import fit
+from funprop.train.placement import over_all_devices
 from funprop.train.plots import curve
 from funprop.train.runs import (
     check_choice,
@@ -79,6 +81,8 @@ def train(
     seed: int = 0,
     backward: str = "manual",
     out: Path | None = None,
+    all_devices: bool = False,
+    ordered: int | None = None,
 ) -> Path:
     """Train, print samples as it learns, and write the run's folder.
 
@@ -90,6 +94,8 @@ def train(
       seed: of the params, the windows and the samples.
       backward: "manual" or "autodiff".
       out: the run's folder.
+      all_devices: whether batches are split over all devices that the run's processes have.
+      ordered: into how many parts, for bits that do not depend on the number of devices.
 
     Returns:
       The folder: `history.jsonl`, `params.npz`, `report.png`, `samples.txt`, `run.json`.
@@ -105,9 +111,20 @@ def train(
     check_rate(rate)
     if rounds < 1 or batch < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {rounds} and {batch}")
+    text, unseen = sources()
+    settings = {
+        "data": "stdlib",
+        "model": model,
+        "learning_rate": rate,
+        "rounds": rounds,
+        "batch_size": batch,
+        "seed": seed,
+        "backward": backward,
+        "ordered": ordered,
+    }
+    processes.check_same((text, unseen), settings)
     out = run_folder("stdlib", out)
 
-    text, unseen = sources()
     held_out = windows(unseen, HELD_OUT_WINDOWS, 0, 0)  # the same in every run
     network = known[model]
     whole = language_model(network, BYTES)
@@ -118,7 +135,10 @@ def train(
     decay = optax.adamw(
         schedule, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda leaf: leaf.ndim > 2, p)
     )
-    training = step(grad_fn, optax.chain(optax.clip_by_global_norm(1.0), decay))
+    spread, mesh = grad_fn, None
+    if all_devices or ordered is not None:
+        spread, mesh = over_all_devices(grad_fn, batch, ordered)
+    training = step(spread, optax.chain(optax.clip_by_global_norm(1.0), decay))
     params_key, train_key, sample_key = jax.random.split(jax.random.key(seed), 3)
     params = whole.init(params_key, held_out)
     state = training.init(params, train_key)
@@ -134,7 +154,7 @@ def train(
     for turn in range(1, rounds + 1):
         data = windows(text, UPDATES * batch, seed, turn)
         start = time.perf_counter()
-        result = fit(training, state, data, epochs=1, batch_size=batch, progress=None)
+        result = fit(training, state, data, epochs=1, batch_size=batch, progress=None, mesh=mesh)
         seconds = time.perf_counter() - start
         state = result.state
         if not result.history:  # interrupted before the first update
@@ -146,7 +166,8 @@ def train(
         )
         row["tokens_per_second"] = UPDATES * batch * TIME / seconds
         history.append(row)
-        sample = _sample(network, state.params[0], jax.random.fold_in(sample_key, turn))
+        here = jax.device_get(state.params[0])
+        sample = _sample(network, here, jax.random.fold_in(sample_key, turn))
         samples.append(sample)
         print(
             f"round {turn}/{rounds}  bits per byte {row['bits_per_byte']:.3f}, held out "
@@ -156,6 +177,8 @@ def train(
         )
         if result.stopped == "interrupted" or not math.isfinite(row["loss"]):
             break
+    if not processes.first():
+        return out
     with new_folder(out) as draft:
         write_history(draft / "history.jsonl", history)
         save_params(draft / "params.npz", network, state.params[0])
@@ -163,16 +186,7 @@ def train(
         if history:
             title = f"funprop train stdlib: {model}"
             curve(draft / "report.png", history, "bits_per_byte", title)
-        settings = {
-            "data": "stdlib",
-            "model": model,
-            "learning_rate": rate,
-            "rounds": rounds,
-            "batch_size": batch,
-            "seed": seed,
-            "backward": backward,
-            "final": history[-1] if history else None,
-        }
+        settings["final"] = history[-1] if history else None
         write_settings(draft / "run.json", settings)
     print(contents(out))
     return out

@@ -1,0 +1,177 @@
+"""One run by many processes: the bits of one, and an end for all where one ends badly."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import funprop as fp
+from funprop.train import job, processes
+from funprop.train.placement import over_all_devices
+from funprop.train.tasks import task
+from tests.test_data_parallel import digest
+
+ROOT = Path(__file__).parent.parent
+SLOW = pytest.mark.slow
+AT_ONCE = 15  # seconds in which all must have ended
+
+
+def train(out, **options):
+    """The main job without its check of the gradients, which other tests make."""
+    job._verify = lambda *_: None
+    job.train("iris", epochs=3, out=out, **options)
+
+
+def params_of(folder):
+    with np.load(folder / "params.npz") as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def test_two_processes_give_the_bits_of_one(tmp_path, capfd, monkeypatch):
+    processes.launch(2, train, tmp_path / "two", ordered=4)
+    printed = capfd.readouterr().out
+    assert len(re.findall("iris: 120 examples", printed)) == 1  # process 0 alone prints
+    monkeypatch.setattr(job, "_verify", job._verify)  # for `train` to replace
+    with jax.numpy_dtype_promotion("standard"):  # optax itself promotes
+        train(tmp_path / "one", ordered=4)
+    one, two = (params_of(tmp_path / name) for name in ("one", "two"))
+    assert all((one[name] == two[name]).all() for name in one | two)
+    written = {"history.jsonl", "params.npz", "report.png", "run.json"}
+    assert {file.name for file in (tmp_path / "two").iterdir()} == written
+
+
+def unequal():
+    data = np.zeros(3), np.ones(2)
+    processes.check_same(data, {"rate": 1})
+    assert processes.anywhere(jax.process_index() == 1)
+    assert processes.of_first(jax.process_index() + 7) == 7
+    data[1][0] = jax.process_index()
+    processes.check_same(data, {"rate": 1})
+
+
+def test_unequal_data_are_refused():
+    with pytest.raises(ValueError, match=r"^process 1 has other data than process 0$"):
+        processes.launch(2, unequal)
+
+
+def killed():
+    if jax.process_index() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    processes.anywhere(True)  # waits for the other
+    time.sleep(1000)
+
+
+def test_all_end_where_one_is_killed():
+    start = time.perf_counter()
+    with pytest.raises(ChildProcessError, match=r"^process 1 of 2 ended with code -9$"):
+        processes.launch(2, killed)
+    assert time.perf_counter() - start < AT_ONCE
+
+
+def test_sizes_that_do_not_divide_are_refused():
+    grad_fn = fp.backprop(fp.objective(fp.dense(1), fp.mean_squared()))
+    with pytest.raises(ValueError, match="batch_size must be a multiple of 3 parts, got 16"):
+        over_all_devices(grad_fn, 16, 3)
+
+
+def command(*words, **options):
+    words = [sys.executable, "-m", "funprop.cli", "train", *words]
+    return subprocess.Popen(
+        words, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT, **options
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        pytest.param(
+            ("mnist", "--processes", "2"), "error: unknown data set 'mnist', there are", marks=SLOW
+        ),
+        (("iris", "--processes", "0"), "error: processes must be at least 1, got 0"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(words, message):
+    said, _ = command(*words).communicate()
+    (error,) = [line for line in said.splitlines() if not line.startswith("[Gloo]")]
+    assert error.startswith(message)
+
+
+@SLOW
+def test_ctrl_c_ends_all_with_what_has_been_reached(tmp_path):
+    words = ("digits", "--epochs", "100000", "--processes", "2", "--out", str(tmp_path / "run"))
+    run = command(*words, start_new_session=True)
+    while not run.stdout.readline().startswith("epoch"):
+        assert run.poll() is None
+    os.killpg(run.pid, signal.SIGINT)
+    said, _ = run.communicate(timeout=60)
+    assert "stopped: interrupted" in said and run.returncode == 0
+    assert (tmp_path / "run" / "params.npz").exists()
+
+
+LONE = "from tests.test_processes import *; processes.join('127.0.0.1:{}', 2, {}); killed()"
+
+
+@SLOW
+def test_without_a_launcher_the_heartbeat_ends_the_others():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    survivor, other = (
+        subprocess.Popen(
+            [sys.executable, "-c", LONE.format(port, i)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    )
+    assert other.wait(60) == -signal.SIGKILL
+    start = time.perf_counter()
+    _, said = survivor.communicate(timeout=60)
+    assert time.perf_counter() - start < AT_ONCE
+    assert survivor.returncode
+    print(said)  # how it looks
+
+
+def bits(out):
+    """Write what training comes to, on all devices of all processes."""
+    chosen = task("digits")
+    text = np.random.default_rng(0).integers(0, 64, (160, 33)).astype(np.int32)
+    pictures = tuple(part[:640] for part in chosen.train)
+    gpt = fp.language_model(fp.gpt(64, features=32, depth=2, heads=2, longest=32, rate=0.1), 64)
+    found = []
+    for whole, data in (
+        (fp.objective(chosen.models["mlp"](), chosen.loss), pictures),
+        (gpt, (text[:, :-1], text[:, 1:])),
+    ):
+        grad_fn, mesh = over_all_devices(fp.backprop(whole), 32, 8)
+        training = fp.step(grad_fn, optax.adam(1e-3))
+        state = training.init(whole.init(jax.random.key(0), data), jax.random.key(1))
+        result = fp.fit(training, state, data, epochs=2, batch_size=32, progress=None, mesh=mesh)
+        found.append(digest((result.state.params, result.history[-1]["loss"])))
+    if processes.first():
+        out.write_text(" ".join([str(jax.device_count()), str(jax.process_count()), *found]))
+
+
+@SLOW
+def test_one_digest_on_any_number_of_devices_and_processes(tmp_path, monkeypatch):
+    found = {}
+    for devices in (1, 2, 4, 8):
+        for n in (1, 2, 4):
+            if n > devices:
+                continue
+            flag = f"--xla_force_host_platform_device_count={devices // n}"
+            monkeypatch.setenv("XLA_FLAGS", flag)
+            processes.launch(n, bits, tmp_path / "bits")
+            *counts, mlp, gpt = (tmp_path / "bits").read_text().split()
+            assert counts == [str(devices), str(n)]
+            found[devices, n] = mlp, gpt
+    assert len(found) == 9 and len(set(found.values())) == 1, found
