@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -67,31 +68,32 @@ def main() -> None:
             "ordered": ordered,
         }
         from funprop.train.compilation import cache_compilations, compiling
-
-        cache_compilations()
-        with compiling() as seconds:
-            run(data, model, optimizer, given)
-        print(f"Compiling took {sum(seconds):.1f} s of it")
-
-    def run(data: str, model: str | None, optimizer: str, given: dict[str, Any]) -> None:
-        if data == "stdlib":
-            if optimizer != "adam":
-                raise ValueError(f"stdlib is trained by adamw, got {optimizer!r}")
-            from funprop.train import text
-
-            run = functools.partial(text.train, model=model or "llama", **given)
-        else:
-            from funprop.train import job
-
-            run = functools.partial(job.train, data, model=model, optimizer=optimizer, **given)
         from funprop.train.processes import join, launch
 
+        run = chosen(data, model, optimizer, given)
+        cache_compilations()
         if processes is not None and processes > 1:
             launch(processes, run)
             return
         if distributed:
             join()
-        run()
+        with compiling() as seconds:
+            run()
+        print(f"Compiling took {sum(seconds):.1f} s of it")
+
+    def chosen(
+        data: str, model: str | None, optimizer: str, given: dict[str, Any]
+    ) -> Callable[[], object]:
+        """What trains on the data: to be called here, or in other processes."""
+        if data == "stdlib":
+            if optimizer != "adam":
+                raise ValueError(f"stdlib is trained by adamw, got {optimizer!r}")
+            from funprop.train import text
+
+            return functools.partial(text.train, model=model or "llama", **given)
+        from funprop.train import job
+
+        return functools.partial(job.train, data, model=model, optimizer=optimizer, **given)
 
     def verify(
         object: Annotated[  # noqa: A002  # what the command line calls it

@@ -18,12 +18,19 @@ def cache_compilations() -> None:
     Where JAX was told a folder already (`JAX_COMPILATION_CACHE_DIR`), it is that one; an empty one
     means none.
     """
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.read("jax_compilation_cache_dir"):
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or getattr(
+        jax.config, "jax_compilation_cache_dir", None
+    ):
         return
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", str(home / "funprop" / "jax"))
-    # Many small programs are what a run here compiles: JAX's own threshold, a second, keeps none.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    settings = {
+        "jax_compilation_cache_dir": str(home / "funprop" / "jax"),
+        # Many small programs are what a run here compiles; JAX's own threshold, 1 s, keeps none.
+        "jax_persistent_cache_min_compile_time_secs": 0.05,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)  # for processes that are started from here
 
 
 @contextmanager
