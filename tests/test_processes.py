@@ -100,7 +100,8 @@ def command(*words, **options):
     ],
 )
 def test_a_wrong_argument_is_one_sentence(words, message):
-    said, _ = command(*words).communicate()
+    with command(*words) as run:
+        said, _ = run.communicate()
     (error,) = [line for line in said.splitlines() if not line.startswith("[Gloo]")]
     assert error.startswith(message)
 
@@ -108,16 +109,29 @@ def test_a_wrong_argument_is_one_sentence(words, message):
 @SLOW
 def test_ctrl_c_ends_all_with_what_has_been_reached(tmp_path):
     words = ("digits", "--epochs", "100000", "--processes", "2", "--out", str(tmp_path / "run"))
-    run = command(*words, start_new_session=True)
-    while not run.stdout.readline().startswith("epoch"):
-        assert run.poll() is None
-    os.killpg(run.pid, signal.SIGINT)
-    said, _ = run.communicate(timeout=60)
+    with command(*words, start_new_session=True) as run:
+        while not run.stdout.readline().startswith("epoch"):
+            assert run.poll() is None
+        os.killpg(run.pid, signal.SIGINT)
+        said, _ = run.communicate(timeout=60)
     assert "stopped: interrupted" in said and run.returncode == 0
     assert (tmp_path / "run" / "params.npz").exists()
 
 
-LONE = "from tests.test_processes import *; processes.join('127.0.0.1:{}', 2, {}); killed()"
+@SLOW
+def test_no_process_stays_when_the_launcher_is_killed(tmp_path):
+    words = ("digits", "--epochs", "100000", "--processes", "2", "--out", str(tmp_path / "run"))
+    with command(*words) as run:
+        while not run.stdout.readline().startswith("epoch"):
+            assert run.poll() is None
+        run.kill()
+        run.communicate(timeout=AT_ONCE)  # ends when nobody holds the pipe any more
+
+
+LONE = (
+    "from funprop.train import processes; processes.join('127.0.0.1:{}', 2, {}); "
+    "from tests.test_processes import killed; killed()"
+)
 
 
 @SLOW
@@ -133,12 +147,13 @@ def test_without_a_launcher_the_heartbeat_ends_the_others():
         )
         for i in range(2)
     )
-    assert other.wait(60) == -signal.SIGKILL
-    start = time.perf_counter()
-    _, said = survivor.communicate(timeout=60)
-    assert time.perf_counter() - start < AT_ONCE
-    assert survivor.returncode
-    print(said)  # how it looks
+    with survivor, other:
+        assert other.wait(60) == -signal.SIGKILL
+        start = time.perf_counter()
+        _, said = survivor.communicate(timeout=60)
+        assert time.perf_counter() - start < AT_ONCE
+        assert survivor.returncode
+        assert "unhealthy (stopped sending heartbeats):\n1\n" in said  # says which
 
 
 def bits(out):

@@ -9,6 +9,7 @@ import os
 import pickle
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,7 @@ def _wait(running: list[Any], problems: Any) -> None:
 
 
 def _run(address: str, n: int, i: int, work: bytes, problems: Any) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         join(address, n, i)
         function, args, kwargs = pickle.loads(work)
@@ -92,6 +94,14 @@ def _run(address: str, n: int, i: int, work: bytes, problems: Any) -> None:
         problems.put(str(error))
         sys.stdout.flush()
         os._exit(1)  # without JAX's farewell, which waits for all others
+
+
+def _end_with_parent() -> None:
+    """However the launcher ends, by SIGKILL too, its processes do not stay behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def join(address: str | None = None, n: int | None = None, i: int | None = None) -> None:
