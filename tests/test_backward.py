@@ -284,7 +284,12 @@ def test_edges_agree_with_jax(case, edge, x64):
 
 @pytest.mark.parametrize("scale", [pytest.param(1e4, marks=SLOW), 1e8])
 @pytest.mark.parametrize(
-    "case", [c for c in LOSSES if c.id != "objective"], ids=lambda case: case.id
+    "case",
+    marked(
+        [c for c in LOSSES if c.id != "objective"],
+        [c for c in LOSSES if c.id.startswith("linear_cross_entropy-")],
+    ),
+    ids=lambda case: case.id,
 )
 def test_losses_are_safe_at_huge_outputs(case, scale, x64):
     params, (outputs, *rest), key = build(case, jnp.float32)

@@ -48,6 +48,7 @@ def test_digits(tmp_path, capsys):
     assert (said == chosen.test[1]).mean() * 100 == pytest.approx(accuracy, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "epochs", "least"), [("cnn", 8, 98), ("rnn", 15, 93)])
 def test_digits_by_other_models(model, epochs, least, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(job, "_verify", lambda *_: None)  # tests of the models verify them
