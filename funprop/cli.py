@@ -2,8 +2,9 @@
 
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 
 def main() -> None:
@@ -66,24 +67,37 @@ def main() -> None:
             "all_devices": distributed or processes is not None,
             "ordered": ordered,
         }
+        from funprop.train.compilation import cache_compilations, compiling
+        from funprop.train.processes import joined, launch
+
+        run = chosen(data, model, optimizer, given)
+
+        def timed() -> None:
+            with compiling() as seconds:
+                run()
+            print(f"Compiling took {sum(seconds):.1f} s of it")
+
+        cache_compilations()
+        if processes is not None and processes > 1:
+            launch(processes, run)
+        elif distributed:
+            joined(timed)
+        else:
+            timed()
+
+    def chosen(
+        data: str, model: str | None, optimizer: str, given: dict[str, Any]
+    ) -> Callable[[], object]:
+        """What trains on the data: to be called here, or in other processes."""
         if data == "stdlib":
             if optimizer != "adam":
                 raise ValueError(f"stdlib is trained by adamw, got {optimizer!r}")
             from funprop.train import text
 
-            run = functools.partial(text.train, model=model or "llama", **given)
-        else:
-            from funprop.train import job
+            return functools.partial(text.train, model=model or "llama", **given)
+        from funprop.train import job
 
-            run = functools.partial(job.train, data, model=model, optimizer=optimizer, **given)
-        from funprop.train.processes import joined, launch
-
-        if processes is not None and processes > 1:
-            launch(processes, run)
-        elif distributed:
-            joined(run)
-        else:
-            run()
+        return functools.partial(job.train, data, model=model, optimizer=optimizer, **given)
 
     def verify(
         object: Annotated[  # noqa: A002  # what the command line calls it

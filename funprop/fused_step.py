@@ -80,4 +80,4 @@ def fused_step(objective: Layer, optimizer: optax.GradientTransformation) -> Ste
         metrics = losses(Gradient((), loss, weight, metrics_of(records), records))
         return FusedState(updating, state.key, state.count + 1), metrics
 
-    return Step(init, jax.jit(update, donate_argnums=0))
+    return Step(init, jax.jit(update, donate_argnums=0), parts=("fused_step",))

@@ -1,6 +1,7 @@
 """The main job, whole: what it prints and what it writes."""
 
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -47,6 +48,7 @@ def test_digits(tmp_path, capsys):
     assert (said == chosen.test[1]).mean() * 100 == pytest.approx(accuracy, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "epochs", "least"), [("cnn", 8, 98), ("rnn", 15, 93)])
 def test_digits_by_other_models(model, epochs, least, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(job, "_verify", lambda *_: None)  # tests of the models verify them
@@ -74,6 +76,7 @@ def test_noise_never_mixes_pictures():
 
 
 SLOW = pytest.mark.slow
+NO_CACHE = {"JAX_COMPILATION_CACHE_DIR": ""}
 
 
 @pytest.mark.parametrize(
@@ -126,16 +129,23 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def command(*words):
+def command(*words, cache=""):
+    environment = os.environ | ({"XDG_CACHE_HOME": cache} if cache else NO_CACHE)
     return subprocess.run(
-        [sys.executable, "-m", "funprop.cli", *words], capture_output=True, text=True
+        [sys.executable, "-m", "funprop.cli", *words],
+        capture_output=True,
+        text=True,
+        env=environment,
     )
 
 
 def test_the_command_line(tmp_path):
-    done = command("train", "iris", "--epochs", "5", "--out", str(tmp_path / "run"))
+    cache = tmp_path / "cache"
+    out = str(tmp_path / "run")
+    done = command("train", "iris", "--epochs", "5", "--out", out, cache=str(cache))
     assert done.returncode == 0, done.stderr
-    assert "Written to" in done.stdout
+    assert "Written to" in done.stdout and "Compiling took" in done.stdout
+    assert list((cache / "funprop" / "jax").iterdir())
     wrong = command("train", "mnist")
     assert wrong.returncode != 0
     assert wrong.stderr.strip() == (

@@ -215,18 +215,23 @@ IMPORTS = {
     "trees": set(),
     "layer": {"trees"},
     "functions": {"trees", "layer"},
-    "layers": {"trees", "layer", "functions"},
+    "per_example": {"trees"},
+    "layers": {"trees", "layer", "functions", "per_example"},
     "updating": set(),
     "combinators": {"trees", "layer", "updating"},
     "visits": {"trees", "layer"},
-    "rewrites": {"trees", "layer", "functions", "updating"},
+    "rewrites": {
+        *("trees", "layer", "functions", "updating", "per_example", "layers", "combinators")
+    },
     "verify": {"trees", "layer", "functions", "visits"},
     "summary": {"trees", "layer", "visits"},
-    "losses": {"trees", "layer"},
+    "losses": {"trees", "layer", "per_example"},
     "metrics": {"trees"},
     "gradients": {"trees", "layer"},
-    "steps": {"trees", "gradients"},
+    "transforms": {"trees", "layer", "layers", "per_example", "rewrites", "gradients"},
+    "steps": {"trees", "layer", "gradients", "rewrites"},
     "models": {"trees", "layer", "layers", "combinators", "losses", "gradients"},
+    "sharding": {"trees", "layer", "gradients", "rewrites", "transforms", "steps"},
     "fused_step": {"trees", "layer", "rewrites", "gradients", "steps"},
 }
 EXTRAS = {"report.py": {"rich"}}  # imported where used: a table in a terminal
@@ -267,7 +272,8 @@ def test_importing_funprop_imports_no_extra():
 
 
 def test_every_public_name_has_a_docstring_with_an_example():
-    data = {"Gradient", "Step", "TrainState", "FusedState", "Tapped", "Fit"}
+    data = {"Frozen", "Gradient", "Step", "TrainState", "FusedState", "Tapped", "Fit"}
+    data |= {"Averaged", "Guarded", "LowRank", "Scaled", "ShardingTable"}
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)

@@ -10,6 +10,7 @@ from jax.nn import initializers
 
 from funprop import trees
 from funprop.layer import Layer, layer
+from funprop.per_example import closed, outer_squares, sum_squares
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +89,15 @@ def dense(
         dx = dy @ params.w.T  # dx[n,i] = sum_o dy[n,o] w[i,o]
         return DenseParams(dw.astype(params.w.dtype), db), dx.astype(x.dtype)
 
-    return layer(init=init, forward=forward, backward=backward, name="dense")
+    def squares(
+        params: DenseParams, x: Float[Array, "b *t i"], dy: Float[Array, "b *t o"]
+    ) -> tuple[Float[Array, " b"], Float[Array, "b *t i"]]:
+        found = outer_squares(x, dy)
+        if params.b is not None:
+            found = found + sum_squares(trees.widen(dy).sum(tuple(range(1, dy.ndim - 1))))
+        return found, backward(params, x, dy)[1]
+
+    return layer(init=init, forward=forward, backward=closed(backward, squares), name="dense")
 
 
 def _check_input(x: Any) -> None:

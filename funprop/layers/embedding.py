@@ -10,6 +10,7 @@ from jax.core import Tracer
 from jax.nn import initializers
 
 from funprop.layer import Layer, layer
+from funprop.per_example import closed, sum_squares
 from funprop.trees import require_float, spec_string, widen
 
 if TYPE_CHECKING:
@@ -78,7 +79,24 @@ def embedding(
         summed = summed.at[x].add(dy.astype(summed.dtype), mode="drop", wrap_negative_indices=False)
         return summed.astype(table.dtype), None
 
-    return layer(init=make, forward=forward, backward=backward, name="embedding")
+    def squares(
+        table: Float[Array, "r f"], x: Int[Array, "b *t"], dy: Float[Array, "b *t f"]
+    ) -> tuple[Float[Array, " b"], None]:
+        ids, dy = looked_up(table, x, dy)
+        # Equal numbers stand together once sorted: each run is one row of an example's gradient.
+        order = jnp.argsort(ids, axis=-1)
+        ids, dy = (jnp.take_along_axis(a, i, 1) for a, i in ((ids, order), (dy, order[..., None])))
+        run = jnp.cumsum(jnp.diff(ids, axis=-1, prepend=ids[:, :1]) != 0, axis=-1)
+        return sum_squares(jnp.zeros_like(dy).at[jnp.arange(len(x))[:, None], run].add(dy)), None
+
+    def looked_up(
+        table: Float[Array, "r f"], x: Int[Array, "b *t"], dy: Float[Array, "b *t f"]
+    ) -> tuple[Int[Array, "b t"], Float[Array, "b t f"]]:
+        ids, dy = x.reshape(len(x), -1), widen(dy).reshape(len(x), -1, features)
+        return ids, jnp.where(((ids >= 0) & (ids < rows))[..., None], dy, 0)
+
+    marked = closed(backward, squares, looked_up=looked_up)
+    return layer(init=make, forward=forward, backward=marked, name="embedding")
 
 
 def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> Layer:
@@ -127,7 +145,13 @@ def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> La
         dtable = jnp.zeros_like(table).at[: dy.shape[-2]].set(rows.astype(table.dtype))
         return dtable, dy
 
-    return layer(init=make, forward=forward, backward=backward, name="learned_positions")
+    def squares(
+        table: Float[Array, "l f"], kept: tuple[()], dy: Float[Array, "b *s t f"]
+    ) -> tuple[Float[Array, " b"], Float[Array, "b *s t f"]]:
+        return sum_squares(widen(dy).sum(tuple(range(1, dy.ndim - 2)))), dy
+
+    marked = closed(backward, squares)
+    return layer(init=make, forward=forward, backward=marked, name="learned_positions")
 
 
 def _check_integers(x: Any) -> None:

@@ -12,14 +12,18 @@ from jax.nn import initializers
 
 from funprop import trees
 from funprop.layer import Layer, layer
+from funprop.losses.chunks import Chunk, over_chunks, product
 from funprop.losses.cross_entropy import check_labels, in_range
 from funprop.losses.terms import pull_sum
-from funprop.trees import Sum, weighted_sum, wide_dtype, widen
+from funprop.per_example import closed, gram, sum_squares
+from funprop.trees import Sum, spread, weighted_sum, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
 
     Rows = Float[Array, "n i"]
+
+HIGH = jax.lax.Precision.HIGHEST
 
 
 class LinearParams(NamedTuple):
@@ -115,7 +119,7 @@ def linear_cross_entropy(
             return higher, norm, target, total + z.sum(-1) if smoothing else total
 
         zeros = jnp.zeros(len(rows), widen(rows).dtype)
-        top, norm, target, total = _over_chunks(
+        top, norm, target, total = over_chunks(
             step, (zeros - jnp.inf, zeros, zeros, zeros), params, chunk
         )
         norm = jnp.log(norm)
@@ -125,30 +129,91 @@ def linear_cross_entropy(
         # `l = top + norm`, apart from each other: their sum would lose the norm's digits.
         return weighted_sum(terms, *weights), (x, (top, norm), labels, terms, *weights)
 
+    def logit_cotangents(residuals: Any, dy: Any) -> tuple[Any, Any, Any]:
+        """The rows of `x`, the function from `z` and which of it is the target to `dz`, and the
+        weights' cotangents."""
+        x, (top, norm), _, terms, *weights = residuals
+        dterms, dweights = pull_sum(dy, terms, *weights)
+        top, norm, d = (a.reshape(-1, 1) for a in (top, norm, dterms))
+
+        def dz(z: Any, is_target: Any) -> Any:
+            p = jnp.exp(z - top - norm)
+            q = jnp.where(is_target, 1 - smoothing, 0) + smoothing / classes
+            return (p * (1 + 2 * z_loss * (top + norm)) - q) * d
+
+        return x.reshape(-1, x.shape[-1]), dz, dweights
+
     def backward(
         params: LinearParams, residuals: tuple[Any, ...], dy: Any
     ) -> tuple[LinearParams, tuple[Any, ...]]:
-        x, (top, norm), labels, terms, *weights = residuals
-        dterms, dweights = pull_sum(dy, terms, *weights)
-        d, rows, chosen = dterms.reshape(-1, 1), x.reshape(-1, x.shape[-1]), labels.reshape(-1)
-        top, norm = top[:, None], norm[:, None]
+        x, _, labels, *_ = residuals
+        rows, dz_of, dweights = logit_cotangents(residuals, dy)
+        chosen = labels.reshape(-1)
 
         def step(carry: Any, part: Chunk) -> Any:
             dx, dw, db = carry
-            p = jnp.exp(part.logits(rows) - top - norm)
-            q = jnp.where(part.is_target(chosen), 1 - smoothing, 0) + smoothing / classes
-            dz = (p * (1 + 2 * z_loss * (top + norm)) - q) * d
+            dz = dz_of(part.logits(rows), part.is_target(chosen))
             db, dz = part.put(db, dz.sum(0)), dz.astype(x.dtype)
-            dx = dx + _product(dz, part.w)  # dx[n,i] = sum_c dz[n,c] w[c,i]
-            dw = part.put(dw, _product(dz.T, rows))  # dw[c,i] = sum_n dz[n,c] x[n,i]
+            dx = dx + product(dz, part.w)  # dx[n,i] = sum_c dz[n,c] w[c,i]
+            dw = part.put(dw, product(dz.T, rows))  # dw[c,i] = sum_n dz[n,c] x[n,i]
             return dx, dw, db
 
         zeros = LinearParams(*(None if p is None else jnp.zeros_like(p) for p in params))
-        dx, dw, db = _over_chunks(step, (jnp.zeros_like(widen(rows)), *zeros), params, chunk)
+        dx, dw, db = over_chunks(step, (jnp.zeros_like(widen(rows)), *zeros), params, chunk)
         dx = dx.astype(x.dtype).reshape(x.shape)
         return LinearParams(dw, db), (dx, None, *dweights)
 
-    return layer(init=init, forward=forward, backward=backward, name="linear_cross_entropy")
+    def squares(
+        params: LinearParams, residuals: tuple[Any, ...], dy: Any
+    ) -> tuple[Float[Array, " b"], tuple[Any, ...]]:
+        """By `outer_squares` a chunk at a time: a sum over classes, in either form."""
+        x, _, labels, *_ = residuals
+        rows, dz_of, dweights = logit_cotangents(residuals, dy)
+        chosen, wide = labels.reshape(-1), widen(rows).reshape(len(x), -1, x.shape[-1])
+        b, t, i = wide.shape
+
+        def step(carry: Any, part: Chunk) -> Any:
+            dx, found, products = carry
+            dz = dz_of(part.logits(rows), part.is_target(chosen))
+            each = dz.reshape(b, t, -1)
+            if params.b is not None:
+                found = found + sum_squares(each.sum(1))
+            if t <= i:
+                products = products + gram(each)
+            else:
+                found = found + sum_squares(jnp.einsum("btc,bti->bci", each, wide, precision=HIGH))
+            return dx + product(dz.astype(x.dtype), part.w), found, products
+
+        zeros = jnp.zeros(b, wide.dtype)
+        products = jnp.zeros((b, t, t), wide.dtype) if t <= i else None
+        dx, found, products = over_chunks(
+            step, (jnp.zeros_like(widen(rows)), zeros, products), params, chunk
+        )
+        if products is not None:
+            found = found + (gram(wide) * products).sum((1, 2))
+        return found, (dx.astype(x.dtype).reshape(x.shape), None, *dweights)
+
+    def gradient_rows(
+        params: LinearParams, residuals: tuple[Any, ...], dy: Any, numbers: Int[Array, "b s"]
+    ) -> Float[Array, "b s i"]:
+        """`sum_t dz[b,t,c] x[b,t,i]` for the classes `c` that are given, of each example's `dw`."""
+        x, _, labels, *_ = residuals
+        rows, dz_of, _ = logit_cotangents(residuals, dy)
+        wide = widen(rows).reshape(len(x), -1, x.shape[-1])
+        z = jnp.einsum("bti,bsi->bts", wide, widen(params.w[numbers]), precision=HIGH)
+        if params.b is not None:
+            z = z + widen(params.b[numbers])[:, None]
+        same = labels.reshape(len(x), -1, 1) == numbers[:, None].astype(labels.dtype)
+        dz = dz_of(*(a.reshape(len(rows), -1) for a in (z, same))).reshape(z.shape)
+        return jnp.einsum("bts,bti->bsi", dz, wide, precision=HIGH)
+
+    def weighted(residuals: tuple[Any, ...], factors: Float[Array, " b"]) -> tuple[Any, ...]:
+        x, norms, labels, terms, *weights = residuals
+        factors = spread(factors, terms)
+        return x, norms, labels, terms, factors * spread(weights[0], terms) if weights else factors
+
+    marked = closed(backward, squares, weighted=weighted, rows=gradient_rows)
+    return layer(init=init, forward=forward, backward=marked, name="linear_cross_entropy")
 
 
 def linear_predictions(
@@ -171,61 +236,8 @@ def linear_predictions(
         return jnp.maximum(top, z.max(-1)), jnp.where(higher, place, best)
 
     top = jnp.full(len(rows), -jnp.inf, widen(rows).dtype)
-    _, best = _over_chunks(step, (top, jnp.zeros(len(rows), jnp.int32)), params, chunk)
+    _, best = over_chunks(step, (top, jnp.zeros(len(rows), jnp.int32)), params, chunk)
     return best.reshape(x.shape[:-1])
-
-
-class Chunk(NamedTuple):
-    """Some of the classes: the first of them, and their weights and biases."""
-
-    start: Any
-    w: Any
-    b: Any
-
-    def logits(self, rows: Rows) -> Float[Array, "n c"]:
-        """`z[n,c] = sum_i x[n,i] w[c,i] + b[c]`, in float32 at least."""
-        z = _product(rows, self.w.T)
-        return z if self.b is None else z + self.b.astype(z.dtype)
-
-    def is_target(self, labels: Int[Array, " n"]) -> Any:
-        """Which of these classes is the label's: `[n, c]`."""
-        return labels[:, None] == (self.start + jnp.arange(len(self.w))).astype(labels.dtype)
-
-    def put(self, whole: Any, part: Any) -> Any:
-        """`whole` with the part of these classes in its place."""
-        if whole is None:
-            return None
-        return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), self.start, 0)
-
-
-def _over_chunks(
-    step: Callable[[Any, Chunk], Any], carry: Any, params: LinearParams, chunk: int
-) -> Any:
-    """`carry = step(carry, chunk)` for every chunk of the classes; the last may be shorter."""
-    classes = len(params.w)
-    whole, rest = divmod(classes, chunk)
-
-    def take(start: Any, size: int) -> Chunk:
-        return Chunk(
-            start,
-            *(
-                None if p is None else jax.lax.dynamic_slice_in_dim(p, start, size, 0)
-                for p in params
-            ),
-        )
-
-    def one(i: Any, carry: Any) -> Any:
-        return step(carry, take(i * chunk, chunk))
-
-    carry = jax.lax.fori_loop(0, whole, one, carry) if whole else carry
-    return step(carry, take(classes - rest, rest)) if rest else carry
-
-
-def _product(a: Any, b: Any) -> Any:
-    """`a @ b`, summed in float32 at least."""
-    dtype = max(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
-    a, b = a.astype(dtype), b.astype(dtype)
-    return jnp.matmul(a, b, preferred_element_type=wide_dtype(dtype))
 
 
 def _checked(params: Any, batch: Any, classes: int) -> tuple[Any, ...]:

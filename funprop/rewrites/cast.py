@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.layer import Layer, map_layers
+from funprop.per_example import closed, closed_of
 from funprop.rewrites.beside import apart, beside
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ def _cast_params(leaf: Layer, compute_dtype: DTypeLike, param_dtype: DTypeLike) 
         dparams, dx = leaf.backward(_floats_to(compute_dtype, params), residuals, dy)
         return _floats_like(params, dparams), dx
 
+    def on_cast(function: Any) -> Any:
+        return function and (lambda p, *rest: function(_floats_to(compute_dtype, p), *rest))
+
+    if (known := closed_of(leaf)) is not None:
+        squares, rows = on_cast(known.squares), on_cast(known.rows)
+        backward = closed(backward, **known._replace(squares=squares, rows=rows)._asdict())
     return dataclasses.replace(leaf, init=init, forward=forward, backward=backward, rebuild=None)
 
 

@@ -91,6 +91,7 @@ def fit(
     Raises:
       ValueError: sizes that do not fit, data that is empty, uneven or not finite, a label out of
         range.
+      FloatingPointError: from `step.check`, such as that of `skip_nonfinite`.
 
     Example:
       >>> import optax, funprop as fp
@@ -139,6 +140,7 @@ def fit(
                 if end == len(rows):  # while the device works
                     upcoming = split(epoch_rows(n, batch_size, seed, epoch + 1, last), mesh)
                 some = jax.device_get(some)  # waits for the device
+                step.check(state)
                 if mesh is None:
                     _check_loss(some, step, state, data, rows[done:end], padded)
                 sums = some if sums is None else trees.add(sums, some)
@@ -216,7 +218,8 @@ def _measured(
 def _means(sums: dict[str, trees.Sum]) -> Row:
     """The means, the loss first (`jit` sorts the keys of a dict)."""
     names = sorted(sums, key=lambda name: name != "loss")
-    return {name: float(np.divide(sums[name].total, sums[name].weight)) for name in names}
+    with np.errstate(invalid="ignore"):  # of nothing, where all updates were skipped: NaN
+        return {name: float(np.divide(sums[name].total, sums[name].weight)) for name in names}
 
 
 def check_sizes(n: int, epochs: int, batch_size: int, last: str = "pad") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -35,7 +35,6 @@ def microbatch(grad_fn: GradFn, n: int) -> Transformed:
 
     Example:
       >>> import funprop as fp
-      >>> squares = fp.from_loss(lambda w, x: ((w * x) ** 2, 1))
       >>> rows = fp.from_loss(lambda w, x: (((w * x) ** 2).sum(), x.size))
       >>> w, x = jnp.array(1.0), jnp.arange(5.0)
       >>> float(microbatch(rows, 3)(w, x).grads), float(rows(w, x).grads)
@@ -43,36 +42,47 @@ def microbatch(grad_fn: GradFn, n: int) -> Transformed:
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    refuse("microbatch", grad_fn, {"noise": "it must be added once, to the sum of all parts"})
+    why = {
+        "noise": "it is added once, to the sum of all parts",
+        "gradient_statistics": "its norms are those of the whole batch",
+    }
+    refuse("microbatch", grad_fn, why)
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
-        size = -(-batch_size(batch) // n)
-        if batch_size(batch) < n:
-            raise ValueError(f"batch must have at least {n} examples, got {batch_size(batch)}")
-        whole = batch_size(batch) // size
-        one = functools.partial(call, grad_fn, params, dloss=dloss)
-        keys = split_key(key, n)
-        stacked = None if key is None else jnp.stack(keys[:whole])
-
-        def parts(leaf: Any) -> Any:
-            return leaf[: whole * size].reshape(whole, size, *leaf.shape[1:])
-
-        total = sum_of_parts(one, jax.tree.map(parts, batch), stacked)
-        if whole * size == batch_size(batch):
-            return total
-        rest = jax.tree.map(lambda leaf: leaf[whole * size :], batch)
-        return trees.add(total, one(rest, keys[whole]))
+        return over_parts(lambda part, key: call(grad_fn, params, part, key, dloss), batch, key, n)
 
     return Transformed("microbatch", grad_fn, function)
 
 
-def sum_of_parts(one: Any, parts: PyTree, keys: Any) -> Gradient:
+def over_parts(one: Callable[[PyTree, Any], Any], batch: PyTree, key: Any, n: int) -> Any:
+    """The sum of `one(part, key)` over at most `n` parts of the batch, the last perhaps shorter."""
+    length = batch_size(batch)
+    if length < n:
+        raise ValueError(f"batch must have at least {n} examples, got {length}")
+    size = -(-length // n)
+    whole = length // size
+    keys = split_key(key, n)
+    stacked = None if key is None else jnp.stack(keys[:whole])
+
+    # Part `i` has every `whole`-th example: so a batch that is split over devices stays split in
+    # each part, where parts of neighbours would lie on some devices, and all would compute them.
+    def parts(leaf: Any) -> Any:
+        return leaf[: whole * size].reshape(size, whole, *leaf.shape[1:]).swapaxes(0, 1)
+
+    total = sum_of_parts(one, jax.tree.map(parts, batch), stacked)
+    if whole * size == length:
+        return total
+    rest = jax.tree.map(lambda leaf: leaf[whole * size :], batch)
+    return trees.add(total, one(rest, keys[whole]))
+
+
+def sum_of_parts(one: Callable[[PyTree, Any], Any], parts: PyTree, keys: Any) -> Any:
     """The sum of `one(part, key)` over parts that are stacked along the first axis."""
     first = jax.tree.map(lambda leaf: leaf[0], (parts, keys))
     spec = jax.eval_shape(one, *first)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, summed_in(leaf.dtype)), spec)
 
-    def step(total: Gradient, part: Any) -> tuple[Gradient, None]:
+    def step(total: Any, part: Any) -> tuple[Any, None]:
         found = one(*part)
         return jax.tree.map(lambda t, f: t + f.astype(t.dtype), total, found), None
 
@@ -82,11 +92,10 @@ def sum_of_parts(one: Any, parts: PyTree, keys: Any) -> Gradient:
 
 def batch_size(batch: PyTree) -> int:
     """How many examples: the length of every leaf's first axis."""
-    lengths = {leaf.shape[0] if jnp.ndim(leaf) else None for leaf in jax.tree.leaves(batch)}
-    if len(lengths) != 1 or None in lengths:
-        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
+    if len({shape[:1] for shape in shapes}) != 1 or not shapes[0]:
         raise ValueError(f"batch must have leaves of one length, got shapes {shapes}")
-    return lengths.pop()
+    return shapes[0][0]
 
 
 def summed_in(dtype: Any) -> Any:

@@ -3,6 +3,7 @@ and all four of them as one function."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,7 @@ import optax
 
 from funprop.gradients import GradFn, losses
 from funprop.rewrites.freeze import trained, with_trained
+from funprop.steps.retraced import Retraced
 from funprop.trees import Sum, wide_dtype, widen
 
 if TYPE_CHECKING:
@@ -31,12 +33,16 @@ class Step(NamedTuple):
       check: raises where a state tells of something that an update, being compiled, could not;
         `fit` asks it between its device calls.
       parts: what it is made of, from the outermost wrapper in.
+      propose: `(state, batch, dloss=None) -> (state, metrics, finite)`: `update`, not jitted, and
+        whether the gradient of each leaf of params was finite. For wrappers; `None` where there is
+        no gradient to look at.
     """
 
     init: Callable[[Any, Any], Any]
     update: Callable[..., tuple[Any, dict[str, Sum]]]
     check: Callable[[Any], None] = lambda state: None
     parts: tuple[str, ...] = ("step",)
+    propose: Callable[..., tuple[Any, dict[str, Sum], Any]] | None = None
 
 
 class TrainState(NamedTuple):
@@ -73,6 +79,8 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
       (2.0, True)
     """
     transform = optax.with_extra_args_support(optimizer)
+    takes = inspect.signature(transform.update).parameters.values()
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes)
 
     def init(params: PyTree, key: Any) -> TrainState:
         opt_state = transform.init(trained(params))
@@ -80,9 +88,9 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         # Copies: the first update donates the state, and some transforms keep the params in it.
         return jax.tree.map(jnp.copy, state)
 
-    def update(
+    def propose(
         state: TrainState, batch: PyTree, dloss: Any = None
-    ) -> tuple[TrainState, dict[str, Sum]]:
+    ) -> tuple[TrainState, dict[str, Sum], Any]:
         key = None if state.key is None else jax.random.fold_in(state.key, state.count)
 
         def mean_loss(params: PyTree) -> Any:
@@ -92,44 +100,54 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         extra = () if dloss is None else (dloss,)
         gradient = grad_fn(state.params, batch, key, *extra)
         scale = 1 / jnp.where(gradient.weight == 0, 1, gradient.weight)
-        undone = scale if dloss is None else scale / dloss
+        undone = scale if dloss is None else scale / jnp.asarray(dloss, scale.dtype)
         grads = jax.tree.map(
             lambda g: (widen(g) * undone.astype(wide_dtype(g.dtype))).astype(g.dtype),
             gradient.grads,
         )
         params = trained(state.params)
-        updates, opt_state = transform.update(
-            grads,
-            state.opt_state,
-            params,
-            value=gradient.loss * scale,
-            grad=grads,
-            value_fn=mean_loss,
-        )
+        wanted = {"value": gradient.loss * scale, "grad": grads, "value_fn": mean_loss}
+        if not takes_any:  # as of `optax.contrib.sam`
+            wanted = {p.name: wanted[p.name] for p in takes if p.name in wanted}
+        updates, opt_state = transform.update(grads, state.opt_state, params, **wanted)
         params = with_trained(state.params, optax.apply_updates(params, updates))
-        return TrainState(params, opt_state, state.key, state.count + 1), losses(gradient)
+        new = TrainState(params, opt_state, state.key, state.count + 1)
+        finite = [jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(gradient.grads)]
+        return new, losses(gradient), jnp.stack(finite or [jnp.ones((), bool)])
 
-    return Step(init, jax.jit(update, donate_argnums=0))
+    return Step(init, updating(propose), propose=propose)
 
 
-def scan(step: Step) -> Step:
-    """Many updates in one device call: `update(state, batches)` with a leading axis of batches.
+def updating(propose: Callable[..., tuple[Any, dict[str, Sum], Any]]) -> Callable[..., Any]:
+    """The `update` of a step from its `propose`: what nobody asks for is left out."""
+    retraced = Retraced()
 
-    The metrics come back with that axis too, one entry an update. The bits are those of single
-    updates.
+    def update(state: Any, batch: PyTree, dloss: Any = None) -> tuple[Any, dict[str, Sum]]:
+        retraced(batch)
+        state, metrics, _ = propose(state, batch, dloss)
+        return state, metrics
 
-    Example:
-      >>> import funprop as fp
-      >>> line = fp.objective(fp.dense(1, bias=False), fp.mean_squared())
-      >>> many = scan(fp.step(fp.backprop(line), optax.sgd(0.1)))
-      >>> batches = jnp.ones((50, 4, 1)), jnp.full((50, 4, 1), 3.0)
-      >>> one = jax.tree.map(lambda leaf: leaf[0], batches)
-      >>> state, metrics = many.update(many.init(line.init(jax.random.key(0), one), None), batches)
-      >>> metrics["loss"].mean.shape, round(float(state.params[0].w[0, 0]), 3)
-      ((50,), 3.0)
+    return jax.jit(update, donate_argnums=0)
+
+
+def refuse_outside(name: str, step: Step, wrong: dict[str, str]) -> None:
+    """Raise where `step` is made of a wrapper that has to go around the one called `name`.
+
+    Args:
+      name: of the wrapper that is about to be applied.
+      step: what it would be applied to.
+      wrong: why not, by the name of what has to go around.
     """
+    for part in step.parts:
+        if part in wrong:
+            raise ValueError(f"{part} must be outside {name}, {part}({name}(...)): {wrong[part]}")
 
-    def update(state: Any, batches: PyTree) -> tuple[Any, dict[str, Sum]]:
-        return jax.lax.scan(step.update, state, batches)
 
-    return Step(step.init, jax.jit(update, donate_argnums=0), step.check, ("scan", *step.parts))
+def proposed(step: Step, state: Any, batch: PyTree, dloss: Any) -> tuple[Any, dict[str, Sum], Any]:
+    """`step.propose`; of a step that has none, its update, and whether its params are finite."""
+    extra = () if dloss is None else (dloss,)
+    if step.propose is not None:
+        return step.propose(state, batch, *extra)
+    new, metrics = step.update(state, batch, *extra)
+    leaves = jax.tree.leaves(trained(new.params))
+    return new, metrics, jnp.stack([jnp.all(jnp.isfinite(p)) for p in leaves])

@@ -1,0 +1,65 @@
+"""Logits a chunk of the classes at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funprop.trees import wide_dtype
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+
+class Chunk(NamedTuple):
+    """Some of the classes: the first of them, and their weights and biases."""
+
+    start: Any
+    w: Any
+    b: Any
+
+    def logits(self, rows: Float[Array, "n i"]) -> Float[Array, "n c"]:
+        """`z[n,c] = sum_i x[n,i] w[c,i] + b[c]`, in float32 at least."""
+        z = product(rows, self.w.T)
+        return z if self.b is None else z + self.b.astype(z.dtype)
+
+    def is_target(self, labels: Int[Array, " n"]) -> Any:
+        """Which of these classes is the label's: `[n, c]`."""
+        return labels[:, None] == (self.start + jnp.arange(len(self.w))).astype(labels.dtype)
+
+    def put(self, whole: Any, part: Any) -> Any:
+        """`whole` with the part of these classes in its place."""
+        if whole is None:
+            return None
+        return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), self.start, 0)
+
+
+def over_chunks(step: Callable[[Any, Chunk], Any], carry: Any, params: Any, chunk: int) -> Any:
+    """`carry = step(carry, chunk)` for every chunk of the classes; the last may be shorter."""
+    classes = len(params.w)
+    whole, rest = divmod(classes, chunk)
+
+    def take(start: Any, size: int) -> Chunk:
+        return Chunk(
+            start,
+            *(
+                None if p is None else jax.lax.dynamic_slice_in_dim(p, start, size, 0)
+                for p in params
+            ),
+        )
+
+    def one(i: Any, carry: Any) -> Any:
+        return step(carry, take(i * chunk, chunk))
+
+    carry = jax.lax.fori_loop(0, whole, one, carry) if whole else carry
+    return step(carry, take(classes - rest, rest)) if rest else carry
+
+
+def product(a: Any, b: Any) -> Any:
+    """`a @ b`, summed in float32 at least."""
+    dtype = max(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
+    a, b = a.astype(dtype), b.astype(dtype)
+    return jnp.matmul(a, b, preferred_element_type=wide_dtype(dtype))

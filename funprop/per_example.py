@@ -1,0 +1,97 @@
+"""What a backward pass knows of its params' gradient example by example, without making it.
+
+The gradient of a weight is a sum over examples, and is made as one. The norm of each example's part
+follows from what the layer keeps and from `dy`, both of which have the examples along their first
+axis: a closed form, which an author puts beside `backward` with `closed`. It is tied to that
+function, so a rewrite with another backward loses it, and never uses it with other residuals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funprop.trees import widen
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, PyTree
+
+    Squares = Float[Array, " b"]
+
+
+class Closed(NamedTuple):
+    """What is known beside a backward pass.
+
+    Attributes:
+      squares: `(params, residuals, dy) -> (squares, dx)`: as `backward`, but in the place of
+        `dparams` the squared norm of each example's, `[b]`.
+      weighted: of a loss with params: `(residuals, factors) -> residuals` as forward would keep
+        them if each example's weight were multiplied by its factor, `[b]`.
+      looked_up: of a table that rows are looked up in: `(params, residuals, dy) -> (numbers, d)`,
+        which row at each place, `[b, t]`, and the row's cotangent there, `[b, t, f]`.
+      rows: of a table that is the first of a layer's params: `(params, residuals, dy, numbers) ->
+        [b, t, f]`, these rows of each example's gradient.
+    """
+
+    squares: Callable[..., tuple[Any, Any]]
+    weighted: Callable[..., Any] | None = None
+    looked_up: Callable[..., Any] | None = None
+    rows: Callable[..., Any] | None = None
+
+
+def closed(backward: Any, squares: Callable[..., tuple[Any, Any]], **more: Any) -> Any:
+    """`backward`, with what is known beside it (see `Closed`)."""
+    backward.closed = Closed(squares, **more)
+    return backward
+
+
+def closed_of(layer: Any) -> Closed | None:
+    """What is known beside the backward of `layer`, if anything."""
+    return getattr(layer.backward, "closed", None)
+
+
+def sum_squares(grads: PyTree) -> Squares:
+    """The squared norm of each example, of gradients with the examples along their first axis."""
+    leaves = [widen(leaf) for leaf in jax.tree.leaves(grads)]
+    return sum((leaf * leaf).sum(tuple(range(1, leaf.ndim))) for leaf in leaves)  # pyright: ignore
+
+
+def outer_squares(x: Float[Array, "b *t i"], dy: Float[Array, "b *t o"]) -> Squares:
+    """The squared norm of `sum_t x_t dy_t^T`, example by example, the gradient of a weight.
+
+    With `t` places an example, either that matrix is made, at `t i o` products, or
+
+        |sum_t x_t dy_t^T|^2 = sum_ts (x_t . x_s) (dy_t . dy_s),
+
+    at `t^2 (i + o)`: whichever is less. No more is in memory than `x` and `dy` take.
+    Source: Goodfellow, arXiv:1510.01799 (one place); Li et al., arXiv:2110.05679 (many).
+
+    Example:
+      >>> outer_squares(jnp.array([[1.0, 2.0], [0.0, 3.0]]), jnp.array([[2.0], [1.0]])).tolist()
+      [20.0, 9.0]
+    """
+    x, dy = (widen(a).reshape(len(a), math.prod(a.shape[1:-1]), a.shape[-1]) for a in (x, dy))
+    b, t, i, o = *x.shape, dy.shape[-1]
+    if t == 1:
+        return (x * x).sum((1, 2)) * (dy * dy).sum((1, 2))
+    if t * (i + o) <= i * o:
+        return (gram(x) * gram(dy)).sum((1, 2))
+
+    def made(one: tuple[Any, Any]) -> Any:
+        w = jnp.matmul(one[0].T, one[1], precision=jax.lax.Precision.HIGHEST)
+        return (w * w).sum()
+
+    at_once = max(1, b * t * (i + o) // (i * o))
+    if at_once >= b:
+        return jax.vmap(lambda x, dy: made((x, dy)))(x, dy)
+    return jax.lax.map(made, (x, dy), batch_size=at_once)
+
+
+def gram(x: Float[Array, "b t i"]) -> Float[Array, "b t t"]:
+    """`x_t . x_s` for all places of each example. Not in the low precision that accelerators take
+    for products: these are summed to a norm, and may cancel."""
+    return jnp.einsum("bti,bsi->bts", x, x, precision=jax.lax.Precision.HIGHEST)

@@ -1,0 +1,98 @@
+"""Averages of params over the updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funprop.rewrites.freeze import trained, with_trained
+from funprop.steps.step import Step, proposed, refuse_outside, updating
+from funprop.trees import Sum, is_float, widen
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+
+class Averaged(NamedTuple):
+    """The state of `ema`.
+
+    Attributes:
+      inner: the state of the step within.
+      sums: the average of the params that are trained, in float32 at least.
+      count: how many updates were averaged, `int32`.
+    """
+
+    inner: Any
+    sums: Any
+    count: Any
+
+    @property
+    def params(self) -> Any:
+        """Those that are trained on, not averaged."""
+        return self.inner.params
+
+    @property
+    def average(self) -> Any:
+        """The averaged params, in the dtypes of `params`: those to predict with."""
+        found = jax.tree.map(lambda a, p: a.astype(p.dtype), self.sums, trained(self.params))
+        return with_trained(self.params, found)
+
+
+def ema(step: Step, decay: float | Callable[[Any], Any]) -> Step:
+    """The same step, keeping an exponential moving average of its params in `state.average`.
+
+    After each update `average = decay average + (1 - decay) params`, from the first params on;
+    summed in float32 at least, or an average of bfloat16 would stand still.
+
+    Args:
+      step: any step, but for `scan`, which goes around.
+      decay: from 0 to 1; or a function of the number of updates so far. The plain average of all
+        that were (Polyak and Juditsky 1992) is `lambda n: n / (n + 1)`.
+
+    Raises:
+      ValueError: `decay` is out of its range; or the step is a `scan`.
+
+    Example:
+      >>> import optax, funprop as fp
+      >>> grow = fp.from_loss(lambda w, batch: (-w * batch.sum(), batch.size))
+      >>> train = ema(fp.step(grow, optax.sgd(1.0)), 0.5)
+      >>> state = train.init(jnp.array(0.0), None)
+      >>> state, _ = train.update(state, jnp.ones(4))
+      >>> float(state.params), float(state.average)
+      (1.0, 0.5)
+    """
+    if not callable(decay) and not 0 <= decay <= 1:
+        raise ValueError(f"decay must be from 0 to 1, got {decay}")
+    refuse_outside("ema", step, {"scan": "an average is taken of every update"})
+
+    def init(params: PyTree, key: Any) -> Averaged:
+        inner = step.init(params, key)
+        sums = jax.tree.map(lambda p: jnp.copy(_wide(p)), trained(inner.params))
+        return Averaged(inner, sums, jnp.zeros((), jnp.int32))
+
+    def propose(
+        state: Averaged, batch: PyTree, dloss: Any = None
+    ) -> tuple[Averaged, dict[str, Sum], Any]:
+        inner, metrics, finite = proposed(step, state.inner, batch, dloss)
+        share = decay(state.count) if callable(decay) else decay
+
+        def averaged(a: Any, p: Any) -> Any:
+            return a + jnp.asarray(1 - share, a.dtype) * (_wide(p) - a) if is_float(p) else p
+
+        sums = jax.tree.map(averaged, state.sums, trained(inner.params))
+        return Averaged(inner, sums, state.count + 1), metrics, finite
+
+    return Step(
+        init,
+        updating(propose),
+        lambda state: step.check(state.inner),
+        ("ema", *step.parts),
+        propose,
+    )
+
+
+def _wide(p: Any) -> Any:
+    return widen(p) if is_float(p) else p

@@ -1,0 +1,114 @@
+"""Updates that would not be finite, left out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funprop.rewrites.freeze import trained
+from funprop.steps.step import Step, proposed, refuse_outside, updating
+from funprop.trees import Sum, is_float, path_string
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+
+class Guarded(NamedTuple):
+    """The state of `skip_nonfinite`.
+
+    Attributes:
+      inner: the state of the step within.
+      skipped: how many updates in a row were left out, `int32`.
+      leaf: the first leaf of params whose gradient in the last of them was infinite or NaN.
+      count: how many updates there were, `int32`.
+    """
+
+    inner: Any
+    skipped: Any
+    leaf: Any
+    count: Any
+
+    @property
+    def params(self) -> Any:
+        """As the step within has them."""
+        return self.inner.params
+
+
+def skip_nonfinite(step: Step, n: int = 10) -> Step:
+    """The same step, an update left out whole where it would bring infinity or NaN.
+
+    Where the gradient is not finite, params, optimizer state and whatever else the state holds stay
+    as they are, bit by bit. Metrics tell the share that was `skipped`, and leave out the losses of
+    what was. After `n` in a row `check` raises, which `fit` asks. Where a finite gradient makes an
+    update that is not (a square that overflows, say), those numbers alone stay as they are: to look
+    at the whole update first would hold the state twice.
+
+    Args:
+      step: any step, but for `scan`, which goes around.
+      n: how many updates in a row may be left out.
+
+    Raises:
+      ValueError: `n` is not positive, or the step is a `scan`.
+      FloatingPointError: from `check`.
+
+    Example:
+      >>> import optax, funprop as fp
+      >>> line = fp.from_loss(lambda w, batch: ((w * batch).sum(), batch.size))
+      >>> train = skip_nonfinite(fp.step(line, optax.sgd(1.0)), n=1)
+      >>> state, metrics = train.update(train.init(jnp.array(2.0), None), jnp.array([jnp.inf]))
+      >>> float(state.params), float(metrics["skipped"].mean)
+      (2.0, 1.0)
+      >>> train.check(state)
+      Traceback (most recent call last):
+      FloatingPointError: update 1: the gradient of params is infinite or NaN, 1 in a row
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    refuse_outside("skip_nonfinite", step, {"scan": "an update is left out by itself"})
+
+    def init(params: PyTree, key: Any) -> Guarded:
+        zero = np.zeros((), np.int32)
+        return Guarded(step.init(params, key), *(jnp.asarray(zero) for _ in range(3)))
+
+    def propose(
+        state: Guarded, batch: PyTree, dloss: Any = None
+    ) -> tuple[Guarded, dict[str, Sum], Any]:
+        new, metrics, finite = proposed(step, state.inner, batch, dloss)
+        good = jnp.all(finite)
+        skipped = jnp.where(good, 0, state.skipped + 1)
+        leaf = jnp.where(good, state.leaf, jnp.argmin(finite).astype(jnp.int32))
+        guarded = Guarded(only_if(good, new, state.inner), skipped, leaf, state.count + 1)
+        return guarded, with_skipped(metrics, good), jnp.ones_like(finite)
+
+    def check(state: Guarded) -> None:
+        step.check(state.inner)
+        times = int(state.skipped)
+        if times >= n:
+            paths = jax.tree_util.tree_flatten_with_path(trained(state.params))[0]
+            leaf = path_string(paths[int(state.leaf)][0]) or "params"
+            raise FloatingPointError(
+                f"update {int(state.count)}: the gradient of {leaf} is infinite or NaN, {times} in "
+                "a row"
+            )
+
+    return Step(init, updating(propose), check, ("skip_nonfinite", *step.parts), propose)
+
+
+def only_if(good: Any, new: PyTree, old: PyTree) -> PyTree:
+    """`new` if `good`, else `old`; but nothing that was finite ceases to be."""
+
+    def chosen(n: Any, o: Any) -> Any:
+        return jnp.where(good & (jnp.isfinite(n) | ~jnp.isfinite(o)) if is_float(n) else good, n, o)
+
+    return jax.tree.map(chosen, new, old)
+
+
+def with_skipped(metrics: dict[str, Sum], good: Any) -> dict[str, Sum]:
+    """The metrics of an update that may have been left out, and whether it was."""
+    kept = jax.tree.map(lambda part: jnp.where(good, part, jnp.zeros_like(part)), metrics)
+    before = metrics.get("skipped", Sum(jnp.zeros((), jnp.float32), None)).total
+    total = jnp.maximum(before, 1 - good.astype(jnp.float32))
+    return kept | {"skipped": Sum(total, jnp.ones((), jnp.float32))}

@@ -1,0 +1,212 @@
+"""Clipping the gradient of every example: the bounded influence that privacy is made of."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from funprop.gradients import Gradient, backprop, metrics_of
+from funprop.layer import Layer, Recorded, check_params, child_names, recorded
+from funprop.layers.batch_norm import BatchSums
+from funprop.per_example import sum_squares
+from funprop.rewrites.by_example import without_input
+from funprop.rewrites.squared_norms import squared_norms, total
+from funprop.rewrites.weigh import weigh, weighted_sum_of
+from funprop.transforms.made_of import Transformed, call, refuse
+from funprop.transforms.microbatch import batch_size
+from funprop.trees import Sum, wide_dtype
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, PyTree
+
+    from funprop.gradients import GradFn
+
+OUTSIDE: dict[str, str] = dict.fromkeys(
+    (
+        "microbatch",
+        "gradient_statistics",
+        "gradient_statistics",
+        "data_parallel",
+        "ordered",
+        "noise",
+    ),
+    "it must be clipped example by example, before they are summed",
+)
+
+
+def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0.0) -> Transformed:
+    """The sum of every example's gradient, each scaled to an L2 norm of at most `norm`.
+
+    With `g_i` the gradient of example `i`,
+
+        sum_i min(1, norm / |g_i|) g_i + noise norm e,    e normal, drawn from the key.
+
+    `|g_i|` is taken over all trained params together. No example then moves the sum by more than
+    `norm`, which is what differential privacy needs; without noise it is a robust gradient.
+
+    Of an objective, no example's gradient is ever made: a backward pass finds their norms, layer by
+    layer (`squared_norms`), and another one their sum, with the losses weighted by the factors. So
+    it takes about two backward passes, in the memory of one. A batch is clipped as it is split:
+    `microbatch(clip_per_example(...), n)` is the same. Dropout draws the same noise in both passes.
+
+    Of any other grad_fn, every example's gradient is made by `vmap`, each with a key of its own.
+
+    Loss, weight and the other metrics are those of the loss itself; "clipped" counts the examples
+    that were. An example's weight in the batch scales its loss, and so its gradient before it is
+    clipped.
+
+    Args:
+      objective: a layer from a batch to a `Sum`, as `objective(model, loss)` makes it, or any
+        grad_fn. The examples are along the first axis of every leaf of a batch, and of what layers
+        give to each other; none may mix them.
+      norm: the largest norm of an example's gradient.
+      noise: the deviation of the noise in every element of the sum, in units of `norm`; what the
+        privacy is computed from, with the sizes of batch and data, by an accountant.
+
+    Source: Abadi et al., arXiv:1607.00133 (DP-SGD); Goodfellow, arXiv:1510.01799, Li et al.,
+    arXiv:2110.05679, and Bu et al., arXiv:2210.00038 (norms without gradients).
+
+    Raises:
+      ValueError: `norm` is not positive and finite, or `noise` negative; the grad_fn is one that
+        must be outside; or, when called, the batch has leaves of unequal length, there is noise and
+        no key, or a `batch_norm` takes its statistics from the batch.
+      TypeError: `objective` is neither a layer nor a grad_fn.
+
+    Example:
+      >>> import funprop as fp
+      >>> line = fp.objective(fp.dense(1, bias=False), fp.mean_squared())
+      >>> params = (fp.DenseParams(jnp.array([[1.0]]), None), ())
+      >>> batch = jnp.array([[1.0], [2.0]]), jnp.array([[2.0], [4.0]])
+      >>> fp.backprop(line)(params, batch).grads[0].w.tolist()  # -2 and -8
+      [[-10.0]]
+      >>> gradient = clip_per_example(line, 3.0)(params, batch)
+      >>> gradient.grads[0].w.tolist(), float(gradient.metrics["clipped"].mean)
+      ([[-5.0]], 0.5)
+    """
+    if not (norm > 0 and math.isfinite(norm)):
+        raise ValueError(f"norm must be positive and finite, got {norm}")
+    if not (noise >= 0 and math.isfinite(noise)):
+        raise ValueError(f"noise must be at least 0 and finite, got {noise}")
+    if isinstance(objective, Layer):
+        grad_fn = backprop(objective)
+    elif callable(objective):
+        grad_fn = objective
+    else:
+        got = type(objective).__name__
+        raise TypeError(f"objective must be a layer or a grad_fn, got {got}")
+    refuse("clip_per_example", grad_fn, OUTSIDE)
+    if isinstance(objective, Layer) and objective.children:
+        function = functools.partial(by_norms, objective, norm)
+    else:
+        function = functools.partial(_by_rows, grad_fn, norm)
+    clipped = Transformed("clip_per_example", grad_fn, function)
+    if not noise:
+        return clipped
+    return Transformed("noise", clipped, functools.partial(_noisy, clipped, noise * norm))
+
+
+def by_norms(
+    objective: Layer, norm: Any, params: PyTree, batch: PyTree, key: Any, dloss: Any
+) -> Gradient:
+    """By two backward passes: one for the norms, one for the sum."""
+    n = batch_size(batch)
+    check_params(objective, params, batch)
+    watched = squared_norms(objective)
+    (loss, weight), residuals = watched.forward(params, batch, key)
+    records = recorded(without_input(residuals))
+    _refuse_batch_statistics(records, objective)
+    dtotal = jnp.ones_like(loss) if dloss is None else jnp.asarray(dloss, loss.dtype)
+    dy = Sum(dtotal, jnp.zeros_like(weight))
+    squares = total(watched.backward(params, residuals, dy)[0])
+    factors, clipped = _factors(squares, norm, dtotal, n)
+    grads, _ = weigh(objective, factors).backward(params, residuals, dy)
+    return Gradient(grads, loss, weight, {**metrics_of(records), "clipped": clipped}, records)
+
+
+def _by_rows(
+    grad_fn: GradFn, norm: float, params: PyTree, batch: PyTree, key: Any, dloss: Any
+) -> Gradient:
+    """From every example's gradient."""
+    n = batch_size(batch)
+    rows = jax.tree.map(lambda leaf: leaf[:, None], batch)
+    keys = None if key is None else jax.random.split(key, n)
+    each = jax.vmap(lambda row, key: call(grad_fn, params, row, key, dloss))(rows, keys)
+    _refuse_batch_statistics(each.recorded)
+    dtotal = jnp.ones_like(each.loss[0]) if dloss is None else jnp.asarray(dloss)
+    factors, clipped = _factors(sum_squares(each.grads), norm, dtotal, n)
+    rest = jax.tree.map(lambda leaf: leaf.sum(0), each._replace(grads=None))
+    metrics = {**rest.metrics, "clipped": clipped}
+    return rest._replace(grads=weighted_sum_of(each.grads, factors), metrics=metrics)
+
+
+def _factors(
+    squares: Float[Array, " b"], norm: float, dtotal: Any, n: int
+) -> tuple[Float[Array, " b"], Sum]:
+    """`min(1, norm / |g|)` of each example, and how many were clipped.
+
+    The gradients are those for `dtotal` (in 16 bits they may need it), the norm is meant for one.
+    """
+    squares = jnp.broadcast_to(jnp.asarray(squares), n)
+    found = jnp.sqrt(jnp.maximum(squares, 0)) / jnp.abs(dtotal).astype(squares.dtype)
+    above = found > norm
+    factors = jnp.where(above, norm / jnp.where(above, found, 1), 1)
+    return factors, Sum(above.sum(dtype=found.dtype), jnp.asarray(n, found.dtype))
+
+
+def _noisy(
+    clipped: Callable[..., Gradient],
+    deviation: float,
+    params: PyTree,
+    batch: PyTree,
+    key: Any,
+    dloss: Any,
+) -> Gradient:
+    """The clipped sum with noise added, once."""
+    if key is None:
+        raise ValueError("key must be given to draw the noise from, got none")
+    key, own = jax.random.split(key)
+    gradient = clipped(params, batch, key, dloss)
+    leaves, tree = jax.tree.flatten(gradient.grads)
+
+    def add(key: Any, leaf: Array) -> Array:
+        wide = wide_dtype(leaf.dtype)
+        scale = deviation if dloss is None else deviation * jnp.asarray(dloss, wide)
+        return (leaf.astype(wide) + scale * jax.random.normal(key, leaf.shape, wide)).astype(
+            leaf.dtype
+        )
+
+    keys = jax.random.split(own, max(len(leaves), 1))
+    noisy = [add(k, leaf) for k, leaf in zip(keys, leaves, strict=False)]
+    return gradient._replace(grads=tree.unflatten(noisy))
+
+
+def _refuse_batch_statistics(records: PyTree, objective: Layer | None = None) -> None:
+    """Raise where a layer took statistics over the batch: its examples have no gradients."""
+
+    def is_record(node: Any) -> bool:
+        return isinstance(node, Recorded)
+
+    for path, record in jax.tree_util.tree_flatten_with_path(records, is_leaf=is_record)[0]:
+        if isinstance(record.value, BatchSums):
+            place = f"{_name(objective, path)}: " if objective else ""
+            raise ValueError(
+                f"{place}batch_norm mixes the examples of a batch in training, so that none has a "
+                "gradient of its own: use group_norm or layer_norm"
+            )
+
+
+def _name(layer: Layer, path: tuple[Any, ...]) -> str:
+    """The path of the layer whose residuals are at `path` (by the mirror law)."""
+    names = []
+    for step in path:
+        place = getattr(step, "idx", None)
+        if place is None or place >= len(layer.children):
+            break
+        names.append(child_names(layer)[place])
+        layer = layer.children[place]
+    return "/".join(names) or layer.name

@@ -1,0 +1,71 @@
+"""Computing a gradient in fewer bits than its params have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from funprop import trees
+from funprop.rewrites.freeze import trained
+from funprop.transforms.made_of import Transformed, call
+
+if TYPE_CHECKING:
+    from jax.typing import DTypeLike
+    from jaxtyping import PyTree
+
+    from funprop.gradients import GradFn, Gradient
+
+
+def mixed_precision(
+    grad_fn: GradFn,
+    compute_dtype: DTypeLike = jnp.bfloat16,
+    *,
+    keep: Callable[[str], bool] = lambda path: False,
+) -> Transformed:
+    """The gradient computed in `compute_dtype`, in the dtypes of params again when it comes back.
+
+    Params are cast, and the inputs: the first part of a batch that is a tuple, since targets and
+    weights belong to the loss; the whole of any other batch. For anybody's grad_fn; of a funprop
+    model `cast(model, dtype)` does the same layer by layer, so that the cast params never exist
+    all at once. Float16 wants `loss_scale` too.
+    Source: Micikevicius et al., arXiv:1710.03740.
+
+    Args:
+      grad_fn: any; its losses should be summed in float32, as funprop's are.
+      compute_dtype: of params and inputs.
+      keep: from the path of a leaf of params, `0/1/w`, to whether it stays as it is.
+
+    Raises:
+      TypeError: `compute_dtype` is not floating.
+
+    Example:
+      >>> import funprop as fp
+      >>> squares = fp.from_loss(lambda w, x: (((w * x) ** 2).sum().astype(jnp.float32), x.size))
+      >>> gradient = mixed_precision(squares)(jnp.ones(2), jnp.array([1.0, 1.001]))
+      >>> gradient.grads.tolist(), str(gradient.grads.dtype)
+      ([2.0, 2.0], 'float32')
+    """
+    if not jnp.issubdtype(compute_dtype, jnp.floating):
+        raise TypeError(
+            f"compute_dtype must be a floating dtype, got {jnp.dtype(compute_dtype).name}"
+        )
+
+    def lower(leaf: Any) -> Any:
+        return leaf.astype(compute_dtype) if trees.is_float(leaf) else leaf
+
+    def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
+        low = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf if keep(trees.path_string(path)) else lower(leaf), params
+        )
+        if isinstance(batch, tuple):
+            batch = (jax.tree.map(lower, batch[0]), *batch[1:])
+        else:
+            batch = jax.tree.map(lower, batch)
+        gradient = call(grad_fn, low, batch, key, dloss)
+        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), gradient.grads, trained(params))
+        return gradient._replace(grads=grads)
+
+    return Transformed("mixed_precision", grad_fn, function)
