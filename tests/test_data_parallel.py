@@ -107,11 +107,11 @@ def test_the_sum_is_bracketed_in_pairs(parts):
 
 
 def test_narrow_sums_are_taken_wide():
-    """Many equal terms in bfloat16: added in bfloat16, they would soon change nothing."""
+    """Ones, as many as make no pairs: in bfloat16 the sum would stay at 256."""
     rows = fp.from_loss(lambda w, x: ((w * x).sum().astype(jnp.float32), 1))
-    got = fp.ordered(rows, 768)(jnp.ones((), jnp.bfloat16), jnp.ones(768, jnp.bfloat16)).grads
+    got = fp.ordered(rows, 385)(jnp.ones((), jnp.bfloat16), jnp.ones(385, jnp.bfloat16)).grads
     assert got.dtype == jnp.bfloat16
-    assert float(got) == 768
+    assert abs(float(got) - 385) <= 1
 
 
 def test_refused():

@@ -7,7 +7,8 @@ after an exchange. So it is one tree, cut at a height that depends on the number
 Equal brackets alone do not make equal bits: XLA compiles `a * b + c` to one rounding or to two,
 depending on what it fuses. Loops whose length XLA cannot know stand between what computes, what
 adds and what uses the sum, for it neither unrolls nor looks through those. (On a CPU, optimization
-barriers are gone when it fuses.)
+barriers are gone when it fuses.) That the length is hidden is a precaution: see
+docs/benchmarks/ordered.md.
 """
 
 from __future__ import annotations
