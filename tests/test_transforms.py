@@ -219,7 +219,7 @@ TRANSFORMS = {
     "data_parallel": lambda g: fp.data_parallel(g, MESH),
     "ordered": lambda g: fp.ordered(g, 4, MESH),
 }
-SPLITS = {"data_parallel", "ordered"}
+SPLITS = ("data_parallel", "ordered")  # no set: every worker must collect them in one order
 REFUSED = {
     ("microbatch", "gradient_statistics"),
     *(("clip_per_example", inner) for inner in ("microbatch", "gradient_statistics", *SPLITS)),
