@@ -291,11 +291,17 @@ def check_params(layer: Layer, params: PyTree, x: PyTree) -> None:
 
 def leaf_path(layer: Layer, path: tuple[Any, ...]) -> str:
     """The path of a leaf of `layer`'s params with the names of layers in it: `dense[2]/w`."""
+    names, rest = names_along(layer, path)
+    return "/".join([*names, *([trees.path_string(rest)] if rest else [])])
+
+
+def names_along(layer: Layer, path: tuple[Any, ...]) -> tuple[list[str], tuple[Any, ...]]:
+    """The names of layers along a path in what mirrors them, and the rest within the last."""
     names = []
-    while path and layer.children and isinstance(path[0], jax.tree_util.SequenceKey):
+    while path and isinstance(path[0], jax.tree_util.SequenceKey):
         place = path[0].idx
         if place >= len(layer.children):
             break
         names.append(child_names(layer)[place])
         layer, path = layer.children[place], path[1:]
-    return "/".join([*names, *([trees.path_string(path)] if path else [])])
+    return names, path

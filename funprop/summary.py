@@ -9,6 +9,7 @@ import jax
 
 from funprop import trees
 from funprop.layer import Layer, child_names, map_nodes
+from funprop.table import aligned, with_total
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -45,16 +46,7 @@ class Summary(NamedTuple):
             (r.path, r.output, f"{r.params:,}", f"{r.param_bytes:,}", f"{r.residual_bytes:,}")
             for r in (*self.rows, self.total)
         ]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in cells
-        ]
-        rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return with_total(aligned(cells, left=(0, 1)))
 
 
 def summary(model: Layer, x_spec: PyTree) -> Summary:

@@ -29,6 +29,7 @@ from tests.cases import (
     quickly,
     tied,
 )
+from tests.test_bad_input import raises
 
 
 def each_gradient(objective: fp.Layer, params: Any, batch: Any, key: Any) -> Any:
@@ -353,12 +354,6 @@ def test_squared_norms_is_a_rewrite_like_any_other(x64):
     chex.assert_trees_all_close(
         dx, model.backward(params, model.forward(params, x)[1], y * 0 + 1)[1]
     )
-
-
-def raises(kind: Any, sentence: str, call: Any) -> None:
-    with pytest.raises(kind) as error:
-        call()
-    assert str(error.value) == sentence and len(sentence) < 200
 
 
 def test_refusals():

@@ -213,6 +213,7 @@ def test_manual_and_autodiff_agree_through_a_step(x64):
 
 IMPORTS = {
     "trees": set(),
+    "table": set(),
     "layer": {"trees"},
     "functions": {"trees", "layer"},
     "per_example": {"trees"},
@@ -223,15 +224,15 @@ IMPORTS = {
     "rewrites": {
         *("trees", "layer", "functions", "updating", "per_example", "layers", "combinators")
     },
-    "verify": {"trees", "layer", "functions", "visits"},
-    "summary": {"trees", "layer", "visits"},
+    "verify": {"trees", "table", "layer", "functions", "visits"},
+    "summary": {"trees", "table", "layer", "visits"},
     "losses": {"trees", "layer", "per_example"},
     "metrics": {"trees"},
     "gradients": {"trees", "layer"},
     "transforms": {"trees", "layer", "layers", "per_example", "rewrites", "gradients"},
-    "steps": {"trees", "layer", "gradients", "rewrites"},
+    "steps": {"trees", "layer", "rewrites", "gradients", "transforms"},
     "models": {"trees", "layer", "layers", "combinators", "losses", "gradients"},
-    "sharding": {"trees", "layer", "gradients", "rewrites", "transforms", "steps"},
+    "sharding": {"trees", "table", "layer", "gradients", "rewrites", "transforms", "steps"},
     "fused_step": {"trees", "layer", "rewrites", "gradients", "steps"},
 }
 EXTRAS = {"report.py": {"rich"}}  # imported where used: a table in a terminal

@@ -16,7 +16,7 @@ import pytest
 
 import funprop as fp
 from funprop.train import job, processes
-from funprop.train.placement import over_all_devices
+from funprop.train.placement import spread
 from funprop.train.tasks import task
 from tests.test_data_parallel import digest
 
@@ -80,7 +80,7 @@ def test_all_end_where_one_is_killed():
 def test_sizes_that_do_not_divide_are_refused():
     grad_fn = fp.backprop(fp.objective(fp.dense(1), fp.mean_squared()))
     with pytest.raises(ValueError, match="batch_size must be a multiple of 3 parts, got 16"):
-        over_all_devices(grad_fn, 16, 3)
+        spread(grad_fn, 16, True, 3)
 
 
 def command(*words, **options):
@@ -184,7 +184,7 @@ def bits(out):
         (fp.objective(chosen.models["mlp"](), chosen.loss), pictures),
         (gpt, (text[:, :-1], text[:, 1:])),
     ):
-        grad_fn, mesh = over_all_devices(fp.backprop(whole), 32, 8)
+        grad_fn, mesh = spread(fp.backprop(whole), 32, True, 8)
         training = fp.step(grad_fn, optax.adam(1e-3))
         state = training.init(whole.init(jax.random.key(0), data), jax.random.key(1))
         result = fp.fit(training, state, data, epochs=2, batch_size=32, progress=None, mesh=mesh)

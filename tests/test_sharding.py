@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 import funprop as fp
 from funprop.sharding.ready import FSDPRules
+from tests.test_bad_input import raises
 
 MESH = fp.make_mesh(data=1, model=1)
 PARAMS = {"a": {"w": jnp.zeros((4, 6)), "b": jnp.zeros(6)}, "c": [jnp.zeros(3), jnp.zeros((2, 4))]}
@@ -110,12 +111,6 @@ def test_gathered_obeys_the_laws_of_a_model():
     fp.verify(same, params, jnp.ones((3, 5))).raise_if_wrong()
 
 
-def raises(sentence, call):
-    with pytest.raises(ValueError) as error:
-        call()
-    assert str(error.value) == sentence
-
-
 @pytest.mark.parametrize(
     ("sentence", "rules"),
     [
@@ -157,7 +152,7 @@ def raises(sentence, call):
     ],
 )  # fmt: skip
 def test_rules_are_refused(sentence, rules):
-    raises(sentence, lambda: fp.shardings(PARAMS, MESH, rules))
+    raises(ValueError, sentence, lambda: fp.shardings(PARAMS, MESH, rules))
 
 
 @pytest.mark.parametrize(
@@ -203,4 +198,4 @@ def test_rules_are_refused(sentence, rules):
     ],
 )
 def test_makers_refuse(sentence, call):
-    raises(sentence, call)
+    raises(ValueError, sentence, call)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from funprop.layer import Layer
-from funprop.rewrites.where import map_places, places
+from funprop.rewrites.where import Place, map_places, places
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -78,7 +78,7 @@ def frozen(model: Layer, where: str, params: PyTree) -> PyTree:
     """
     chosen = places(where, model, into_shared=False)
 
-    def look(node: Layer, params: Any, at: tuple[int, ...]) -> Any:
+    def look(node: Layer, params: Any, at: Place) -> Any:
         if at in chosen:
             return Frozen(params)
         if not any(place[: len(at)] == at for place in chosen):

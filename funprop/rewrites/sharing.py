@@ -11,11 +11,10 @@ import jax
 from funprop.layer import Layer
 from funprop.per_example import closed_of
 from funprop.rewrites.freeze import trained
+from funprop.rewrites.where import Place
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
-
-Place = tuple[int, ...]
 
 
 class Part(NamedTuple):

@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from funprop import trees
 from funprop.sharding.rules import Rules, shardings
+from funprop.table import aligned, with_total
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -45,17 +46,7 @@ class ShardingTable(NamedTuple):
     def __str__(self) -> str:
         head = ("path", "shape", "dtype", "spec", "bytes a device", "bytes")
         total = ("total", "", "", "", f"{self.device_bytes:,}", f"{self.bytes:,}")
-        cells = [head, *map(_cells, self.rows), total]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i < 4 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in cells
-        ]
-        rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return with_total(aligned([head, *map(_cells, self.rows), total], left=range(4)))
 
 
 def describe_sharding(

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from funprop.rewrites.freeze import trained, with_trained
-from funprop.steps.step import Step, proposed, refuse_outside, updating
+from funprop.steps.step import Step, proposed, wrapper
+from funprop.transforms.made_of import refuse
 from funprop.trees import Sum, is_float, widen
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def ema(step: Step, decay: float | Callable[[Any], Any]) -> Step:
     """
     if not callable(decay) and not 0 <= decay <= 1:
         raise ValueError(f"decay must be from 0 to 1, got {decay}")
-    refuse_outside("ema", step, {"scan": "an average is taken of every update"})
+    refuse("ema", step.parts, {"scan": "an average is taken of every update"})
 
     def init(params: PyTree, key: Any) -> Averaged:
         inner = step.init(params, key)
@@ -85,13 +86,7 @@ def ema(step: Step, decay: float | Callable[[Any], Any]) -> Step:
         sums = jax.tree.map(averaged, state.sums, trained(inner.params))
         return Averaged(inner, sums, state.count + 1), metrics, finite
 
-    return Step(
-        init,
-        updating(propose),
-        lambda state: step.check(state.inner),
-        ("ema", *step.parts),
-        propose,
-    )
+    return wrapper("ema", step, init, propose)
 
 
 def _wide(p: Any) -> Any:

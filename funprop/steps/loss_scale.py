@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax.numpy as jnp
 
 from funprop.steps.skip_nonfinite import only_if, with_skipped
-from funprop.steps.step import Step, proposed, refuse_outside, updating
+from funprop.steps.step import Step, proposed, wrapper
+from funprop.transforms.made_of import refuse
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def loss_scale(step: Step, initial: float = 2.0**15, every: int = 2000) -> Step:
         "scan": "the scale may change with every update",
         "skip_nonfinite": "it would hide from loss_scale what overflows",
     }
-    refuse_outside("loss_scale", step, why)
+    refuse("loss_scale", step.parts, why)
     if "loss_scale" in step.parts:
         raise ValueError("step must have no loss_scale yet, got one that has")
     if "fused_step" in step.parts:
@@ -96,10 +97,4 @@ def loss_scale(step: Step, initial: float = 2.0**15, every: int = 2000) -> Step:
         # What is left out here is no reason for a wrapper outside to leave it out again.
         return scaled, with_skipped(metrics, good) | told, jnp.ones_like(finite)
 
-    return Step(
-        init,
-        updating(propose),
-        lambda state: step.check(state.inner),
-        ("loss_scale", *step.parts),
-        propose,
-    )
+    return wrapper("loss_scale", step, init, propose)

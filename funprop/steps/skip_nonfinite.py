@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from funprop.rewrites.freeze import trained
-from funprop.steps.step import Step, proposed, refuse_outside, updating
+from funprop.steps.step import Step, proposed, wrapper
+from funprop.transforms.made_of import refuse
 from funprop.trees import Sum, is_float, path_string
 
 if TYPE_CHECKING:
@@ -67,11 +67,10 @@ def skip_nonfinite(step: Step, n: int = 10) -> Step:
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    refuse_outside("skip_nonfinite", step, {"scan": "an update is left out by itself"})
+    refuse("skip_nonfinite", step.parts, {"scan": "an update is left out by itself"})
 
     def init(params: PyTree, key: Any) -> Guarded:
-        zero = np.zeros((), np.int32)
-        return Guarded(step.init(params, key), *(jnp.asarray(zero) for _ in range(3)))
+        return Guarded(step.init(params, key), *(jnp.zeros((), jnp.int32) for _ in range(3)))
 
     def propose(
         state: Guarded, batch: PyTree, dloss: Any = None
@@ -84,7 +83,6 @@ def skip_nonfinite(step: Step, n: int = 10) -> Step:
         return guarded, with_skipped(metrics, good), jnp.ones_like(finite)
 
     def check(state: Guarded) -> None:
-        step.check(state.inner)
         times = int(state.skipped)
         if times >= n:
             paths = jax.tree_util.tree_flatten_with_path(trained(state.params))[0]
@@ -94,7 +92,7 @@ def skip_nonfinite(step: Step, n: int = 10) -> Step:
                 "a row"
             )
 
-    return Step(init, updating(propose), check, ("skip_nonfinite", *step.parts), propose)
+    return wrapper("skip_nonfinite", step, init, propose, check)
 
 
 def only_if(good: Any, new: PyTree, old: PyTree) -> PyTree:

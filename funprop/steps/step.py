@@ -14,6 +14,7 @@ import optax
 from funprop.gradients import GradFn, losses
 from funprop.rewrites.freeze import trained, with_trained
 from funprop.steps.retraced import Retraced
+from funprop.transforms.made_of import call
 from funprop.trees import Sum, wide_dtype, widen
 
 if TYPE_CHECKING:
@@ -97,8 +98,7 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
             other = grad_fn(with_trained(state.params, params), batch, key)
             return other.loss / other.weight
 
-        extra = () if dloss is None else (dloss,)
-        gradient = grad_fn(state.params, batch, key, *extra)
+        gradient = call(grad_fn, state.params, batch, key, dloss)
         scale = 1 / jnp.where(gradient.weight == 0, 1, gradient.weight)
         undone = scale if dloss is None else scale / jnp.asarray(dloss, scale.dtype)
         grads = jax.tree.map(
@@ -130,17 +130,28 @@ def updating(propose: Callable[..., tuple[Any, dict[str, Sum], Any]]) -> Callabl
     return jax.jit(update, donate_argnums=0)
 
 
-def refuse_outside(name: str, step: Step, wrong: dict[str, str]) -> None:
-    """Raise where `step` is made of a wrapper that has to go around the one called `name`.
+def wrapper(
+    name: str,
+    step: Step,
+    init: Callable[[Any, Any], Any],
+    propose: Callable[..., tuple[Any, dict[str, Sum], Any]],
+    check: Callable[[Any], None] = lambda state: None,
+) -> Step:
+    """A Step around another, whose state is in `inner` of its own.
 
     Args:
-      name: of the wrapper that is about to be applied.
-      step: what it would be applied to.
-      wrong: why not, by the name of what has to go around.
+      name: of the wrapper.
+      step: the one within.
+      init: as a Step has it.
+      propose: as a Step has it; `update` is made of it.
+      check: of what is the wrapper's own; that of the step within comes first.
     """
-    for part in step.parts:
-        if part in wrong:
-            raise ValueError(f"{part} must be outside {name}, {part}({name}(...)): {wrong[part]}")
+
+    def check_both(state: Any) -> None:
+        step.check(state.inner)
+        check(state)
+
+    return Step(init, updating(propose), check_both, (name, *step.parts), propose)
 
 
 def proposed(step: Step, state: Any, batch: PyTree, dloss: Any) -> tuple[Any, dict[str, Sum], Any]:

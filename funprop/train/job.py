@@ -18,9 +18,10 @@ from funprop.gradients import backprop, measure, objective
 from funprop.rewrites import autodiff
 from funprop.steps import step
 from funprop.summary import summary
+from funprop.table import aligned
 from funprop.train import processes
 from funprop.train.fit import check_sizes, fit
-from funprop.train.placement import over_all_devices
+from funprop.train.placement import spread
 from funprop.train.plots import confusion, draw
 from funprop.train.runs import (
     check_choice,
@@ -113,10 +114,8 @@ def train(
     print(f"Training by {by}: {optimizer}, learning rate {rate:g}, seed {seed}\n")
     trained = whole if backward == "manual" else autodiff(whole)
     grad_fn = backprop(trained)
-    spread, mesh = grad_fn, None
-    if all_devices or ordered is not None:
-        spread, mesh = over_all_devices(grad_fn, batch_size, ordered)
-    training = step(spread, OPTIMIZERS[optimizer](rate))
+    split, mesh = spread(grad_fn, batch_size, all_devices, ordered)
+    training = step(split, OPTIMIZERS[optimizer](rate))
     result = fit(
         training,
         training.init(params, train_key),
@@ -190,14 +189,7 @@ def _by_layer(groups: dict[str, tuple[Check, ...]]) -> str:
                 "WRONG" if any(c.problem for c in checks) else "ok",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i in (2, 3) else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = aligned(rows, left=(0, 1, 4))
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 

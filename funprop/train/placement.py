@@ -18,19 +18,24 @@ if TYPE_CHECKING:
 AXIS = "data"
 
 
-def over_all_devices(
-    grad_fn: GradFn, batch_size: int, parts: int | None = None
-) -> tuple[GradFn, jax.sharding.Mesh]:
-    """`grad_fn` with its batch split over all devices of all processes, and their mesh.
+def spread(
+    grad_fn: GradFn, batch_size: int, all_devices: bool, parts: int | None
+) -> tuple[GradFn, jax.sharding.Mesh | None]:
+    """`grad_fn` with its batch split over all devices of all processes, and their mesh; as it is,
+    and `None`, where neither is asked for.
 
     Args:
       grad_fn: of a batch.
       batch_size: what the devices, and the parts, must divide.
-      parts: of `ordered`; without it, the sum is in no order (`data_parallel`).
+      all_devices: whether it is split.
+      parts: of `ordered`, which splits it too; without it, the sum is in no order
+        (`data_parallel`).
 
     Raises:
       ValueError: sizes that do not divide.
     """
+    if not all_devices and parts is None:
+        return grad_fn, None
     devices = jax.device_count()
     mesh = jax.make_mesh((devices,), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
     made = data_parallel(grad_fn, mesh, AXIS) if parts is None else ordered(grad_fn, parts, mesh)

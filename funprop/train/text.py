@@ -21,7 +21,7 @@ from funprop.rewrites import autodiff, remat
 from funprop.steps import step
 from funprop.train import processes
 from funprop.train.fit import fit
-from funprop.train.placement import over_all_devices
+from funprop.train.placement import spread
 from funprop.train.plots import curve
 from funprop.train.runs import (
     check_choice,
@@ -135,10 +135,8 @@ def train(
     decay = optax.adamw(
         schedule, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda leaf: leaf.ndim > 2, p)
     )
-    spread, mesh = grad_fn, None
-    if all_devices or ordered is not None:
-        spread, mesh = over_all_devices(grad_fn, batch, ordered)
-    training = step(spread, optax.chain(optax.clip_by_global_norm(1.0), decay))
+    split, mesh = spread(grad_fn, batch, all_devices, ordered)
+    training = step(split, optax.chain(optax.clip_by_global_norm(1.0), decay))
     params_key, train_key, sample_key = jax.random.split(jax.random.key(seed), 3)
     params = whole.init(params_key, held_out)
     state = training.init(params, train_key)

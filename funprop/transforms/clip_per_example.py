@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from funprop.gradients import Gradient, backprop, metrics_of
-from funprop.layer import Layer, Recorded, check_params, child_names, recorded
+from funprop.layer import Layer, Recorded, check_params, names_along, recorded
 from funprop.layers.batch_norm import BatchSums
 from funprop.per_example import sum_squares
 from funprop.rewrites.by_example import without_input
 from funprop.rewrites.squared_norms import squared_norms, total
 from funprop.rewrites.weigh import weigh, weighted_sum_of
-from funprop.transforms.made_of import Transformed, call, refuse
+from funprop.transforms.made_of import Transformed, call, made_of, refuse
 from funprop.transforms.microbatch import batch_size
 from funprop.trees import Sum, wide_dtype
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 OUTSIDE: dict[str, str] = dict.fromkeys(
     (
         "microbatch",
-        "gradient_statistics",
         "gradient_statistics",
         "data_parallel",
         "ordered",
@@ -99,7 +98,7 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
     else:
         got = type(objective).__name__
         raise TypeError(f"objective must be a layer or a grad_fn, got {got}")
-    refuse("clip_per_example", grad_fn, OUTSIDE)
+    refuse("clip_per_example", made_of(grad_fn), OUTSIDE)
     if isinstance(objective, Layer) and objective.children:
         function = functools.partial(by_norms, objective, norm)
     else:
@@ -193,20 +192,8 @@ def _refuse_batch_statistics(records: PyTree, objective: Layer | None = None) ->
 
     for path, record in jax.tree_util.tree_flatten_with_path(records, is_leaf=is_record)[0]:
         if isinstance(record.value, BatchSums):
-            place = f"{_name(objective, path)}: " if objective else ""
+            place = f"{'/'.join(names_along(objective, path)[0])}: " if objective else ""
             raise ValueError(
                 f"{place}batch_norm mixes the examples of a batch in training, so that none has a "
                 "gradient of its own: use group_norm or layer_norm"
             )
-
-
-def _name(layer: Layer, path: tuple[Any, ...]) -> str:
-    """The path of the layer whose residuals are at `path` (by the mirror law)."""
-    names = []
-    for step in path:
-        place = getattr(step, "idx", None)
-        if place is None or place >= len(layer.children):
-            break
-        names.append(child_names(layer)[place])
-        layer = layer.children[place]
-    return "/".join(names) or layer.name

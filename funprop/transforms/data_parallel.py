@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.transforms.devices import axis_size, check_split_once, on_each
-from funprop.transforms.made_of import Transformed, call, refuse
+from funprop.transforms.made_of import Transformed, call, made_of, refuse
 from funprop.transforms.microbatch import batch_size, cast_like, summed_in
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def data_parallel(grad_fn: GradFn, mesh: jax.sharding.Mesh, axis: str = "data") 
     """
     devices = axis_size(mesh, axis)
     noise = "it must be added once, to the sum over all devices"
-    refuse("data_parallel", grad_fn, {"noise": noise})
+    refuse("data_parallel", made_of(grad_fn), {"noise": noise})
     check_split_once("data_parallel", grad_fn)
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:

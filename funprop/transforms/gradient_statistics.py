@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.transforms.made_of import Transformed, call, refuse
+from funprop.transforms.made_of import Transformed, call, made_of, refuse
 from funprop.transforms.microbatch import over_parts
 from funprop.trees import Sum, wide_dtype, widen
 
@@ -50,7 +50,11 @@ def gradient_statistics(grad_fn: GradFn, n: int = 2) -> Transformed:
     """
     if n < 2:
         raise ValueError(f"n must be at least 2, got {n}")
-    refuse("gradient_statistics", grad_fn, {"noise": "it must be added once, to the sum of parts"})
+    refuse(
+        "gradient_statistics",
+        made_of(grad_fn),
+        {"noise": "it must be added once, to the sum of parts"},
+    )
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
         unit = 1 if dloss is None else dloss

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,15 +48,15 @@ def made_of(grad_fn: GradFn) -> list[str]:
     return names
 
 
-def refuse(outer: str, grad_fn: GradFn, wrong: dict[str, str]) -> None:
-    """Raise where `grad_fn` is made of something that may not be within `outer`.
+def refuse(outer: str, parts: Iterable[str], wrong: dict[str, str]) -> None:
+    """Raise where something may not be within `outer`: a transform, or a wrapper of steps.
 
     Args:
-      outer: the transform that is about to be applied.
-      grad_fn: what it would be applied to.
+      outer: what is about to be applied.
+      parts: of what it would be applied to: `made_of(grad_fn)`, `step.parts`.
       wrong: why not, by the name of what may not be within.
     """
-    for name in made_of(grad_fn):
+    for name in parts:
         if name in wrong:
             raise ValueError(f"{name} must be outside {outer}, {name}({outer}(...)): {wrong[name]}")
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.layer import split_key
-from funprop.transforms.made_of import Transformed, call, refuse
+from funprop.transforms.made_of import Transformed, call, made_of, refuse
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -46,7 +46,7 @@ def microbatch(grad_fn: GradFn, n: int) -> Transformed:
         "noise": "it is added once, to the sum of all parts",
         "gradient_statistics": "its norms are those of the whole batch",
     }
-    refuse("microbatch", grad_fn, why)
+    refuse("microbatch", made_of(grad_fn), why)
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
         return over_parts(lambda part, key: call(grad_fn, params, part, key, dloss), batch, key, n)

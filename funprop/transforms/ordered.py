@@ -9,7 +9,7 @@ import jax
 
 from funprop.transforms.devices import axis_size, check_split_once, on_each
 from funprop.transforms.in_pairs import hidden_zero, sum_of_all, sums_of_own
-from funprop.transforms.made_of import Transformed, call, refuse
+from funprop.transforms.made_of import Transformed, call, made_of, refuse
 from funprop.transforms.microbatch import batch_size, cast_like, summed_in
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def ordered(
     """
     if parts < 1:
         raise ValueError(f"parts must be at least 1, got {parts}")
-    refuse("ordered", grad_fn, {"noise": "it must be added once, to the sum of all parts"})
+    refuse("ordered", made_of(grad_fn), {"noise": "it must be added once, to the sum of all parts"})
     check_split_once("ordered", grad_fn)
     devices = 1 if mesh is None else axis_size(mesh, axis)
     if parts % devices:

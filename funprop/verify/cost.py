@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from funprop import trees
 from funprop.functions import by_vjp
 from funprop.layer import Layer
+from funprop.table import aligned
 from funprop.verify.evaluate import Evaluate
 from funprop.verify.subject import arrays, is_floating
 
@@ -59,14 +60,7 @@ class Cost(NamedTuple):
             a, b = getattr(self.hand_written, what), getattr(self.autodiff, what)
             ratio = self.time_ratio if what == "seconds" else a / b if b else 1.0 if not a else None
             rows.append((name, _amount(a), _amount(b), "-" if ratio is None else f"{ratio:.2f}"))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.rjust(width) if i else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        )
+        return "\n".join(aligned(rows, left=(0,)))
 
 
 _ROWS = {
