@@ -58,6 +58,7 @@ def compiled(layer):
 # What compiles for long is slow: combinators compute nothing of their own, and are compared with
 # autodiff below; the larger layers are verified in float32, in the other precisions when asked for.
 LARGE = CONVOLUTIONS + NORMALISATIONS + RECURRENT + SEQUENCES
+COMPOSED = LARGE + COMBINATORS + REWRITES + MODELS
 SLOW = pytest.mark.slow
 
 
@@ -151,7 +152,7 @@ def test_jit_gives_the_same(case, x64):
     )
 
 
-@pytest.mark.parametrize("case", marked(FLOAT, LARGE + REWRITES + MODELS), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", marked(FLOAT, COMPOSED), ids=lambda case: case.id)
 def test_vmap_over_forward_and_then_backward(case, x64):
     """Residuals pass through the borders of vmap and jit, one example of a stack as alone."""
     points = [build(case, jnp.float64, seed) for seed in (0, 10)]
@@ -167,7 +168,7 @@ def test_vmap_over_forward_and_then_backward(case, x64):
         chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", marked(ALL, LARGE + REWRITES + MODELS), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", marked(ALL, COMPOSED), ids=lambda case: case.id)
 def test_as_function_is_differentiated_by_the_hand_written_backward(case, x64):
     params, x, key = build(case, jnp.float64)
     function = fp.as_function(case.layer)
@@ -327,7 +328,7 @@ def test_no_jax_differentiation_in_backprop(monkeypatch):
 @pytest.mark.parametrize(
     "dtype", [pytest.param(jnp.float64, marks=SLOW), jnp.float32], ids=lambda d: d.__name__
 )
-@pytest.mark.parametrize("which", ["w", "b", "dx"])
+@pytest.mark.parametrize("which", ["w", *(pytest.param(leaf, marks=SLOW) for leaf in ("b", "dx"))])
 def test_a_small_error_in_one_leaf_accuses_that_leaf_alone(which, dtype, x64):
     """0.1% off, in one leaf of one layer deep in a model: found, and nothing else blamed."""
     good = fp.dense(5)

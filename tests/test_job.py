@@ -56,6 +56,7 @@ def test_digits_by_other_models(model, epochs, least, tmp_path, monkeypatch, cap
     assert float(capsys.readouterr().out.split("Test accuracy ")[1].split("%")[0]) >= least
 
 
+@pytest.mark.slow
 def test_noise_is_taken_off(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(job, "_verify", lambda *_: None)
     out = job.train("digits-denoise", epochs=5, out=tmp_path / "run")
