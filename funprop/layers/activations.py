@@ -217,7 +217,8 @@ def sigmoid() -> Layer:
 
 
 def softplus() -> Layer:
-    """`y = log(1 + exp(x))`. Keeps `y`, as `y' = 1 - exp(-y)`.
+    """`y = log(1 + exp(x))`. Keeps `y`, as `y' = 1 - exp(-y)`, which is `2t / (1 + t)` with
+    `t = tanh(y / 2)`: as exact near zero as `expm1`, and faster.
 
     Example:
       >>> y, kept = softplus().forward((), jnp.array([-1e4, 1e4]))
@@ -230,6 +231,7 @@ def softplus() -> Layer:
         return y, y
 
     def backward(y: Kept, dy: X) -> X:
-        return -jnp.expm1(-y) * dy
+        t = jnp.tanh(0.5 * y)
+        return 2 * t / (1 + t) * dy
 
     return _elementwise("softplus", forward, backward)

@@ -99,7 +99,7 @@ def only_if(good: Any, new: PyTree, old: PyTree) -> PyTree:
     """`new` if `good`, else `old`; but nothing that was finite ceases to be."""
 
     def chosen(n: Any, o: Any) -> Any:
-        return jnp.where(good & (jnp.isfinite(n) | ~jnp.isfinite(o)) if is_float(n) else good, n, o)
+        return jnp.where(good & jnp.isfinite(n) if is_float(n) else good, n, o)
 
     return jax.tree.map(chosen, new, old)
 

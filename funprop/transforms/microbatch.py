@@ -66,27 +66,32 @@ def over_parts(one: Callable[[PyTree, Any], Any], batch: PyTree, key: Any, n: in
 
     # Part `i` has every `whole`-th example: so a batch that is split over devices stays split in
     # each part, where parts of neighbours would lie on some devices, and all would compute them.
-    def parts(leaf: Any) -> Any:
-        return leaf[: whole * size].reshape(size, whole, *leaf.shape[1:]).swapaxes(0, 1)
+    # It is taken in the loop: to lay all parts out before would copy the batch.
+    rows = jax.tree.map(
+        lambda leaf: leaf[: whole * size].reshape(size, whole, *leaf.shape[1:]), batch
+    )
 
-    total = sum_of_parts(one, jax.tree.map(parts, batch), stacked)
+    def part(i: Any) -> PyTree:
+        take = jax.lax.dynamic_index_in_dim
+        return jax.tree.map(lambda leaf: take(leaf, i, axis=1, keepdims=False), rows)
+
+    total = _sum(lambda i, key: one(part(i), key), whole, stacked)
     if whole * size == length:
         return total
     rest = jax.tree.map(lambda leaf: leaf[whole * size :], batch)
     return trees.add(total, one(rest, keys[whole]))
 
 
-def sum_of_parts(one: Callable[[PyTree, Any], Any], parts: PyTree, keys: Any) -> Any:
-    """The sum of `one(part, key)` over parts that are stacked along the first axis."""
-    first = jax.tree.map(lambda leaf: leaf[0], (parts, keys))
-    spec = jax.eval_shape(one, *first)
+def _sum(one: Callable[[Any, Any], Any], n: int, keys: Any) -> Any:
+    """The sum of `one(i, key)` over `i` from 0 to `n - 1`."""
+    spec = jax.eval_shape(one, 0, jax.tree.map(lambda key: key[0], keys))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, summed_in(leaf.dtype)), spec)
 
     def step(total: Any, part: Any) -> tuple[Any, None]:
         found = one(*part)
         return jax.tree.map(lambda t, f: t + f.astype(t.dtype), total, found), None
 
-    total, _ = jax.lax.scan(step, zeros, (parts, keys))
+    total, _ = jax.lax.scan(step, zeros, (jnp.arange(n), keys))
     return cast_like(total, spec)
 
 

@@ -68,7 +68,7 @@ def straight(objective: fp.Layer) -> tuple[Any, Any]:
     return init, update
 
 
-def compare(name: str, objective: fp.Layer, batch: Any, pairs: int = 15) -> None:
+def compare(name: str, objective: fp.Layer, batch: Any, pairs: int = 40) -> None:
     """Print the ratios of one model."""
     params = objective.init(jax.random.key(0), batch)
     ours = composed(objective)
@@ -83,14 +83,21 @@ def compare(name: str, objective: fp.Layer, batch: Any, pairs: int = 15) -> None
 
     for who in ("ours", "theirs") * 3:
         run(who)
-    both = jax.tree.leaves(states["ours"].params), jax.tree.leaves(states["theirs"][0])
-    far = max(float(jnp.abs(a - b).max()) for a, b in zip(*both, strict=True))
-    assert far < 1e-3, far
+    # As a whole, not number by number: where bfloat16 rounds a gradient to another sign, Adam's
+    # first steps go the other way by all of the learning rate.
+    ends = states["ours"].params, states["theirs"][0]
+    far = apart(*ends) / apart(ends[1], params)
+    assert far < 0.1, far
     time, noise = ratio(lambda: run("ours"), lambda: run("theirs"), pairs)
     print(
         f"{name}: time {time.median:.3f} ({time.low:.3f} to {time.high:.3f}; noise "
         f"{noise.median:.2f}), memory {memory[0] / memory[1]:.3f} of {memory[1] / 2**20:.1f} MiB"
     )
+
+
+def apart(a: Any, b: Any) -> float:
+    """The distance of two trees of params."""
+    return float(optax.tree.norm(optax.tree.sub(a, b)))
 
 
 def main() -> None:

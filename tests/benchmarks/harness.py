@@ -28,7 +28,9 @@ def ratio(
 ) -> tuple[Ratio, Ratio]:
     """Time of `ours` over that of `theirs`; and, for the noise, of `theirs` over itself.
 
-    Each sample is `calls` calls and a wait for the last one's result.
+    Each sample is `calls` calls and a wait for the last one's result. The two alternate, so that
+    each finds the caches as the other left them; one of `ours` is held against the mean of its two
+    neighbours.
     """
 
     def seconds(run: Callable[[], Any]) -> float:
@@ -40,13 +42,17 @@ def ratio(
 
     for run in (ours, theirs):
         seconds(run)  # compiles, warms up
-    times = np.array([[seconds(theirs), seconds(ours), seconds(theirs)] for _ in range(pairs)])
+    their, our = [seconds(theirs)], []
+    for _ in range(pairs):
+        our.append(seconds(ours))
+        their.append(seconds(theirs))
+    before, after = np.array(their[:-1]), np.array(their[1:])
 
     def summed(ratios: Any) -> Ratio:
         low, median, high = np.percentile(ratios, [25, 50, 75])
         return Ratio(float(median), float(low), float(high))
 
-    return summed(2 * times[:, 1] / (times[:, 0] + times[:, 2])), summed(times[:, 2] / times[:, 0])
+    return summed(2 * np.array(our) / (before + after)), summed(after / before)
 
 
 def temporary(jitted: Any, *args: Any) -> int:
