@@ -30,6 +30,13 @@ class Chunk(NamedTuple):
         """Which of these classes is the label's: `[n, c]`."""
         return labels[:, None] == (self.start + jnp.arange(len(self.w))).astype(labels.dtype)
 
+    def at_target(self, z: Float[Array, "n c"], labels: Int[Array, " n"], other: Any) -> Any:
+        """`z` at the label, where that is one of these classes, else `other`: `[n]`. Looked up: to
+        search all of `z` would cost a sixth of the product that made it."""
+        place = labels.astype(jnp.int32) - self.start
+        found = jnp.take_along_axis(z, place[:, None], 1, mode="clip")[:, 0]
+        return jnp.where((place >= 0) & (place < len(self.w)), found, other)
+
     def put(self, whole: Any, part: Any) -> Any:
         """`whole` with the part of these classes in its place."""
         if whole is None:

@@ -115,7 +115,7 @@ def linear_cross_entropy(
             higher = jnp.maximum(top, z.max(-1))
             # The sum so far was relative to the old maximum.
             norm = norm * jnp.exp(top - higher) + jnp.exp(z - higher[:, None]).sum(-1)
-            target = target + jnp.where(part.is_target(chosen), z, 0).sum(-1)
+            target = part.at_target(z, chosen, target)
             return higher, norm, target, total + z.sum(-1) if smoothing else total
 
         zeros = jnp.zeros(len(rows), widen(rows).dtype)
