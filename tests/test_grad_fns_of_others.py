@@ -41,7 +41,7 @@ def equinox():
 
 
 def haiku():
-    import haiku as hk
+    import haiku as hk  # type: ignore[import-not-found]  # where it is installed
 
     model = hk.without_apply_rng(
         hk.transform(lambda x: hk.nets.MLP([5, 2], activation=jnp.tanh)(x))
