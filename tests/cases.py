@@ -3,6 +3,7 @@ in every way."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -340,6 +341,11 @@ COMPOSITE = [case for case in ALL if case.layer.children]
 
 def build(case: Case, dtype: Any = jnp.float32, seed: int = 0) -> tuple[Any, Any, Any]:
     """`(params, x, key)` of a case in the given dtype."""
+    return _built(case, dtype, seed, jax.config.read("jax_enable_x64"))
+
+
+@functools.cache
+def _built(case: Case, dtype: Any, seed: int, x64: bool) -> tuple[Any, Any, Any]:
     x = jax.tree.map(
         lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
         case.x(np.random.default_rng(seed)),

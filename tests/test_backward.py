@@ -58,6 +58,7 @@ def compiled(layer):
 # What compiles for long is slow: combinators compute nothing of their own, and are compared with
 # autodiff below; the larger layers are verified in float32, in the other precisions when asked for.
 LARGE = CONVOLUTIONS + NORMALISATIONS + RECURRENT + SEQUENCES
+HEADS = [case for case in LOSSES if case.id.startswith(("linear_", "objective"))]
 COMPOSED = LARGE + COMBINATORS + REWRITES + MODELS
 SLOW = pytest.mark.slow
 
@@ -71,7 +72,9 @@ VERIFIED = [
         case,
         dtype,
         marks=[SLOW]
-        if case in COMBINATORS or (case in LARGE and dtype != jnp.float32) or dtype == jnp.float64
+        if case in COMBINATORS
+        or (case in LARGE + HEADS and dtype != jnp.float32)
+        or dtype == jnp.float64
         else [],
     )
     for case in ALL
@@ -131,7 +134,7 @@ def test_verified_at_shapes_that_hypothesis_draws(name, sizes, dtype):
         fp.verify(layer, params, x).raise_if_wrong()
 
 
-@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", marked(ALL, MODELS[1:-2]), ids=lambda case: case.id)
 def test_whole_equals_map_of_autodiff(case, x64):
     params, x, key = build(case, jnp.float64)
     reference = fp.map_layers(fp.autodiff, case.layer)
@@ -143,7 +146,7 @@ def test_whole_equals_map_of_autodiff(case, x64):
     )
 
 
-@pytest.mark.parametrize("case", marked(ALL, LARGE + REWRITES + MODELS), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", marked(ALL, COMPOSED + HEADS), ids=lambda case: case.id)
 def test_jit_gives_the_same(case, x64):
     params, x, key = build(case, jnp.float64)
     run = functools.partial(gradient, case.layer)

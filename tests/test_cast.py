@@ -50,6 +50,7 @@ def test_is_the_layer_in_that_dtype():
     assert sizes[0] == sizes[1]  # no copy of params, and all in bfloat16
 
 
+@pytest.mark.slow
 def test_is_flax_in_mixed_precision():
     layer = fp.cast(fp.dense(4), jnp.bfloat16)
     params = layer.init(KEY, X)

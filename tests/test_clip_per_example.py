@@ -175,8 +175,8 @@ EXTRA = [
     ),
 ]
 FAST = {
-    *("dense-gram", "embedding", "linear_cross_entropy-tokens", "repeat-random"),
-    *("reparam-random", "freeze", "random", "tied"),
+    *("dense-gram", "embedding", "linear_cross_entropy-tokens", "random"),
+    *("freeze", "tied"),
 }
 
 

@@ -55,6 +55,10 @@ def plain():
     return params, lambda params, x: jnp.tanh(x @ params["up"]) @ params["down"]
 
 
+def slow(make):
+    return pytest.param(make, marks=pytest.mark.slow)
+
+
 def missing(package):
     return pytest.mark.skipif(
         importlib.util.find_spec(package) is None, reason=f"{package} is not installed"
@@ -62,7 +66,8 @@ def missing(package):
 
 
 THEIRS = pytest.mark.parametrize(
-    "make", [linen, flax_nnx, equinox, pytest.param(haiku, marks=missing("haiku")), plain]
+    "make",
+    [linen, slow(flax_nnx), equinox, pytest.param(haiku, marks=missing("haiku")), slow(plain)],
 )
 
 

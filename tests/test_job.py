@@ -84,7 +84,7 @@ NO_CACHE = {"JAX_COMPILATION_CACHE_DIR": ""}
     ("name", "backward"),
     [
         ("iris", "manual"),
-        ("diabetes", "autodiff"),
+        pytest.param("diabetes", "autodiff", marks=SLOW),
         pytest.param("breast-cancer", "manual", marks=SLOW),
         pytest.param("diabetes", "manual", marks=SLOW),
     ],
@@ -98,9 +98,8 @@ def test_other_sets(name, backward, tmp_path, capsys):
         assert float(printed.split("Test accuracy ")[1].split("%")[0]) > 90
 
 
-@pytest.mark.parametrize(
-    "optimizer", ["adamw", *(pytest.param(name, marks=SLOW) for name in ("sgd", "momentum"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "momentum"])
 def test_other_optimizers(optimizer, tmp_path, capsys):
     job.train("iris", optimizer=optimizer, out=tmp_path / "run")
     assert float(capsys.readouterr().out.split("Test accuracy ")[1].split("%")[0]) > 85

@@ -31,7 +31,9 @@ def drawn(model, seed=0):
     )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", ["gpt", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "window"))]
+)
 def test_generated_with_a_past_as_without(name):
     model, prompt = MODELS[name], jnp.array([[1, 2, 3], [4, 5, 6]])
     params = drawn(model)
@@ -55,7 +57,7 @@ def test_drawn_text_depends_on_the_key_and_keeps_to_the_likeliest():
     assert run(key=jax.random.key(0), temperature=1e-4).tolist() == run().tolist()
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_loss_and_gradient_are_those_of_plain_jax(tied, x64):
     """The model as an expert writes it, with naive attention and optax's loss."""
     model = MODELS["gpt"]

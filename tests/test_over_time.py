@@ -116,6 +116,7 @@ def test_a_sequence_among_others_is_as_alone(batch, lengths, make):
     chex.assert_trees_all_close(dparams, total, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_classifier_of_sequences_learns():
     """Does the last of the steps that are there exceed zero?"""
     model = fp.serial(

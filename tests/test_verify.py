@@ -321,7 +321,18 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", WRONG)
+# Those that take long, each with a quicker one of its story.
+SLOW = {
+    *("examples left out of a loss", "not normalised", "softmax over the batch", "over everything"),
+    *("labels off by one", "gamma from the output", "only the diagonal"),
+    *("slope at the pre-activation", "not through time", "cosines and sines"),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in WRONG],
+)
 def test_a_wrong_rule_is_found_named_and_explained(name):
     forward, args, backward, leaves, story, words = WRONG[name]
     report = fp.verify(rule(forward, backward), *args)

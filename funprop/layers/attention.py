@@ -31,7 +31,7 @@ def attention(
     causal: bool = True,
     window: int | None = None,
     rotary: float | None = None,
-    block: int = 64,
+    block: int | None = None,
     method: str | None = None,
 ) -> Layer:
     """`y = softmax(q k^T / sqrt f) v` for every head, from packed queries, keys and values.
@@ -44,7 +44,8 @@ def attention(
         dq_i = sum_j dz_ij k_j / sqrt f,   dk_j = sum_i dz_ij q_i / sqrt f.
 
     Both passes go over blocks of queries, each with the keys that it may see. Kept is the input
-    alone: `p` is computed again, and memory is `block * time` numbers in the place of `time^2`.
+    alone: `p` is computed again, and memory is `block * time` numbers in the place of `time^2`. A
+    CPU takes heads one after the other too, as many at once as its caches hold scores of.
 
     Args:
       heads: of the queries.
@@ -53,7 +54,7 @@ def attention(
       causal: whether a query sees no later keys.
       window: how many places a query sees at most, its own included, to either side.
       rotary: the base of rotary positions (see `rotate`), 10,000 as a rule; none if not given.
-      block: how many queries at a time.
+      block: how many queries at a time; if not given, an eighth of them, but 64 to 256.
       method: "blocks", or "cudnn" for the fused kernel on a GPU, through
         `jax.nn.dot_product_attention`; if not given, "cudnn" on a GPU in 16 bits, else "blocks".
 
@@ -62,8 +63,7 @@ def attention(
     `y [*batch, time, heads f]`; zero for a query that sees nothing.
 
     Source: Rabe and Staats, arXiv:2112.05682, and Dao et al., arXiv:2205.14135 (no matrix of all
-    scores); grouped queries: Ainslie et al.,
-    arXiv:2305.13245.
+    scores); grouped queries: Ainslie et al., arXiv:2305.13245.
 
     Raises:
       ValueError: a number is not positive; `kv_heads` does not divide `heads`; or, at forward, the
@@ -133,10 +133,10 @@ def _fused(how: Heads, x: Any, mask: Any) -> Any:
 def _check(how: Heads, x: Any, mask: Any) -> None:
     require_float(x)
     parts = how.heads + 2 * how.kv_heads
-    if x.ndim < 2 or x.shape[-1] % parts:
+    if x.ndim < 2 or not x.shape[-2] or x.shape[-1] % parts:
         raise ValueError(
-            f"x must have a last axis that divides into {parts} heads ({how.heads} of queries, "
-            f"{how.kv_heads} of keys, {how.kv_heads} of values), got shape {tuple(x.shape)}"
+            f"x must have time, and a last axis that divides into {parts} heads ({how.heads} of "
+            f"queries, {how.kv_heads} each of keys and values), got shape {tuple(x.shape)}"
         )
     if how.rotary is not None and x.shape[-1] // parts % 2:
         raise ValueError(f"rotary heads must have an even size, got {x.shape[-1] // parts}")

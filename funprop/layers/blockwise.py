@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 GROUPS = 8  # of blocks that share a range of keys: more waste less, and compile for longer
+CACHED = 2**17  # scores of a block that a core's cache holds
 
 
 class Group(NamedTuple):
@@ -28,8 +29,7 @@ class Group(NamedTuple):
 def groups(how: Heads, size: int, time: int) -> list[Group]:
     """All queries, in blocks, with no more keys than they may see between them."""
     starts = list(range(0, time - time % size, size))
-    # Two at least, one after the other in a loop; XLA holds the blocks of all groups side by side.
-    each = max(2, -(-len(starts) // GROUPS))
+    each = -(-len(starts) // GROUPS)
     parts = [(starts[i : i + each], size) for i in range(0, len(starts), each)]
     if time % size:  # the last block is shorter
         parts.append(([time - time % size], time % size))
@@ -42,60 +42,87 @@ def groups(how: Heads, size: int, time: int) -> list[Group]:
     return found
 
 
-def forward(how: Heads, size: int, x: Any, mask: Any) -> Float[Array, "*batch t o"]:
+def forward(how: Heads, size: int | None, x: Any, mask: Any) -> Float[Array, "*batch t o"]:
     """`y`."""
-    q, k, v = how.split(x)
-    parts = []
-    for group in groups(how, min(size, x.shape[-2]), x.shape[-2]):
-        keys = slice(group.low, group.high)
-        k_, v_ = k[..., keys, :], v[..., keys, :]
+    size = _size(size, x.shape[-2])
 
-        def block(i: Any, group: Group = group, k_: Any = k_, v_: Any = v_) -> Any:
-            p = _softmax(how, group, _cut(q, i, group.size), k_, mask, i)
-            return _product("bgrij,bgjf->bgrif", p.astype(v_.dtype), v_).astype(x.dtype)
+    def of_a_head(q: Any, k: Any, v: Any) -> Any:
+        parts = []
+        for group in groups(how, size, x.shape[-2]):
+            k_, v_ = k[:, group.low : group.high], v[:, group.low : group.high]
 
-        ys = jax.lax.map(block, jnp.asarray(group.starts))  # [n, b, g, r, i, f]
-        parts.append(_joined(ys))
-    y = jnp.concatenate(parts, -2)
+            def block(i: Any, group: Group = group, k_: Any = k_, v_: Any = v_) -> Any:
+                p = _softmax(how, group, _cut(q, i, group.size), k_, mask, i)
+                return _product("brij,bjf->brif", p.astype(v_.dtype), v_).astype(x.dtype)
+
+            parts.append(_joined(jax.lax.map(block, jnp.asarray(group.starts))))
+        return jnp.concatenate(parts, -2)
+
+    y = _over_heads(size, of_a_head, *how.split(x))
     y = y.reshape(len(y), how.heads, *y.shape[3:]).swapaxes(1, 2)
     return y.reshape(*x.shape[:-1], -1)
 
 
-def backward(how: Heads, size: int, x: Any, mask: Any, dy: Any) -> Float[Array, "*batch t p"]:
+def backward(
+    how: Heads, size: int | None, x: Any, mask: Any, dy: Any
+) -> Float[Array, "*batch t p"]:
     """`dx`, from the input, the mask, and `dy`."""
     q, k, v = how.split(x)
     dy = dy.reshape(len(q), x.shape[-2], how.heads, -1).swapaxes(1, 2)
     dy = dy.reshape(*q.shape[:3], *dy.shape[2:])  # [b, g, r, t, f]
-    dqs, dk, dv = [], jnp.zeros(k.shape, widen(k).dtype), jnp.zeros(v.shape, widen(v).dtype)
-    for group in groups(how, min(size, x.shape[-2]), x.shape[-2]):
-        keys = slice(group.low, group.high)
-        k_, v_ = k[..., keys, :], v[..., keys, :]
+    size = _size(size, x.shape[-2])
 
-        def block(carry: Any, i: Any, group: Group = group, k_: Any = k_, v_: Any = v_) -> Any:
-            dk, dv = carry
-            q_i, dy_i = _cut(q, i, group.size), _cut(dy, i, group.size)
-            p = _softmax(how, group, q_i, k_, mask, i)
-            dv = dv + _product("bgrij,bgrif->bgjf", p.astype(dy.dtype), dy_i)
-            dp = _product("bgrif,bgjf->bgrij", dy_i, v_)
-            dz = (p * _centred(p, _centred(p, dp))).astype(q.dtype)
-            dk = dk + _product("bgrij,bgrif->bgjf", dz, q_i)
-            return (dk, dv), _product("bgrij,bgjf->bgrif", dz, k_).astype(x.dtype)
+    def of_a_head(q: Any, k: Any, v: Any, dy: Any) -> Any:
+        dqs, dk, dv = [], jnp.zeros(k.shape, widen(k).dtype), jnp.zeros(v.shape, widen(v).dtype)
+        for group in groups(how, size, x.shape[-2]):
+            keys = slice(group.low, group.high)
+            k_, v_ = k[:, keys], v[:, keys]
 
-        start = jax.tree.map(jnp.zeros_like, (dk[..., keys, :], dv[..., keys, :]))
-        (dk_, dv_), dq = jax.lax.scan(block, start, jnp.asarray(group.starts))
-        dk, dv = dk.at[..., keys, :].add(dk_), dv.at[..., keys, :].add(dv_)
-        dqs.append(_joined(dq))
-    return how.joined(jnp.concatenate(dqs, -2), dk, dv, like=x)
+            def block(carry: Any, i: Any, group: Group = group, k_: Any = k_, v_: Any = v_) -> Any:
+                dk, dv = carry
+                q_i, dy_i = _cut(q, i, group.size), _cut(dy, i, group.size)
+                p = _softmax(how, group, q_i, k_, mask, i)
+                dv = dv + _product("brij,brif->bjf", p.astype(dy.dtype), dy_i)
+                dp = _product("brif,bjf->brij", dy_i, v_)
+                dz = (p * _centred(p, _centred(p, dp))).astype(q.dtype)
+                dk = dk + _product("brij,brif->bjf", dz, q_i)
+                return (dk, dv), _product("brij,bjf->brif", dz, k_).astype(x.dtype)
+
+            start = jax.tree.map(jnp.zeros_like, (dk[:, keys], dv[:, keys]))
+            (dk_, dv_), dq = jax.lax.scan(block, start, jnp.asarray(group.starts))
+            dk, dv = dk.at[:, keys].add(dk_), dv.at[:, keys].add(dv_)
+            dqs.append(_joined(dq))
+        return jnp.concatenate(dqs, -2), dk, dv
+
+    return how.joined(*_over_heads(size, of_a_head, q, k, v, dy), like=x)
+
+
+def _size(size: int | None, time: int) -> int:
+    """Of a block: an eighth of the queries, within what products are fast at and caches hold."""
+    return min(time, size or min(max(-(-time // GROUPS), 64), 256))
+
+
+def _over_heads(size: int, of_a_head: Any, *parts: Any) -> Any:
+    """`of_a_head` of each `[b, ...]` in parts `[b, g, ...]`: on a CPU one after the other, or as
+    many at once as its cache holds scores of. The batch stays whole: devices may have split it."""
+    batch, heads, each, time, _ = parts[0].shape
+    fit = heads
+    if jax.default_backend() == "cpu":
+        fit = min(heads, max(1, CACHED // max(1, batch * each * size * time)))
+    at_once = next(n for n in range(fit, 0, -1) if heads % n == 0)
+    moved = tuple(part.swapaxes(0, 1) for part in parts)
+    found = jax.lax.map(lambda part: of_a_head(*part), moved, batch_size=at_once)
+    return jax.tree.map(lambda part: part.swapaxes(0, 1), found)
 
 
 def _softmax(how: Heads, group: Group, q: Any, k: Any, mask: Any, i: Any) -> Any:
-    """`p[b,g,r,i,j]` in float32 at least; zero for a query that sees nothing."""
-    z = _product("bgrif,bgjf->bgrij", q, k)
+    """`p[b,r,i,j]` in float32 at least; zero for a query that sees nothing."""
+    z = _product("brif,bjf->brij", q, k)
     query = i + jnp.arange(group.size)[:, None]
     seen = how.visible(query, jnp.arange(group.low, group.high))
     if mask is not None:
         rows = mask.reshape(len(q), -1)[:, group.low : group.high]
-        seen = seen & rows[:, None, None, None, :]
+        seen = seen & rows[:, None, None, :]
     z = jnp.where(seen, z, -jnp.inf)
     top = z.max(-1, keepdims=True)
     e = jnp.exp(z - jnp.where(jnp.isfinite(top), top, 0))
