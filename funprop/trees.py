@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Num, PyTree, Shaped
+    from jaxtyping import Array, Bool, Float, Num, PyTree, Shaped
 
 
 class Sum(NamedTuple):
@@ -145,6 +145,12 @@ def nbytes(tree: PyTree) -> int:
 def is_float(leaf: Any) -> bool:
     """Whether a cotangent of this leaf exists: it has a floating (or complex) dtype."""
     return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def all_finite(leaf: Any) -> Bool[Array, ""]:
+    """Whether every number is. A maximum keeps NaN and infinity, and on a CPU XLA takes it in half
+    the time of an `and` over booleans."""
+    return jnp.isfinite(jnp.abs(leaf).max(initial=0))
 
 
 def require_float(x: Any) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType, get_abstract_mesh
 
 from funprop.layers.heads import Heads
 from funprop.trees import widen
@@ -103,11 +104,13 @@ def _size(size: int | None, time: int) -> int:
 
 
 def _over_heads(size: int, of_a_head: Any, *parts: Any) -> Any:
-    """`of_a_head` of each `[b, ...]` in parts `[b, g, ...]`: on a CPU one after the other, or as
-    many at once as its cache holds scores of. The batch stays whole: devices may have split it."""
+    """`of_a_head` of each `[b, ...]` in parts `[b, g, ...]`: all at once, but on a CPU as many as
+    its cache holds scores of, one after the other. The batch stays whole, as do heads that `shard`
+    may have split over devices: a loop would gather them."""
     batch, heads, each, time, _ = parts[0].shape
     fit = heads
-    if jax.default_backend() == "cpu":
+    local = all(kind is AxisType.Manual for kind in get_abstract_mesh().axis_types)
+    if jax.default_backend() == "cpu" and local:
         fit = min(heads, max(1, CACHED // max(1, batch * each * size * time)))
     at_once = next(n for n in range(fit, 0, -1) if heads % n == 0)
     moved = tuple(part.swapaxes(0, 1) for part in parts)

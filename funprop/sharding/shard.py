@@ -80,7 +80,8 @@ def shard(step: Step, mesh: Mesh, rules: Rules, *, batch: tuple[str, ...] | None
         placed = state_shardings(state, mesh, rules)
         state = jax.lax.with_sharding_constraint(state, placed)
         batch = jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, split), batch)
-        state, *told = proposed(step, state, batch, dloss)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # tells layers that they are split
+            state, *told = proposed(step, state, batch, dloss)
         metrics, finite = jax.tree.map(
             lambda leaf: jax.lax.with_sharding_constraint(leaf, everywhere), tuple(told)
         )

@@ -15,7 +15,7 @@ from funprop.gradients import GradFn, losses
 from funprop.rewrites.freeze import trained, with_trained
 from funprop.steps.retraced import Retraced
 from funprop.transforms.made_of import call
-from funprop.trees import Sum, wide_dtype, widen
+from funprop.trees import Sum, all_finite, wide_dtype, widen
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -112,7 +112,7 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         updates, opt_state = transform.update(grads, state.opt_state, params, **wanted)
         params = with_trained(state.params, optax.apply_updates(params, updates))
         new = TrainState(params, opt_state, state.key, state.count + 1)
-        finite = [jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(gradient.grads)]
+        finite = [all_finite(g) for g in jax.tree.leaves(gradient.grads)]
         return new, losses(gradient), jnp.stack(finite or [jnp.ones((), bool)])
 
     return Step(init, updating(propose), propose=propose)
@@ -161,4 +161,4 @@ def proposed(step: Step, state: Any, batch: PyTree, dloss: Any) -> tuple[Any, di
         return step.propose(state, batch, *extra)
     new, metrics = step.update(state, batch, *extra)
     leaves = jax.tree.leaves(trained(new.params))
-    return new, metrics, jnp.stack([jnp.all(jnp.isfinite(p)) for p in leaves])
+    return new, metrics, jnp.stack([all_finite(p) for p in leaves])
