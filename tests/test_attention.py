@@ -1,5 +1,7 @@
 """Attention: against JAX's own, with every choice, at any shape."""
 
+import math
+
 import jax
 import jax.extend.core
 import jax.numpy as jnp
@@ -53,20 +55,40 @@ def test_as_jax_computes_it(batch, time, heads, block, causal, window, masked):
     np.testing.assert_allclose(got if mask is None else got[0], dx, rtol=1e-3, atol=2e-5)
 
 
+def shapes(function, x):
+    """Of all that it computes."""
+
+    def within(jaxpr):
+        for eqn in jaxpr.eqns:
+            yield from (v.aval.shape for v in eqn.outvars)
+            for inner in jax.extend.core.jaxprs_in_params(eqn.params):
+                yield from within(inner)
+
+    return list(within(jax.make_jaxpr(function)(x).jaxpr))
+
+
 def test_the_matrix_of_all_scores_never_exists():
-    layer, x = fp.attention(2, block=16), jnp.ones((1, 512, 24))
+    layer = fp.attention(2, block=16)
 
     def run(x):
         y, kept = layer.forward((), x)
         return layer.backward((), kept, y)[1]
 
-    def shapes(jaxpr):
-        for eqn in jaxpr.eqns:
-            yield from (v.aval.shape for v in eqn.outvars)
-            for inner in jax.extend.core.jaxprs_in_params(eqn.params):
-                yield from shapes(inner)
+    assert max(map(math.prod, shapes(run, jnp.ones((1, 512, 24))))) < 512 * 512
 
-    assert max(np.prod(shape) for shape in shapes(jax.make_jaxpr(run)(x).jaxpr)) < 512 * 512
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="accelerators take all heads at once")
+def test_a_loop_over_heads_but_where_a_mesh_may_split_them():
+    layer, x = fp.attention(8), jnp.ones((16, 256, 96))
+
+    def scores(kind):
+        mesh = jax.sharding.AbstractMesh((1,), ("model",), axis_types=(kind,))
+        with jax.sharding.use_abstract_mesh(mesh):
+            found = shapes(lambda x: layer.forward((), x)[0], x)
+        return max(math.prod(shape) for shape in found if shape[-2:] == (64, 256))
+
+    assert scores(jax.sharding.AxisType.Manual) == 16 * 64 * 256
+    assert scores(jax.sharding.AxisType.Auto) == 8 * 16 * 64 * 256
 
 
 def test_a_query_that_sees_nothing_gives_zero_and_no_gradient():

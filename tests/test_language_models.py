@@ -121,6 +121,7 @@ REFUSED = {
     "kv_heads must divide heads": lambda: fp.attention(4, kv_heads=3),
     "window must be at least 1": lambda: fp.attention(4, window=0),
     "method must be": lambda: fp.attention(4, method="fast"),
+    "must have time, and": lambda: fp.attention(1).forward((), jnp.ones((2, 0, 3))),
     "divides into 3 heads": lambda: fp.attention(1).forward((), jnp.ones((2, 5, 4))),
     "mask must have shape (2, 5)": lambda: fp.attention(1).forward(
         (), (jnp.ones((2, 5, 3)), jnp.ones((2, 4), bool))
