@@ -324,7 +324,7 @@ def test_layer_wants_a_forward_of_two_or_three():
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(leading=shapes, features=st.integers(1, 5), outputs=st.integers(1, 5))
 def test_dense_of_any_shape(leading, features, outputs):
     x = jnp.ones((*leading, features))

@@ -102,7 +102,7 @@ def test_params_are_updated_in_their_own_dtype():
         assert 0 < moved < 1e-3
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     rows=st.integers(1, 4),
     width=st.integers(1, 4),

@@ -76,17 +76,17 @@ def test_noise_never_mixes_pictures():
     assert not train & test
 
 
-SLOW = pytest.mark.slow
 NO_CACHE = {"JAX_COMPILATION_CACHE_DIR": ""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "backward"),
     [
         ("iris", "manual"),
-        pytest.param("diabetes", "autodiff", marks=SLOW),
-        pytest.param("breast-cancer", "manual", marks=SLOW),
-        pytest.param("diabetes", "manual", marks=SLOW),
+        ("diabetes", "autodiff"),
+        ("breast-cancer", "manual"),
+        ("diabetes", "manual"),
     ],
 )
 def test_other_sets(name, backward, tmp_path, capsys):

@@ -46,6 +46,7 @@ def test_generated_with_a_past_as_without(name):
     assert len({tuple(row) for row in got.tolist()}) == 2
 
 
+@pytest.mark.slow
 def test_drawn_text_depends_on_the_key_and_keeps_to_the_likeliest():
     model = MODELS["llama"]
     params = drawn(model)

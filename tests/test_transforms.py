@@ -15,7 +15,7 @@ from tests.cases import quickly
 from tests.test_bad_input import raises
 
 KEY = jax.random.key(0)
-FEW = settings(max_examples=8, deadline=None)
+FEW = settings(max_examples=5, deadline=None)
 OBJECTIVE = fp.objective(
     fp.serial(fp.dense(4), fp.tanh(), fp.dense(3)),
     fp.softmax_cross_entropy(),

@@ -370,6 +370,7 @@ def test_a_right_rule_is_right_in_every_precision_and_scale(name, dtype, scale):
     assert report.ok, str(report)
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5), st.integers(0, 2**16))
 def test_right_and_wrong_at_shapes_that_hypothesis_draws(rows, inputs, outputs, seed):
@@ -672,7 +673,10 @@ def test_one_percent_in_one_small_leaf_of_a_large_tree():
     assert (finding.path, finding.story) == ("params/3/1", "factor")
 
 
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "dtype",
+    [jnp.float32, *(pytest.param(d, marks=pytest.mark.slow) for d in (jnp.float64, jnp.bfloat16))],
+)
 @pytest.mark.parametrize("name", RIGHT)
 def test_of_a_large_part_only_a_few_numbers_are_looked_at(name, dtype, monkeypatch):
     monkeypatch.setattr(instruments, "MANY", 0)
