@@ -149,11 +149,15 @@ def test_fit_is_the_plain_loop(x64):
 def test_same_seed_same_bits_whatever_the_calls(monkeypatch):
     whole = objective(fp.dropout(0.2))
     results = []
+    data = jax.tree.map(lambda leaf: np.tile(leaf, (8, *[1] * (leaf.ndim - 1))), DATA)
     for seconds in (0.2, 1e-9):  # many updates a device call, or one
         monkeypatch.setattr(fit_module, "CALL_SECONDS", seconds)
         train, state = start(whole, key=jax.random.key(1))
-        results.append(fp.fit(train, state, DATA, epochs=3, batch_size=8, seed=2, progress=None))
+        results.append(fp.fit(train, state, data, epochs=3, batch_size=2, seed=2, progress=None))
     chex.assert_trees_all_equal(*(r.state.params for r in results))
+    assert [row["loss"] for row in results[0].history] == [
+        row["loss"] for row in results[1].history
+    ]
     train, state = start(whole, key=jax.random.key(1))
     other = fp.fit(train, state, DATA, epochs=3, batch_size=8, seed=3, progress=None)
     assert not (other.state.params[0][0].w == results[0].state.params[0][0].w).all()
@@ -162,10 +166,10 @@ def test_same_seed_same_bits_whatever_the_calls(monkeypatch):
 def test_another_fit_with_the_same_step_compiles_nothing():
     train, state = start(objective())
     fp.fit(train, state, DATA, epochs=1, batch_size=8, progress=None)
-    runner = fit_module._runner(train, True)
+    runner, _ = fit_module._runner(train, True)
     assert runner._cache_size() == 1
     fp.fit(train, state, DATA, epochs=3, batch_size=8, progress=None)
-    assert fit_module._runner(train, True) is runner and runner._cache_size() == 1
+    assert fit_module._runner(train, True)[0] is runner and runner._cache_size() == 1
 
 
 def test_stops_at_a_target_and_by_patience():

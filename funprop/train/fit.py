@@ -118,7 +118,7 @@ def fit(
     state = copies(state, mesh)
     # Processes must do the same, so what hangs on signals and clocks is agreed upon.
     anywhere, of_first = (processes.anywhere, processes.of_first) if mesh else (bool, int)
-    run = _runner(step, padded)
+    run, zeros = _runner(step, padded)
 
     history: list[Row] = []
     stopped = f"all {epochs} epochs done"
@@ -132,18 +132,19 @@ def fit(
         upcoming = split(epoch_rows(n, batch_size, seed, 0, last), mesh)
         for epoch in range(epochs):
             rows = upcoming
-            epoch_start, sums, done = time.perf_counter(), None, 0
+            epoch_start, sums, on_device, done = time.perf_counter(), None, None, 0
             while done < len(rows) and not interrupted():
                 call_start = time.perf_counter()
                 end = min(done + at_once, len(rows))
-                state, some = run(state, data, rows, np.int32(done), np.int32(end))
+                if on_device is None:
+                    on_device = copies(zeros(state, data, rows), mesh)
+                state, on_device = run(state, on_device, data, rows, np.int32(done), np.int32(end))
                 if end == len(rows):  # while the device works
                     upcoming = split(epoch_rows(n, batch_size, seed, epoch + 1, last), mesh)
-                some = jax.device_get(some)  # waits for the device
+                sums = jax.device_get(on_device)  # waits for the device
                 step.check(state)
                 if mesh is None:
-                    _check_loss(some, step, state, data, rows[done:end], padded)
-                sums = some if sums is None else trees.add(sums, some)
+                    _check_loss(sums, step, state, data, rows[done:end], padded)
                 seconds = time.perf_counter() - call_start
                 if (epoch, done) != (0, 0):  # the first call compiles
                     share = CALL_SECONDS / seconds * (end - done)
@@ -174,25 +175,33 @@ def fit(
 
 
 @functools.lru_cache(maxsize=32)
-def _runner(step: Step, padded: bool) -> Callable[..., tuple[Any, dict[str, trees.Sum]]]:
-    """`(state, data, rows, first, end) -> (state, sums)`: updates `first` to `end` of an epoch.
+def _runner(step: Step, padded: bool) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`run(state, sums, data, rows, first, end) -> (state, sums)`, updates `first` to `end` of an
+    epoch, and `zeros(state, data, rows)`, the sums before the first.
 
-    The bounds are data, so one compilation serves calls of any length; cached, so that another
-    `fit` with the same step compiles nothing.
+    Sums go on from call to call: added up call by call, their bits would depend on how long calls
+    are, which is measured. The bounds are data, so one compilation serves calls of any length;
+    cached, so that another `fit` with the same step compiles nothing.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def run(state: Any, data: PyTree, rows: Any, first: Any, end: Any) -> Any:
+    def run(state: Any, sums: Any, data: PyTree, rows: Any, first: Any, end: Any) -> Any:
         def update(i: Any, carry: Any) -> Any:
             state, sums = carry
             state, metrics = step.update(state, gather(data, rows[i], padded))
             return state, trees.add(sums, metrics)
 
-        _, metrics = jax.eval_shape(step.update, state, gather(data, rows[0], padded))
-        zeros = jax.tree.map(lambda spec: jnp.zeros(spec.shape, spec.dtype), metrics)
-        return jax.lax.fori_loop(first, end, update, (state, zeros))
+        return jax.lax.fori_loop(first, end, update, (state, sums))
 
-    return run
+    def zeros(state: Any, data: PyTree, rows: Any) -> dict[str, trees.Sum]:
+        def metrics(rows: Any) -> Any:
+            return step.update(state, gather(data, rows[0], padded))[1]
+
+        return jax.tree.map(
+            lambda spec: np.zeros(spec.shape, spec.dtype), jax.eval_shape(metrics, rows)
+        )
+
+    return run, zeros
 
 
 def _measured(
