@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop import trees
-from funprop.layer import Layer, located, output_spec, split_key
+from funprop.layer import Layer, output_spec, split_key
+from funprop.places import located
 from funprop.updating import is_updating, scan_in_place
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from funprop.gradients import Gradient, losses, metrics_of
-from funprop.layer import Layer, check_params, recorded
+from funprop.layer import Layer, recorded
+from funprop.places import check_params
 from funprop.rewrites.fused_update import fused_update, with_opt_state, without_opt_state
 from funprop.steps import Step
 from funprop.trees import Sum

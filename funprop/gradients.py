@@ -11,16 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.layer import (
-    Layer,
-    Recorded,
-    check_params,
-    located,
-    output_spec,
-    recorded,
-    split_key,
-    with_key,
-)
+from funprop.layer import Layer, Recorded, output_spec, recorded, split_key, with_key
+from funprop.places import check_params, located
 from funprop.trees import Sum
 
 if TYPE_CHECKING:

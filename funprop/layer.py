@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from funprop import trees
-
 if TYPE_CHECKING:
     from jaxtyping import Array, Key, PyTree
 
@@ -191,10 +189,11 @@ def child_names(layer: Layer) -> tuple[str, ...]:
       >>> child_names(fp.serial(fp.dense(8), fp.relu(), fp.dense(2)))
       ('dense[0]', 'relu', 'dense[2]')
     """
-    return _distinct_names(layer.children)
+    return distinct_names(layer.children)
 
 
-def _distinct_names(layers: tuple[Layer, ...]) -> tuple[str, ...]:
+def distinct_names(layers: tuple[Layer, ...]) -> tuple[str, ...]:
+    """The names of siblings, each with its place where others have the same."""
     names = [layer.name for layer in layers]
     return tuple(f"{name}[{i}]" if names.count(name) > 1 else name for i, name in enumerate(names))
 
@@ -225,40 +224,6 @@ def map_nodes(function: Callable[[str, Layer], Layer], model: Layer, path: str =
 # ------------------------------------------------------------------------ what combinators share
 
 
-def located(children: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """The children with their place told: in error messages and in the compiled program's names.
-
-    A `ValueError` or `TypeError` from inside a child comes out with the child's path in front, so
-    that a shape that does not fit is found in a model of any depth, in anybody's own layer too.
-    """
-    return tuple(
-        dataclasses.replace(
-            child,
-            init=_located(name, child.init),
-            forward=_located(name, child.forward),
-            backward=_located(name, child.backward),
-        )
-        for child, name in zip(children, _distinct_names(children), strict=True)
-    )
-
-
-def _located(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    def with_place(*args: Any) -> Any:
-        try:
-            with jax.named_scope(name):
-                return function(*args)
-        except (ValueError, TypeError) as error:
-            if type(error) not in (ValueError, TypeError):  # JAX's own, with more to tell
-                raise
-            path, reason = getattr(error, "place", ("", str(error)))
-            path = f"{name}/{path}" if path else name
-            moved = type(error)(f"{path}: {reason}")
-            setattr(moved, "place", (path, reason))  # noqa: B010  # exceptions declare no fields
-            raise moved.with_traceback(error.__traceback__) from None
-
-    return with_place
-
-
 def split_key(key: Key[Array, ""] | None, n: int) -> tuple[Any, ...]:
     """One key for each of `n` children; for no key, none for each."""
     return (None,) * n if key is None else tuple(jax.random.split(key, n))
@@ -267,41 +232,3 @@ def split_key(key: Key[Array, ""] | None, n: int) -> tuple[Any, ...]:
 def output_spec(layer: Layer, params: PyTree, x_spec: PyTree) -> PyTree:
     """The shape and dtype of what `layer` gives for an input like `x_spec`, without computing."""
     return jax.eval_shape(lambda params, x: layer.forward(params, x)[0], params, x_spec)
-
-
-def check_params(layer: Layer, params: PyTree, x: PyTree) -> None:
-    """Raise where `params` are not what `layer.init` gives for an input like `x`.
-
-    Works on shapes alone, inside `jit` too.
-
-    Raises:
-      ValueError: names the first leaf of `params` that differs, and what was expected there.
-    """
-    expected = jax.eval_shape(layer.init, jax.random.key(0), x)
-    wanted, given = (dict(jax.tree_util.tree_flatten_with_path(t)[0]) for t in (expected, params))
-    for path in list(wanted) + [path for path in given if path not in wanted]:
-        want, got = wanted.get(path), given.get(path)
-        if want is None or got is None or want.shape != getattr(got, "shape", None):
-            raise ValueError(
-                f"params do not belong to this model: at {leaf_path(layer, path)} expected "
-                f"{'nothing' if want is None else trees.spec_string(want)}, got "
-                f"{'nothing' if got is None else trees.spec_string(got)}"
-            )
-
-
-def leaf_path(layer: Layer, path: tuple[Any, ...]) -> str:
-    """The path of a leaf of `layer`'s params with the names of layers in it: `dense[2]/w`."""
-    names, rest = names_along(layer, path)
-    return "/".join([*names, *([trees.path_string(rest)] if rest else [])])
-
-
-def names_along(layer: Layer, path: tuple[Any, ...]) -> tuple[list[str], tuple[Any, ...]]:
-    """The names of layers along a path in what mirrors them, and the rest within the last."""
-    names = []
-    while path and isinstance(path[0], jax.tree_util.SequenceKey):
-        place = path[0].idx
-        if place >= len(layer.children):
-            break
-        names.append(child_names(layer)[place])
-        layer, path = layer.children[place], path[1:]
-    return names, path

@@ -18,7 +18,8 @@ import numpy as np
 import optax
 
 import funprop
-from funprop.layer import Layer, check_params, leaf_path
+from funprop.layer import Layer
+from funprop.places import check_params, leaf_path
 from funprop.train.stopping import Row
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from funprop.gradients import Gradient, backprop, metrics_of
-from funprop.layer import Layer, Recorded, check_params, names_along, recorded
+from funprop.layer import Layer, Recorded, recorded
 from funprop.layers.batch_norm import BatchSums
 from funprop.per_example import sum_squares
+from funprop.places import check_params, names_along
 from funprop.rewrites.by_example import without_input
 from funprop.rewrites.squared_norms import squared_norms, total
 from funprop.rewrites.weigh import weigh, weighted_sum_of

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.functions import by_vjp
-from funprop.layer import Layer, leaf_path
+from funprop.layer import Layer
+from funprop.places import leaf_path
 from funprop.verify import internals
 from funprop.verify.evaluate import Evaluate
 from funprop.verify.subject import (

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funprop.layer import Layer, check_params
+from funprop.layer import Layer
+from funprop.places import check_params
 from funprop.verify import internals
 from funprop.verify.adapters import of_function, of_gradient, of_layer
 from funprop.verify.evaluate import Evaluate
