@@ -14,7 +14,8 @@ import optax
 import pytest
 
 import funprop as fp
-from funprop.layer import child_names, map_nodes
+from funprop.layer import map_nodes
+from funprop.names import child_names
 from tests.cases import ALL, COMPOSITE, build, quickly
 
 ROOT = Path(__file__).parent.parent
@@ -225,9 +226,7 @@ IMPORTS = {
     "losses": {"trees", "layer", "quantities"},
     "metrics": {"trees"},
     "gradients": {"trees", "layer", "located"},
-    "rewrites": {
-        *("trees", "layer", "params", "functions", "quantities", "layers", "combinators")
-    },
+    "rewrites": {*("trees", "layer", "params", "functions", "quantities", "layers", "combinators")},
     "models": {"trees", "layer", "layers", "combinators", "losses", "gradients"},
     "transforms": {"trees", "layer", "located", "params", "quantities", "rewrites", "gradients"},
     "steps": {"trees", "layer", "located", "params", "rewrites", "gradients", "transforms"},
