@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from funprop.names import RESERVED, below, empty, label
+from funprop.names import RESERVED, below, empty, label, params_of
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key, PyTree
@@ -38,8 +38,8 @@ class Layer:
       shares: whether a param may be used by more than one child, or more than once. Only this
         node knows its whole gradient then, as a sum, so no rewrite may change what its children
         return as `dparams`.
-      hands_on: of a node that shares, whether its params are its child's own with more made of them
-        (a tied table), so that a part below may be changed and these change alike.
+      hands_on: of a node that shares, whether its params are those of its child's first child, from
+        which those of the others are made (a tied table); so parts of that one may be changed.
       copies: of each child, where their params are stacked along a leading axis of that length.
       named: whether somebody gave it its name.
       paramless: whether it has no params.
@@ -92,6 +92,9 @@ class Layer:
         Raises:
           ValueError: `params` are no tuple of as many as there are children.
         """
+        if self.hands_on:
+            first, *made = self.children[0].children
+            return (params_of((first, *made), (params, *((),) * len(made))),)
         if self.flat:
             return (params, *map(empty, self.children[1:]))
         n = len(self.children)
@@ -106,6 +109,8 @@ class Layer:
         Raises:
           ValueError: there is something for a child that has no place in params.
         """
+        if self.hands_on:
+            return parts[0][0]
         if not self.flat:
             return getattr(params, "_make", tuple)(parts)
         for child, part in zip(self.children[1:], parts[1:], strict=True):
@@ -228,7 +233,7 @@ def named(name: str, layer: Layer) -> Layer:
         layer,
         name=name,
         named=True,
-        rebuild=lambda *children: named(name, layer.rebuild(*children)),
+        rebuild=lambda *children, **more: named(name, layer.rebuild(*children, **more)),
     )
 
 
