@@ -288,7 +288,7 @@ def test_importing_funprop_imports_no_extra():
 
 def test_every_public_name_has_a_docstring_with_an_example():
     data = {"Frozen", "Gradient", "Step", "TrainState", "FusedState", "Tapped", "Fit", "Statistic"}
-    data |= {"Averaged", "Guarded", "LowRank", "Scaled", "ShardingTable"}
+    data |= {"Averaged", "Guarded", "LowRank", "Scaled", "ParamTable", "ShardingTable"}
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)
