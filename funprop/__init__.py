@@ -1,6 +1,7 @@
 """funprop: the backward pass as a pure function that you can read, verify, swap and measure."""
 
 from funprop.combinators import parallel, reparam, repeat, residual, serial
+from funprop.decoding import Decoding
 from funprop.functions import as_function, from_function
 from funprop.fused_step import FusedState, fused_step
 from funprop.gradients import Gradient, backprop, from_loss, measure, objective
@@ -136,6 +137,7 @@ __all__ = [
     "BatchNormParams",
     "BatchSums",
     "ConvParams",
+    "Decoding",
     "DenseParams",
     "Fit",
     "Frozen",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop import trees
+from funprop.decoding import of_parallel, of_repeat, of_residual, of_serial, through
 from funprop.layer import Layer, output_spec, split_key
 from funprop.places import located
 from funprop.updating import is_updating, scan_in_place
@@ -62,7 +63,7 @@ def serial(*layers: Layer) -> Layer:
             dparams.append(dp)
         return tuple(reversed(dparams)), dy
 
-    return Layer(init, forward, backward, "serial", layers, serial)
+    return Layer(init, forward, backward, "serial", layers, serial, decoding=of_serial(parts))
 
 
 def residual(layer: Layer) -> Layer:
@@ -97,7 +98,8 @@ def residual(layer: Layer) -> Layer:
         dparams, dx = part.backward(params[0], residuals[0], dy)
         return (dparams,), trees.add(dy, dx)
 
-    return Layer(init, forward, backward, "residual", (layer,), residual)
+    decoding = of_residual(part)
+    return Layer(init, forward, backward, "residual", (layer,), residual, decoding=decoding)
 
 
 def parallel(*branches: Layer) -> Layer:
@@ -141,7 +143,8 @@ def parallel(*branches: Layer) -> Layer:
         ]
         return tuple(dp for dp, _ in both), functools.reduce(trees.add, (dx for _, dx in both))
 
-    return Layer(init, forward, backward, "parallel", branches, parallel)
+    decoding = of_parallel(parts)
+    return Layer(init, forward, backward, "parallel", branches, parallel, decoding=decoding)
 
 
 def repeat(layer: Layer, n: int) -> Layer:
@@ -203,7 +206,8 @@ def repeat(layer: Layer, n: int) -> Layer:
     def rebuild(child: Layer) -> Layer:
         return repeat(child, n)
 
-    return Layer(init, forward, backward, "repeat", (layer,), rebuild, copies=n)
+    decoding = of_repeat(part, n)
+    return Layer(init, forward, backward, "repeat", (layer,), rebuild, copies=n, decoding=decoding)
 
 
 def reparam(
@@ -260,7 +264,10 @@ def reparam(
     def rebuild(child: Layer) -> Layer:
         return reparam(child, expand, initial=initial, shrink=shrink)
 
-    return Layer(init, forward, backward, "reparam", (layer,), rebuild, shares=True)
+    decoding = through(part, lambda params: expand(params[0]))
+    return Layer(
+        init, forward, backward, "reparam", (layer,), rebuild, shares=True, decoding=decoding
+    )
 
 
 def _check_count(params: Any, parts: tuple[Layer, ...]) -> None:

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.decoding import Decoding
+from funprop.decoding import pointwise as as_pointwise
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Key, PyTree
 
@@ -37,6 +40,7 @@ class Layer:
         node knows its whole gradient then, as a sum, so no rewrite may change what its children
         return as `dparams`.
       copies: of each child, where their params are stacked along a leading axis of that length.
+      decoding: how it runs token by token; `None` where it does not say, and so cannot.
 
     Two laws hold for every combinator, so that a model can be mapped like a tree. *Rebuild:*
     `layer.rebuild(*layer.children)` is the same layer. *Mirror:* child `i`, its params and its
@@ -62,12 +66,15 @@ class Layer:
     rebuild: Any = None  # a leaf rebuilds to itself
     shares: bool = False
     copies: int | None = None
+    decoding: Decoding | None = None
 
     def __post_init__(self) -> None:
         if self.rebuild is None:
             if self.children:
                 raise TypeError(f"{self.name}: a layer with children needs rebuild")
             object.__setattr__(self, "rebuild", lambda: self)
+        if self.decoding is not None and self.decoding.forward is None:
+            object.__setattr__(self, "decoding", self.decoding._replace(forward=self.forward))
 
     def __repr__(self) -> str:
         inside = ", ".join(map(repr, self.children))
@@ -114,6 +121,8 @@ def layer(
     backward: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]],
     init: Callable[..., PyTree] | None = None,
     name: str = "layer",
+    pointwise: bool = False,
+    decoding: Decoding | None = None,
 ) -> Layer:
     """A layer of your own, from its forward and its hand-written backward.
 
@@ -122,9 +131,13 @@ def layer(
       backward: `(params, residuals, dy) -> (dparams, dx)`.
       init: `(key, x_spec) -> params`; without it the layer has no params, `()`.
       name: what paths and messages call it.
+      pointwise: whether, without a key, it treats all places of a sequence alike, those along the
+        second axis; so that `generate` may run it on one token after the other.
+      decoding: how it runs token by token, where it looks back.
 
     Raises:
       TypeError: `forward` or `backward` takes another number of arguments.
+      ValueError: it is `pointwise` and has a `decoding` too.
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -137,12 +150,23 @@ def layer(
       >>> fp.serial(scale, fp.relu())
       serial(scale, relu)
     """
+    forward = with_key(forward, "forward")
     return Layer(
         init=init or (lambda key, x: ()),
-        forward=with_key(forward, "forward"),
+        forward=forward,
         backward=backward,
         name=name,
+        decoding=one_decoding(forward, pointwise, decoding),
     )
+
+
+def one_decoding(
+    forward: Callable[..., Any], pointwise: bool, decoding: Decoding | None
+) -> Decoding | None:
+    """What an author says of the time axis, in one of two ways."""
+    if pointwise and decoding is not None:
+        raise ValueError("a layer must be pointwise or have a decoding, got both")
+    return as_pointwise(forward) if pointwise else decoding
 
 
 def with_key(function: Callable[..., Any], what: str) -> Callable[..., Any]:

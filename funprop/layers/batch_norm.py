@@ -150,7 +150,7 @@ def batch_norm(eps: float = 1e-5) -> Layer:
         cast = jax.tree.map(lambda d, p: d.astype(p.dtype), dparams, params)
         return cast, dx.astype(x.dtype)
 
-    return layer(init=init, forward=forward, backward=backward, name="batch_norm")
+    return layer(init=init, forward=forward, backward=backward, name="batch_norm", pointwise=True)
 
 
 def _sums_about(point: Channels, x: X) -> BatchSums:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from funprop.combinators import reparam, repeat, serial
 from funprop.gradients import objective
 from funprop.layer import Layer, named
@@ -146,7 +148,8 @@ def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: 
 
 
 def unembedding(params: Any) -> LinearParams:
-    """The head that shares the embedding's table, from the params of `gpt` or `llama`.
+    """The head that shares the embedding's table, from the params of `gpt` or `llama`, or of any
+    model that begins with an embedding: the first param of all, also where it is `Frozen`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -155,7 +158,7 @@ def unembedding(params: Any) -> LinearParams:
       >>> unembedding(params).w.shape
       (50, 8)
     """
-    return LinearParams(params[0][0], None)
+    return LinearParams(jax.tree.leaves(params)[0], None)
 
 
 def _add_to_table(params: Any, dexpanded: Any) -> Any:

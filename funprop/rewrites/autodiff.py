@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.decoding import through
 from funprop.functions import by_vjp
 from funprop.layer import Layer, recorded
 
@@ -34,7 +35,7 @@ def autodiff(layer: Layer, policy: Callable[..., Any] | None = None) -> Layer:
       [1.0, 1.0]
     """
     if policy is None:
-        return Layer(layer.init, *by_vjp(layer.forward), layer.name)
+        return Layer(layer.init, *by_vjp(layer.forward), layer.name, decoding=through(layer))
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
         def output(params: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
@@ -43,4 +44,4 @@ def autodiff(layer: Layer, policy: Callable[..., Any] | None = None) -> Layer:
 
         return jax.checkpoint(output, policy=policy)(params, x)
 
-    return Layer(layer.init, *by_vjp(forward), layer.name)
+    return Layer(layer.init, *by_vjp(forward), layer.name, decoding=through(layer))

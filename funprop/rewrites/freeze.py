@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
+from funprop.decoding import through
 from funprop.layer import Layer
 from funprop.rewrites.where import Place, map_places, places
 
@@ -58,14 +59,18 @@ def _frozen(layer: Layer) -> Layer:
         return Frozen(layer.init(key, x))
 
     def forward(params: Frozen, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        if not isinstance(params, Frozen):
-            raise TypeError(f"params must be Frozen(params), got {type(params).__name__}")
-        return layer.forward(params.params, x, key)
+        return layer.forward(_inside(params), x, key)
 
     def backward(params: Frozen, residuals: PyTree, dy: PyTree) -> tuple[None, PyTree]:
         return None, layer.backward(params.params, residuals, dy)[1]
 
-    return Layer(init, forward, backward, layer.name)
+    return Layer(init, forward, backward, layer.name, decoding=through(layer, _inside))
+
+
+def _inside(params: Any) -> PyTree:
+    if not isinstance(params, Frozen):
+        raise TypeError(f"params must be Frozen(params), got {type(params).__name__}")
+    return params.params
 
 
 def frozen(model: Layer, where: str, params: PyTree) -> PyTree:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import optax
 
+from funprop.decoding import through
 from funprop.layer import Layer
 from funprop.rewrites.leafwise import require_leafwise
 from funprop.updating import Updating
@@ -64,11 +65,7 @@ def _fused(layer: Layer, optimizer: optax.GradientTransformation) -> Layer:
         return with_opt_state(layer, layer.init(key, x), optimizer)
 
     def forward(params: Updating, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        if not isinstance(params, Updating):
-            raise TypeError(
-                f"params must be Updating(params, opt_state), got {type(params).__name__}"
-            )
-        return layer.forward(params.params, x, key)
+        return layer.forward(_inside(params), x, key)
 
     def backward(params: Updating, residuals: PyTree, dy: PyTree) -> tuple[Updating, PyTree]:
         grads, dx = layer.backward(params.params, residuals, dy)
@@ -82,7 +79,13 @@ def _fused(layer: Layer, optimizer: optax.GradientTransformation) -> Layer:
         updates, opt_state = optimizer.update(grads, params.opt_state, params.params)
         return Updating(optax.apply_updates(params.params, updates), opt_state), dx
 
-    return Layer(init, forward, backward, layer.name)
+    return Layer(init, forward, backward, layer.name, decoding=through(layer, _inside))
+
+
+def _inside(params: Any) -> PyTree:
+    if not isinstance(params, Updating):
+        raise TypeError(f"params must be Updating(params, opt_state), got {type(params).__name__}")
+    return params.params
 
 
 def with_opt_state(layer: Layer, params: PyTree, optimizer: optax.GradientTransformation) -> PyTree:

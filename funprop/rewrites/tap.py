@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
+from funprop.decoding import through
 from funprop.layer import Layer, Recorded, recorded
 from funprop.rewrites.beside import apart, beside
 from funprop.rewrites.where import map_places, places
@@ -87,6 +88,7 @@ def _tap(layer: Layer, forward: Any, backward: Any) -> Layer:
         forward=tapped_forward,
         backward=tapped_backward,
         rebuild=rebuild if layer.children else None,
+        decoding=through(layer),
     )
 
 
