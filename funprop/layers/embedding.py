@@ -12,7 +12,7 @@ from jax.nn import initializers
 
 from funprop.decoding import Decoding, place
 from funprop.layer import Layer, layer
-from funprop.per_example import closed, sum_squares
+from funprop.quantities.closed_form import closed, sum_squares
 from funprop.trees import require_float, spec_string, widen
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from jax.core import Tracer
 from funprop import trees
 from funprop.decoding import decoding_of
 from funprop.layer import Layer
+from funprop.located import check_params, located
 from funprop.losses import LinearParams
 from funprop.models.sampling import Sampling, draw, sampling
-from funprop.places import check_params, located
 
 if TYPE_CHECKING:
     from collections.abc import Callable

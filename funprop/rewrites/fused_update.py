@@ -9,8 +9,8 @@ import optax
 
 from funprop.decoding import through
 from funprop.layer import Layer
-from funprop.rewrites.leafwise import require_leafwise
-from funprop.updating import Updating
+from funprop.params.leafwise import require_leafwise
+from funprop.params.updating import Updating
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

@@ -10,7 +10,7 @@ import jax
 
 from funprop.decoding import through
 from funprop.layer import Layer, recorded
-from funprop.rewrites.where import Place, map_places, places
+from funprop.params.selection import Place, map_places, places
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
