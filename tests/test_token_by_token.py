@@ -26,7 +26,7 @@ def drawn(model, x, dtype=jnp.float64):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return jnp.zeros(leaf.shape, leaf.dtype)
         value = 0.6 * rng.standard_normal(leaf.shape)
-        return jnp.asarray(abs(value) if "variance" in str(path[-1]) else value, dtype)
+        return jnp.asarray(abs(value) if "variance" in str(path[-1:]) else value, dtype)
 
     return jax.tree_util.tree_map_with_path(one, jax.eval_shape(model.init, KEY, x))
 
@@ -191,7 +191,7 @@ def greedy_by_forward(model, params, head, prompt, *, length):
     """The likeliest tokens, by the whole model on the growing sequence."""
     text = prompt
     for _ in range(length):
-        logits = model.forward(params, text)[0][:, -1] @ head.w.T
+        logits = model.forward(params, text)[0][:, -1] @ head.w.T + head.b
         text = jnp.concatenate([text, logits.argmax(-1)[:, None].astype(text.dtype)], 1)
     return text
 
@@ -203,8 +203,218 @@ def test_text_is_that_of_the_whole_model(name, shape, x64):
     model = MODELS[name]
     prompt = jax.random.randint(jax.random.key(5), shape, 0, WORDS, jnp.int32)
     params = drawn(model, prompt)
-    head, length = fp.unembedding(params), TIME - shape[1]
+    head = jax.random.normal(jax.random.key(5), (WORDS, 8))
+    head = fp.LinearParams(head, jnp.linspace(0, 1, WORDS))
+    length = TIME - shape[1]
     reference = functools.partial(greedy_by_forward, model, length=length)
     got = fp.generate(model, params, head, prompt, length)
     assert got.tolist() == quickly(reference)(params, head, prompt).tolist()
     assert got.dtype == jnp.int32 and len({*got.ravel().tolist()}) > 2
+
+
+def test_the_tied_head_of_params_that_a_rewrite_made():
+    prompt = jnp.array([[1, 2]])
+    texts = []
+    for model in (
+        fp.gpt(WORDS, features=8, depth=1, heads=1),
+        fp.freeze(fp.gpt(WORDS, features=8, depth=1, heads=1), "*/embedding"),
+        fp.fused_update(fp.gpt(WORDS, features=8, depth=1, heads=1), optax.adam(0.1)),
+    ):
+        params = quickly(model.init)(KEY, prompt)
+        texts.append(fp.generate(model, params, fp.unembedding(params), prompt, 3).tolist())
+    assert texts[0] == texts[1] == texts[2]
+
+
+# ------------------------------------------------------------------------------------- the call
+
+SMALL = fp.serial(fp.embedding(WORDS, 4), fp.lstm(4))
+
+
+@pytest.fixture(scope="module")
+def small():
+    params = drawn(SMALL, jnp.zeros((2, 3), jnp.int32), jnp.float32)
+    return params, fp.LinearParams(jax.random.normal(KEY, (WORDS, 4)), None)
+
+
+def test_one_compilation_for_a_model_and_shapes_and_nothing_kept(small):
+    params, head = small
+    model = fp.serial(*SMALL.children)
+    traced = []
+    told = fp.layer(
+        forward=lambda params, x: (traced.append(0) or x, ()),
+        backward=lambda params, kept, dy: ((), dy),
+        pointwise=True,
+    )
+    model = fp.serial(*SMALL.children, told)
+    run = functools.partial(fp.generate, model, (*params, ()), head, length=4, key=KEY)
+    prompt = np.zeros((2, 3), np.uint8)
+    run(prompt)
+    first, before = len(traced), len(jax.live_arrays())
+    for i, how in enumerate(({"temperature": 0.3}, {"top_p": 0.9}, {"top_k": 2}, {"top_p": 0.2})):
+        run(jnp.asarray(prompt + i, jnp.int32), **how)
+    assert len(traced) == first and len(jax.live_arrays()) == before
+    alive = weakref.ref(model)
+    del run, model
+    gc.collect()
+    assert alive() is None
+
+
+def test_any_integers_are_a_prompt(small):
+    params, head = small
+    want = fp.generate(SMALL, params, head, jnp.array([[1, 2, 9]]), 4)
+    assert want.dtype == jnp.int32
+    for dtype in (np.uint8, np.int8, np.int64, np.uint32):
+        assert (
+            fp.generate(SMALL, params, head, np.array([[1, 2, 9]], dtype), 4).tolist()
+            == want.tolist()
+        )
+
+
+def test_the_same_text_however_much_of_it_is_drawn(small):
+    params, head = small
+    long, short = (
+        fp.generate(SMALL, params, head, jnp.array([[1, 2, 9]]), n, key=KEY, temperature=2.0)
+        for n in (6, 4)
+    )
+    assert long[:, :7].tolist() == short.tolist()
+
+
+NAN = float("nan")
+REFUSED = {
+    "prompt must be [batch, time] and not empty, got shape (2, 0)": {
+        "prompt": np.zeros((2, 0), int)
+    },
+    "prompt must be [batch, time] and not empty, got shape (0, 2)": {
+        "prompt": np.zeros((0, 2), int)
+    },
+    "prompt must be [batch, time] and not empty, got shape (3,)": {"prompt": [1, 2, 3]},
+    "prompt must be of integers, got float32": {"prompt": jnp.ones((1, 2))},
+    "prompt must be of integers, got bool": {"prompt": jnp.ones((1, 2), bool)},
+    "prompt must have tokens from 0 to 10, got 11 at place 2 of row 1": {
+        "prompt": jnp.array([[1, 2, 3], [4, 5, 11]])
+    },
+    "prompt must have tokens from 0 to 10, got -1 at place 0 of row 0": {"prompt": [[-1]]},
+    "prompt must have tokens from 0 to 10, got 4294967297": {"prompt": np.array([[2**32 + 1]])},
+    "length must be at least 1, got 0": {"length": 0},
+    "length must be an integer, got 2.0": {"length": 2.0},
+    "length must be an integer, got True": {"length": True},
+    "temperature must be at least 0 and finite, got -1": {"temperature": -1},
+    "temperature must be at least 0 and finite, got nan": {"temperature": NAN},
+    "temperature must be one number, got 'hot'": {"temperature": "hot"},
+    "top_p must be above 0 and at most 1, got 0": {"top_p": 0},
+    "top_p must be above 0 and at most 1, got 1.5": {"top_p": 1.5},
+    "top_p must be above 0 and at most 1, got nan": {"top_p": jnp.asarray(NAN)},
+    "top_p must be one number, got an array of shape (2,)": {"top_p": jnp.ones(2)},
+    "top_k must be at least 1, got 0": {"top_k": 0},
+    "top_k must be an integer or None, got 2.5": {"top_k": 2.5},
+    "key must be one random key, as jax.random.key(0), got 0": {"key": 0},
+    "head must be LinearParams(w, b), got tuple": {"head": ()},
+    "head must have w [vocabulary, features]": {"head": fp.LinearParams(jnp.ones(3), None)},
+    "model must give [batch, time, 3] to go with the head, got float32[1,2,4]": {
+        "head": fp.LinearParams(jnp.ones((11, 3)), None)
+    },
+    "params do not belong to this model": {"params": ((), ())},
+    "serial/last_step: to run token by token, the layer must say": {
+        "model": fp.serial(fp.embedding(WORDS, 4), fp.last_step())
+    },
+    "serial/mine/attention: attention must be causal to run token by token": {
+        "model": fp.serial(
+            fp.embedding(WORDS, 4), fp.named("mine", fp.self_attention(4, 1, causal=False))
+        )
+    },
+    "logits must be finite, got others for token 0 after the prompt of row 0": {
+        "head": fp.LinearParams(jnp.full((11, 4), jnp.nan), None)
+    },
+    "logits must be finite, got others for token 1 after the prompt of row 0": {
+        "model": fp.serial(fp.embedding(5, 4)),  # and the head knows more
+        "head": fp.LinearParams(jnp.ones((11, 4)), jnp.arange(11.0)),
+    },
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_refused_in_one_sentence(words, small):
+    given = {"model": SMALL, "params": small[0], "head": small[1], "prompt": [[1, 2]], "length": 3}
+    given |= REFUSED[words]
+    if "model" in REFUSED[words]:
+        given["params"] = drawn(given["model"], jnp.zeros((1, 2), jnp.int32), jnp.float32)
+    with pytest.raises((ValueError, TypeError)) as error:
+        fp.generate(**given)
+    assert str(error.value).startswith(words) and "\n" not in str(error.value)
+
+
+def test_inside_jit_a_token_from_logits_that_are_not_finite_is_minus_one(small):
+    params, head = small
+    run = jax.jit(lambda params: fp.generate(SMALL, params, head, jnp.array([[1], [2]]), 2))
+    assert (run(params)[:, 1:] >= 0).all()
+    assert run(jax.tree.map(lambda leaf: leaf * jnp.nan, params))[:, 1:].tolist() == [[-1, -1]] * 2
+
+
+# ------------------------------------------------------------------------------------- drawing
+
+
+OPEN = {"temperature": 1.0, "top_k": None, "top_p": 1.0}
+
+
+def kept(p, **how):
+    """Which tokens may be drawn, where their probabilities are `p`."""
+    inside = jax.jit(likeliest)(jnp.log(jnp.asarray([p])), sampling(**{**OPEN, **how}))
+    return np.flatnonzero(inside[0]).tolist()
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_nucleus_is_the_smallest_set_that_reaches_the_share(wide):
+    with jax.enable_x64(wide):
+        p = [0.1, 0.4, 0.05, 0.25, 0.2]
+        for share, want in (
+            (1e-9, [1]),
+            *((0.39, [1]), (0.4, [1]), (0.41, [1, 3]), (0.65, [1, 3]), (0.66, [1, 3, 4])),
+            *(
+                (0.85, [1, 3, 4]),
+                (0.9, [0, 1, 3, 4]),
+                (0.95, [0, 1, 3, 4]),
+                (0.96, [0, 1, 2, 3, 4]),
+            ),
+            *((0.99999999, [0, 1, 2, 3, 4]), (1.0, [0, 1, 2, 3, 4])),
+        ):
+            assert kept(p, top_p=share) == want, share
+        assert kept([0.25] * 4, top_p=0.5) == [0, 1]
+        assert kept(p, top_k=2) == [1, 3] and kept([0.25] * 4, top_k=3) == [0, 1, 2]
+        assert kept(p, top_k=99) == [0, 1, 2, 3, 4]
+        assert kept(p, top_k=2, top_p=0.62) == [1, 3]  # 0.4 is 0.615 of what two have
+        assert kept(p, top_k=2, top_p=0.61) == [1]
+
+
+@pytest.mark.parametrize(
+    ("how", "want"),
+    [
+        ({}, [0.1, 0.4, 0.05, 0.25, 0.2]),
+        ({"top_k": 3}, [0, 0.4 / 0.85, 0, 0.25 / 0.85, 0.2 / 0.85]),
+        ({"top_p": 0.5}, [0, 0.4 / 0.65, 0, 0.25 / 0.65, 0]),
+        ({"top_p": 0.99999999}, [0.1, 0.4, 0.05, 0.25, 0.2]),
+        ({"temperature": 0.5}, [1, 16, 0.25, 6.25, 4]),
+    ],
+    ids=str,
+)
+def test_tokens_are_drawn_as_often_as_they_are_likely(how, want):
+    """Chi-square, against its 0.999 quantile for four degrees of freedom, from a fixed seed."""
+    n, logits = 20_000, jnp.log(jnp.array([0.1, 0.4, 0.05, 0.25, 0.2])) + 7
+    rows = jnp.broadcast_to(logits, (n, 5))
+    drawn = quickly(lambda how: draw(rows, how, KEY))(sampling(**{**OPEN, **how}))
+    counts, want = np.bincount(drawn, minlength=5), n * np.asarray(want) / sum(want)
+    assert (counts[want == 0] == 0).all()
+    assert ((counts - want)[want > 0] ** 2 / want[want > 0]).sum() < 18.5
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_coldest_is_the_likeliest(wide):
+    with jax.enable_x64(wide):
+        run = quickly(draw)
+        logits = jnp.array([[1.0, 3.0, 2.9], [-2e5, -1e5, -jnp.inf], [5.0, 5.0, 1.0]])
+        for temperature in (0, 0.0, np.float32(1e-45), 1e-300, 1e-38, 1e-30):
+            for how in ({}, {"top_p": 0.9}, {"top_k": 2}):
+                how = sampling(**{**OPEN, **how, "temperature": temperature})
+                tokens = [run(logits, how, jax.random.key(i)).tolist() for i in range(9)]
+                assert {(a, b) for a, b, _ in tokens} == {(1, 1)}
+                ties = {c for *_, c in tokens}
+                assert ties == {0} if temperature == 0 else ties <= {0, 1}

@@ -154,7 +154,10 @@ def _check_head(head: Any) -> None:
 
 def _checked_prompt(prompt: Any, vocabulary: int) -> Any:
     """`prompt` in int32."""
-    known = prompt if isinstance(prompt, Tracer) else np.asarray(prompt)
+    try:
+        known = prompt if isinstance(prompt, Tracer) else np.asarray(prompt)
+    except ValueError:
+        raise ValueError("prompt must be [batch, time], got rows of different lengths") from None
     if known.ndim != 2 or 0 in known.shape:
         raise ValueError(
             f"prompt must be [batch, time] and not empty, got shape {tuple(known.shape)}"
