@@ -120,20 +120,21 @@ def through(
 # ----------------------------------------------------------------------------- of the combinators
 
 
-def of_serial(parts: tuple[Any, ...]) -> Decoding:
+def of_serial(parts: tuple[Any, ...], split: Callable[[PyTree], tuple[Any, ...]]) -> Decoding:
     """One after the other; the caches in a tuple."""
+    each = [decoding_of(part) for part in parts]
 
     def prefill(params: Any, x: PyTree, length: int) -> tuple[PyTree, tuple[PyTree, ...]]:
         caches = []
-        for part, p in zip(parts, params, strict=True):
-            x, cache = part.decoding.prefill(p, x, length)
+        for part, p in zip(each, split(params), strict=True):
+            x, cache = part.prefill(p, x, length)
             caches.append(cache)
         return x, tuple(caches)
 
     def advance(params: Any, caches: Any, x: PyTree) -> tuple[PyTree, tuple[PyTree, ...]]:
         new = []
-        for part, p, cache in zip(parts, params, caches, strict=True):
-            x, cache = part.decoding.advance(p, cache, x)
+        for part, p, cache in zip(each, split(params), caches, strict=True):
+            x, cache = part.advance(p, cache, x)
             new.append(cache)
         return x, tuple(new)
 
@@ -142,49 +143,50 @@ def of_serial(parts: tuple[Any, ...]) -> Decoding:
 
 def of_residual(part: Any) -> Decoding:
     """`x + f(x)`; the cache is that of `f`."""
+    inner = decoding_of(part)
 
-    def prefill(params: Any, x: PyTree, length: int) -> tuple[PyTree, PyTree]:
-        y, cache = part.decoding.prefill(params[0], x, length)
+    def prefill(params: PyTree, x: PyTree, length: int) -> tuple[PyTree, PyTree]:
+        y, cache = inner.prefill(params, x, length)
         return add(x, y), cache
 
-    def advance(params: Any, cache: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-        y, cache = part.decoding.advance(params[0], cache, x)
+    def advance(params: PyTree, cache: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+        y, cache = inner.advance(params, cache, x)
         return add(x, y), cache
 
     return Decoding(prefill, advance)
 
 
-def of_parallel(parts: tuple[Any, ...]) -> Decoding:
+def of_parallel(parts: tuple[Any, ...], split: Callable[[PyTree], tuple[Any, ...]]) -> Decoding:
     """Every branch on the same input; outputs and caches in tuples."""
+    each = [decoding_of(part) for part in parts]
 
     def prefill(params: Any, x: PyTree, length: int) -> tuple[Any, Any]:
-        each = [part.decoding.prefill(p, x, length) for part, p in zip(parts, params, strict=True)]
-        return tuple(y for y, _ in each), tuple(cache for _, cache in each)
+        both = [part.prefill(p, x, length) for part, p in zip(each, split(params), strict=True)]
+        return tuple(y for y, _ in both), tuple(cache for _, cache in both)
 
     def advance(params: Any, caches: Any, x: PyTree) -> tuple[Any, Any]:
-        each = [
-            part.decoding.advance(p, cache, x)
-            for part, p, cache in zip(parts, params, caches, strict=True)
-        ]
-        return tuple(y for y, _ in each), tuple(cache for _, cache in each)
+        given = zip(each, split(params), caches, strict=True)
+        both = [part.advance(p, cache, x) for part, p, cache in given]
+        return tuple(y for y, _ in both), tuple(cache for _, cache in both)
 
     return Decoding(prefill, advance)
 
 
 def of_repeat(part: Any, n: int) -> Decoding:
     """A scan over the copies, their caches stacked as their params are."""
+    inner = decoding_of(part)
 
-    def prefill(params: Any, x: PyTree, length: int) -> tuple[PyTree, PyTree]:
+    def prefill(params: PyTree, x: PyTree, length: int) -> tuple[PyTree, PyTree]:
         def one(x: PyTree, copy: PyTree) -> tuple[PyTree, PyTree]:
-            return part.decoding.prefill(copy, x, length)
+            return inner.prefill(copy, x, length)
 
-        return jax.lax.scan(one, x, params[0], length=n)
+        return jax.lax.scan(one, x, params, length=n)
 
-    def advance(params: Any, caches: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+    def advance(params: PyTree, caches: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
         def one(x: PyTree, copy: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-            return part.decoding.advance(*copy, x)
+            return inner.advance(*copy, x)
 
-        return jax.lax.scan(one, x, (params[0], caches), length=n)
+        return jax.lax.scan(one, x, (params, caches), length=n)
 
     return Decoding(prefill, advance)
 

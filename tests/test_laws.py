@@ -14,7 +14,8 @@ import optax
 import pytest
 
 import funprop as fp
-from funprop.layer import child_names, map_nodes
+from funprop.layer import map_nodes
+from funprop.names import child_names
 from tests.cases import ALL, COMPOSITE, build, quickly
 
 ROOT = Path(__file__).parent.parent

@@ -15,7 +15,7 @@ from jax.core import Tracer
 from funprop import trees
 from funprop.decoding import decoding_of
 from funprop.layer import Layer
-from funprop.located import check_params, located
+from funprop.located import check_params
 from funprop.losses import LinearParams
 from funprop.models.sampling import Sampling, draw, sampling
 
@@ -108,8 +108,7 @@ def _generate(
 ) -> Any:
     model = model_ref()
     check_params(model, params, prompt)
-    (whole,) = located((model,))  # a refusal names the path
-    decoding = decoding_of(whole)
+    decoding = decoding_of(model)
 
     def next_token(hidden: Any, i: Any) -> Any:
         _check_hidden(hidden, head)

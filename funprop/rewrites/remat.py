@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.decoding import through
-from funprop.layer import Layer, recorded
+from funprop.layer import Layer, leaf_of, recorded
 from funprop.params.selection import Place, map_places, places
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def remat(layer: Layer, keep: str | None = None) -> Layer:
 
     Args:
       layer: what is recomputed.
-      keep: a pattern for paths inside `layer`, as `serial/dense[2]` or `*/attention`; `*` stands
+      keep: a pattern for paths inside `layer`, as `dense_1` or `*/attention`; `*` stands
         for anything.
 
     Raises:
@@ -90,7 +90,7 @@ def _saving(part: Layer) -> Layer:
         y, residuals = part.forward(params, x, key)
         return y, _Saved(y, residuals)
 
-    return Layer(part.init, forward, part.backward, part.name)
+    return leaf_of(part, forward=forward)
 
 
 def _replaying(part: Layer) -> Layer:
@@ -102,7 +102,7 @@ def _replaying(part: Layer) -> Layer:
     def backward(params: Any, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         return part.backward(params[0], residuals, dy)
 
-    return Layer(part.init, forward, backward, part.name)
+    return leaf_of(part, forward=forward, backward=backward)
 
 
 def _saved(residuals: Any) -> PyTree:
@@ -121,5 +121,6 @@ def _with_saved(layer: Layer, params: PyTree, saved: Any) -> PyTree:
         return params, saved
     if saved is None or not layer.children or layer.shares:
         return params
-    children = zip(layer.children, params, saved, strict=False)  # a node's own stand behind
-    return tuple(_with_saved(child, p, s) for child, p, s in children)
+    # A node's own stand behind.
+    children = zip(layer.children, layer.split(params), saved, strict=False)
+    return layer.join(params, [_with_saved(child, p, s) for child, p, s in children])

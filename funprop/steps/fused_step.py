@@ -61,7 +61,7 @@ def fused_step(objective: Layer, optimizer: optax.GradientTransformation) -> Ste
       >>> state = train.init(line.init(jax.random.key(0), batch), None)
       >>> for _ in range(50):
       ...     state, metrics = train.update(state, batch)
-      >>> round(float(state.params[0].w[0, 0]), 4), float(metrics["loss"].mean) < 1e-6
+      >>> round(float(state.params.w[0, 0]), 4), float(metrics["loss"].mean) < 1e-6
       (2.0, True)
     """
     fused = fused_update(objective, optimizer)

@@ -166,7 +166,7 @@ def train(
         history.append(row)
         sample = "(the loss is not finite: nothing is drawn)"
         if math.isfinite(row["held_out/bits_per_byte"]):
-            here = jax.device_get(state.params[0])
+            here = jax.device_get(state.params)
             sample = _sample(network, here, jax.random.fold_in(sample_key, turn))
         samples.append(sample)
         print(
@@ -181,7 +181,7 @@ def train(
         return out
     with new_folder(out) as draft:
         write_history(draft / "history.jsonl", history)
-        save_params(draft / "params.npz", network, state.params[0])
+        save_params(draft / "params.npz", network, state.params)
         (draft / "samples.txt").write_text("\n\n".join(samples) + "\n")
         if history:
             title = f"funprop train stdlib: {model}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.params.frozen import trained
+from funprop.params.selection import Pattern, where
 from funprop.transforms.transformed import Transformed, call
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def mixed_precision(
     grad_fn: GradFn,
     compute_dtype: DTypeLike = jnp.bfloat16,
     *,
-    keep: Callable[[str], bool] = lambda path: False,
+    keep: Pattern | None = None,
 ) -> Transformed:
     """The gradient computed in `compute_dtype`, in the dtypes of params again when it comes back.
 
@@ -36,7 +36,7 @@ def mixed_precision(
     Args:
       grad_fn: any; its losses should be summed in float32, as funprop's are.
       compute_dtype: of params and inputs.
-      keep: from the path of a leaf of params, `0/1/w`, to whether it stays as it is.
+      keep: a pattern for the names of params that stay as they are (see `fp.where`), as `*/norm`.
 
     Raises:
       TypeError: `compute_dtype` is not floating.
@@ -57,9 +57,8 @@ def mixed_precision(
         return leaf.astype(compute_dtype) if trees.is_float(leaf) else leaf
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
-        low = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf if keep(trees.path_string(path)) else lower(leaf), params
-        )
+        kept = jax.tree.map(lambda leaf: False, params) if keep is None else where(keep, params)
+        low = jax.tree.map(lambda leaf, same: leaf if same else lower(leaf), params, kept)
         if isinstance(batch, tuple):
             batch = (jax.tree.map(lower, batch[0]), *batch[1:])
         else:
