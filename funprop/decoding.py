@@ -92,11 +92,13 @@ def decoding_of(layer: Any) -> Decoding:
     known = layer.decoding
     if known is None:
         return refused(
-            "to run token by token, the layer must say that it treats all places alike "
+            f"to run token by token, {layer.name} must say that it treats all places alike "
             "(pointwise=True) or how it looks back (decoding=...)"
         )
     if known.forward is not layer.forward:
-        return refused("to run token by token, a layer with another forward needs a new decoding")
+        return refused(
+            f"to run token by token, {layer.name} with another forward needs a new decoding"
+        )
     return known
 
 

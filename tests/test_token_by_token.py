@@ -1,5 +1,6 @@
 """Token by token as at once: every layer, every model, under every rewrite; and generated text."""
 
+import dataclasses
 import functools
 import gc
 import weakref
@@ -102,6 +103,11 @@ def test_a_pointwise_layer_that_is_not_is_refused():
         fp.serial(fp.serial(), mean).decoding.prefill(((), ()), jnp.ones((2, 3, 4)), 5)
     with pytest.raises(ValueError, match=r"relu: x must be \[batch, time, features\]"):
         fp.serial(fp.serial(), fp.relu()).decoding.prefill(((), ()), jnp.ones((2, 3)), 5)
+    doubled = dataclasses.replace(
+        fp.relu(), forward=lambda params, x, key=None: (2 * jax.nn.relu(x), ())
+    )
+    with pytest.raises(ValueError, match="relu with another forward needs a new decoding"):
+        fp.serial(fp.serial(), doubled).decoding.prefill(((), ()), jnp.ones((2, 3, 4)), 5)
     with pytest.raises(ValueError, match="got both"):
         fp.from_function(mean.init, lambda p, x: x, pointwise=True, decoding=mean.decoding)
 
@@ -269,11 +275,9 @@ def test_any_integers_are_a_prompt(small):
 
 def test_the_same_text_however_much_of_it_is_drawn(small):
     params, head = small
-    long, short = (
-        fp.generate(SMALL, params, head, jnp.array([[1, 2, 9]]), n, key=KEY, temperature=2.0)
-        for n in (6, 4)
-    )
-    assert long[:, :7].tolist() == short.tolist()
+    run = functools.partial(fp.generate, SMALL, params, head, [[1, 2, 9]], temperature=2.0)
+    long, short, other = run(9, key=KEY), run(4, key=KEY), run(9, key=jax.random.key(1))
+    assert long[:, :7].tolist() == short.tolist() and long.tolist() != other.tolist()
 
 
 NAN = float("nan")
@@ -311,7 +315,7 @@ REFUSED = {
         "head": fp.LinearParams(jnp.ones((11, 3)), None)
     },
     "params do not belong to this model": {"params": ((), ())},
-    "last_step: to run token by token, the layer must say": {
+    "last_step: to run token by token, last_step must say that it treats all places alike": {
         "model": fp.serial(fp.embedding(WORDS, 4), fp.last_step())
     },
     "mine/core: attention must be causal to run token by token": {

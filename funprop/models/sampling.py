@@ -49,8 +49,7 @@ def sampling(temperature: Any, top_k: Any, top_p: Any) -> Sampling:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     if not isinstance(top_p, Tracer) and not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
-    if not isinstance(top_k, Tracer):
-        top_k = np.int32(min(top_k, MOST))
+    top_k = top_k.astype(jnp.int32) if isinstance(top_k, Tracer) else np.int32(min(top_k, MOST))
     # What float32 would round to zero is the likeliest token all the same.
     wide = np.float64 if jax.config.read("jax_enable_x64") else np.float32
     known = (x if isinstance(x, Tracer) else wide(x) for x in (temperature, top_p))
