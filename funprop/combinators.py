@@ -203,8 +203,8 @@ def repeat(layer: Layer, n: int) -> Layer:
         dx, dparams = jax.lax.scan(one, dy, copies, length=n, reverse=True)
         return dparams, dx
 
-    def rebuild(child: Layer) -> Layer:
-        return repeat(child, n)
+    def rebuild(child: Layer, copies: int = n) -> Layer:
+        return repeat(child, copies)
 
     decoding = of_repeat(part, n)
     return Layer(init, forward, backward, "repeat", (layer,), rebuild, copies=n, decoding=decoding)

@@ -52,7 +52,7 @@ class Decoding(NamedTuple):
     forward: Any = None
 
 
-def pointwise(forward: Callable[..., tuple[PyTree, PyTree]]) -> Decoding:
+def of_pointwise(forward: Callable[..., tuple[PyTree, PyTree]]) -> Decoding:
     """Of a layer that treats all places alike: `forward`, with nothing kept."""
 
     def prefill(params: PyTree, x: PyTree, length: int) -> tuple[PyTree, tuple[()]]:
@@ -76,6 +76,15 @@ def pointwise(forward: Callable[..., tuple[PyTree, PyTree]]) -> Decoding:
         return forward(params, x)[0], ()
 
     return Decoding(prefill, advance)
+
+
+def one_decoding(
+    forward: Callable[..., Any], pointwise: bool, decoding: Decoding | None
+) -> Decoding | None:
+    """What the author of a layer says of the time axis, in one of two ways."""
+    if pointwise and decoding is not None:
+        raise ValueError("a layer must be pointwise or have a decoding, got both")
+    return of_pointwise(forward) if pointwise else decoding
 
 
 def refused(reason: str) -> Decoding:

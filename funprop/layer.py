@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from funprop.decoding import Decoding
-from funprop.decoding import pointwise as as_pointwise
-from funprop.names import RESERVED, below, empty, label
+from funprop.decoding import Decoding, one_decoding
+from funprop.names import RESERVED, below, empty, label, params_of
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key, PyTree
@@ -40,8 +39,8 @@ class Layer:
       shares: whether a param may be used by more than one child, or more than once. Only this
         node knows its whole gradient then, as a sum, so no rewrite may change what its children
         return as `dparams`.
-      hands_on: of a node that shares, whether its params are its child's own with more made of them
-        (a tied table), so that a part below may be changed and these change alike.
+      hands_on: of a node that shares, whether its params are those of its child's first child, from
+        which those of the others are made (a tied table); so parts of that one may be changed.
       copies: of each child, where their params are stacked along a leading axis of that length.
       decoding: how it runs token by token; `None` where it does not say, and so cannot.
       named: whether somebody gave it its name.
@@ -98,6 +97,9 @@ class Layer:
         Raises:
           ValueError: `params` are no tuple of as many as there are children.
         """
+        if self.hands_on:
+            first, *made = self.children[0].children
+            return (params_of((first, *made), (params, *((),) * len(made))),)
         if self.flat:
             return (params, *map(empty, self.children[1:]))
         n = len(self.children)
@@ -112,6 +114,8 @@ class Layer:
         Raises:
           ValueError: there is something for a child that has no place in params.
         """
+        if self.hands_on:
+            return parts[0][0]
         if not self.flat:
             return getattr(params, "_make", tuple)(parts)
         for child, part in zip(self.children[1:], parts[1:], strict=True):
@@ -204,15 +208,6 @@ def layer(
     )
 
 
-def one_decoding(
-    forward: Callable[..., Any], pointwise: bool, decoding: Decoding | None
-) -> Decoding | None:
-    """What an author says of the time axis, in one of two ways."""
-    if pointwise and decoding is not None:
-        raise ValueError("a layer must be pointwise or have a decoding, got both")
-    return as_pointwise(forward) if pointwise else decoding
-
-
 def with_key(function: Callable[..., Any], what: str) -> Callable[..., Any]:
     """`function(params, x)` lifted to `(params, x, key=None)`; one that takes a key stays.
 
@@ -251,7 +246,7 @@ def named(name: str, layer: Layer) -> Layer:
         layer,
         name=name,
         named=True,
-        rebuild=lambda *children: named(name, layer.rebuild(*children)),
+        rebuild=lambda *children, **more: named(name, layer.rebuild(*children, **more)),
     )
 
 

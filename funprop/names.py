@@ -65,8 +65,10 @@ def _identifier(name: str) -> str:
 
 
 def below(path: str, layer: Layer) -> tuple[str, ...]:
-    """The path of each child of `layer`, which is at `path`: a flat node adds no level."""
-    paths = tuple(f"{path}/{name}" if path else name for name in child_names(layer))
+    """The path of each child of `layer`, which is at `path`: a flat node adds no level, nor does a
+    child whose name is empty."""
+    each = zip(layer.children, child_names(layer), strict=True)
+    paths = tuple("/".join(filter(None, (path, name if label(c) else ""))) for c, name in each)
     return (path, *paths[1:]) if layer.flat else paths
 
 

@@ -122,7 +122,7 @@ def summary(model: Layer, x_spec: PyTree) -> Summary:
 
 def _shared(
     layer: Layer, params: PyTree, given: PyTree, expanded: PyTree
-) -> tuple[list[Any], list[PyTree]]:
+) -> tuple[PyTree, list[PyTree]]:
     """Of a node that makes its child's params from its own: those that are counted as its own, and
     the child's, in which those that it hands on are counted, each where it is used first.
 
@@ -136,7 +136,8 @@ def _shared(
     own = {id(inner): outer for inner, outer in pairs}
     take = (lambda leaf: own.pop(id(leaf), None)) if layer.hands_on else (lambda leaf: None)
     child = jax.tree.map(take, expanded)
-    return list(own.values()), [child]
+    left = {id(leaf) for leaf in own.values()}
+    return jax.tree.map(lambda leaf: leaf if id(leaf) in left else None, params), [child]
 
 
 def _row(path: str, output: str, params: PyTree, residual_bytes: int) -> Row:

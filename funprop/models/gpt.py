@@ -153,9 +153,10 @@ def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: 
       >>> abs(float(loss.mean) - 3.91) < 0.2  # log 50: it knows nothing yet
       True
     """
-    whole = objective(model, named("head", linear_cross_entropy(vocabulary, **loss)))
+    head = named("head", linear_cross_entropy(vocabulary, **loss))
     if not tied:
-        return whole
+        return objective(model, head)
+    whole = objective(named("", model), head)  # whose params are the model's alone
     return reparam(
         whole,
         expand=lambda params: params_of(whole.children, (params, unembedding(params))),

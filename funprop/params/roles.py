@@ -103,6 +103,11 @@ def decayed(params: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(params), mask)
 
 
+def is_statistic(params: PyTree) -> PyTree:
+    """Whether each leaf is a statistic, frozen or not; in a tree like `params`."""
+    return jax.tree.map(lambda role: role == "statistic", roles(params))
+
+
 def is_trained(params: PyTree) -> PyTree:
     """Whether each leaf is trained: neither frozen nor a statistic; in a tree like `params`."""
 

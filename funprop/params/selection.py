@@ -1,8 +1,9 @@
 """Choosing parts of a model, and params, by their names: one language for both.
 
 A pattern is a path, `blocks/attention/output`, in which `*` stands for anything, `/` too, and `*/`
-in front for any depth; what is below a part that matches is meant with it. `blocks[-1]` and `blocks[:2]` mean some of the copies
-that `repeat` made. Several patterns, in a tuple, mean what any of them does.
+in front for any depth; what is below a part that matches is meant with it. `blocks[-1]` and
+`blocks[:2]` mean some of the copies that `repeat` made. Several patterns, in a tuple, mean what any
+of them does.
 """
 
 from __future__ import annotations
@@ -91,6 +92,13 @@ def require_match(pattern: Pattern, names: Iterable[str]) -> None:
         raise ValueError(_no_match(pattern, (p for name in names for p in _prefixes(name))))
 
 
+def require_name(name: str, names: Iterable[str]) -> None:
+    """Raise where a path is none of those that there are, and tell the nearest."""
+    names = list(names)
+    if name not in names:
+        raise ValueError(_no_match(name, names))
+
+
 def several(pattern: Pattern) -> tuple[str, ...]:
     """The patterns in what may be one or a tuple of them."""
     return (pattern,) if isinstance(pattern, str) else tuple(pattern)
@@ -124,6 +132,8 @@ def places(pattern: Pattern, model: Layer, *, into_shared: bool = True) -> froze
     """
     found: set[Place] = set()
     for each in several(pattern):
+        if "[" in each:
+            raise ValueError(f"copies can be frozen or adapted one by one, no more, got {each!r}")
         names: list[str] = []
         matched = set(_places(each, model, "", (), names))
         if not matched:
@@ -146,8 +156,9 @@ def _places(
 
 
 def _refuse_shared(node: Layer, place: Place, pattern: str) -> None:
-    for i in place:
-        if node.shares and not node.hands_on:
+    for depth, i in enumerate(place):
+        made = node.shares and not (node.hands_on and place[depth + 1 : depth + 2] == (0,))
+        if made:
             raise ValueError(
                 f"a part whose params are made of others cannot be chosen, got {pattern!r}"
             )

@@ -11,6 +11,7 @@ import jax
 from funprop.layer import Recorded
 from funprop.params.frozen import Frozen
 from funprop.params.roles import Statistic, declared
+from funprop.params.updating import Updating
 from funprop.trees import spec_string, wide_dtype
 
 if TYPE_CHECKING:
@@ -86,25 +87,38 @@ def replaced(params: PyTree, records: PyTree, new: Callable[[Any, Any], Any]) ->
 
     def of(node: Any, *, frozen: bool = False) -> Any:
         if isinstance(node, Frozen):
-            return jax.tree.map(lambda n: of(n, frozen=True), node, is_leaf=_is_holder)
+            return Frozen(inside(node.frozen, frozen=True))
+        if isinstance(node, Updating):
+            return node._replace(params=inside(node.params, frozen=frozen))
         if not _is_holder(node):
             return node
         record = next(rest)
         return node if frozen else new(node, record)
 
-    return jax.tree.map(
-        of, params, is_leaf=lambda node: isinstance(node, Frozen) or _is_holder(node)
-    )
+    def inside(tree: PyTree, *, frozen: bool = False) -> PyTree:
+        return jax.tree.map(lambda node: of(node, frozen=frozen), tree, is_leaf=_is_looked_at)
+
+    return inside(params)
 
 
 def holders(params: PyTree) -> Iterator[Any]:
     """The nodes of params that hold statistics, in the order of the model."""
-    return (n for n in jax.tree.leaves(params, is_leaf=_is_holder) if _is_holder(n))
+    for node in jax.tree.leaves(params, is_leaf=_is_looked_at):
+        if isinstance(node, Frozen):
+            yield from holders(node.frozen)
+        elif isinstance(node, Updating):
+            yield from holders(node.params)
+        elif _is_holder(node):
+            yield node
 
 
 def _is_holder(node: Any) -> bool:
     said = declared(node)
     return said is not None and "statistic" in said.values()
+
+
+def _is_looked_at(node: Any) -> bool:
+    return isinstance(node, Frozen | Updating) or _is_holder(node)
 
 
 def _records(records: PyTree) -> Iterator[Recorded]:

@@ -8,6 +8,7 @@ from funprop.decoding import through
 from funprop.layer import Layer, leaf_of
 from funprop.params.frozen import Frozen, as_frozen, thawed
 from funprop.params.selection import Pattern, Place, map_places, places
+from funprop.rewrites.copies import apart
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -22,7 +23,8 @@ def freeze(model: Layer, where: Pattern) -> Layer:
 
     Args:
       model: any layer, a whole objective too.
-      where: a pattern for the paths of the parts to freeze, as `*/dense*`.
+      where: a pattern for the parts to freeze (see `fp.where`), as `*/norm`, or `blocks[:-2]` for
+        all copies but the last two: these are apart then, as `blocks/copies_0_to_3`.
 
     Returns:
       A layer whose params have a `Frozen` at each of these parts. `frozen(model, where, params)`
@@ -40,6 +42,7 @@ def freeze(model: Layer, where: Pattern) -> Layer:
       >>> dparams.dense_0, dparams.dense_1.w.shape
       (None, (4, 2))
     """
+    model, _, where = apart(model, where)
     return map_places(places(where, model, into_shared=False), model, frozen_part)
 
 
@@ -69,6 +72,7 @@ def frozen(model: Layer, where: Pattern, params: PyTree) -> PyTree:
       >>> frozen(fp.serial(fp.dense(4), fp.tanh()), "dense", ("pretrained", ()))
       (Frozen(frozen='pretrained'), ())
     """
+    model, params, where = apart(model, where, params)
     chosen = places(where, model, into_shared=False)
 
     def look(node: Layer, params: Any, at: Place) -> Any:

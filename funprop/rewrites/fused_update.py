@@ -9,6 +9,7 @@ import optax
 
 from funprop.decoding import through
 from funprop.layer import Layer, leaf_of
+from funprop.params.frozen import trained, with_trained
 from funprop.params.leafwise import require_leafwise
 from funprop.params.updating import Updating
 
@@ -71,13 +72,15 @@ def _fused(layer: Layer, optimizer: optax.GradientTransformation) -> Layer:
         if not isinstance(params, Updating):
             return layer.backward(params, residuals, dy)
         grads, dx = layer.backward(params.params, residuals, dy)
-        if jax.tree.structure(grads) != jax.tree.structure(params.params):
+        own = trained(params.params)
+        if jax.tree.structure(grads) != jax.tree.structure(own):
             raise TypeError(
                 f"{layer.name} must return dparams in the structure of params to be updated, got "
                 f"{type(grads).__name__}"
             )
-        updates, opt_state = optimizer.update(grads, params.opt_state, params.params)
-        return Updating(optax.apply_updates(params.params, updates), opt_state), dx
+        updates, opt_state = optimizer.update(grads, params.opt_state, own)
+        new = with_trained(params.params, optax.apply_updates(own, updates))
+        return Updating(new, opt_state), dx
 
     return leaf_of(
         layer, init=init, forward=forward, backward=backward, decoding=through(layer, _inside)
@@ -95,7 +98,9 @@ def _inside(params: Any) -> PyTree:
 def with_opt_state(layer: Layer, params: PyTree, optimizer: optax.GradientTransformation) -> PyTree:
     """The params of `fused_update(layer, optimizer)` from those of `layer`."""
     if _is_leaf(layer):
-        return Updating(params, optimizer.init(params)) if jax.tree.leaves(params) else params
+        return (
+            Updating(params, optimizer.init(trained(params))) if jax.tree.leaves(params) else params
+        )
 
     def each(params: Any) -> PyTree:
         pairs = zip(layer.children, layer.split(params), strict=True)

@@ -13,6 +13,7 @@ from funprop.layer import Layer
 from funprop.layers.dense import DenseParams
 from funprop.params.frozen import as_frozen
 from funprop.params.selection import Pattern, Place, places, within
+from funprop.rewrites.copies import apart
 from funprop.rewrites.freeze import frozen_part
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def low_rank(
     """
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
+    model, _, where = apart(model, where)
     chosen = places(where, model, into_shared=False)
     whole = places(train, model, into_shared=False) if train else frozenset()
 
@@ -77,6 +79,9 @@ def low_rank(
             return node
         if not within(at, chosen | whole):
             return frozen_part(node)
+        if node.hands_on:  # the others' params are made from the first's
+            first, *made = node.children[0].children
+            return node.rebuild(node.children[0].rebuild(look(first, (*at, 0, 0)), *made))
         return node.rebuild(*(look(child, (*at, i)) for i, child in enumerate(node.children)))
 
     return look(model, ())
@@ -100,7 +105,7 @@ def _low_rank(layer: Layer, rank: int, scale: float) -> Layer:
         return _low_rank(child, rank, scale)
 
     whole = reparam(layer, expand, shrink=shrink)
-    return dataclasses.replace(whole, init=init, rebuild=rebuild)
+    return dataclasses.replace(whole, name="low_rank", init=init, rebuild=rebuild)
 
 
 def _beside(params: Any, rank: int, key: Any) -> LowRank:
@@ -131,6 +136,7 @@ def adapted(
       >>> new.dense.frozen.w.shape
       (5, 4)
     """
+    model, params, where = apart(model, where, params)
     chosen = places(where, model, into_shared=False)
     whole = places(train, model, into_shared=False) if train else frozenset()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.decoding import through
-from funprop.layer import Layer, leaf_of, recorded
+from funprop.layer import Layer, Recorded, leaf_of, recorded
 from funprop.params.selection import Place, map_places, places
 
 if TYPE_CHECKING:
@@ -106,12 +106,23 @@ def _replaying(part: Layer) -> Layer:
 
 
 def _saved(residuals: Any) -> PyTree:
-    """What was saved, in its place; `None` in place of a child that has nothing saved inside."""
+    """What was saved, in its place; `None` in place of a child that has nothing saved inside.
 
-    def is_saved(node: Any) -> bool:
-        return isinstance(node, _Saved)
+    Without what was recorded, which stands among the node's own residuals once already.
+    """
 
-    saved = jax.tree.map(lambda r: r if is_saved(r) else None, residuals, is_leaf=is_saved)
+    def whole(node: Any) -> bool:
+        return isinstance(node, _Saved | Recorded)
+
+    def bare(node: Any) -> Any:
+        if isinstance(node, _Saved):
+            return _Saved(node.y, jax.tree.map(kept, node.residuals, is_leaf=whole))
+        return None
+
+    def kept(node: Any) -> Any:
+        return None if isinstance(node, Recorded) else node
+
+    saved = jax.tree.map(bare, residuals, is_leaf=whole)
     return tuple(part if jax.tree.leaves(part) else None for part in saved)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.params.frozen import trained
+from funprop.params.roles import is_statistic
 from funprop.params.selection import Pattern, where
 from funprop.transforms.transformed import Transformed, call
 
@@ -27,7 +28,7 @@ def mixed_precision(
 ) -> Transformed:
     """The gradient computed in `compute_dtype`, in the dtypes of params again when it comes back.
 
-    Params are cast, and the inputs: the first part of a batch that is a tuple, since targets and
+    Params are cast, all but statistics, and the inputs: the first part of a batch that is a tuple, since targets and
     weights belong to the loss; the whole of any other batch. For anybody's grad_fn; of a funprop
     model `cast(model, dtype)` does the same layer by layer, so that the cast params never exist
     all at once. Float16 wants `loss_scale` too.
@@ -57,7 +58,9 @@ def mixed_precision(
         return leaf.astype(compute_dtype) if trees.is_float(leaf) else leaf
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
-        kept = jax.tree.map(lambda leaf: False, params) if keep is None else where(keep, params)
+        kept = is_statistic(params)
+        if keep is not None:
+            kept = jax.tree.map(lambda one, other: one or other, kept, where(keep, params))
         low = jax.tree.map(lambda leaf, same: leaf if same else lower(leaf), params, kept)
         if isinstance(batch, tuple):
             batch = (jax.tree.map(lower, batch[0]), *batch[1:])
