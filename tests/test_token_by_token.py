@@ -173,6 +173,7 @@ REWRITES = {
     "tap": lambda model: fp.tap(fp.tap(model, "*/hidden", forward=jnp.sum), backward=jnp.sum),
     "cast": lambda model: fp.cast(model, jnp.float64),
     "freeze": lambda model: fp.freeze(model, "*/self_attention"),
+    "freeze-copy": lambda model: fp.freeze(model, "repeat[0]"),
     "freeze-places": lambda model: fp.freeze(model, "*/places"),
     "low_rank": lambda model: fp.low_rank(model, "*/qkv", 2),
     "fused_update": lambda model: fp.fused_update(model, optax.sgd(0.1)),
