@@ -557,10 +557,11 @@ def test_a_wrong_combinator_is_blamed_when_its_parts_are_right():
 
         return fp.Layer(layer.init, forward, backward, "twice", (layer,), twice)
 
-    model = fp.serial(twice(fp.serial(fp.dense(4), fp.tanh())), fp.dense(2))
+    part = fp.named("part", fp.serial(fp.dense(4), fp.tanh()))
+    model = fp.serial(twice(part), fp.dense(2))
     x = normal(3, 4)
     report = fp.verify(model, model.init(jax.random.key(0), x), x)
-    assert {f.path for f in report.findings} == {"twice: dense/w", "twice: dense/b"}
+    assert {f.path for f in report.findings} == {"part (twice): dense/w", "part (twice): dense/b"}
     assert {f.story for f in report.findings} == {"overwritten"}
 
 
