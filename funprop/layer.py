@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.decoding import Decoding, one_decoding
-from funprop.names import RESERVED, below, empty, label, params_of
+from funprop.names import RESERVED, below, empty, is_kind, label, params_of
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key, PyTree
@@ -44,6 +44,7 @@ class Layer:
       copies: of each child, where their params are stacked along a leading axis of that length.
       decoding: how it runs token by token; `None` where it does not say, and so cannot.
       named: whether somebody gave it its name.
+      of_node: of a leaf that was a node of several children, whose name is but its kind.
       paramless: whether it has no params.
       flat: whether its first child's params and paths are its own, and no other child has params:
         so of every node of one child.
@@ -76,6 +77,7 @@ class Layer:
     copies: int | None = None
     decoding: Decoding | None = None
     named: bool = False
+    of_node: bool = False
     paramless: bool = False
     flat: bool = False
 
@@ -256,8 +258,10 @@ def leaf_of(layer: Layer, **functions: Any) -> Layer:
     What a rewrite makes of a part that it treats as a whole; all that the layer says of itself, it
     still says.
     """
-    whole = {"name": label(layer), "children": (), "rebuild": None, "copies": None}
-    return dataclasses.replace(layer, **(whole | functions))
+    name, of_node = label(layer), is_kind(layer)
+    whole = {"name": name, "of_node": of_node, "children": (), "rebuild": None, "copies": None}
+    none = dict.fromkeys(("shares", "hands_on", "flat"), False)
+    return dataclasses.replace(layer, **(whole | none | functions))
 
 
 # -------------------------------------------------------------------------------------- mapping

@@ -29,10 +29,19 @@ def label(layer: Layer) -> str:
       >>> label(fp.residual(fp.serial(fp.named("attention", fp.dense(8))))), label(fp.relu())
       ('attention', 'relu')
     """
-    node = layer
-    while not node.named and len(node.children) == 1:
-        (node,) = node.children
-    return layer.name if node.children and not node.named else node.name
+    return layer.name if is_kind(layer) else _innermost(layer).name
+
+
+def is_kind(layer: Layer) -> bool:
+    """Whether a layer's label is but its kind: nobody named it, nor what it alone consists of."""
+    node = _innermost(layer)
+    return not node.named and (bool(node.children) or node.of_node)
+
+
+def _innermost(layer: Layer) -> Layer:
+    while not layer.named and len(layer.children) == 1:
+        (layer,) = layer.children
+    return layer
 
 
 def child_names(layer: Layer) -> tuple[str, ...]:

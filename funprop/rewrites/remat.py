@@ -47,11 +47,12 @@ def remat(layer: Layer, keep: str | None = None) -> Layer:
 
 
 def _remat(layer: Layer, chosen: frozenset[Place]) -> Layer:
-    first, again = (map_places(chosen, layer, how) for how in (_saving, _replaying))
+    first = map_places(chosen, layer, functools.partial(_saving, chosen=chosen))
+    again = map_places(chosen, layer, _replaying)
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
         y, residuals = first.forward(params, x, key)
-        saved = _saved(residuals[: len(layer.children)]) if layer.children else ()
+        saved = _saved(residuals[: len(layer.children)], chosen) if layer.children else ()
         return y, (*saved, x, key, recorded(residuals))
 
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
@@ -74,21 +75,24 @@ def _remat(layer: Layer, chosen: frozenset[Place]) -> Layer:
     )
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["y", "residuals"], meta_fields=[])
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["y", "residuals"], meta_fields=["chosen"]
+)
 @dataclasses.dataclass(frozen=True)
 class _Saved:
-    """What the forward pass of a chosen part gave."""
+    """What the forward pass of a chosen part gave, and with which others: `remat`s may be nested."""
 
     y: Any
     residuals: Any
+    chosen: frozenset[Place]
 
 
-def _saving(part: Layer) -> Layer:
+def _saving(part: Layer, chosen: frozenset[Place]) -> Layer:
     """`part` with all that its forward gives as its residuals."""
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, _Saved]:
         y, residuals = part.forward(params, x, key)
-        return y, _Saved(y, residuals)
+        return y, _Saved(y, residuals, chosen)
 
     return leaf_of(part, forward=forward)
 
@@ -105,19 +109,20 @@ def _replaying(part: Layer) -> Layer:
     return leaf_of(part, forward=forward, backward=backward)
 
 
-def _saved(residuals: Any) -> PyTree:
+def _saved(residuals: Any, chosen: frozenset[Place]) -> PyTree:
     """What was saved, in its place; `None` in place of a child that has nothing saved inside.
 
     Without what was recorded, which stands among the node's own residuals once already.
     """
 
     def whole(node: Any) -> bool:
-        return isinstance(node, _Saved | Recorded)
+        return isinstance(node, Recorded) or (isinstance(node, _Saved) and node.chosen == chosen)
 
     def bare(node: Any) -> Any:
-        if isinstance(node, _Saved):
-            return _Saved(node.y, jax.tree.map(kept, node.residuals, is_leaf=whole))
-        return None
+        if not isinstance(node, _Saved):
+            return None
+        inside = jax.tree.map(kept, node.residuals, is_leaf=lambda r: isinstance(r, Recorded))
+        return dataclasses.replace(node, residuals=inside)
 
     def kept(node: Any) -> Any:
         return None if isinstance(node, Recorded) else node
@@ -130,7 +135,7 @@ def _with_saved(layer: Layer, params: PyTree, saved: Any) -> PyTree:
     """`params` with what was saved beside the params that it belongs to, by the mirror law."""
     if isinstance(saved, _Saved):
         return params, saved
-    if saved is None or not layer.children or layer.shares:
+    if saved is None or not layer.children or (layer.shares and not layer.hands_on):
         return params
     # A node's own stand behind.
     children = zip(layer.children, layer.split(params), saved, strict=False)
