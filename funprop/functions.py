@@ -10,14 +10,19 @@ import jax
 import numpy as np
 
 from funprop import trees
-from funprop.layer import Layer, recorded, with_key
+from funprop.layer import Layer, recorded, takes_key, with_key
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
 
 def from_function(
-    init: Callable[..., PyTree], apply: Callable[..., PyTree], name: str = "function"
+    init: Callable[..., PyTree],
+    apply: Callable[..., PyTree],
+    name: str = "function",
+    *,
+    mixes: bool = False,
+    draws: bool | None = None,
 ) -> Layer:
     """Anybody's pure function as a layer; its backward is taken by `jax.vjp`.
 
@@ -25,6 +30,8 @@ def from_function(
       init: `(key, x_spec) -> params`, any pytree.
       apply: `(params, x) -> y` or `(params, x, key) -> y`, differentiable by JAX.
       name: what paths and messages call it.
+      mixes: whether an example's output in training depends on the other examples of the batch.
+      draws: whether `apply` draws from its key; by default, whether it takes one.
 
     Example:
       >>> import jax.numpy as jnp
@@ -34,9 +41,10 @@ def from_function(
       >>> float(da), float(dx)
       (0.0, 2.0)
     """
+    draws = takes_key(apply, "apply") if draws is None else draws
     apply = with_key(apply, "apply")
     forward, backward = by_vjp(lambda params, x, key: (apply(params, x, key), ()))
-    return Layer(init, forward, backward, name)
+    return Layer(init, forward, backward, name, mixes=mixes, draws=draws)
 
 
 def by_vjp(forward: Callable[..., tuple[PyTree, PyTree]]) -> tuple[Callable, Callable]:

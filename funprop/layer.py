@@ -37,6 +37,12 @@ class Layer:
         node knows its whole gradient then, as a sum, so no rewrite may change what its children
         return as `dparams`.
       copies: of each child, where their params are stacked along a leading axis of that length.
+      mixes: whether an example's output in training depends on the other examples of the batch, as
+        that of `batch_norm` does. What takes a batch apart refuses such a layer by it.
+      draws: whether `forward` draws from its key in training, so that to train it wants one.
+
+    Both are true of a combinator where they are of any child, and every rewrite keeps them. They
+    tell of training, where there is a key: without one nothing mixes, and nothing is drawn.
 
     Two laws hold for every combinator, so that a model can be mapped like a tree. *Rebuild:*
     `layer.rebuild(*layer.children)` is the same layer. *Mirror:* child `i`, its params and its
@@ -62,8 +68,13 @@ class Layer:
     rebuild: Any = None  # a leaf rebuilds to itself
     shares: bool = False
     copies: int | None = None
+    mixes: bool = False
+    draws: bool = False
 
     def __post_init__(self) -> None:
+        for told in ("mixes", "draws"):
+            if any(getattr(child, told) for child in self.children):
+                object.__setattr__(self, told, True)
         if self.rebuild is None:
             if self.children:
                 raise TypeError(f"{self.name}: a layer with children needs rebuild")
@@ -72,6 +83,23 @@ class Layer:
     def __repr__(self) -> str:
         inside = ", ".join(map(repr, self.children))
         return f"{self.name}({inside})" if inside else self.name
+
+
+def as_leaf(layer: Layer, **changes: Any) -> Layer:
+    """A leaf in the place of `layer`, whose insides are out of sight: what it says of itself stays.
+
+    Args:
+      layer: any; a combinator too.
+      **changes: the functions that are other ones, by the names of a `Layer`'s attributes.
+
+    Example:
+      >>> import funprop as fp
+      >>> whole = as_leaf(fp.serial(fp.dense(4), fp.dropout(0.5)))
+      >>> whole, whole.draws
+      (serial, True)
+    """
+    alone = {"children": (), "rebuild": None, "shares": False, "copies": None}
+    return dataclasses.replace(layer, **(alone | changes))
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["value"], meta_fields=["metric"])
@@ -97,12 +125,18 @@ class Recorded:
 
 
 def recorded(residuals: PyTree) -> PyTree:
-    """`residuals` with only the `Recorded` left in it, each in its place, and `None` elsewhere."""
+    """`residuals` with only the `Recorded` left in it, each in its place, and `None` elsewhere.
 
-    def is_record(node: Any) -> bool:
-        return isinstance(node, Recorded)
-
-    return jax.tree.map(lambda r: r if is_record(r) else None, residuals, is_leaf=is_record)
+    What holds no record at all is one `None`. So nothing of its structure is left, which may differ
+    from trace to trace: residuals may have functions and shapes in it, and records are added up.
+    """
+    if isinstance(residuals, Recorded):
+        return residuals
+    parts, tree = jax.tree.flatten(residuals, is_leaf=lambda node: node is not residuals)
+    if jax.tree_util.treedef_is_leaf(tree):
+        return None
+    found = [recorded(part) for part in parts]
+    return tree.unflatten(found) if any(part is not None for part in found) else None
 
 
 # --------------------------------------------------------------------------------------- making
@@ -114,6 +148,8 @@ def layer(
     backward: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]],
     init: Callable[..., PyTree] | None = None,
     name: str = "layer",
+    mixes: bool = False,
+    draws: bool | None = None,
 ) -> Layer:
     """A layer of your own, from its forward and its hand-written backward.
 
@@ -122,6 +158,8 @@ def layer(
       backward: `(params, residuals, dy) -> (dparams, dx)`.
       init: `(key, x_spec) -> params`; without it the layer has no params, `()`.
       name: what paths and messages call it.
+      mixes: whether an example's output in training depends on the other examples of the batch.
+      draws: whether `forward` draws from its key; by default, whether it takes one.
 
     Raises:
       TypeError: `forward` or `backward` takes another number of arguments.
@@ -142,25 +180,30 @@ def layer(
         forward=with_key(forward, "forward"),
         backward=backward,
         name=name,
+        mixes=mixes,
+        draws=takes_key(forward, "forward") if draws is None else draws,
     )
 
 
 def with_key(function: Callable[..., Any], what: str) -> Callable[..., Any]:
-    """`function(params, x)` lifted to `(params, x, key=None)`; one that takes a key stays.
+    """`function(params, x)` lifted to `(params, x, key=None)`; one that takes a key stays."""
+    if takes_key(function, what):
+        return lambda params, x, key=None: function(params, x, key)
+    return lambda params, x, key=None: function(params, x)
 
-    It takes a key if it has a third argument that is called `key` or must be given.
-    """
+
+def takes_key(function: Callable[..., Any], what: str) -> bool:
+    """Whether `function` has a third argument, beside params and input, that is called `key` or must
+    be given."""
     arguments = inspect.signature(function).parameters.values()
     places = [p for p in arguments if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     needed = [p for p in places if p.default is p.empty or p.name == "key"]
     open_ended = any(p.kind is p.VAR_POSITIONAL for p in arguments)
-    if len(needed) == 3:
-        return lambda params, x, key=None: function(params, x, key)
-    if len(needed) <= 2 and (len(places) >= 2 or open_ended):
-        return lambda params, x, key=None: function(params, x)
-    raise TypeError(
-        f"{what} must take (params, x) or (params, x, key), got {len(places)} arguments"
-    )
+    if len(needed) != 3 and not (len(needed) <= 2 and (len(places) >= 2 or open_ended)):
+        raise TypeError(
+            f"{what} must take (params, x) or (params, x, key), got {len(places)} arguments"
+        )
+    return len(needed) == 3
 
 
 def named(name: str, layer: Layer) -> Layer:

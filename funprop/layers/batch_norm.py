@@ -150,7 +150,9 @@ def batch_norm(eps: float = 1e-5) -> Layer:
         cast = jax.tree.map(lambda d, p: d.astype(p.dtype), dparams, params)
         return cast, dx.astype(x.dtype)
 
-    return layer(init=init, forward=forward, backward=backward, name="batch_norm")
+    return layer(
+        init=init, forward=forward, backward=backward, name="batch_norm", mixes=True, draws=False
+    )
 
 
 def _sums_about(point: Channels, x: X) -> BatchSums:

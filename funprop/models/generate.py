@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funprop.layer import Layer, Recorded, map_layers
+from funprop.layer import Layer, Recorded, as_leaf, map_layers
 from funprop.layers.attention import Attention
 from funprop.trees import widen
 
@@ -181,7 +181,7 @@ def _keys_and_values(layer: Attention, longest: int) -> Layer:
         y = y.reshape(len(x), how.heads, *y.shape[3:]).swapaxes(1, 2)
         return y.reshape(*x.shape[:-1], -1), Recorded(Next((ks, vs, place + x.shape[1])))
 
-    return Layer(init, forward, layer.backward, layer.name)
+    return as_leaf(layer, init=init, forward=forward)
 
 
 def _place(layer: Layer, longest: int) -> Layer:
@@ -195,4 +195,4 @@ def _place(layer: Layer, longest: int) -> Layer:
         rows = jax.lax.dynamic_slice_in_dim(params.params, params.past, x.shape[1], 0)
         return x + rows, Recorded(Next(params.past + x.shape[1]))
 
-    return Layer(init, forward, layer.backward, layer.name)
+    return as_leaf(layer, init=init, forward=forward)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from funprop.layer import Layer
+from funprop.layer import Layer, as_leaf
 from funprop.rewrites.where import Place, map_places, places
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _frozen(layer: Layer) -> Layer:
     def backward(params: Frozen, residuals: PyTree, dy: PyTree) -> tuple[None, PyTree]:
         return None, layer.backward(params.params, residuals, dy)[1]
 
-    return Layer(init, forward, backward, layer.name)
+    return as_leaf(layer, init=init, forward=forward, backward=backward)
 
 
 def frozen(model: Layer, where: str, params: PyTree) -> PyTree:

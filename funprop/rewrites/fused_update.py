@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import optax
 
-from funprop.layer import Layer
+from funprop.layer import Layer, as_leaf
 from funprop.rewrites.leafwise import require_leafwise
 from funprop.updating import Updating
 
@@ -82,7 +82,7 @@ def _fused(layer: Layer, optimizer: optax.GradientTransformation) -> Layer:
         updates, opt_state = optimizer.update(grads, params.opt_state, params.params)
         return Updating(optax.apply_updates(params.params, updates), opt_state), dx
 
-    return Layer(init, forward, backward, layer.name)
+    return as_leaf(layer, init=init, forward=forward, backward=backward)
 
 
 def with_opt_state(layer: Layer, params: PyTree, optimizer: optax.GradientTransformation) -> PyTree:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from funprop.layer import Layer, recorded
+from funprop.layer import Layer, as_leaf, recorded
 from funprop.rewrites.where import Place, map_places, places
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _saving(part: Layer) -> Layer:
         y, residuals = part.forward(params, x, key)
         return y, _Saved(y, residuals)
 
-    return Layer(part.init, forward, part.backward, part.name)
+    return as_leaf(part, forward=forward)
 
 
 def _replaying(part: Layer) -> Layer:
@@ -97,7 +97,7 @@ def _replaying(part: Layer) -> Layer:
     def backward(params: Any, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         return part.backward(params[0], residuals, dy)
 
-    return Layer(part.init, forward, backward, part.name)
+    return as_leaf(part, forward=forward, backward=backward)
 
 
 def _saved(residuals: Any) -> PyTree:

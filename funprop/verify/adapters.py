@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.functions import by_vjp
-from funprop.layer import Layer
+from funprop.layer import Layer, as_leaf
 from funprop.places import leaf_path
 from funprop.verify import internals
 from funprop.verify.evaluate import Evaluate
@@ -71,7 +71,8 @@ def _alone(layer: Layer) -> Layer:
 
     def by_autodiff(child: Layer) -> Layer:
         # A leaf: its residuals are no longer those of its children.
-        return Layer(child.init, *by_vjp(child.forward), child.name)
+        forward, backward = by_vjp(child.forward)
+        return as_leaf(child, forward=forward, backward=backward)
 
     return layer.rebuild(*map(by_autodiff, layer.children))
 
