@@ -4,14 +4,22 @@ loss, one if not given; `grads` come multiplied by it, and nothing else does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.layer import Layer, Recorded, output_spec, recorded, split_key, with_key
+from funprop.arguments import (
+    check_grad_fn,
+    check_key,
+    check_layer,
+    check_trainable,
+    described,
+)
+from funprop.layer import Layer, Recorded, output_spec, recorded, split_key, takes_key, with_key
 from funprop.located import check_params, located
 from funprop.trees import Sum
 
@@ -53,6 +61,10 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
       A layer whose input is a batch, `(inputs, targets)` or `(inputs, targets, weights)`. Its
       params are `(model's params, loss's params)`, the latter `()` for a loss that has none.
 
+    Raises:
+      TypeError: `model` or `loss` is no layer, or a metric no function; or, at forward, `loss`
+        gives no `Sum`.
+
     Example:
       >>> import funprop as fp
       >>> batch = jnp.ones((4, 3)), jnp.zeros(4, int)
@@ -62,6 +74,14 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
       >>> float(loss.weight)
       4.0
     """
+    check_layer("model", model, "serial(dense(4))")
+    check_layer("loss", loss, "mean_squared()")
+    for name, metric in metrics.items():
+        if not callable(metric):
+            raise TypeError(
+                f"{name} must be a function (outputs, targets, weights) -> Sum, got "
+                f"{described(metric)}"
+            )
     parts = located((model, loss))
 
     def init(key: Any, batch: Any) -> tuple[PyTree, PyTree]:
@@ -77,6 +97,7 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
         model_key, loss_key = split_key(key, 2)
         outputs, model_kept = parts[0].forward(params[0], inputs, model_key)
         loss, loss_kept = parts[1].forward(params[1], (outputs, *targets), loss_key)
+        loss = _as_sum("loss", loss)
         measured = [
             Recorded(metric(outputs, *targets), metric=name) for name, metric in metrics.items()
         ]
@@ -103,13 +124,24 @@ def _check_batch(batch: Any) -> None:
         raise ValueError(f"inputs and targets must have the same length, got shapes {shapes}")
 
 
+def _as_sum(name: str, given: Any) -> Sum:
+    if isinstance(given, tuple) and [jnp.shape(leaf) for leaf in given] == [(), ()]:
+        return Sum(*given)
+    got = ", ".join(map(trees.spec_string, jax.tree.leaves(given)))
+    raise TypeError(f"{name} must give a Sum, (total, weight) over the batch, got {got}")
+
+
 def backprop(objective: Layer) -> GradFn:
     """The grad_fn of an objective by its own backward pass; JAX differentiates nothing.
+
+    It has the objective as its attribute `objective`, for transforms and steps to ask what it is.
 
     Args:
       objective: any layer from a batch to a `Sum`, as `objective(model, loss)` makes it.
 
     Raises:
+      TypeError: `objective` is no layer; or, when called, at trace time: it gives no `Sum` (it may
+        be a model without a loss), or the key is no random key.
       ValueError: when called, at trace time: params that are not this objective's.
 
     Example:
@@ -121,16 +153,47 @@ def backprop(objective: Layer) -> GradFn:
       >>> float(gradient.loss), float(gradient.weight), gradient.grads[0].w.tolist()
       (5.0, 2.0, [[-10.0]])
     """
+    check_layer("objective", objective, "objective(model, loss)")
 
     def grad_fn(params: PyTree, batch: PyTree, key: Any = None, dloss: Any = None) -> Gradient:
-        check_params(objective, params, batch)
-        (loss, weight), residuals = objective.forward(params, batch, key)
+        check_key(key)
+        with objective_meant(objective, params, batch):
+            check_params(objective, params, batch)
+            (loss, weight), residuals = run(objective, params, batch, key)
         dtotal = jnp.ones_like(loss) if dloss is None else jnp.asarray(dloss, loss.dtype)
         grads, _ = objective.backward(params, residuals, Sum(dtotal, jnp.zeros_like(weight)))
         records = recorded(residuals)
         return Gradient(grads, loss, weight, metrics_of(records), records)
 
+    setattr(grad_fn, "objective", objective)  # noqa: B010  # functions declare no fields
     return grad_fn
+
+
+def run(objective: Layer, params: PyTree, batch: PyTree, key: Any) -> tuple[Sum, PyTree]:
+    """`objective.forward`, whose output must be a `Sum`."""
+    loss, residuals = objective.forward(params, batch, key)
+    return _as_sum("objective", loss), residuals
+
+
+@contextmanager
+def objective_meant(objective: Layer, params: PyTree, batch: PyTree) -> Iterator[None]:
+    """Within, what fails because `objective` is a model without a loss fails with that sentence."""
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError):
+        if isinstance(batch, tuple) and _is_model(objective, params, batch):
+            raise TypeError(
+                "objective must give a Sum, as objective(model, loss) does, got the model "
+                f"{objective.name} alone"
+            ) from None
+        raise
+
+
+def _is_model(layer: Layer, params: PyTree, batch: tuple[Any, ...]) -> bool:
+    try:
+        return not isinstance(output_spec(layer, params, batch[0]), Sum)
+    except Exception:  # then it is none, or the params are not its
+        return False
 
 
 def metrics_of(records: PyTree) -> dict[str, Sum]:
@@ -148,7 +211,8 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
         over `n` examples return `(mean * n, n)`.
 
     Raises:
-      TypeError: when called, at trace time: `loss_fn` gives something else.
+      TypeError: `loss_fn` is no such function; or, when called, at trace time: it gives something
+        else, a leaf of params is not floating, or the key is no random key.
 
     Example:
       >>> def squares(w, batch):
@@ -159,6 +223,12 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
       >>> float(gradient.loss), float(gradient.weight), float(gradient.grads)
       (5.0, 2.0, -10.0)
     """
+    if not callable(loss_fn):
+        raise TypeError(
+            "loss_fn must be a function (params, batch) or (params, batch, key), got "
+            f"{described(loss_fn)}"
+        )
+    draws = takes_key(loss_fn, "loss_fn")
     loss_fn = with_key(loss_fn, "loss_fn")
 
     def scaled(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> tuple[Any, Any]:
@@ -183,10 +253,13 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
         return total, (jnp.asarray(weight, total.dtype), dict(*metrics))
 
     def grad_fn(params: PyTree, batch: PyTree, key: Any = None, dloss: Any = None) -> Gradient:
+        check_key(key)
+        check_trainable(params)
         differentiate = jax.value_and_grad(scaled, has_aux=True)
         (_, (loss, weight, metrics)), grads = differentiate(params, batch, key, dloss)
         return Gradient(grads, loss, weight, metrics)
 
+    setattr(grad_fn, "draws", draws)  # noqa: B010  # functions declare no fields
     return grad_fn
 
 
@@ -205,6 +278,8 @@ def measure(grad_fn: GradFn) -> Callable[[PyTree, PyTree], dict[str, Sum]]:
       >>> float(measure(line)(params, (jnp.ones((1, 1)), jnp.zeros((1, 1))))["loss"].mean)
       1.0
     """
+
+    check_grad_fn(grad_fn)
 
     @jax.jit
     def measured(params: PyTree, batch: PyTree) -> dict[str, Sum]:

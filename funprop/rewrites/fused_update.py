@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import optax
 
+from funprop.arguments import check_optimizer
 from funprop.layer import Layer, as_leaf
 from funprop.params.leafwise import require_leafwise
 from funprop.params.updating import Updating
@@ -35,7 +36,7 @@ def fused_update(layer: Layer, optimizer: optax.GradientTransformation) -> Layer
 
     Raises:
       ValueError: the optimizer mixes leaves, or draws random numbers.
-      TypeError: the optimizer wants more than gradients and params; or, at forward or backward,
+      TypeError: the optimizer is none, or wants more than gradients and params; or, at forward or backward,
         params that are not `Updating`, `dparams` that are no gradient of them.
 
     Example:
@@ -52,6 +53,7 @@ def fused_update(layer: Layer, optimizer: optax.GradientTransformation) -> Layer
       >>> float(before.params), float(after.params)
       (1.0, 0.5)
     """
+    check_optimizer(optimizer)
     require_leafwise(optimizer)
     return _fused(layer, optimizer)
 
