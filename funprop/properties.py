@@ -41,8 +41,8 @@ def refuse_mixing(who: str, model: Layer | None, key: Any, *, sharded: bool = Tr
       sharded: whether `shard` does what `who` was meant for.
     """
     if key is not None and model is not None and model.mixes:
-        otherwise = "; or split the batch by shard, which is exact" if sharded else ""
         raise ValueError(
-            f"{who} takes a batch apart, but {first_that('mixes', model)} mixes its examples in "
-            f"training: use group_norm or layer_norm there{otherwise}"
+            f"{first_that('mixes', model)} mixes the examples of a batch in training, which {who} "
+            "takes apart: use group_norm or layer_norm"
+            + (", or shard, which is exact" if sharded else "")
         )

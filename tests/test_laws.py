@@ -63,10 +63,8 @@ def test_mirror_law(case):
     rebuilt = layer.rebuild(*(marked(i, child) for i, child in enumerate(layer.children)))
     y, residuals = jax.eval_shape(rebuilt.forward, params, x, key)
     assert len(params) == n
-    remat = case.id in (
-        "remat",
-        "remat-keep",
-    )  # keeps nothing of its children: None in their places
+    # Those that run forward again keep nothing of their children: None in their places.
+    remat = case.id in ("remat", "remat-keep", "gated")
     for i in range(n):
         inside = residuals[i]
         assert inside is None if remat else set(inside) == {f"kept by {i}"}
@@ -218,22 +216,32 @@ IMPORTS = {
     "layer": {"trees"},
     "located": {"trees", "layer"},
     "params": {"trees", "layer"},
-    "quantities": {"trees", "layer", "params"},
+    "properties": {"layer"},
+    "arguments": {"trees", "layer", "params"},
+    "quantities": {"trees", "layer", "params", "properties"},
     "functions": {"trees", "layer"},
     "combinators": {"trees", "layer", "located", "params"},
     "layers": {"trees", "layer", "located", "functions", "quantities"},
     "losses": {"trees", "layer", "quantities"},
     "metrics": {"trees"},
-    "gradients": {"trees", "layer", "located"},
+    "gradients": {"trees", "layer", "located", "arguments"},
     "rewrites": {
-        *("trees", "layer", "params", "functions", "quantities", "layers", "combinators")
+        *("trees", "layer", "params", "arguments", "functions", "quantities", "layers"),
+        "combinators",
     },
     "models": {"trees", "layer", "layers", "combinators", "losses", "gradients"},
-    "transforms": {"trees", "layer", "located", "params", "quantities", "rewrites", "gradients"},
-    "steps": {"trees", "layer", "located", "params", "rewrites", "gradients", "transforms"},
+    "transforms": {
+        *("trees", "layer", "located", "params", "properties", "arguments", "quantities"),
+        *("rewrites", "gradients"),
+    },
+    "steps": {
+        *("trees", "layer", "located", "params", "properties", "arguments", "rewrites"),
+        *("gradients", "transforms"),
+    },
     "inspect": {"trees", "layer", "params"},
     "sharding": {
-        *("trees", "layer", "params", "inspect", "gradients", "rewrites", "transforms", "steps")
+        *("trees", "layer", "params", "arguments", "inspect", "gradients", "rewrites"),
+        *("transforms", "steps"),
     },
     "verify": {"trees", "layer", "located", "params", "functions", "inspect"},
 }
