@@ -25,7 +25,7 @@ def described(given: Any) -> str:
     """
     if isinstance(given, type):
         return f"the class {given.__name__}"
-    if isinstance(given, (str, bool, int, float, complex)):
+    if isinstance(given, (str, bool, int, float, complex)) or given is None:
         return repr(given)
     if hasattr(given, "dtype") and hasattr(given, "shape"):
         return trees.spec_string(given)

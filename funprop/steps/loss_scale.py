@@ -105,10 +105,9 @@ def loss_scale(step: Step, initial: float = 2.0**15, every: int = 2000) -> Step:
         new, metrics, finite = proposed(step, state.inner, batch, state.scale)
         good = jnp.all(finite)
         count = jnp.where(good, state.good + 1, 0)
-        due = (count >= every) | (state.scale < max(LEAST, min(1.0, initial)))
+        due = (count >= every) | (state.scale < min(1.0, initial))
         grown = jnp.where(due & (state.scale < MOST), 2 * state.scale, state.scale)
-        halved = jnp.where(state.scale > LEAST, state.scale / 2, state.scale)
-        scale = jnp.where(good, grown, halved)
+        scale = jnp.maximum(jnp.where(good, grown, state.scale / 2), LEAST)
         told = {"loss_scale": Sum(state.scale, jnp.ones((), jnp.float32))}
         scaled = Scaled(only_if(good, new, state.inner), scale, jnp.where(due, 0, count))
         # What is left out here is no reason for a wrapper outside to leave it out again.
