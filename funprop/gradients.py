@@ -278,7 +278,6 @@ def measure(grad_fn: GradFn) -> Callable[[PyTree, PyTree], dict[str, Sum]]:
       >>> float(measure(line)(params, (jnp.ones((1, 1)), jnp.zeros((1, 1))))["loss"].mean)
       1.0
     """
-
     check_grad_fn(grad_fn)
 
     @jax.jit

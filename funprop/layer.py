@@ -193,8 +193,8 @@ def with_key(function: Callable[..., Any], what: str) -> Callable[..., Any]:
 
 
 def takes_key(function: Callable[..., Any], what: str) -> bool:
-    """Whether `function` has a third argument, beside params and input, that is called `key` or must
-    be given."""
+    """Whether `function` has a third argument, beside params and input, that must be given or is
+    called `key`."""
     arguments = inspect.signature(function).parameters.values()
     places = [p for p in arguments if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     needed = [p for p in places if p.default is p.empty or p.name == "key"]

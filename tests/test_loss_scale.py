@@ -1,7 +1,6 @@
 """The scale of a loss: what it is for, how it moves, and that it stays a number that helps."""
 
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax

@@ -36,8 +36,8 @@ def fused_update(layer: Layer, optimizer: optax.GradientTransformation) -> Layer
 
     Raises:
       ValueError: the optimizer mixes leaves, or draws random numbers.
-      TypeError: the optimizer is none, or wants more than gradients and params; or, at forward or backward,
-        params that are not `Updating`, `dparams` that are no gradient of them.
+      TypeError: the optimizer is none, or wants more than gradients and params; or, at forward or
+        backward, params that are not `Updating`, `dparams` that are no gradient of them.
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp

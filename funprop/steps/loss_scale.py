@@ -62,14 +62,14 @@ def loss_scale(step: Step, initial: float = 2.0**15, every: int = 2000) -> Step:
     Args:
       step: any step whose grad_fn takes a cotangent of the loss (`backprop`, `from_loss` and their
         transforms do); but for `scan` and `skip_nonfinite`, which go around.
-      initial: the first scale, a power of two that float32 has with all its digits; it may be one
-        out of the bounds above.
+      initial: the first scale, a power of two that float32 has with all its digits; it may be
+        above those bounds, and below them it is that of the first update alone.
       every: how many good updates double it.
 
     Raises:
       TypeError: `step` is none, `initial` no number, or `every` no integer.
-      ValueError: `initial` is no such power of two, `every` is not positive, or the step is one that
-        goes around, or a `fused_step`, whose gradient nobody could divide.
+      ValueError: `initial` is no such power of two, `every` is not positive, or the step is one
+        that goes around, or a `fused_step`, whose gradient nobody could divide.
 
     Example:
       >>> import optax, funprop as fp

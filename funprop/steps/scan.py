@@ -33,7 +33,6 @@ def scan(step: Step) -> Step:
       >>> metrics["loss"].mean.shape, round(float(state.params[0].w[0, 0]), 3)
       ((50,), 3.0)
     """
-
     check_step(step)
 
     def update(state: Any, batches: PyTree) -> tuple[Any, dict[str, Sum]]:

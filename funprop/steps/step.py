@@ -177,8 +177,8 @@ def check_drawn_from(key: Any, drawing: str | None) -> None:
     check_key(key)
     if key is None and drawing is not None:
         raise ValueError(
-            f"key must be given, as {drawing} draws from it in training, got None: to train without "
-            "noise, leave it out of the model"
+            f"key must be given, as {drawing} draws from it in training, got None: to train "
+            "without noise, leave it out of the model"
         )
 
 
