@@ -116,8 +116,8 @@ def test_parts_add_up_where_residuals_differ_from_trace_to_trace(layer, x64):
 
 
 def test_without_jit_every_part_is_a_trace_of_its_own():
-    objective = fp.objective(fp.autodiff(fp.dense(2)), fp.mean_squared())
-    batch = jnp.ones((2, 3)), jnp.ones((2, 2))
+    objective = fp.objective(fp.repeat(fp.autodiff(fp.dense(2)), 2), fp.mean_squared())
+    batch = jnp.ones((2, 2)), jnp.ones((2, 2))
     params, grad_fn = objective.init(KEY, batch), fp.backprop(objective)
     with jax.disable_jit():
         got = fp.ordered(grad_fn, 2)(params, batch)
