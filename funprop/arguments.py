@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.layer import Layer
+from funprop.layer import Layer, output_spec
 from funprop.params.frozen import trained
+from funprop.trees import Sum
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -91,3 +94,38 @@ def check_trainable(params: PyTree) -> None:
                 f"params must be floating numbers where they are trained, got {described(leaf)} at "
                 f"{trees.path_string(path) or 'params'}: freeze it, or keep it apart from params"
             )
+
+
+def as_sum(name: str, given: Any) -> Sum:
+    """A loss as a `Sum`, or a `TypeError`."""
+    if isinstance(given, tuple) and [jnp.shape(leaf) for leaf in given] == [(), ()]:
+        return Sum(*given)
+    got = ", ".join(map(trees.spec_string, jax.tree.leaves(given)))
+    raise TypeError(f"{name} must give a Sum, (total, weight) over the batch, got {got}")
+
+
+def run(objective: Layer, params: PyTree, batch: PyTree, key: Any) -> tuple[Sum, PyTree]:
+    """`objective.forward`, whose output must be a `Sum`."""
+    loss, residuals = objective.forward(params, batch, key)
+    return as_sum("objective", loss), residuals
+
+
+@contextmanager
+def objective_meant(objective: Layer, params: PyTree, batch: PyTree) -> Iterator[None]:
+    """Within, what fails because `objective` is a model without a loss fails with that sentence."""
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError):
+        if isinstance(batch, tuple) and _is_model(objective, params, batch):
+            raise TypeError(
+                "objective must give a Sum, as objective(model, loss) does, got the model "
+                f"{objective.name} alone"
+            ) from None
+        raise
+
+
+def _is_model(layer: Layer, params: PyTree, batch: tuple[Any, ...]) -> bool:
+    try:
+        return not isinstance(output_spec(layer, params, batch[0]), Sum)
+    except Exception:  # then it is none, or the params are not its
+        return False

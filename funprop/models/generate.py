@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funprop.layer import Layer, Recorded, as_leaf, map_layers
+from funprop.layer import Layer, Recorded, leaf_of, map_layers
 from funprop.layers.attention import Attention
 from funprop.trees import widen
 
@@ -181,18 +181,20 @@ def _keys_and_values(layer: Attention, longest: int) -> Layer:
         y = y.reshape(len(x), how.heads, *y.shape[3:]).swapaxes(1, 2)
         return y.reshape(*x.shape[:-1], -1), Recorded(Next((ks, vs, place + x.shape[1])))
 
-    return as_leaf(layer, init=init, forward=forward)
+    return leaf_of(layer, init=init, forward=forward)
 
 
 def _place(layer: Layer, longest: int) -> Layer:
     def init(key: Any, x: Any) -> Cached:
         own = layer.init(key, x)
-        if len(own) < longest:
-            raise ValueError(f"the model has {len(own)} positions, prompt and length are {longest}")
+        if len(own.table) < longest:
+            raise ValueError(
+                f"the model has {len(own.table)} positions, prompt and length are {longest}"
+            )
         return Cached(own, jnp.zeros((), jnp.int32))
 
     def forward(params: Cached, x: Any, key: Any = None) -> tuple[Any, Any]:
-        rows = jax.lax.dynamic_slice_in_dim(params.params, params.past, x.shape[1], 0)
+        rows = jax.lax.dynamic_slice_in_dim(params.params.table, params.past, x.shape[1], 0)
         return x + rows, Recorded(Next(params.past + x.shape[1]))
 
-    return as_leaf(layer, init=init, forward=forward)
+    return leaf_of(layer, init=init, forward=forward)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from funprop.layer import Layer, as_leaf
+from funprop.layer import Layer, leaf_of
 from funprop.params.frozen import trained
 from funprop.params.tapped import untap
 from funprop.properties import refuse_mixing
@@ -61,7 +61,7 @@ def squared_norms(layer: Layer) -> Layer:
         refuse_mixing("squared_norms", layer, key, sharded=False)
         return found.forward(params, x, key)
 
-    return as_leaf(found, forward=forward)
+    return leaf_of(found, forward=forward)
 
 
 def total(found: PyTree) -> Float[Array, " b"]:
@@ -107,7 +107,7 @@ def _squares(leaf: Layer) -> Layer:
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         return known.squares(params, residuals, dy)
 
-    return as_leaf(leaf, backward=backward)
+    return leaf_of(leaf, backward=backward)
 
 
 def _gradients(leaf: Layer, then: Callable[[PyTree], PyTree] = lambda grads: grads) -> Layer:
@@ -132,7 +132,7 @@ def _both(leaf: Layer) -> Layer:
         squares, dx = known.squares(params, residuals, dy)  # pyright: ignore
         return Both(squares, (params, residuals, dy)), dx
 
-    return as_leaf(leaf, backward=backward)
+    return leaf_of(leaf, backward=backward)
 
 
 HOW = {"squares": _squares, "gradients": _gradients, "both": _both}
@@ -163,7 +163,7 @@ def _shared(node: Layer, *, made: bool = False) -> Layer:
             caught.append((expanded, untap(found)[0]))
             return jax.tree.map(jnp.zeros_like, expanded), dx
 
-        return node.rebuild(as_leaf(child, backward=backward))
+        return node.rebuild(leaf_of(child, backward=backward))
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
         return over(params, []).forward(params, x, key)
@@ -177,7 +177,7 @@ def _shared(node: Layer, *, made: bool = False) -> Layer:
             return _pulled(node, params, expanded, found, what.how), dx
         return _norm_of_sum(node, params, expanded, found, what), dx
 
-    return as_leaf(node, forward=forward, backward=backward)
+    return leaf_of(node, forward=forward, backward=backward)
 
 
 def _norm_of_sum(

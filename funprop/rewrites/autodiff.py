@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.functions import by_vjp
-from funprop.layer import Layer, as_leaf, recorded
+from funprop.layer import Layer, leaf_of, recorded
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -48,4 +48,4 @@ def autodiff(layer: Layer, policy: Callable[..., Any] | None = None) -> Layer:
 
 def _by_vjp(layer: Layer, forward: Callable[..., Any]) -> Layer:
     forward, backward = by_vjp(forward)
-    return as_leaf(layer, forward=forward, backward=backward)
+    return leaf_of(layer, forward=forward, backward=backward)

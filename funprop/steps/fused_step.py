@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funprop.arguments import check_layer, check_trainable
-from funprop.gradients import Gradient, losses, metrics_of, objective_meant, run
+from funprop.arguments import check_layer, check_trainable, objective_meant, run
+from funprop.gradients import Gradient, losses, metrics_of
 from funprop.layer import Layer, recorded
 from funprop.located import check_params
+from funprop.params.statistics import fold
 from funprop.properties import first_that
 from funprop.rewrites.fused_update import fused_update, with_opt_state, without_opt_state
 from funprop.steps.donating import Donating
@@ -64,7 +65,7 @@ def fused_step(objective: Layer, optimizer: optax.GradientTransformation) -> Ste
       >>> state = train.init(line.init(jax.random.key(0), batch), None)
       >>> for _ in range(50):
       ...     state, metrics = train.update(state, batch)
-      >>> round(float(state.params[0].w[0, 0]), 4), float(metrics["loss"].mean) < 1e-6
+      >>> round(float(state.params.w[0, 0]), 4), float(metrics["loss"].mean) < 1e-6
       (2.0, True)
     """
     check_layer("objective", objective, "objective(model, loss)")
@@ -89,6 +90,6 @@ def fused_step(objective: Layer, optimizer: optax.GradientTransformation) -> Ste
         updating, _ = fused.backward(state.updating, residuals, Sum(scale, jnp.zeros_like(weight)))
         records = recorded(residuals)
         metrics = losses(Gradient((), loss, weight, metrics_of(records), records))
-        return FusedState(updating, state.key, state.count + 1), metrics
+        return FusedState(fold(updating, records), state.key, state.count + 1), metrics
 
     return Step(init, Donating(update), parts=("fused_step",))

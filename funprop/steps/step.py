@@ -14,6 +14,7 @@ import optax
 from funprop.arguments import check_grad_fn, check_key, check_optimizer, check_trainable, described
 from funprop.gradients import GradFn, losses
 from funprop.params.frozen import trained, with_trained
+from funprop.params.statistics import fold
 from funprop.steps.donating import Donating
 from funprop.steps.retraced import Retraced
 from funprop.transforms.transformed import call, what_draws
@@ -70,6 +71,7 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
 
     Transforms that want the value, the gradient or the loss as a function (line searches,
     `reduce_on_plateau`) get them. A batch whose weights are all zero has a gradient of zero.
+    Statistics among the params are carried: what the pass recorded is folded in.
 
     Raises:
       TypeError: `grad_fn` or `optimizer` is none; or, at init, a leaf of params that is trained is
@@ -86,7 +88,7 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
       >>> state = train.init(line.init(jax.random.key(0), batch), jax.random.key(1))
       >>> for _ in range(50):
       ...     state, metrics = train.update(state, batch)
-      >>> round(float(state.params[0].w[0, 0]), 4), float(metrics["loss"].mean) < 1e-6
+      >>> round(float(state.params.w[0, 0]), 4), float(metrics["loss"].mean) < 1e-6
       (2.0, True)
     """
     check_grad_fn(grad_fn)
@@ -129,7 +131,8 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         if not takes_any:  # as of `optax.contrib.sam`
             wanted = {p.name: wanted[p.name] for p in takes if p.name in wanted}
         updates, opt_state = transform.update(grads, state.opt_state, params, **wanted)
-        params = with_trained(state.params, optax.apply_updates(params, updates))
+        carried = fold(state.params, gradient.recorded)
+        params = with_trained(carried, optax.apply_updates(params, updates))
         new = TrainState(params, opt_state, state.key, state.count + 1)
         finite = [all_finite(g) for g in jax.tree.leaves(gradient.grads)]
         return new, losses(gradient), jnp.stack(finite or [jnp.ones((), bool)])

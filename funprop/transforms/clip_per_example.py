@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from funprop.arguments import check_key
-from funprop.gradients import Gradient, backprop, metrics_of, objective_meant, run
+from funprop.arguments import check_key, objective_meant, run
+from funprop.gradients import Gradient, backprop, metrics_of
 from funprop.layer import Layer, recorded
 from funprop.located import check_params
 from funprop.properties import refuse_mixing
@@ -81,12 +81,12 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
     Example:
       >>> import funprop as fp
       >>> line = fp.objective(fp.dense(1, bias=False), fp.mean_squared())
-      >>> params = (fp.DenseParams(jnp.array([[1.0]]), None), ())
+      >>> params = fp.DenseParams(jnp.array([[1.0]]), None)
       >>> batch = jnp.array([[1.0], [2.0]]), jnp.array([[2.0], [4.0]])
-      >>> fp.backprop(line)(params, batch).grads[0].w.tolist()  # -2 and -8
+      >>> fp.backprop(line)(params, batch).grads.w.tolist()  # -2 and -8
       [[-10.0]]
       >>> gradient = clip_per_example(line, 3.0)(params, batch)
-      >>> gradient.grads[0].w.tolist(), float(gradient.metrics["clipped"].mean)
+      >>> gradient.grads.w.tolist(), float(gradient.metrics["clipped"].mean)
       ([[-5.0]], 0.5)
     """
     if not (norm > 0 and math.isfinite(norm)):
