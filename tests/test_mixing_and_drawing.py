@@ -63,11 +63,11 @@ REWRITES = {
     "autodiff of leaves": lambda layer: fp.map_layers(fp.autodiff, layer),
     "cast": lambda layer: fp.cast(layer, jnp.bfloat16),
     "remat": fp.remat,
-    "remat, keep": lambda layer: fp.remat(fp.serial(fp.named("it", layer)), keep="it"),
+    "remat, keep": lambda layer: fp.remat(fp.serial(fp.dense(4), fp.named("it", layer)), keep="it"),
     "offload": fp.offload,
     "tap": lambda layer: fp.tap(layer, forward=jnp.sum, backward=jnp.sum),
-    "freeze": lambda layer: fp.freeze(fp.serial(fp.named("it", layer)), "it"),
-    "low_rank": lambda layer: fp.low_rank(fp.serial(fp.dense(4), fp.serial(layer)), "dense", 2),
+    "freeze": lambda layer: fp.freeze(fp.serial(fp.dense(4), fp.named("it", layer)), "it"),
+    "low_rank": lambda layer: fp.low_rank(fp.serial(fp.named("it", fp.dense(4)), layer), "it", 2),
     "fused_update": lambda layer: fp.fused_update(layer, optax.sgd(0.1)),
     "gathered": lambda layer: fp.gathered(layer, MESH),
     "squared_norms": fp.quantities.squared_norms.squared_norms,
@@ -178,7 +178,7 @@ SENTENCE = (
     "it out of the model"
 )
 DRAWING = {
-    "serial/residual/dropout": lambda: fp.serial(fp.dense(3), fp.residual(fp.dropout(0.5))),
+    "dropout": lambda: fp.serial(fp.dense(3), fp.residual(fp.dropout(0.5))),
     "serial": lambda: fp.autodiff(fp.serial(fp.dense(3), fp.dropout(0.5))),
     "noisy": noisy,
 }
