@@ -3,6 +3,7 @@
 from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.functions import as_function, from_function
 from funprop.gradients import Gradient, backprop, from_loss, measure, objective
+from funprop.inspect.param_table import ParamTable, param_table
 from funprop.inspect.summary import summary
 from funprop.layer import Layer, Recorded, layer, map_layers, named
 from funprop.layers import (
@@ -149,6 +150,7 @@ __all__ = [
     "LinearParams",
     "LowRank",
     "NormParams",
+    "ParamTable",
     "Recorded",
     "Scaled",
     "ShardingTable",
@@ -240,6 +242,7 @@ __all__ = [
     "offload",
     "ordered",
     "parallel",
+    "param_table",
     "patience",
     "relu",
     "remat",

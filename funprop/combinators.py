@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 
 from funprop import trees
 from funprop.layer import Layer, output_spec, split_key
 from funprop.located import located
 from funprop.names import params_of
+from funprop.params.frozen import trained, with_trained
 from funprop.params.updating import is_updating, scan_in_place
 
 if TYPE_CHECKING:
@@ -256,7 +258,9 @@ def reparam(
             return shrink(params, dexpanded), dx
         expanded, pullback = jax.vjp(expand, params)
         dexpanded, dx = part.backward(expanded, residuals[0], dy)
-        return pullback(dexpanded)[0], dx
+        # What is not trained has no cotangent, where the pullback wants one.
+        full = with_trained(jax.tree.map(jnp.zeros_like, expanded), dexpanded)
+        return trained(pullback(full)[0]), dx
 
     def rebuild(child: Layer) -> Layer:
         return reparam(child, expand, initial=initial, shrink=shrink, hands_on=hands_on)

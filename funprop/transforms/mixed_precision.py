@@ -32,8 +32,8 @@ def mixed_precision(
     Params are cast, all but statistics, and the inputs: the first part of a batch that is a tuple,
     since targets and weights belong to the loss; the whole of any other batch. For anybody's
     grad_fn; of a funprop model `cast(model, dtype)` does the same layer by layer, so that the cast
-    params never exist all at once. Float16 wants `loss_scale` too. Source: Micikevicius et al.,
-    arXiv:1710.03740.
+    params never exist all at once. Float16 wants `loss_scale` too.
+    Source: Micikevicius et al., arXiv:1710.03740.
 
     Args:
       grad_fn: any; its losses should be summed in float32, as funprop's are.
