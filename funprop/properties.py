@@ -15,8 +15,8 @@ def first_that(says: str, model: Layer) -> str:
 
     Example:
       >>> import funprop as fp
-      >>> first_that("draws", fp.serial(fp.dense(4), fp.residual(fp.dropout(0.5))))
-      'residual/dropout'
+      >>> first_that("draws", fp.serial(fp.dense(4), fp.dropout(0.5)))
+      'dropout'
     """
     found = []
 
