@@ -1,6 +1,7 @@
 """funprop: the backward pass as a pure function that you can read, verify, swap and measure."""
 
 from funprop.combinators import parallel, reparam, repeat, residual, serial
+from funprop.decoding import Decoding
 from funprop.functions import as_function, from_function
 from funprop.gradients import Gradient, backprop, from_loss, measure, objective
 from funprop.inspect.param_table import ParamTable, param_table
@@ -137,6 +138,7 @@ __all__ = [
     "BatchNormParams",
     "BatchSums",
     "ConvParams",
+    "Decoding",
     "DenseParams",
     "EmbeddingParams",
     "Fit",

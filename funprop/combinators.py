@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
+from funprop.decoding import of_parallel, of_repeat, of_residual, of_serial, through
 from funprop.layer import Layer, output_spec, split_key
 from funprop.located import located
 from funprop.names import params_of
@@ -64,7 +65,8 @@ def serial(*layers: Layer) -> Layer:
             dparams.append(dp)
         return node.join(params, dparams[::-1]), dy
 
-    node = Layer(init, forward, backward, "serial", layers, serial)
+    decoding = of_serial(parts, lambda params: node.split(params))
+    node = Layer(init, forward, backward, "serial", layers, serial, decoding=decoding)
     return node
 
 
@@ -99,7 +101,8 @@ def residual(layer: Layer) -> Layer:
         dparams, dx = part.backward(params, residuals[0], dy)
         return dparams, trees.add(dy, dx)
 
-    return Layer(init, forward, backward, "residual", (layer,), residual)
+    decoding = of_residual(part)
+    return Layer(init, forward, backward, "residual", (layer,), residual, decoding=decoding)
 
 
 def parallel(*branches: Layer) -> Layer:
@@ -141,7 +144,8 @@ def parallel(*branches: Layer) -> Layer:
         dx = functools.reduce(trees.add, (dx for _, dx in both))
         return node.join(params, [dp for dp, _ in both]), dx
 
-    node = Layer(init, forward, backward, "parallel", branches, parallel)
+    decoding = of_parallel(parts, lambda params: node.split(params))
+    node = Layer(init, forward, backward, "parallel", branches, parallel, decoding=decoding)
     return node
 
 
@@ -204,7 +208,8 @@ def repeat(layer: Layer, n: int) -> Layer:
     def rebuild(child: Layer, copies: int = n) -> Layer:
         return repeat(child, copies)
 
-    return Layer(init, forward, backward, "repeat", (layer,), rebuild, copies=n)
+    decoding = of_repeat(part, n)
+    return Layer(init, forward, backward, "repeat", (layer,), rebuild, copies=n, decoding=decoding)
 
 
 def reparam(
@@ -266,7 +271,10 @@ def reparam(
         return reparam(child, expand, initial=initial, shrink=shrink, hands_on=hands_on)
 
     return Layer(
-        init, forward, backward, "reparam", (layer,), rebuild, shares=True, hands_on=hands_on
+        *(init, forward, backward, "reparam", (layer,), rebuild),
+        shares=True,
+        hands_on=hands_on,
+        decoding=through(part, expand),
     )
 
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from funprop import trees
+from funprop.decoding import Decoding, one_decoding
 from funprop.keys import takes_key, with_key
 from funprop.layer import Layer, recorded
 from funprop.params.frozen import trained, with_trained
@@ -26,6 +27,8 @@ def from_function(
     *,
     mixes: bool = False,
     draws: bool | None = None,
+    pointwise: bool = False,
+    decoding: Decoding | None = None,
 ) -> Layer:
     """Anybody's pure function as a layer; its backward is taken by `jax.vjp`.
 
@@ -35,6 +38,7 @@ def from_function(
       name: what paths and messages call it.
       mixes: whether an example's output in training depends on the other examples of the batch.
       draws: whether `apply` draws from its key; by default, whether it takes one.
+      pointwise, decoding: as of `layer`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -47,7 +51,9 @@ def from_function(
     draws = takes_key(apply, "apply") if draws is None else draws
     apply = with_key(apply, "apply")
     forward, backward = by_vjp(lambda params, x, key: (apply(params, x, key), ()))
-    return Layer(init, forward, backward, name, mixes=mixes, draws=draws)
+    decoding = one_decoding(forward, pointwise, decoding)
+    said = {"mixes": mixes, "draws": draws, "decoding": decoding}
+    return Layer(init, forward, backward, name, **said)
 
 
 def by_vjp(forward: Callable[..., tuple[PyTree, PyTree]]) -> tuple[Callable, Callable]:

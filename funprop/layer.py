@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.decoding import Decoding, one_decoding
 from funprop.keys import takes_key, with_key
 from funprop.names import RESERVED, below, empty, label, params_of
 
@@ -41,16 +42,14 @@ class Layer:
       hands_on: of a node that shares, whether its params are those of its child's first child, from
         which those of the others are made (a tied table); so parts of that one may be changed.
       copies: of each child, where their params are stacked along a leading axis of that length.
+      decoding: how it runs token by token; `None` where it does not say, and so cannot.
       named: whether somebody gave it its name.
       paramless: whether it has no params.
       flat: whether its first child's params and paths are its own, and no other child has params:
         so of every node of one child.
       mixes: whether an example's output in training depends on the other examples of the batch, as
-        that of `batch_norm` does. What takes a batch apart refuses such a layer by it.
-      draws: whether `forward` draws from its key in training, so that to train it wants one.
-
-    Both are true of a combinator where they are of any child, and every rewrite keeps them. They
-    tell of training, where there is a key: without one nothing mixes, and nothing is drawn.
+        that of `batch_norm`; what takes a batch apart refuses it.
+      draws: whether `forward` draws from its key in training. Both are true where of any child.
 
     Two laws hold for every combinator, so that a model can be mapped like a tree. *Rebuild:*
     `layer.rebuild(*layer.children)` is the same layer. *Mirror:* child `i`, its params and its
@@ -78,6 +77,7 @@ class Layer:
     shares: bool = False
     hands_on: bool = False
     copies: int | None = None
+    decoding: Decoding | None = None
     named: bool = False
     paramless: bool = False
     flat: bool = False
@@ -92,6 +92,8 @@ class Layer:
             if self.children:
                 raise TypeError(f"{self.name}: a layer with children needs rebuild")
             object.__setattr__(self, "rebuild", lambda: self)
+        if self.decoding is not None and self.decoding.forward is None:
+            object.__setattr__(self, "decoding", self.decoding._replace(forward=self.forward))
         if self.children:
             none = all(child.paramless for child in self.children)
             object.__setattr__(self, "paramless", none and not self.shares)
@@ -182,6 +184,8 @@ def layer(
     name: str = "layer",
     mixes: bool = False,
     draws: bool | None = None,
+    pointwise: bool = False,
+    decoding: Decoding | None = None,
 ) -> Layer:
     """A layer of your own, from its forward and its hand-written backward.
 
@@ -190,11 +194,14 @@ def layer(
       backward: `(params, residuals, dy) -> (dparams, dx)`.
       init: `(key, x_spec) -> params`; without it the layer has no params, `()`.
       name: what paths and messages call it.
-      mixes: whether an example's output in training depends on the other examples of the batch.
-      draws: whether `forward` draws from its key; by default, whether it takes one.
+      mixes, draws: as of `Layer`; it draws, by default, where `forward` takes a key.
+      pointwise: whether, without a key, it treats all places of a sequence alike, those along the
+        second axis; so that `generate` may run it on one token after the other.
+      decoding: how it runs token by token, where it looks back.
 
     Raises:
       TypeError: `forward` or `backward` takes another number of arguments.
+      ValueError: it is `pointwise` and has a `decoding` too.
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -207,13 +214,16 @@ def layer(
       >>> fp.serial(scale, fp.relu())
       serial(scale, relu)
     """
+    draws = takes_key(forward, "forward") if draws is None else draws
+    forward = with_key(forward, "forward")
     return Layer(
         init=init or (lambda key, x: ()),
-        forward=with_key(forward, "forward"),
+        forward=forward,
         backward=backward,
         name=name,
         mixes=mixes,
-        draws=takes_key(forward, "forward") if draws is None else draws,
+        draws=draws,
+        decoding=one_decoding(forward, pointwise, decoding),
         paramless=init is None,
     )
 

@@ -188,7 +188,13 @@ def batch_norm(eps: float = 1e-5, *, momentum: float = 0.9) -> Layer:
         return BatchNormParams(dscale, dbias, None, None, None), dx.astype(x.dtype)
 
     return layer(
-        init=init, forward=forward, backward=backward, name="batch_norm", mixes=True, draws=False
+        init=init,
+        forward=forward,
+        backward=backward,
+        name="batch_norm",
+        mixes=True,
+        draws=False,
+        pointwise=True,
     )
 
 
