@@ -47,8 +47,7 @@ class Layer:
       paramless: whether it has no params.
       flat: whether its first child's params and paths are its own, and no other child has params:
         so of every node of one child.
-      mixes: whether an example's output in training depends on the other examples of the batch, as
-        that of `batch_norm`; what takes a batch apart refuses it.
+      mixes: whether an example's output in training depends on the other examples of the batch.
       draws: whether `forward` draws from its key in training. Both are true where of any child.
 
     Two laws hold for every combinator, so that a model can be mapped like a tree. *Rebuild:*
