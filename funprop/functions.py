@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ import numpy as np
 
 from funprop import trees
 from funprop.decoding import Decoding, one_decoding
-from funprop.layer import Layer, recorded, with_key
+from funprop.keys import takes_key, with_key
+from funprop.layer import Layer, recorded
 from funprop.params.frozen import trained, with_trained
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ def from_function(
     apply: Callable[..., PyTree],
     name: str = "function",
     *,
+    mixes: bool = False,
+    draws: bool | None = None,
     pointwise: bool = False,
     decoding: Decoding | None = None,
 ) -> Layer:
@@ -32,6 +36,8 @@ def from_function(
       init: `(key, x_spec) -> params`, any pytree.
       apply: `(params, x) -> y` or `(params, x, key) -> y`, differentiable by JAX.
       name: what paths and messages call it.
+      mixes: whether an example's output in training depends on the other examples of the batch.
+      draws: whether `apply` draws from its key; by default, whether it takes one.
       pointwise, decoding: as of `layer`.
 
     Example:
@@ -42,10 +48,12 @@ def from_function(
       >>> float(da), float(dx)
       (0.0, 2.0)
     """
+    draws = takes_key(apply, "apply") if draws is None else draws
     apply = with_key(apply, "apply")
     forward, backward = by_vjp(lambda params, x, key: (apply(params, x, key), ()))
     decoding = one_decoding(forward, pointwise, decoding)
-    return Layer(init, forward, backward, name, decoding=decoding)
+    said = {"mixes": mixes, "draws": draws, "decoding": decoding}
+    return Layer(init, forward, backward, name, **said)
 
 
 def by_vjp(forward: Callable[..., tuple[PyTree, PyTree]]) -> tuple[Callable, Callable]:
@@ -66,17 +74,44 @@ def by_vjp(forward: Callable[..., tuple[PyTree, PyTree]]) -> tuple[Callable, Cal
         place = {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(params))}
         origin = tuple(place.get(id(leaf)) for leaf in leaves)
         kept = [leaf for leaf, i in zip(leaves, origin, strict=True) if i is None]
-        return y, (kept, trees.Static((tree, origin, _integer_leaves(y))), records)
+        return y, (kept, _Pullback(tree, origin, _integer_leaves(y)), records)
 
     def vjp_backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        kept, static, _ = residuals
-        tree, origin, integers = static.value
+        kept, found, _ = residuals
         weights, rest = jax.tree.leaves(params), iter(kept)
-        leaves = [next(rest) if i is None else weights[i] for i in origin]
-        pullback = jax.tree.unflatten(tree, leaves)
-        return jax.tree.map(_none_for_float0, pullback(_float0_for_none(dy, integers)))
+        leaves = [next(rest) if i is None else weights[i] for i in found.origin]
+        pullback = jax.tree.unflatten(found.tree, leaves)
+        return jax.tree.map(_none_for_float0, pullback(_float0_for_none(dy, found.integers)))
 
     return vjp_forward, vjp_backward
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Pullback:
+    """What a pullback of `jax.vjp` is beside its arrays.
+
+    Attributes:
+      tree: its structure, with a program in it, which JAX holds for another one in every trace. Two
+        are the same here where they read the same: without `jit` a loop traces its body at every
+        turn, and stacks what is kept.
+      origin: of each array, which leaf of params it is, if it is one.
+      integers: as `_integer_leaves` gives them.
+    """
+
+    tree: Any
+    origin: tuple[int | None, ...]
+    integers: Any
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Pullback)
+            and (self.origin, self.integers) == (other.origin, other.integers)
+            and (self.tree == other.tree or str(self.tree) == str(other.tree))
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.origin, self.integers))
 
 
 def as_function(layer: Layer) -> Callable[..., PyTree]:

@@ -11,7 +11,18 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.layer import Layer, Recorded, output_spec, recorded, split_key, with_key
+from funprop.arguments import (
+    as_sum,
+    check_grad_fn,
+    check_key,
+    check_layer,
+    check_trainable,
+    described,
+    objective_meant,
+    run,
+)
+from funprop.keys import takes_key, with_key
+from funprop.layer import Layer, Recorded, output_spec, recorded, split_key
 from funprop.located import check_params, located
 from funprop.names import params_of
 from funprop.params.frozen import trained, with_trained
@@ -56,6 +67,10 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
       A layer whose input is a batch, `(inputs, targets)` or `(inputs, targets, weights)`. Its
       params are the model's; of a loss that has params of its own, both by name.
 
+    Raises:
+      TypeError: `model` or `loss` is no layer, or a metric no function; or, at forward, `loss`
+        gives no `Sum`.
+
     Example:
       >>> import funprop as fp
       >>> batch = jnp.ones((4, 3)), jnp.zeros(4, int)
@@ -65,6 +80,14 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
       >>> float(loss.weight)
       4.0
     """
+    check_layer("model", model, "serial(dense(4))")
+    check_layer("loss", loss, "mean_squared()")
+    for name, metric in metrics.items():
+        if not callable(metric):
+            raise TypeError(
+                f"{name} must be a function (outputs, targets, weights) -> Sum, got "
+                f"{described(metric)}"
+            )
     children = model, loss
     parts = located(children)
 
@@ -83,6 +106,7 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
         model_key, loss_key = split_key(key, 2)
         outputs, model_kept = parts[0].forward(of_model, inputs, model_key)
         loss, loss_kept = parts[1].forward(of_loss, (outputs, *targets), loss_key)
+        loss = as_sum("loss", loss)
         measured = [
             Recorded(metric(outputs, *targets), metric=name) for name, metric in metrics.items()
         ]
@@ -114,10 +138,14 @@ def _check_batch(batch: Any) -> None:
 def backprop(objective: Layer) -> GradFn:
     """The grad_fn of an objective by its own backward pass; JAX differentiates nothing.
 
+    It has the objective as its attribute `objective`, for transforms and steps to ask what it is.
+
     Args:
       objective: any layer from a batch to a `Sum`, as `objective(model, loss)` makes it.
 
     Raises:
+      TypeError: `objective` is no layer; or, when called, at trace time: it gives no `Sum` (it may
+        be a model without a loss), or the key is no random key.
       ValueError: when called, at trace time: params that are not this objective's.
 
     Example:
@@ -129,15 +157,19 @@ def backprop(objective: Layer) -> GradFn:
       >>> float(gradient.loss), float(gradient.weight), gradient.grads.w.tolist()
       (5.0, 2.0, [[-10.0]])
     """
+    check_layer("objective", objective, "objective(model, loss)")
 
     def grad_fn(params: PyTree, batch: PyTree, key: Any = None, dloss: Any = None) -> Gradient:
-        check_params(objective, params, batch)
-        (loss, weight), residuals = objective.forward(params, batch, key)
+        check_key(key)
+        with objective_meant(objective, params, batch):
+            check_params(objective, params, batch)
+            (loss, weight), residuals = run(objective, params, batch, key)
         dtotal = jnp.ones_like(loss) if dloss is None else jnp.asarray(dloss, loss.dtype)
         grads, _ = objective.backward(params, residuals, Sum(dtotal, jnp.zeros_like(weight)))
         records = recorded(residuals)
         return Gradient(grads, loss, weight, metrics_of(records), records)
 
+    setattr(grad_fn, "objective", objective)  # noqa: B010  # functions declare no fields
     return grad_fn
 
 
@@ -158,7 +190,8 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
         `(mean * n, n)`.
 
     Raises:
-      TypeError: when called, at trace time: `loss_fn` gives something else.
+      TypeError: `loss_fn` is no such function; or, when called, at trace time: it gives something
+        else, a leaf of params is not floating, or the key is no random key.
 
     Example:
       >>> def squares(w, batch):
@@ -169,6 +202,12 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
       >>> float(gradient.loss), float(gradient.weight), float(gradient.grads)
       (5.0, 2.0, -10.0)
     """
+    if not callable(loss_fn):
+        raise TypeError(
+            "loss_fn must be a function (params, batch) or (params, batch, key), got "
+            f"{described(loss_fn)}"
+        )
+    draws = takes_key(loss_fn, "loss_fn")
     loss_fn = with_key(loss_fn, "loss_fn")
 
     def scaled(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> tuple[Any, Any]:
@@ -195,6 +234,9 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
         return total, (weight, dict(metrics or {}), new_statistics(params, new, weight))
 
     def grad_fn(params: PyTree, batch: PyTree, key: Any = None, dloss: Any = None) -> Gradient:
+        check_key(key)
+        check_trainable(params)
+
         def of_trained(part: PyTree) -> Any:
             return scaled(with_trained(params, part), batch, key, dloss)
 
@@ -202,6 +244,7 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
         (_, (loss, weight, metrics, records)), grads = differentiate(trained(params))
         return Gradient(grads, loss, weight, metrics, records)
 
+    setattr(grad_fn, "draws", draws)  # noqa: B010  # functions declare no fields
     return grad_fn
 
 
@@ -220,6 +263,7 @@ def measure(grad_fn: GradFn) -> Callable[[PyTree, PyTree], dict[str, Sum]]:
       >>> float(measure(line)(params, (jnp.ones((1, 1)), jnp.zeros((1, 1))))["loss"].mean)
       1.0
     """
+    check_grad_fn(grad_fn)
 
     @jax.jit
     def measured(params: PyTree, batch: PyTree) -> dict[str, Sum]:

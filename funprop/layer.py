@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 
 from funprop.decoding import Decoding, one_decoding
+from funprop.keys import takes_key, with_key
 from funprop.names import RESERVED, below, empty, is_kind, label, params_of
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class Layer:
       paramless: whether it has no params.
       flat: whether its first child's params and paths are its own, and no other child has params:
         so of every node of one child.
+      mixes: whether an example's output in training depends on the other examples of the batch.
+      draws: whether `forward` draws from its key in training. Both are true where of any child.
 
     Two laws hold for every combinator, so that a model can be mapped like a tree. *Rebuild:*
     `layer.rebuild(*layer.children)` is the same layer. *Mirror:* child `i`, its params and its
@@ -80,8 +82,13 @@ class Layer:
     of_node: bool = False
     paramless: bool = False
     flat: bool = False
+    mixes: bool = False
+    draws: bool = False
 
     def __post_init__(self) -> None:
+        for told in ("mixes", "draws"):
+            if any(getattr(child, told) for child in self.children):
+                object.__setattr__(self, told, True)
         if self.rebuild is None:
             if self.children:
                 raise TypeError(f"{self.name}: a layer with children needs rebuild")
@@ -153,12 +160,18 @@ class Recorded:
 
 
 def recorded(residuals: PyTree) -> PyTree:
-    """`residuals` with only the `Recorded` left in it, each in its place, and `None` elsewhere."""
+    """`residuals` with only the `Recorded` left in it, each in its place, and `None` elsewhere.
 
-    def is_record(node: Any) -> bool:
-        return isinstance(node, Recorded)
-
-    return jax.tree.map(lambda r: r if is_record(r) else None, residuals, is_leaf=is_record)
+    What holds no record at all is one `None`. So nothing of its structure is left, which may differ
+    from trace to trace: residuals may have functions and shapes in it, and records are added up.
+    """
+    if isinstance(residuals, Recorded):
+        return residuals
+    parts, tree = jax.tree.flatten(residuals, is_leaf=lambda node: node is not residuals)
+    if jax.tree_util.treedef_is_leaf(tree):
+        return None
+    found = [recorded(part) for part in parts]
+    return tree.unflatten(found) if any(part is not None for part in found) else None
 
 
 # --------------------------------------------------------------------------------------- making
@@ -170,6 +183,8 @@ def layer(
     backward: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]],
     init: Callable[..., PyTree] | None = None,
     name: str = "layer",
+    mixes: bool = False,
+    draws: bool | None = None,
     pointwise: bool = False,
     decoding: Decoding | None = None,
 ) -> Layer:
@@ -180,6 +195,7 @@ def layer(
       backward: `(params, residuals, dy) -> (dparams, dx)`.
       init: `(key, x_spec) -> params`; without it the layer has no params, `()`.
       name: what paths and messages call it.
+      mixes, draws: as of `Layer`; it draws, by default, where `forward` takes a key.
       pointwise: whether, without a key, it treats all places of a sequence alike, those along the
         second axis; so that `generate` may run it on one token after the other.
       decoding: how it runs token by token, where it looks back.
@@ -199,32 +215,17 @@ def layer(
       >>> fp.serial(scale, fp.relu())
       serial(scale, relu)
     """
+    draws = takes_key(forward, "forward") if draws is None else draws
     forward = with_key(forward, "forward")
     return Layer(
         init=init or (lambda key, x: ()),
         forward=forward,
         backward=backward,
         name=name,
+        mixes=mixes,
+        draws=draws,
         decoding=one_decoding(forward, pointwise, decoding),
         paramless=init is None,
-    )
-
-
-def with_key(function: Callable[..., Any], what: str) -> Callable[..., Any]:
-    """`function(params, x)` lifted to `(params, x, key=None)`; one that takes a key stays.
-
-    It takes a key if it has a third argument that is called `key` or must be given.
-    """
-    arguments = inspect.signature(function).parameters.values()
-    places = [p for p in arguments if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    needed = [p for p in places if p.default is p.empty or p.name == "key"]
-    open_ended = any(p.kind is p.VAR_POSITIONAL for p in arguments)
-    if len(needed) == 3:
-        return lambda params, x, key=None: function(params, x, key)
-    if len(needed) <= 2 and (len(places) >= 2 or open_ended):
-        return lambda params, x, key=None: function(params, x)
-    raise TypeError(
-        f"{what} must take (params, x) or (params, x, key), got {len(places)} arguments"
     )
 
 

@@ -79,11 +79,11 @@ def check(objective: fp.Layer, params: Any, batch: Any, key: Any = None) -> None
 
 
 # Layers that have params and treat each row of their first axis alone.
-MIXING = {"dense-one-axis", "batch_norm"}
 TRAINED = [
     case
     for case in ALL
-    if case.id not in MIXING
+    if case.id != "dense-one-axis"
+    and not case.layer.mixes
     and jax.tree.leaves(
         jax.eval_shape(case.layer.init, jax.random.key(0), case.x(np.random.default_rng(0)))
     )
@@ -409,7 +409,7 @@ def test_batch_statistics_are_refused_by_the_name_of_the_layer(rewrite):
     assert jnp.isfinite(clip(params, batch).loss)  # without a key it is a function of each alone
     raises(
         ValueError,
-        "residual/batch_norm: batch_norm mixes the examples of a batch in training, "
-        "so that none has a gradient of its own: use group_norm or layer_norm",
+        "residual/batch_norm mixes the examples of a batch in training, which "
+        "clip_per_example takes apart: use group_norm or layer_norm",
         lambda: clip(params, batch, jax.random.key(1)),
     )

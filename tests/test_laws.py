@@ -67,10 +67,8 @@ def test_mirror_law(case):
     assert jax.tree.structure(layer.join(params, parts)) == jax.tree.structure(params)
     rebuilt = layer.rebuild(*(marked(i, child) for i, child in enumerate(layer.children)))
     y, residuals = jax.eval_shape(rebuilt.forward, params, x, key)
-    remat = case.id in (
-        "remat",
-        "remat-keep",
-    )  # keeps nothing of its children: None in their places
+    # Those that run forward again keep nothing of their children: None in their places.
+    remat = case.id in ("remat", "remat-keep", "gated")
     for i in range(n):
         inside = residuals[i]
         assert inside is None if remat else set(inside) == {f"kept by {i}"}
@@ -224,27 +222,32 @@ def test_manual_and_autodiff_agree_through_a_step(x64):
 
 
 # From the ground floor up: a room may import the ground floor and, above it, what it says.
-GROUND = {"trees", "names", "decoding", "layer", "located"}
+GROUND = {"trees", "keys", "names", "decoding", "layer", "located", "properties"}
 IMPORTS = {
     "trees": set(),
+    "keys": set(),
     "names": {"layer"},  # for the type alone
     "decoding": {"trees"},
-    "layer": {"trees", "names", "decoding"},
+    "layer": {"trees", "keys", "names", "decoding"},
     "located": GROUND,
+    "properties": {"layer"},
     "params": GROUND,
+    "arguments": GROUND | {"params"},
     "quantities": GROUND | {"params"},
     "functions": GROUND | {"params"},
     "combinators": GROUND | {"params"},
     "layers": GROUND | {"params", "quantities", "functions"},
     "losses": GROUND | {"quantities"},
     "metrics": {"trees"},
-    "gradients": GROUND | {"params"},
-    "rewrites": GROUND | {"params", "quantities", "functions", "layers", "combinators"},
+    "gradients": GROUND | {"params", "arguments"},
+    "rewrites": GROUND
+    | {"params", "arguments", "quantities", "functions", "layers", "combinators"},
     "models": GROUND | {"params", "layers", "combinators", "losses", "gradients"},
-    "transforms": GROUND | {"params", "quantities", "rewrites", "gradients"},
-    "steps": GROUND | {"params", "rewrites", "gradients", "transforms"},
+    "transforms": GROUND | {"params", "arguments", "quantities", "rewrites", "gradients"},
+    "steps": GROUND | {"params", "arguments", "rewrites", "gradients", "transforms"},
     "inspect": GROUND | {"params"},
-    "sharding": GROUND | {"params", "inspect", "gradients", "rewrites", "transforms", "steps"},
+    "sharding": GROUND
+    | {"params", "arguments", "inspect", "gradients", "rewrites", "transforms", "steps"},
     "verify": GROUND | {"params", "functions", "inspect"},
 }
 EXTRAS = {"report.py": {"rich"}}  # imported where used: a table in a terminal

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import funprop as fp
 from tests.test_bad_input import raises
-from tests.test_transforms import BACKPROP, KEY, OBJECTIVE, example
+from tests.test_transforms import BACKPROP, KEY, MESH, OBJECTIVE, example
 
 SUMS = fp.from_loss(lambda w, x: ((w * x).sum(), x.size))  # its gradient is the sum of x
 
@@ -61,6 +61,26 @@ def test_an_average_of_bfloat16_moves():
     np.testing.assert_allclose(state.sums, 1 + 0.001 * 36, rtol=1e-2)
 
 
+@pytest.mark.parametrize(
+    "around",
+    [
+        fp.skip_nonfinite,
+        fp.loss_scale,
+        lambda step: fp.skip_nonfinite(fp.loss_scale(step)),
+        lambda step: fp.shard(fp.skip_nonfinite(step), MESH, fp.data_parallel_rules()),
+        lambda step: fp.scan(fp.skip_nonfinite(step)),
+    ],
+)
+def test_a_state_has_the_average_of_an_ema_however_it_is_wrapped(around):
+    train = around(fp.ema(plain_step(), 0.5))
+    batch = jnp.ones(2)
+    state = train.init(jnp.array(1.0), None)
+    state, _ = train.update(state, batch[None] if "scan" in train.parts else batch)
+    np.testing.assert_allclose((state.params, state.average), (0.0, 0.5))
+    without = around(plain_step())
+    assert not hasattr(without.init(jnp.array(1.0), None), "average")
+
+
 # ----------------------------------------------------------------------------- what is not finite
 
 
@@ -103,50 +123,6 @@ def test_fit_stops_after_so_many_in_a_row_and_says_where():
     sentence = r"update \d+: the gradient of dense_1/w is infinite or NaN, \d+ in a row"
     with pytest.raises(FloatingPointError, match=sentence):
         fp.fit(train, train.init(params, KEY), data, epochs=9, batch_size=4, progress=None)
-
-
-# ------------------------------------------------------------------------------------ loss scale
-
-
-def half(scale):
-    """A float16 model whose gradient, 1e-6 times 1e-3, float16 does not have."""
-
-    def loss(w, batch):
-        return (jnp.float16(1e-3) * w.astype(jnp.float16) * batch).sum().astype(jnp.float32), 1
-
-    train = fp.step(fp.from_loss(loss), optax.sgd(1.0))
-    return fp.loss_scale(train, scale, every=2) if scale else train
-
-
-def test_small_gradients_of_float16_survive():
-    batch = jnp.array([1e-6], jnp.float16)
-    moved = []
-    for scale in (None, 2.0**15):
-        train = half(scale)
-        state, _ = train.update(train.init(jnp.array(0.0), None), batch)
-        moved.append(-float(state.params))
-    assert moved[0] == 0
-    np.testing.assert_allclose(moved[1], 1e-9, rtol=0.1)
-
-
-def test_the_scale_is_halved_and_doubled():
-    train = half(2.0**10)
-    state, scales = train.init(jnp.array(0.0), None), []
-    for x in (1.0, 1.0, jnp.inf, 1.0, 1.0, 1.0, 1.0):
-        state, metrics = train.update(state, jnp.array([x], jnp.float16))
-        scales.append(float(metrics["loss_scale"].mean) / 2**10)
-        assert metrics["skipped"].mean == float(x == jnp.inf)
-    assert scales == [1, 1, 2, 1, 1, 2, 2]
-
-
-def test_a_scale_changes_nothing_in_float64(x64):
-    params, batch = example()
-    grad_fn = fp.microbatch(fp.mixed_precision(BACKPROP, jnp.float64), 3)
-    train = fp.step(grad_fn, optax.sgd(0.1))
-    scaled = fp.loss_scale(train, 2.0**10)
-    want, _ = train.update(train.init(params, KEY), batch)
-    got, _ = scaled.update(scaled.init(params, KEY), batch)
-    chex.assert_trees_all_close(got.params, want.params, rtol=1e-12)
 
 
 # ------------------------------------------------------------------------------- compositions
@@ -209,11 +185,6 @@ def test_a_fused_step_is_wrapped_as_any_other(wrapper):
     [
         ("decay must be from 0 to 1, got 1.5", lambda: fp.ema(plain_step(), 1.5)),
         ("n must be at least 1, got 0", lambda: fp.skip_nonfinite(plain_step(), 0)),
-        (
-            "initial must be a power of two, got 3.0",
-            lambda: fp.loss_scale(plain_step(), 3.0),
-        ),
-        ("every must be at least 1, got 0", lambda: fp.loss_scale(plain_step(), every=0)),
         (
             "step must have a gradient that can be divided, got a fused_step",
             lambda: fp.loss_scale(fp.fused_step(OBJECTIVE, optax.sgd(0.1))),

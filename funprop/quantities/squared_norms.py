@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from funprop.layer import Layer, leaf_of
 from funprop.params.frozen import trained
 from funprop.params.tapped import untap
+from funprop.properties import refuse_mixing
 from funprop.quantities.closed_form import closed_of, sum_squares
 from funprop.quantities.each_example import gradients, is_trained, keeping
 from funprop.quantities.shared_params import Both, Part, Place, Plan, expansion, parts, plan
@@ -35,11 +36,13 @@ def squared_norms(layer: Layer) -> Layer:
     so too. For the others the norm of a sum is wanted: by a closed form for a table that is looked
     up in and multiplied by (tied embeddings), else from each example's gradient in them.
 
-    All inputs and outputs have the examples along their first axis, and no layer may mix them.
+    All inputs and outputs have the examples along their first axis, and no layer may mix them: one
+    that does (`batch_norm`) is refused where there is a key.
     Source: Goodfellow, arXiv:1510.01799; Li et al., arXiv:2110.05679.
 
     Raises:
-      ValueError: at backward, a leaf of an input has no axis of examples.
+      ValueError: at forward, a layer mixes examples; at backward, a leaf of an input has no axis of
+        examples.
 
     Example:
       >>> import funprop as fp
@@ -50,7 +53,15 @@ def squared_norms(layer: Layer) -> Layer:
       >>> total(found).tolist()
       [4.0, 16.0]
     """
-    return _over_examples(layer, lambda place: _squares)
+    found = _over_examples(layer, lambda place: _squares)
+    if not layer.mixes:
+        return found
+
+    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+        refuse_mixing("squared_norms", layer, key, sharded=False)
+        return found.forward(params, x, key)
+
+    return leaf_of(found, forward=forward)
 
 
 def total(found: PyTree) -> Float[Array, " b"]:

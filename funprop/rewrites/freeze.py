@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 def freeze(model: Layer, where: Pattern) -> Layer:
     """The same model with params of some of its parts fixed, for fine-tuning.
 
+    What is fixed is its params: with a key a frozen part runs as in training, like all the rest, so
+    that dropout draws there and `batch_norm` takes the statistics of the batch.
+
     A frozen part computes no gradient of its params, and below the lowest part that is trained no
     backward pass is computed at all: its result is not asked for, and XLA leaves it out. `step`
     keeps no optimizer state for frozen params.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import optax
 
+from funprop.arguments import check_optimizer
 from funprop.decoding import through
 from funprop.layer import Layer, leaf_of
 from funprop.params.frozen import trained, with_trained
@@ -37,8 +38,8 @@ def fused_update(layer: Layer, optimizer: optax.GradientTransformation) -> Layer
 
     Raises:
       ValueError: the optimizer mixes leaves, or draws random numbers.
-      TypeError: the optimizer wants more than gradients and params; or, at forward or backward,
-        params that are not `Updating`, `dparams` that are no gradient of them.
+      TypeError: the optimizer is none, or wants more than gradients and params; or, at forward or
+        backward, params that are not `Updating`, `dparams` that are no gradient of them.
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -54,6 +55,7 @@ def fused_update(layer: Layer, optimizer: optax.GradientTransformation) -> Layer
       >>> float(before.params), float(after.params)
       (1.0, 0.5)
     """
+    check_optimizer(optimizer)
     require_leafwise(optimizer)
     return _fused(layer, optimizer)
 

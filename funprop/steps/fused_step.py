@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funprop.arguments import check_layer, check_trainable, objective_meant, run
 from funprop.gradients import Gradient, losses, metrics_of
 from funprop.layer import Layer, recorded
 from funprop.located import check_params
 from funprop.params.statistics import fold
+from funprop.properties import first_that
 from funprop.rewrites.fused_update import fused_update, with_opt_state, without_opt_state
-from funprop.steps import Step
+from funprop.steps.donating import Donating
+from funprop.steps.step import Step, check_drawn_from, check_state
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
@@ -51,8 +54,8 @@ def fused_step(objective: Layer, optimizer: optax.GradientTransformation) -> Ste
 
     Raises:
       ValueError: the optimizer mixes leaves, or draws random numbers; or, at an update's trace,
-        params that are not this objective's.
-      TypeError: the optimizer wants more than gradients and params.
+        params that are not this objective's; or there is no key and a layer draws from one.
+      TypeError: the optimizer is none, or wants more than gradients and params; or as `step`.
 
     Example:
       >>> import optax, funprop as fp
@@ -65,21 +68,28 @@ def fused_step(objective: Layer, optimizer: optax.GradientTransformation) -> Ste
       >>> round(float(state.params.w[0, 0]), 4), float(metrics["loss"].mean) < 1e-6
       (2.0, True)
     """
+    check_layer("objective", objective, "objective(model, loss)")
     fused = fused_update(objective, optimizer)
+    drawing = first_that("draws", objective) if objective.draws else None
 
     def init(params: PyTree, key: Any) -> FusedState:
+        check_trainable(params)
+        check_drawn_from(key, drawing)
         updating = with_opt_state(objective, params, optimizer)
         state = FusedState(updating, key, jnp.zeros((), jnp.int32))
         return jax.tree.map(jnp.copy, state)  # the first update donates it
 
     def update(state: FusedState, batch: PyTree) -> tuple[FusedState, dict[str, Sum]]:
-        check_params(objective, state.params, batch)
+        check_state(state, FusedState)
+        check_drawn_from(state.key, drawing)
         key = None if state.key is None else jax.random.fold_in(state.key, state.count)
-        (loss, weight), residuals = fused.forward(state.updating, batch, key)
+        with objective_meant(objective, state.params, batch):
+            check_params(objective, state.params, batch)
+            (loss, weight), residuals = run(fused, state.updating, batch, key)
         scale = (1 / jnp.where(weight == 0, 1, weight)).astype(loss.dtype)
         updating, _ = fused.backward(state.updating, residuals, Sum(scale, jnp.zeros_like(weight)))
         records = recorded(residuals)
         metrics = losses(Gradient((), loss, weight, metrics_of(records), records))
         return FusedState(fold(updating, records), state.key, state.count + 1), metrics
 
-    return Step(init, jax.jit(update, donate_argnums=0), parts=("fused_step",))
+    return Step(init, Donating(update), parts=("fused_step",))

@@ -17,6 +17,8 @@ import numpy as np
 
 from funprop import trees
 from funprop.steps import Step
+from funprop.steps.donating import check_alive
+from funprop.steps.step import check_step
 from funprop.train import processes
 from funprop.train.arrays import copies, split
 from funprop.train.data import Last, check_data, epoch_rows, gather
@@ -90,7 +92,8 @@ def fit(
 
     Raises:
       ValueError: sizes that do not fit, data that is empty, uneven or not finite, a label out of
-        range.
+        range; a state that was given to an update before.
+      TypeError: `step` is none, or `state` not one that its `init` gives.
       FloatingPointError: from `step.check`, such as that of `skip_nonfinite`.
 
     Example:
@@ -105,6 +108,8 @@ def fit(
       >>> round(float(w[0, 0]), 3), round(float(b[0]), 3), result.stopped
       (3.0, 1.0, 'all 50 epochs done')
     """
+    check_step(step)
+    check_alive(state)
     n = check_data(data)
     check_sizes(n, epochs, batch_size, last)
     if (held_out is None) != (measure is None):

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from funprop.arguments import check_key, objective_meant, run
 from funprop.gradients import Gradient, backprop, metrics_of
-from funprop.layer import Layer, Recorded, recorded
-from funprop.layers.batch_norm import BatchSums
+from funprop.layer import Layer, recorded
 from funprop.located import check_params
+from funprop.properties import refuse_mixing
 from funprop.quantities.closed_form import sum_squares
 from funprop.quantities.each_example import without_input
 from funprop.quantities.squared_norms import squared_norms, total
 from funprop.quantities.weighted import weighted, weighted_sum_of
 from funprop.transforms.microbatch import batch_size
-from funprop.transforms.transformed import Transformed, call, made_of, refuse
+from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
 from funprop.trees import Sum, wide_dtype
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
     Raises:
       ValueError: `norm` is not positive and finite, or `noise` negative; the grad_fn is one that
         must be outside; or, when called, the batch has leaves of unequal length, there is noise and
-        no key, or a `batch_norm` takes its statistics from the batch.
+        no key, or there is a key and a layer mixes examples (`batch_norm`).
       TypeError: `objective` is neither a layer nor a grad_fn.
 
     Example:
@@ -115,11 +116,13 @@ def by_norms(
 ) -> Gradient:
     """By two backward passes: one for the norms, one for the sum."""
     n = batch_size(batch)
-    check_params(objective, params, batch)
+    check_key(key)
+    refuse_mixing("clip_per_example", objective, key, sharded=False)
     watched = squared_norms(objective)
-    (loss, weight), residuals = watched.forward(params, batch, key)
+    with objective_meant(objective, params, batch):
+        check_params(objective, params, batch)
+        (loss, weight), residuals = run(watched, params, batch, key)
     records = recorded(without_input(residuals))
-    _refuse_batch_statistics(records, objective)
     dtotal = jnp.ones_like(loss) if dloss is None else jnp.asarray(dloss, loss.dtype)
     dy = Sum(dtotal, jnp.zeros_like(weight))
     squares = total(watched.backward(params, residuals, dy)[0])
@@ -133,10 +136,10 @@ def _by_rows(
 ) -> Gradient:
     """From every example's gradient."""
     n = batch_size(batch)
+    refuse_mixing("clip_per_example", objective_of(grad_fn), key, sharded=False)
     rows = jax.tree.map(lambda leaf: leaf[:, None], batch)
     keys = None if key is None else jax.random.split(key, n)
     each = jax.vmap(lambda row, key: call(grad_fn, params, row, key, dloss))(rows, keys)
-    _refuse_batch_statistics(each.recorded)
     dtotal = jnp.ones_like(each.loss[0]) if dloss is None else jnp.asarray(dloss)
     factors, clipped = _factors(sum_squares(each.grads), norm, dtotal, n)
     rest = jax.tree.map(lambda leaf: leaf.sum(0), each._replace(grads=None))
@@ -183,18 +186,3 @@ def _noisy(
     keys = jax.random.split(own, max(len(leaves), 1))
     noisy = [add(k, leaf) for k, leaf in zip(keys, leaves, strict=False)]
     return gradient._replace(grads=tree.unflatten(noisy))
-
-
-def _refuse_batch_statistics(records: PyTree, objective: Layer | None = None) -> None:
-    """Raise where a layer took statistics over the batch: its examples have no gradients."""
-
-    def is_record(node: Any) -> bool:
-        return isinstance(node, Recorded)
-
-    for _, record in jax.tree_util.tree_flatten_with_path(records, is_leaf=is_record)[0]:
-        if isinstance(record.value, BatchSums):
-            place = ""
-            raise ValueError(
-                f"{place}batch_norm mixes the examples of a batch in training, so that none has a "
-                "gradient of its own: use group_norm or layer_norm"
-            )

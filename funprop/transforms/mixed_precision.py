@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
+from funprop.arguments import check_grad_fn
 from funprop.params.frozen import trained
 from funprop.params.roles import is_statistic
 from funprop.params.selection import Pattern, where
@@ -49,6 +50,7 @@ def mixed_precision(
       >>> gradient.grads.tolist(), str(gradient.grads.dtype)
       ([2.0, 2.0], 'float32')
     """
+    check_grad_fn(grad_fn)
     if not jnp.issubdtype(compute_dtype, jnp.floating):
         raise TypeError(
             f"compute_dtype must be a floating dtype, got {jnp.dtype(compute_dtype).name}"

@@ -6,8 +6,13 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from funprop.arguments import check_grad_fn, described
+from funprop.gradients import Gradient
+from funprop.properties import first_that
+
 if TYPE_CHECKING:
-    from funprop.gradients import GradFn, Gradient
+    from funprop.gradients import GradFn
+    from funprop.layer import Layer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,12 +45,39 @@ class Transformed:
 
 
 def made_of(grad_fn: GradFn) -> list[str]:
-    """The names of the transforms that a grad_fn is made of, from the outermost in."""
+    """The names of the transforms that a grad_fn is made of, from the outermost in.
+
+    Raises:
+      TypeError: what was given is no grad_fn.
+    """
+    check_grad_fn(grad_fn)
     names = []
     while isinstance(grad_fn, Transformed):
         names.append(grad_fn.name)
         grad_fn = grad_fn.inner
     return names
+
+
+def _innermost(grad_fn: Any) -> Any:
+    while isinstance(grad_fn, Transformed):
+        grad_fn = grad_fn.inner
+    return grad_fn
+
+
+def objective_of(grad_fn: GradFn) -> Layer | None:
+    """The objective whose gradient it is, whatever transforms are around; `None` where it has none:
+    of a loss function, nobody can tell what it does with the examples of a batch."""
+    return getattr(_innermost(grad_fn), "objective", None)
+
+
+def what_draws(grad_fn: GradFn) -> str | None:
+    """What in a grad_fn draws from its key, if anything does."""
+    if "noise" in made_of(grad_fn):
+        return "the noise of clip_per_example"
+    objective = objective_of(grad_fn)
+    if objective is not None:
+        return first_that("draws", objective) if objective.draws else None
+    return "loss_fn" if getattr(_innermost(grad_fn), "draws", False) else None
 
 
 def refuse(outer: str, parts: Iterable[str], wrong: dict[str, str]) -> None:
@@ -62,5 +94,15 @@ def refuse(outer: str, parts: Iterable[str], wrong: dict[str, str]) -> None:
 
 
 def call(grad_fn: GradFn, params: Any, batch: Any, key: Any, dloss: Any) -> Gradient:
-    """`grad_fn` called with `dloss` only where there is one: a user's own need not take it."""
-    return grad_fn(params, batch, key, *(() if dloss is None else (dloss,)))
+    """`grad_fn` called with `dloss` only where there is one: a user's own need not take it.
+
+    Raises:
+      TypeError: what it gives is no `Gradient`.
+    """
+    found = grad_fn(params, batch, key, *(() if dloss is None else (dloss,)))
+    if not isinstance(found, Gradient):
+        raise TypeError(
+            "grad_fn must give a Gradient, as that of from_loss(loss_fn) does, got "
+            f"{described(found)}"
+        )
+    return found
