@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funprop.gradients import Gradient, losses, metrics_of
+from funprop.gradients import Gradient, backprop, losses, metrics_of
 from funprop.layer import Layer, recorded
 from funprop.places import check_params
 from funprop.rewrites.fused_update import fused_update, with_opt_state, without_opt_state
@@ -81,4 +81,5 @@ def fused_step(objective: Layer, optimizer: optax.GradientTransformation) -> Ste
         metrics = losses(Gradient((), loss, weight, metrics_of(records), records))
         return FusedState(updating, state.key, state.count + 1), metrics
 
-    return Step(init, jax.jit(update, donate_argnums=0), parts=("fused_step",))
+    donating = jax.jit(update, donate_argnums=0)
+    return Step(init, donating, parts=("fused_step",), grad_fn=backprop(objective))

@@ -4,7 +4,8 @@ loss, one if not given; `grads` come multiplied by it, and nothing else does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, PyTree
 
 GradFn = Callable[..., "Gradient"]
+
+# What `fit` tells beside the metrics, and what transforms of a gradient and wrappers of a step add.
+COLUMNS = ("loss", "epoch", "seconds", "examples_per_second")
+ADDED = ("skipped", "loss_scale", "clipped", "noise_scale")
 
 
 class Gradient(NamedTuple):
@@ -47,7 +52,8 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
     Args:
       model: from inputs to outputs.
       loss: from `(outputs, targets)` or `(outputs, targets, weights)` to a `Sum`.
-      **metrics: functions `(outputs, targets, weights=None) -> Sum`, recorded by their names.
+      **metrics: functions `(outputs, targets, weights=None) -> Sum`, recorded by their names; one
+        without the third argument is for batches without weights.
 
     Returns:
       A layer whose input is a batch, `(inputs, targets)` or `(inputs, targets, weights)`. Its
@@ -62,6 +68,7 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
       >>> float(loss.weight)
       4.0
     """
+    check_names(metrics)
     parts = located((model, loss))
 
     def init(key: Any, batch: Any) -> tuple[PyTree, PyTree]:
@@ -78,7 +85,8 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
         outputs, model_kept = parts[0].forward(params[0], inputs, model_key)
         loss, loss_kept = parts[1].forward(params[1], (outputs, *targets), loss_key)
         measured = [
-            Recorded(metric(outputs, *targets), metric=name) for name, metric in metrics.items()
+            Recorded(_metric(name, metric, outputs, *targets), metric=name)
+            for name, metric in metrics.items()
         ]
         return loss, (model_kept, loss_kept, measured)
 
@@ -92,6 +100,31 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
         return objective(model, loss, **metrics)
 
     return Layer(init, forward, backward, "objective", (model, loss), rebuild)
+
+
+def check_names(names: Iterable[str], reserved: tuple[str, ...] = COLUMNS + ADDED) -> None:
+    """Raise a `ValueError` where a metric has a name under which something else is told."""
+    for name in names:
+        if name in reserved or name.startswith(("held_out/", "gradient_norm/")):
+            told = ", ".join(reserved)
+            raise ValueError(f"metric {name!r} needs another name: {told} are reserved")
+
+
+def _metric(name: str, metric: Callable[..., Sum], outputs: Any, *targets: Any) -> Sum:
+    """What a metric finds; weights come as its third argument, if there are any."""
+    if len(targets) == 2:
+        takes = inspect.signature(metric).parameters.values()
+        places = [p for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        if len(places) < 3 and not any(p.kind is p.VAR_POSITIONAL for p in takes):
+            raise TypeError(
+                f"metric {name!r} must take (outputs, targets, weights) of a batch that has "
+                f"weights, got one that takes {len(places)} arguments"
+            )
+    found = metric(outputs, *targets)
+    if not isinstance(found, Sum):
+        got = trees.spec_string(found) if hasattr(found, "dtype") else type(found).__name__
+        raise TypeError(f"metric {name!r} must give a Sum(total, weight), got {got}")
+    return found
 
 
 def _check_batch(batch: Any) -> None:
@@ -124,19 +157,33 @@ def backprop(objective: Layer) -> GradFn:
 
     def grad_fn(params: PyTree, batch: PyTree, key: Any = None, dloss: Any = None) -> Gradient:
         check_params(objective, params, batch)
-        (loss, weight), residuals = objective.forward(params, batch, key)
+        found, residuals = objective.forward(params, batch, key)
+        if not isinstance(found, Sum):
+            got = trees.spec_string(found) if hasattr(found, "dtype") else type(found).__name__
+            raise TypeError(f"objective must give a Sum, as objective(model, loss) does, got {got}")
+        loss, weight = found
         dtotal = jnp.ones_like(loss) if dloss is None else jnp.asarray(dloss, loss.dtype)
         grads, _ = objective.backward(params, residuals, Sum(dtotal, jnp.zeros_like(weight)))
         records = recorded(residuals)
         return Gradient(grads, loss, weight, metrics_of(records), records)
 
+    grad_fn.objective = objective  # pyright: ignore[reportFunctionMemberAccess]
     return grad_fn
 
 
 def metrics_of(records: PyTree) -> dict[str, Sum]:
-    """The records that have a name, by that name."""
-    found = jax.tree.leaves(records, is_leaf=lambda node: isinstance(node, Recorded))
-    return {record.metric: record.value for record in found if record.metric}
+    """The records that have a name, by that name.
+
+    Raises:
+      ValueError: two have the same.
+    """
+    found: dict[str, Sum] = {}
+    for record in jax.tree.leaves(records, is_leaf=lambda node: isinstance(node, Recorded)):
+        if record.metric in found:
+            raise ValueError(f"metric {record.metric!r} is recorded twice: each needs its own name")
+        if record.metric:
+            found[record.metric] = record.value
+    return found
 
 
 def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
@@ -179,6 +226,7 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
                 "loss_fn must return a scalar total and weight, got shapes "
                 f"{jnp.shape(total)} and {jnp.shape(weight)}"
             )
+        check_names(name for found in metrics for name in found)
         total = jnp.asarray(total)
         return total, (jnp.asarray(weight, total.dtype), dict(*metrics))
 
@@ -193,10 +241,15 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
 def measure(grad_fn: GradFn) -> Callable[[PyTree, PyTree], dict[str, Sum]]:
     """The loss and metrics of a grad_fn for params as they are: no key, and no gradient.
 
-    Compiled, the backward pass is dead code and is not run.
+    Compiled, the backward pass is dead code and is not run. Of a transformed grad_fn it is the one
+    within all transforms that is measured: they change how a gradient is made, not what the loss
+    is, and may want a key, or a batch that divides.
 
     Returns:
       `(params, batch) -> {"loss": Sum, name: Sum, ...}`, jitted.
+
+    Raises:
+      TypeError: `grad_fn` is none.
 
     Example:
       >>> import funprop as fp
@@ -205,14 +258,22 @@ def measure(grad_fn: GradFn) -> Callable[[PyTree, PyTree], dict[str, Sum]]:
       >>> float(measure(line)(params, (jnp.ones((1, 1)), jnp.zeros((1, 1))))["loss"].mean)
       1.0
     """
+    if not callable(grad_fn):
+        raise TypeError(f"grad_fn must be a function, got {type(grad_fn).__name__}")
+    plain: GradFn = getattr(grad_fn, "plain", grad_fn)
 
     @jax.jit
     def measured(params: PyTree, batch: PyTree) -> dict[str, Sum]:
-        return losses(grad_fn(params, batch))
+        return losses(plain(params, batch))
 
     return measured
 
 
 def losses(gradient: Gradient) -> dict[str, Sum]:
-    """The loss and the metrics of a `Gradient`, by name."""
+    """The loss and the metrics of a `Gradient`, by name.
+
+    Raises:
+      ValueError: a metric has the name of something else that `fit` tells.
+    """
+    check_names((n for n in gradient.metrics if not n.startswith("gradient_norm/")), COLUMNS)
     return {"loss": Sum(gradient.loss, gradient.weight), **gradient.metrics}

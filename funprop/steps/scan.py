@@ -33,4 +33,5 @@ def scan(step: Step) -> Step:
     def update(state: Any, batches: PyTree) -> tuple[Any, dict[str, Sum]]:
         return jax.lax.scan(step.update, state, batches)
 
-    return Step(step.init, jax.jit(update, donate_argnums=0), step.check, ("scan", *step.parts))
+    many = jax.jit(update, donate_argnums=0)
+    return Step(step.init, many, step.check, ("scan", *step.parts), grad_fn=step.grad_fn)

@@ -37,6 +37,7 @@ class Step(NamedTuple):
       propose: `(state, batch, dloss=None) -> (state, metrics, finite)`: `update`, not jitted, and
         whether the gradient of each leaf of params was finite. For wrappers; `None` where there is
         no gradient to look at.
+      grad_fn: what gives the gradient; `None` where that is not known.
     """
 
     init: Callable[[Any, Any], Any]
@@ -44,6 +45,7 @@ class Step(NamedTuple):
     check: Callable[[Any], None] = lambda state: None
     parts: tuple[str, ...] = ("step",)
     propose: Callable[..., tuple[Any, dict[str, Sum], Any]] | None = None
+    grad_fn: GradFn | None = None
 
 
 class TrainState(NamedTuple):
@@ -115,7 +117,7 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         finite = [all_finite(g) for g in jax.tree.leaves(gradient.grads)]
         return new, losses(gradient), jnp.stack(finite or [jnp.ones((), bool)])
 
-    return Step(init, updating(propose), propose=propose)
+    return Step(init, updating(propose), propose=propose, grad_fn=grad_fn)
 
 
 def updating(propose: Callable[..., tuple[Any, dict[str, Sum], Any]]) -> Callable[..., Any]:
@@ -151,7 +153,7 @@ def wrapper(
         step.check(state.inner)
         check(state)
 
-    return Step(init, updating(propose), check_both, (name, *step.parts), propose)
+    return Step(init, updating(propose), check_both, (name, *step.parts), propose, step.grad_fn)
 
 
 def proposed(step: Step, state: Any, batch: PyTree, dloss: Any) -> tuple[Any, dict[str, Sum], Any]:

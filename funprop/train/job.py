@@ -20,7 +20,8 @@ from funprop.steps import step
 from funprop.summary import summary
 from funprop.table import aligned
 from funprop.train import processes
-from funprop.train.fit import check_sizes, fit
+from funprop.train.arguments import check_sizes
+from funprop.train.fit import fit
 from funprop.train.placement import spread
 from funprop.train.plots import confusion, draw
 from funprop.train.runs import (
