@@ -73,6 +73,7 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
 
     def init(key: Any, batch: Any) -> tuple[PyTree, PyTree]:
         _check_batch(batch)
+        batch = trees.canonical(batch)
         model_key, loss_key = jax.random.split(key)
         params = parts[0].init(model_key, batch[0])
         outputs = output_spec(parts[0], params, batch[0])
@@ -120,11 +121,14 @@ def _metric(name: str, metric: Callable[..., Sum], outputs: Any, *targets: Any) 
                 f"metric {name!r} must take (outputs, targets, weights) of a batch that has "
                 f"weights, got one that takes {len(places)} arguments"
             )
-    found = metric(outputs, *targets)
-    if not isinstance(found, Sum):
-        got = trees.spec_string(found) if hasattr(found, "dtype") else type(found).__name__
-        raise TypeError(f"metric {name!r} must give a Sum(total, weight), got {got}")
-    return found
+    return _as_sum(name, metric(outputs, *targets))
+
+
+def _as_sum(name: str, found: Any) -> Sum:
+    if isinstance(found, tuple) and len(found) == 2:
+        return Sum(*found)
+    got = trees.spec_string(found) if hasattr(found, "dtype") else type(found).__name__
+    raise TypeError(f"metric {name!r} must be a Sum(total, weight), got {got}")
 
 
 def _check_batch(batch: Any) -> None:
@@ -228,7 +232,8 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
             )
         check_names(name for found in metrics for name in found)
         total = jnp.asarray(total)
-        return total, (jnp.asarray(weight, total.dtype), dict(*metrics))
+        found = {name: _as_sum(name, value) for name, value in dict(*metrics).items()}
+        return total, (jnp.asarray(weight, total.dtype), found)
 
     def grad_fn(params: PyTree, batch: PyTree, key: Any = None, dloss: Any = None) -> Gradient:
         differentiate = jax.value_and_grad(scaled, has_aux=True)

@@ -71,6 +71,21 @@ def check_step(step: Any, state: Any) -> None:
             )
 
 
+def check_state(step: Step, state: Any) -> None:
+    """Raise where `state` is that of another step; for when an update by it has failed."""
+    try:
+        fitting = [
+            jax.eval_shape(step.init, state.params, key) for key in (None, jax.random.key(0))
+        ]
+    except Exception:
+        return  # what failed is something else
+    if jax.tree.structure(state) not in map(jax.tree.structure, fitting):
+        raise TypeError(
+            f"state must be what step.init(params, key) gives, a {type(fitting[0]).__name__}, got "
+            f"the {type(state).__name__} of another step or optimizer"
+        )
+
+
 def check_options(
     held_out: Any, measure: Any, stop: Any, progress: Any, mesh: Any, batch_size: int
 ) -> None:
@@ -81,8 +96,11 @@ def check_options(
         raise TypeError(
             f"measure must be a function, as fp.measure makes it, got {type(measure).__name__}"
         )
-    if not isinstance(stop, Sequence) or not all(map(callable, stop)):
+    if not isinstance(stop, Sequence):
         raise TypeError(f"stop must be a list of rules, got {_told(stop)}")
+    for rule in stop:
+        if not callable(rule):
+            raise TypeError(f"stop must hold rules, functions of the history, got {_told(rule)}")
     if progress is not None and not callable(progress):
         raise TypeError(f"progress must be a function that makes a display, got {_told(progress)}")
     if mesh is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,18 @@ import numpy as np
 
 from funprop import trees
 
-if TYPE_CHECKING:
-    from jaxtyping import PyTree
+
+def listed(part: Any, name: str) -> Any:
+    """`part`, or where it is a list of numbers (and of lists of them) the array of them."""
+    leaves = jax.tree.leaves(part)
+    if not isinstance(part, list) or not all(
+        isinstance(x, complex | float | int | str) for x in leaves
+    ):
+        return part
+    try:
+        return np.asarray(part)
+    except ValueError:
+        raise ValueError(f"{name} must be an array, got lists of unequal length") from None
 
 
 def parts_of(data: tuple[Any, ...], names: tuple[str, ...]) -> dict[str, Any]:
@@ -71,11 +81,3 @@ def _narrowed(found: Any, name: str) -> Any:
                 f"{name} must fit in {dtype}, got {over[0]}: set jax_enable_x64, or use less"
             )
     return np.asarray(found, dtype) if dtype != found.dtype else found
-
-
-def canonical(specs: PyTree) -> PyTree:
-    """`specs` in the dtypes that JAX gives their arrays: the same but for 64 bits."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)),
-        specs,
-    )

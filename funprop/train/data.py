@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
-from funprop.train.arrays import array, parts_of
+from funprop.train.arrays import array, listed, parts_of
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Int, PyTree, Shaped
@@ -48,7 +48,10 @@ def arrays(data: PyTree, what: str = "data") -> tuple[PyTree, ...]:
         raise TypeError(
             f"{what} must be (inputs, targets) or (inputs, targets, weights), got {got}"
         )
-    leaves = parts_of(data, ("inputs", "targets", "weights"))
+    names = "inputs", "targets", "weights"
+    if any(isinstance(part, list) for part in data):
+        data = tuple(listed(*pair) for pair in zip(data, names, strict=False))
+    leaves = parts_of(data, names)
     found = [array(leaf, f"{what}: {name}") for name, leaf in leaves.items()]
     lengths = {name: len(leaf) for name, leaf in zip(leaves, found, strict=True)}
     if len(set(lengths.values())) > 1:

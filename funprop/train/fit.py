@@ -14,7 +14,13 @@ import numpy as np
 from funprop import trees
 from funprop.steps import Step
 from funprop.train import processes
-from funprop.train.arguments import check_options, check_sizes, check_step, whole_number
+from funprop.train.arguments import (
+    check_options,
+    check_sizes,
+    check_state,
+    check_step,
+    whole_number,
+)
 from funprop.train.data import Last, arrays, blocks, epoch_rows, gather
 from funprop.train.held_out import measuring
 from funprop.train.interrupts import interrupts
@@ -260,10 +266,14 @@ def _prepared(
     n = len(jax.tree.leaves(data)[0])
     rows = epoch_rows(n, batch_size, 0, 0, last)
     plain = runner(step.update, False, donate)
+    try:  # what is wrong with any batch is told first
+        plain.metrics(state, data, rows[:1])
+    except Exception:
+        check_state(step, state)
+        raise
     if n % batch_size == 0 or last == "drop":
         return plain, False
     if last == "short" and not one_shape(step, mesh):
-        plain.metrics(state, data, rows[:1])  # what is wrong with any batch is told first
         try:
             plain.metrics(state, data, blocks(rows)[-1])
             return plain, False

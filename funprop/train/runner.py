@@ -57,8 +57,9 @@ class Runner:
 
             found = jax.eval_shape(told, state, data, rows)
             for name, leaf in found.items():
-                if any(part.shape for part in jax.tree.leaves(leaf)):
-                    raise ValueError(f"metric {name!r} must be a sum of scalars, got {leaf}")
+                shapes = [part.shape for part in jax.tree.leaves(leaf)]
+                if shapes != [(), ()]:
+                    raise ValueError(f"metric {name!r} must be a Sum of scalars, got {shapes}")
             self._metrics[key] = found
         return self._metrics[key]
 
