@@ -2,8 +2,8 @@
 
 from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.functions import as_function, from_function
-from funprop.fused_step import FusedState, fused_step
 from funprop.gradients import Gradient, backprop, from_loss, measure, objective
+from funprop.inspect.summary import summary
 from funprop.layer import Layer, Recorded, layer, map_layers, named
 from funprop.layers import (
     BatchNormParams,
@@ -115,7 +115,7 @@ from funprop.steps import (
     skip_nonfinite,
     step,
 )
-from funprop.summary import summary
+from funprop.steps.fused_step import FusedState, fused_step
 from funprop.train import Fit, at_least, at_most, fit, patience
 from funprop.transforms import (
     Transformed,

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from funprop.steps import Step
-from funprop.train.placement import AXIS
+from funprop.train.arrays import AXIS
 
 
 def whole_number(value: Any, name: str, least: int) -> int:

@@ -21,11 +21,11 @@ from funprop.train.arguments import (
     check_step,
     whole_number,
 )
+from funprop.train.arrays import copies, split
 from funprop.train.data import Last, arrays, blocks, epoch_rows, gather
 from funprop.train.held_out import measuring
 from funprop.train.interrupts import interrupts
 from funprop.train.padding import check_padding, one_shape
-from funprop.train.placement import copies, split
 from funprop.train.progress import Progress, for_terminal, silent
 from funprop.train.runner import Runner, kind, runner
 from funprop.train.stopping import Row, Rule
@@ -207,7 +207,7 @@ def fit(
         return None
 
     history: list[Row] = []
-    stopped, looked, sums = None, False, zeros
+    reached, stopped, looked, sums = state, None, False, zeros
     start = read = epoch_start = time.perf_counter()
     with interrupts() as noted, (progress or silent)() as display:
         upcoming = calls()

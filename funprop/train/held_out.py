@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop import trees
-from funprop.train.placement import copies
+from funprop.train.arrays import copies
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

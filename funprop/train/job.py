@@ -15,14 +15,15 @@ import numpy as np
 import optax
 
 from funprop.gradients import backprop, measure, objective
+from funprop.inspect.summary import summary
+from funprop.inspect.table import aligned
+from funprop.inspect.visits import compiled_visits
 from funprop.rewrites import autodiff
 from funprop.steps import step
-from funprop.summary import summary
-from funprop.table import aligned
 from funprop.train import processes
 from funprop.train.arguments import check_sizes
+from funprop.train.arrays import spread
 from funprop.train.fit import fit
-from funprop.train.placement import spread
 from funprop.train.plots import confusion, draw
 from funprop.train.runs import (
     check_choice,
@@ -36,7 +37,6 @@ from funprop.train.runs import (
 )
 from funprop.train.tasks import Task, task
 from funprop.verify import Check, Report, verify
-from funprop.visits import compiled_visits
 
 OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "sgd": optax.sgd,

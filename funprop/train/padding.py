@@ -10,10 +10,10 @@ import numpy as np
 
 from funprop.gradients import ADDED
 from funprop.steps import Step
-from funprop.train.placement import copies, split
+from funprop.train.arrays import copies, split
 from funprop.train.runner import Runner, kind
 from funprop.train.sums import on_host
-from funprop.transforms.made_of import made_of
+from funprop.transforms.transformed import made_of
 
 if TYPE_CHECKING:
     from jaxtyping import Int, PyTree
@@ -26,7 +26,8 @@ WAYS_OUT = (
 def one_shape(step: Step, mesh: jax.sharding.Mesh | None) -> bool:
     """Whether all batches must have one length, that devices divide."""
     split_up = {"shard", "data_parallel", "ordered"}
-    return mesh is not None or bool(split_up & {*step.parts, *made_of(step.grad_fn)})
+    transforms = () if step.grad_fn is None else made_of(step.grad_fn)
+    return mesh is not None or bool(split_up & {*step.parts, *transforms})
 
 
 def check_padding(

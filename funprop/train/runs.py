@@ -19,7 +19,7 @@ import optax
 
 import funprop
 from funprop.layer import Layer
-from funprop.places import check_params, leaf_path
+from funprop.located import check_params, leaf_path
 from funprop.train.stopping import Row
 
 if TYPE_CHECKING:

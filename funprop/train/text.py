@@ -20,8 +20,8 @@ from funprop.models import generate, gpt, language_model, llama, unembedding
 from funprop.rewrites import autodiff, remat
 from funprop.steps import step
 from funprop.train import processes
+from funprop.train.arrays import spread
 from funprop.train.fit import fit
-from funprop.train.placement import spread
 from funprop.train.plots import curve
 from funprop.train.runs import (
     check_choice,
