@@ -154,7 +154,7 @@ def test_same_seed_same_bits_whatever_the_calls(monkeypatch):
     for seconds in (0.2, 1e-9):  # many updates a device call, or one
         monkeypatch.setattr(fit_module, "CALL_SECONDS", seconds)
         train, state = start(whole, key=jax.random.key(1))
-        results.append(fp.fit(train, state, data, epochs=3, batch_size=2, seed=2, progress=None))
+        results.append(fp.fit(train, state, data, epochs=3, batch_size=3, seed=2, progress=None))
     chex.assert_trees_all_equal(*(r.state.params for r in results))
     assert [row["loss"] for row in results[0].history] == [
         row["loss"] for row in results[1].history

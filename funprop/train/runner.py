@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop import trees
+from funprop.gradients import COLUMNS, check_names
 from funprop.steps.retraced import expected
 from funprop.train.data import gather
 from funprop.train.sums import nothing, plus
@@ -56,16 +57,24 @@ class Runner:
                 return self._updated(state, data, rows[0])[1]
 
             found = jax.eval_shape(told, state, data, rows)
-            for name, leaf in found.items():
-                shapes = [part.shape for part in jax.tree.leaves(leaf)]
-                if shapes != [(), ()]:
-                    raise ValueError(f"metric {name!r} must be a Sum of scalars, got {shapes}")
+            _check(found)
             self._metrics[key] = found
         return self._metrics[key]
 
     def zeros(self, state: Any, data: PyTree, rows: Any) -> dict[str, trees.Sum]:
         """The sums before the first update."""
         return nothing(self.metrics(state, data, rows))
+
+
+def _check(metrics: dict[str, trees.Sum]) -> None:
+    """Raise where they are not what an epoch's row can be made of."""
+    if "loss" not in metrics:
+        raise ValueError(f"metrics of update must have a 'loss', got {', '.join(metrics)}")
+    check_names((n for n in metrics if not n.startswith("gradient_norm/")), COLUMNS[1:])
+    for name, leaf in metrics.items():
+        shapes = [part.shape for part in jax.tree.leaves(leaf)]
+        if shapes != [(), ()]:
+            raise ValueError(f"metric {name!r} must be a Sum of scalars, got shapes {shapes}")
 
 
 @functools.lru_cache(maxsize=32)
