@@ -10,6 +10,7 @@ from funprop.layers import (
     BatchSums,
     ConvParams,
     DenseParams,
+    EmbeddingParams,
     GRUParams,
     LSTMParams,
     NormParams,
@@ -76,10 +77,10 @@ from funprop.models import (
     swiglu,
     unembedding,
 )
+from funprop.params import Frozen, Statistic, by_name, decayed, roles, trained, where
+from funprop.params.tapped import Tapped, untap
 from funprop.rewrites import (
-    Frozen,
     LowRank,
-    Tapped,
     adapted,
     autodiff,
     cast,
@@ -90,7 +91,6 @@ from funprop.rewrites import (
     offload,
     remat,
     tap,
-    untap,
 )
 from funprop.sharding import (
     ShardingTable,
@@ -137,6 +137,7 @@ __all__ = [
     "BatchSums",
     "ConvParams",
     "DenseParams",
+    "EmbeddingParams",
     "Fit",
     "Frozen",
     "FusedState",
@@ -151,6 +152,7 @@ __all__ = [
     "Recorded",
     "Scaled",
     "ShardingTable",
+    "Statistic",
     "Step",
     "Sum",
     "Tapped",
@@ -171,6 +173,7 @@ __all__ = [
     "batch_norm",
     "binary_accuracy",
     "binary_cross_entropy",
+    "by_name",
     "calibrate",
     "cast",
     "clip_per_example",
@@ -181,6 +184,7 @@ __all__ = [
     "cost",
     "data_parallel",
     "data_parallel_rules",
+    "decayed",
     "dense",
     "describe_sharding",
     "dropout",
@@ -245,6 +249,7 @@ __all__ = [
     "residual",
     "rms_norm",
     "rnn",
+    "roles",
     "scan",
     "self_attention",
     "serial",
@@ -263,11 +268,13 @@ __all__ = [
     "tap",
     "taylor_test",
     "tensor_parallel_rules",
+    "trained",
     "unembedding",
     "untap",
     "upsample",
     "verify",
     "verify_rules",
     "verify_second_order",
+    "where",
     "with_lengths",
 ]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funprop.gradients import ADDED
+from funprop.metrics import ADDED
 from funprop.steps import Step
 from funprop.train.arrays import copies, split
 from funprop.train.runner import Runner, kind

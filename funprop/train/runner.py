@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop import trees
-from funprop.gradients import COLUMNS, check_names
+from funprop.metrics import COLUMNS, check_names
 from funprop.steps.retraced import expected
 from funprop.train.data import gather
 from funprop.train.sums import nothing, plus

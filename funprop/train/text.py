@@ -164,7 +164,7 @@ def train(
         )
         row["tokens_per_second"] = UPDATES * batch * TIME / seconds
         history.append(row)
-        here = jax.device_get(state.params[0])
+        here = jax.device_get(state.params)
         sample = _sample(network, here, jax.random.fold_in(sample_key, turn))
         samples.append(sample)
         print(
@@ -179,7 +179,7 @@ def train(
         return out
     with new_folder(out) as draft:
         write_history(draft / "history.jsonl", history)
-        save_params(draft / "params.npz", network, state.params[0])
+        save_params(draft / "params.npz", network, state.params)
         (draft / "samples.txt").write_text("\n\n".join(samples) + "\n")
         if history:
             title = f"funprop train stdlib: {model}"
