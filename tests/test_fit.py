@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import funprop as fp
+from funprop.train.progress import silent
 from funprop.train.sums import nothing, on_host, plus
 
 KEY = jax.random.key(0)
@@ -39,7 +40,7 @@ def counted():
     """How often JAX traces and compiles within."""
     events, listening = collections.Counter(), [True]
 
-    def note(event, seconds, **_):
+    def note(event, duration_secs, **_):
         if listening:
             events[event.rsplit("/")[-1]] += 1
 
@@ -186,7 +187,7 @@ def test_nothing_is_traced_or_compiled_twice(over):
     options = {"held_out": DATA, "measure": fp.measure(grad_fn), "mesh": mesh}
     epochs = []
 
-    class Noted(fp.train.progress.silent):
+    class Noted(silent):
         def epoch(self, row, epochs_):
             epochs.append(dict(events))
 
