@@ -73,7 +73,7 @@ def check(objective: fp.Layer, params: Any, batch: Any, key: Any = None) -> None
     chex.assert_trees_all_close(got_grads, clipped_sum(grads, norm), rtol=1e-10, atol=1e-12)
     clipped = got.metrics.pop("clipped")
     n = len(norms)
-    counted = (np.asarray(batch[2]).reshape(n, -1) != 0).any(1).sum() if len(batch) == 3 else n
+    counted = int((np.asarray(batch[2]).reshape(n, -1) != 0).any(1).sum()) if batch[2:] else n
     assert clipped == (int((norms > norm).sum()), counted)  # padding, of weight zero, is no example
     assert clipped.total > 0 and (norms <= norm).any()
     chex.assert_trees_all_close(got[1:4], plain[1:4], rtol=1e-6)
