@@ -1,8 +1,10 @@
 """funprop: the backward pass as a pure function that you can read, verify, swap and measure."""
 
 from funprop.combinators import parallel, reparam, repeat, residual, serial
+from funprop.decoding import Decoding
 from funprop.functions import as_function, from_function
 from funprop.gradients import Gradient, backprop, from_loss, measure, objective
+from funprop.inspect.param_table import ParamTable, param_table
 from funprop.inspect.summary import summary
 from funprop.layer import Layer, Recorded, layer, map_layers, named
 from funprop.layers import (
@@ -136,6 +138,7 @@ __all__ = [
     "BatchNormParams",
     "BatchSums",
     "ConvParams",
+    "Decoding",
     "DenseParams",
     "EmbeddingParams",
     "Fit",
@@ -149,6 +152,7 @@ __all__ = [
     "LinearParams",
     "LowRank",
     "NormParams",
+    "ParamTable",
     "Recorded",
     "Scaled",
     "ShardingTable",
@@ -240,6 +244,7 @@ __all__ = [
     "offload",
     "ordered",
     "parallel",
+    "param_table",
     "patience",
     "relu",
     "remat",
