@@ -238,7 +238,7 @@ IMPORTS = {
     "layers": GROUND | {"params", "quantities", "functions"},
     "losses": GROUND | {"quantities"},
     "metrics": {"trees"},
-    "gradients": GROUND | {"params"},
+    "gradients": GROUND | {"params", "metrics"},
     "rewrites": GROUND | {"params", "quantities", "functions", "layers", "combinators"},
     "models": GROUND | {"params", "layers", "combinators", "losses", "gradients"},
     "transforms": GROUND | {"params", "quantities", "rewrites", "gradients"},
