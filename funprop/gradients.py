@@ -24,6 +24,7 @@ from funprop.arguments import (
 from funprop.keys import takes_key, with_key
 from funprop.layer import Layer, Recorded, output_spec, recorded, split_key
 from funprop.located import check_params, located
+from funprop.metrics import COLUMNS, check_names, measured_by, metric_sum
 from funprop.names import params_of
 from funprop.params.frozen import trained, with_trained
 from funprop.params.statistics import new_statistics
@@ -61,7 +62,8 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
     Args:
       model: from inputs to outputs.
       loss: from `(outputs, targets)` or `(outputs, targets, weights)` to a `Sum`.
-      **metrics: functions `(outputs, targets, weights=None) -> Sum`, recorded by their names.
+      **metrics: functions `(outputs, targets, weights=None) -> Sum`, recorded by their names; one
+        without the third argument is for batches without weights.
 
     Returns:
       A layer whose input is a batch, `(inputs, targets)` or `(inputs, targets, weights)`. Its
@@ -88,11 +90,13 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
                 f"{name} must be a function (outputs, targets, weights) -> Sum, got "
                 f"{described(metric)}"
             )
+    check_names(metrics)
     children = model, loss
     parts = located(children)
 
     def init(key: Any, batch: Any) -> PyTree:
         _check_batch(batch)
+        batch = trees.canonical(batch)
         model_key, loss_key = jax.random.split(key)
         params = parts[0].init(model_key, batch[0])
         outputs = output_spec(parts[0], params, batch[0])
@@ -108,7 +112,8 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
         loss, loss_kept = parts[1].forward(of_loss, (outputs, *targets), loss_key)
         loss = as_sum("loss", loss)
         measured = [
-            Recorded(metric(outputs, *targets), metric=name) for name, metric in metrics.items()
+            Recorded(measured_by(name, metric, outputs, *targets), metric=name)
+            for name, metric in metrics.items()
         ]
         return loss, (model_kept, loss_kept, measured)
 
@@ -174,9 +179,18 @@ def backprop(objective: Layer) -> GradFn:
 
 
 def metrics_of(records: PyTree) -> dict[str, Sum]:
-    """The records that have a name, by that name."""
-    found = jax.tree.leaves(records, is_leaf=lambda node: isinstance(node, Recorded))
-    return {record.metric: record.value for record in found if record.metric}
+    """The records that have a name, by that name.
+
+    Raises:
+      ValueError: two have the same.
+    """
+    found: dict[str, Sum] = {}
+    for record in jax.tree.leaves(records, is_leaf=lambda node: isinstance(node, Recorded)):
+        if record.metric in found:
+            raise ValueError(f"metric {record.metric!r} is recorded twice: each needs its own name")
+        if record.metric:
+            found[record.metric] = record.value
+    return found
 
 
 def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
@@ -229,9 +243,11 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
                 "loss_fn must return a scalar total and weight, got shapes "
                 f"{jnp.shape(total)} and {jnp.shape(weight)}"
             )
+        check_names(metrics or {})
         total = jnp.asarray(total)
         weight = jnp.asarray(weight, total.dtype)
-        return total, (weight, dict(metrics or {}), new_statistics(params, new, weight))
+        metrics = {name: metric_sum(name, found) for name, found in dict(metrics or {}).items()}
+        return total, (weight, metrics, new_statistics(params, new, weight))
 
     def grad_fn(params: PyTree, batch: PyTree, key: Any = None, dloss: Any = None) -> Gradient:
         check_key(key)
@@ -251,10 +267,15 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
 def measure(grad_fn: GradFn) -> Callable[[PyTree, PyTree], dict[str, Sum]]:
     """The loss and metrics of a grad_fn for params as they are: no key, and no gradient.
 
-    Compiled, the backward pass is dead code and is not run.
+    Compiled, the backward pass is dead code and is not run. Of a transformed grad_fn it is the one
+    within all transforms that is measured: they change how a gradient is made, not what the loss
+    is, and may want a key, or a batch that divides.
 
     Returns:
       `(params, batch) -> {"loss": Sum, name: Sum, ...}`, jitted.
+
+    Raises:
+      TypeError: `grad_fn` is none.
 
     Example:
       >>> import funprop as fp
@@ -264,14 +285,20 @@ def measure(grad_fn: GradFn) -> Callable[[PyTree, PyTree], dict[str, Sum]]:
       1.0
     """
     check_grad_fn(grad_fn)
+    plain: GradFn = getattr(grad_fn, "plain", grad_fn)
 
     @jax.jit
     def measured(params: PyTree, batch: PyTree) -> dict[str, Sum]:
-        return losses(grad_fn(params, batch))
+        return losses(plain(params, batch))
 
     return measured
 
 
 def losses(gradient: Gradient) -> dict[str, Sum]:
-    """The loss and the metrics of a `Gradient`, by name."""
+    """The loss and the metrics of a `Gradient`, by name.
+
+    Raises:
+      ValueError: a metric has the name of something else that `fit` tells.
+    """
+    check_names((n for n in gradient.metrics if not n.startswith("gradient_norm/")), COLUMNS)
     return {"loss": Sum(gradient.loss, gradient.weight), **gradient.metrics}

@@ -239,7 +239,7 @@ IMPORTS = {
     "layers": GROUND | {"params", "quantities", "functions"},
     "losses": GROUND | {"quantities"},
     "metrics": {"trees"},
-    "gradients": GROUND | {"params", "arguments"},
+    "gradients": GROUND | {"params", "arguments", "metrics"},
     "rewrites": GROUND
     | {"params", "arguments", "quantities", "functions", "layers", "combinators"},
     "models": GROUND | {"params", "layers", "combinators", "losses", "gradients"},

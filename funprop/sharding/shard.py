@@ -93,7 +93,8 @@ def shard(step: Step, mesh: Mesh, rules: Rules, *, batch: tuple[str, ...] | None
         )
         return jax.lax.with_sharding_constraint(state, placed), metrics, finite
 
-    return Step(init, updating(propose), step.check, ("shard", *step.parts), propose)
+    parts = "shard", *step.parts
+    return Step(init, updating(propose), step.check, parts, propose, step.grad_fn)
 
 
 def state_shardings(state: Any, mesh: Mesh, rules: Rules) -> PyTree:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop.arguments import check_layer, check_trainable, objective_meant, run
-from funprop.gradients import Gradient, losses, metrics_of
+from funprop.gradients import Gradient, backprop, losses, metrics_of
 from funprop.layer import Layer, recorded
 from funprop.located import check_params
 from funprop.params.statistics import fold
@@ -92,4 +92,4 @@ def fused_step(objective: Layer, optimizer: optax.GradientTransformation) -> Ste
         metrics = losses(Gradient((), loss, weight, metrics_of(records), records))
         return FusedState(fold(updating, records), state.key, state.count + 1), metrics
 
-    return Step(init, Donating(update), parts=("fused_step",))
+    return Step(init, Donating(update), parts=("fused_step",), grad_fn=backprop(objective))

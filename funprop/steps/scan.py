@@ -38,4 +38,5 @@ def scan(step: Step) -> Step:
     def update(state: Any, batches: PyTree) -> tuple[Any, dict[str, Sum]]:
         return jax.lax.scan(step.update, state, batches)
 
-    return Step(step.init, Donating(update), step.check, ("scan", *step.parts))
+    parts = ("scan", *step.parts)
+    return Step(step.init, Donating(update), step.check, parts, grad_fn=step.grad_fn)

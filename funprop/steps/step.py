@@ -41,6 +41,7 @@ class Step(NamedTuple):
       propose: `(state, batch, dloss=None) -> (state, metrics, finite)`: `update`, not jitted, and
         whether the gradient of each leaf of params was finite. For wrappers; `None` where there is
         no gradient to look at.
+      grad_fn: what gives the gradient; `None` where that is not known.
     """
 
     init: Callable[[Any, Any], Any]
@@ -48,6 +49,7 @@ class Step(NamedTuple):
     check: Callable[[Any], None] = lambda state: None
     parts: tuple[str, ...] = ("step",)
     propose: Callable[..., tuple[Any, dict[str, Sum], Any]] | None = None
+    grad_fn: GradFn | None = None
 
 
 class TrainState(NamedTuple):
@@ -137,7 +139,7 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         finite = [all_finite(g) for g in jax.tree.leaves(gradient.grads)]
         return new, losses(gradient), jnp.stack(finite or [jnp.ones((), bool)])
 
-    return Step(init, updating(propose), propose=propose)
+    return Step(init, updating(propose), propose=propose, grad_fn=grad_fn)
 
 
 def updating(propose: Callable[..., tuple[Any, dict[str, Sum], Any]]) -> Callable[..., Any]:
@@ -212,7 +214,8 @@ def wrapper(
         check_state(state, kind)
         return propose(state, batch, dloss)
 
-    return Step(init, updating(checked), check_both, (name, *step.parts), checked)
+    parts = (name, *step.parts)
+    return Step(init, updating(checked), check_both, parts, checked, step.grad_fn)
 
 
 def proposed(step: Step, state: Any, batch: PyTree, dloss: Any) -> tuple[Any, dict[str, Sum], Any]:

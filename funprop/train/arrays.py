@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -47,10 +49,14 @@ def spread(
 
 def copies(tree: PyTree, mesh: jax.sharding.Mesh | None) -> PyTree:
     """A copy of `tree`, whole on every device of the mesh; every process has the same values."""
-    if mesh is None:
-        return jax.tree.map(jnp.copy, tree)
+    return jax.tree.map(jnp.copy, tree) if mesh is None else _copying(mesh)(tree)
+
+
+@functools.lru_cache(maxsize=32)
+def _copying(mesh: jax.sharding.Mesh) -> Callable[[PyTree], PyTree]:
+    """Kept, so that each kind of tree is compiled for once."""
     whole = jax.NamedSharding(mesh, jax.P())
-    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=whole)(tree)
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=whole)
 
 
 def split(rows: Int[np.ndarray, "batches batch_size"], mesh: jax.sharding.Mesh | None) -> Any:

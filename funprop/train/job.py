@@ -21,8 +21,9 @@ from funprop.inspect.visits import compiled_visits
 from funprop.rewrites import autodiff
 from funprop.steps import step
 from funprop.train import processes
+from funprop.train.arguments import check_sizes
 from funprop.train.arrays import spread
-from funprop.train.fit import check_sizes, fit
+from funprop.train.fit import fit
 from funprop.train.plots import confusion, draw
 from funprop.train.runs import (
     check_choice,

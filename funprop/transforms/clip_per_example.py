@@ -127,8 +127,17 @@ def by_norms(
     dy = Sum(dtotal, jnp.zeros_like(weight))
     squares = total(watched.backward(params, residuals, dy)[0])
     factors, clipped = _factors(squares, norm, dtotal, n)
+    clipped = clipped._replace(weight=_with_weight(batch, clipped.weight))
     grads, _ = weighted(objective, factors).backward(params, residuals, dy)
     return Gradient(grads, loss, weight, {**metrics_of(records), "clipped": clipped}, records)
+
+
+def _with_weight(batch: PyTree, n: Any) -> Any:
+    """How many of a batch's `n` examples have weight: padding has none."""
+    if not isinstance(batch, tuple) or len(batch) != 3:
+        return n
+    weights = jnp.asarray(batch[2])
+    return (weights.reshape(len(weights), -1) != 0).any(1).sum(dtype=n.dtype)
 
 
 def _by_rows(
@@ -143,7 +152,8 @@ def _by_rows(
     dtotal = jnp.ones_like(each.loss[0]) if dloss is None else jnp.asarray(dloss)
     factors, clipped = _factors(sum_squares(each.grads), norm, dtotal, n)
     rest = jax.tree.map(lambda leaf: leaf.sum(0), each._replace(grads=None))
-    metrics = {**rest.metrics, "clipped": clipped}
+    counted = (each.weight != 0).sum(dtype=clipped.weight.dtype)
+    metrics = {**rest.metrics, "clipped": clipped._replace(weight=counted)}
     return rest._replace(grads=weighted_sum_of(each.grads, factors), metrics=metrics)
 
 

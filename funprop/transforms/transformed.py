@@ -34,6 +34,11 @@ class Transformed:
     inner: Any
     function: Callable[..., Gradient]
 
+    @property
+    def plain(self) -> GradFn:
+        """The grad_fn within all transforms: the one whose loss it is."""
+        return getattr(self.inner, "plain", self.inner)
+
     def __call__(self, params: Any, batch: Any, key: Any = None, dloss: Any = None) -> Gradient:
         return self.function(params, batch, key, dloss)
 
