@@ -7,12 +7,44 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 
+INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+
+
 def main() -> None:
-    """Parse the command line and run what it names; a wrong argument ends with one sentence."""
+    """Parse the command line and run what it names.
+
+    What goes wrong ends with one sentence on standard error and 1, Ctrl-C with 130 where nothing
+    had been reached that could be written.
+    """
+    from funprop.train.output import Lasting, lasting_output
+
+    lasting_output()
+    try:
+        _run()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except (
+        *(ValueError, TypeError, ModuleNotFoundError, OSError, ChildProcessError),
+        FloatingPointError,
+    ) as error:
+        sys.exit(f"error: {error}")
+    finally:
+        sys.stdout.flush()
+    if isinstance(sys.stdout, Lasting) and sys.stdout.problem is not None:
+        sys.exit(f"error: standard output: {sys.stdout.problem.strerror}")
+
+
+def _run() -> None:
+    if sys.argv[1:] == ["--version"]:
+        print(f"funprop {funprop.__version__} on JAX {jax.__version__}")
+        return
     try:
         import tyro
     except ModuleNotFoundError:
-        sys.exit("error: the funprop command needs tyro: pip install 'funprop[train]'")
+        raise ModuleNotFoundError(
+            "the funprop command needs tyro: pip install 'funprop[train]'"
+        ) from None
 
     def train(
         data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")],
@@ -121,10 +153,7 @@ def main() -> None:
 
         sys.exit(0 if run(object, rules=rules, seed=seed) else 1)
 
-    try:
-        tyro.extras.subcommand_cli_from_dict({"train": train, "verify": verify}, prog="funprop")
-    except (ValueError, TypeError, ModuleNotFoundError, ChildProcessError) as error:
-        sys.exit(f"error: {error}")
+    tyro.extras.subcommand_cli_from_dict({"train": train, "verify": verify}, prog="funprop")
 
 
 if __name__ == "__main__":
