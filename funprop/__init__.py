@@ -1,9 +1,11 @@
 """funprop: the backward pass as a pure function that you can read, verify, swap and measure."""
 
+# First of all: Ctrl-C during what follows.
+from funprop import starting  # noqa: F401  # isort: split
 from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.functions import as_function, from_function
-from funprop.fused_step import FusedState, fused_step
 from funprop.gradients import Gradient, backprop, from_loss, measure, objective
+from funprop.inspect.summary import summary
 from funprop.layer import Layer, Recorded, layer, map_layers, named
 from funprop.layers import (
     BatchNormParams,
@@ -115,8 +117,8 @@ from funprop.steps import (
     skip_nonfinite,
     step,
 )
-from funprop.summary import summary
-from funprop.train import Fit, at_least, at_most, fit, patience
+from funprop.steps.fused_step import FusedState, fused_step
+from funprop.train import Fit, at_least, at_most, fit, load, patience, save
 from funprop.transforms import (
     Transformed,
     clip_per_example,
@@ -218,6 +220,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_predictions",
     "llama",
+    "load",
     "log_softmax",
     "loss_scale",
     "low_rank",
@@ -245,6 +248,7 @@ __all__ = [
     "residual",
     "rms_norm",
     "rnn",
+    "save",
     "scan",
     "self_attention",
     "serial",

@@ -11,8 +11,8 @@ import jax
 
 from funprop import trees
 from funprop.layer import Layer, output_spec, split_key
-from funprop.places import located
-from funprop.updating import is_updating, scan_in_place
+from funprop.located import located
+from funprop.params.updating import is_updating, scan_in_place
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

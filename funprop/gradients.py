@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.layer import Layer, Recorded, output_spec, recorded, split_key, with_key
-from funprop.places import check_params, located
+from funprop.located import check_params, located
 from funprop.trees import Sum
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
-from funprop.per_example import outer_squares, sum_squares
-from funprop.rewrites.freeze import trained, with_trained
-from funprop.rewrites.squared_norms import squared_norms, total
+from funprop.params.frozen import trained, with_trained
+from funprop.quantities.closed_form import outer_squares, sum_squares
+from funprop.quantities.squared_norms import squared_norms, total
 from funprop.transforms.clip_per_example import by_norms
 from tests.benchmarks.harness import temporary
 from tests.cases import (

@@ -18,7 +18,7 @@ import optax
 import pytest
 
 import funprop as fp
-from funprop.transforms.in_pairs import hidden_zero, sum_of_all, sums_of_own
+from funprop.transforms.pairwise_sum import hidden_zero, sum_of_all, sums_of_own
 
 KEY = jax.random.key(0)
 N = 16

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
-from funprop.updating import Updating
+from funprop.params.updating import Updating
 from tests.cases import tied
 from tests.test_bad_input import raises
 

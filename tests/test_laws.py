@@ -212,29 +212,28 @@ def test_manual_and_autodiff_agree_through_a_step(x64):
         chex.assert_trees_all_close(states[0], other, rtol=1e-10)
 
 
+# From the ground floor up: a room may import those above it in this list, within what it says.
 IMPORTS = {
     "trees": set(),
-    "table": set(),
     "layer": {"trees"},
+    "located": {"trees", "layer"},
+    "params": {"trees", "layer"},
+    "quantities": {"trees", "layer", "params"},
     "functions": {"trees", "layer"},
-    "per_example": {"trees"},
-    "layers": {"trees", "layer", "functions", "per_example"},
-    "updating": set(),
-    "combinators": {"trees", "layer", "updating"},
-    "visits": {"trees", "layer"},
-    "rewrites": {
-        *("trees", "layer", "functions", "updating", "per_example", "layers", "combinators")
-    },
-    "verify": {"trees", "table", "layer", "functions", "visits"},
-    "summary": {"trees", "table", "layer", "visits"},
-    "losses": {"trees", "layer", "per_example"},
+    "combinators": {"trees", "layer", "located", "params"},
+    "layers": {"trees", "layer", "located", "functions", "quantities"},
+    "losses": {"trees", "layer", "quantities"},
     "metrics": {"trees"},
-    "gradients": {"trees", "layer"},
-    "transforms": {"trees", "layer", "layers", "per_example", "rewrites", "gradients"},
-    "steps": {"trees", "layer", "rewrites", "gradients", "transforms"},
+    "gradients": {"trees", "layer", "located"},
+    "rewrites": {*("trees", "layer", "params", "functions", "quantities", "layers", "combinators")},
     "models": {"trees", "layer", "layers", "combinators", "losses", "gradients"},
-    "sharding": {"trees", "table", "layer", "gradients", "rewrites", "transforms", "steps"},
-    "fused_step": {"trees", "layer", "rewrites", "gradients", "steps"},
+    "transforms": {"trees", "layer", "located", "params", "quantities", "rewrites", "gradients"},
+    "steps": {"trees", "layer", "located", "params", "rewrites", "gradients", "transforms"},
+    "inspect": {"trees", "layer", "params"},
+    "sharding": {
+        *("trees", "layer", "params", "inspect", "gradients", "rewrites", "transforms", "steps")
+    },
+    "verify": {"trees", "layer", "located", "params", "functions", "inspect"},
 }
 EXTRAS = {"report.py": {"rich"}}  # imported where used: a table in a terminal
 CORE_MAY_IMPORT = {"jax", "optax", "chex", "numpy", "funprop", "__future__", "jaxtyping"}

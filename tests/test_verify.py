@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from jax.experimental import pallas as pl
 
 import funprop as fp
-from funprop.verify import examine, instruments
+from funprop.verify.judging import examine
+from funprop.verify.truth import instruments
 
 
 def normal(*shape, seed=0, dtype=jnp.float32):

@@ -10,7 +10,7 @@ from jax.nn import initializers
 
 from funprop import trees
 from funprop.layer import Layer, layer
-from funprop.per_example import closed, outer_squares, sum_squares
+from funprop.quantities.closed_form import closed, outer_squares, sum_squares
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jax.nn import initializers
 
 from funprop.layer import Layer, layer
-from funprop.per_example import closed, sum_squares
+from funprop.quantities.closed_form import closed, sum_squares
 from funprop.trees import require_float, spec_string, widen
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from jax.core import Tracer
 from jax.nn import initializers
 
 from funprop.layer import Layer, layer
-from funprop.places import located
+from funprop.located import located
 from funprop.trees import Static, require_float, spec_string, wide_dtype
 
 if TYPE_CHECKING:

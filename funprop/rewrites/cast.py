@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.layer import Layer, map_layers
-from funprop.per_example import closed, closed_of
-from funprop.rewrites.beside import apart, beside
+from funprop.quantities.closed_form import closed, closed_of
+from funprop.rewrites.own_residuals import with_own, without_own
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
@@ -79,10 +79,10 @@ def _cast_input(inside: Layer, compute_dtype: DTypeLike) -> Layer:
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
         y, residuals = inside.forward(params, _floats_to(compute_dtype, x), key)
         floats = [leaf.dtype for leaf in jax.tree.leaves(x) if trees.is_float(leaf)]
-        return y, beside(inside, residuals, trees.Static(tuple(floats)))
+        return y, with_own(inside, residuals, trees.Static(tuple(floats)))
 
     def backward(params: PyTree, residuals: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
-        residuals, dtypes = apart(inside, residuals)
+        residuals, dtypes = without_own(inside, residuals)
         dparams, dx = inside.backward(params, residuals, dy)
         leaves, tree = jax.tree.flatten(dx)
         return dparams, tree.unflatten(

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import jax
+from typing import TYPE_CHECKING, Any
 
 from funprop.layer import Layer
-from funprop.rewrites.where import Place, map_places, places
+from funprop.params.frozen import Frozen
+from funprop.params.selection import Place, map_places, places
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
-
-
-class Frozen(NamedTuple):
-    """Params that are not trained: in the place of their gradient there is `None`.
-
-    Attributes:
-      params: of one layer.
-    """
-
-    params: Any
 
 
 def freeze(model: Layer, where: str) -> Layer:
@@ -87,27 +76,3 @@ def frozen(model: Layer, where: str, params: PyTree) -> PyTree:
         return tuple(look(child, p, (*at, i)) for i, (child, p) in pairs)
 
     return look(model, params, ())
-
-
-def trained(params: PyTree) -> PyTree:
-    """`params` with `None` in the place of what is frozen: the structure of their gradient.
-
-    Example:
-      >>> trained((Frozen(1.0), 2.0))
-      (None, 2.0)
-    """
-    return jax.tree.map(lambda p: None if _is_frozen(p) else p, params, is_leaf=_is_frozen)
-
-
-def with_trained(params: PyTree, new: PyTree) -> PyTree:
-    """`params` with what is trained taken from `new`.
-
-    Example:
-      >>> with_trained((Frozen(1.0), 2.0), (None, 3.0))
-      (Frozen(params=1.0), 3.0)
-    """
-    return jax.tree.map(lambda p, n: p if _is_frozen(p) else n, params, new, is_leaf=_is_frozen)
-
-
-def _is_frozen(node: Any) -> bool:
-    return isinstance(node, Frozen)

@@ -8,8 +8,8 @@ import jax
 import optax
 
 from funprop.layer import Layer
-from funprop.rewrites.leafwise import require_leafwise
-from funprop.updating import Updating
+from funprop.params.leafwise import require_leafwise
+from funprop.params.updating import Updating
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

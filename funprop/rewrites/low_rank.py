@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from funprop.combinators import reparam
 from funprop.layer import Layer, named
 from funprop.layers.dense import DenseParams
-from funprop.rewrites.freeze import Frozen
-from funprop.rewrites.where import Place, map_places, places
+from funprop.params.frozen import Frozen
+from funprop.params.selection import Place, map_places, places
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

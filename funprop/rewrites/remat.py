@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.layer import Layer, recorded
-from funprop.rewrites.where import Place, map_places, places
+from funprop.params.selection import Place, map_places, places
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funprop.rewrites.freeze import trained, with_trained
+from funprop.params.frozen import trained, with_trained
 from funprop.steps.step import Step, proposed, wrapper
-from funprop.transforms.made_of import refuse
+from funprop.transforms.transformed import refuse
 from funprop.trees import Sum, is_float, widen
 
 if TYPE_CHECKING:

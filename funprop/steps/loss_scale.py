@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from funprop.steps.skip_nonfinite import only_if, with_skipped
 from funprop.steps.step import Step, proposed, wrapper
-from funprop.transforms.made_of import refuse
+from funprop.transforms.transformed import refuse
 from funprop.trees import Sum
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 
 from funprop.gradients import GradFn, losses
-from funprop.rewrites.freeze import trained, with_trained
+from funprop.params.frozen import trained, with_trained
 from funprop.steps.retraced import Retraced
-from funprop.transforms.made_of import call
+from funprop.transforms.transformed import call
 from funprop.trees import Sum, all_finite, wide_dtype, widen
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ import numpy as np
 from funprop import trees
 from funprop.steps import Step
 from funprop.train import processes
+from funprop.train.arrays import copies, split
 from funprop.train.data import Last, check_data, epoch_rows, gather
-from funprop.train.placement import copies, split
 from funprop.train.progress import Progress, for_terminal, silent
 from funprop.train.stopping import Row, Rule
 

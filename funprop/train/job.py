@@ -16,14 +16,15 @@ import optax
 
 from funprop import trees
 from funprop.gradients import backprop, measure, objective
+from funprop.inspect.summary import summary
+from funprop.inspect.table import aligned
+from funprop.inspect.visits import compiled_visits
 from funprop.layer import Layer
 from funprop.rewrites import autodiff
 from funprop.steps import step
-from funprop.summary import summary
-from funprop.table import aligned
 from funprop.train import processes
+from funprop.train.arrays import spread
 from funprop.train.fit import Fit, check_sizes, fit
-from funprop.train.placement import spread
 from funprop.train.plots import confusion, draw
 from funprop.train.runs import (
     check_choice,
@@ -39,7 +40,6 @@ from funprop.train.runs import (
 )
 from funprop.train.tasks import Task, task
 from funprop.verify import Check, Report, verify
-from funprop.visits import compiled_visits
 
 OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "sgd": optax.sgd,

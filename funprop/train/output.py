@@ -37,7 +37,8 @@ class Lasting:
 
     def _end(self, error: OSError) -> None:
         self.ended = True
-        self.problem = None if isinstance(error, BrokenPipeError) else error
+        if not isinstance(error, BrokenPipeError):
+            self.problem = OSError(error.errno, error.strerror, "standard output")
         # What is buffered has nowhere to go, and Python would try once more at its end.
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -48,12 +49,13 @@ class Lasting:
         return getattr(self.stream, name)
 
 
-def lasting_output() -> None:
+def lasting_output() -> Lasting:
     """Make this process's standard output one that a run outlives; what its encoding does not have
     is written as `?`."""
     if sys.stdout is None:  # closed by who started this
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # as long as the process
-    elif not isinstance(sys.stdout, Lasting):
+    if not isinstance(sys.stdout, Lasting):
         if hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(errors="replace")
-        sys.stdout: Any = Lasting(sys.stdout)
+        sys.stdout = Lasting(sys.stdout)
+    return sys.stdout

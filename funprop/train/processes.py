@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from funprop.starting import INTERRUPTED
 from funprop.train.output import lasting_output
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 # A process that is silent for so long has died, and JAX ends the others.
 HEARTBEAT_SECONDS = 10
-INTERRUPTED = 128 + signal.SIGINT  # what a process ends with after Ctrl-C, as shells say it
 LONGEST_WORDS = 8192  # bytes
 
 

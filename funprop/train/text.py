@@ -21,8 +21,8 @@ from funprop.models import generate, gpt, language_model, llama, unembedding
 from funprop.rewrites import autodiff, remat
 from funprop.steps import step
 from funprop.train import processes
+from funprop.train.arrays import spread
 from funprop.train.fit import Fit, _interrupts, fit
-from funprop.train.placement import spread
 from funprop.train.plots import curve
 from funprop.train.runs import (
     check_choice,
@@ -143,9 +143,9 @@ def train(
     by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
     with run_folder("stdlib", out, settings, trees.nbytes(params)) as folder:
         print(
-            f"Python's standard library: {len(text):,} bytes to train on, {len(unseen):,} held out\n"
-            f"{model}, {trees.size(params):,} params, by {by}; {rounds} rounds of {UPDATES} updates "
-            f"of {batch} windows of {TIME} bytes\n",
+            f"Python's standard library: {len(text):,} bytes to train on, {len(unseen):,} held "
+            f"out\n{model}, {trees.size(params):,} params, by {by}; {rounds} rounds of {UPDATES} "
+            f"updates of {batch} windows of {TIME} bytes\n",
             flush=True,
         )
         state, history, samples = training.init(params, train_key), [], []

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from funprop.gradients import Gradient, backprop, metrics_of
 from funprop.layer import Layer, Recorded, recorded
 from funprop.layers.batch_norm import BatchSums
-from funprop.per_example import sum_squares
-from funprop.places import check_params, names_along
-from funprop.rewrites.by_example import without_input
-from funprop.rewrites.squared_norms import squared_norms, total
-from funprop.rewrites.weigh import weigh, weighted_sum_of
-from funprop.transforms.made_of import Transformed, call, made_of, refuse
+from funprop.located import check_params, names_along
+from funprop.quantities.closed_form import sum_squares
+from funprop.quantities.each_example import without_input
+from funprop.quantities.squared_norms import squared_norms, total
+from funprop.quantities.weighted import weighted, weighted_sum_of
 from funprop.transforms.microbatch import batch_size
+from funprop.transforms.transformed import Transformed, call, made_of, refuse
 from funprop.trees import Sum, wide_dtype
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def by_norms(
     dy = Sum(dtotal, jnp.zeros_like(weight))
     squares = total(watched.backward(params, residuals, dy)[0])
     factors, clipped = _factors(squares, norm, dtotal, n)
-    grads, _ = weigh(objective, factors).backward(params, residuals, dy)
+    grads, _ = weighted(objective, factors).backward(params, residuals, dy)
     return Gradient(grads, loss, weight, {**metrics_of(records), "clipped": clipped}, records)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.transforms.devices import axis_size, check_split_once, on_each
-from funprop.transforms.made_of import Transformed, call, made_of, refuse
 from funprop.transforms.microbatch import batch_size, cast_like, summed_in
+from funprop.transforms.transformed import Transformed, call, made_of, refuse
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

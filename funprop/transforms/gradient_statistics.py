@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.transforms.made_of import Transformed, call, made_of, refuse
 from funprop.transforms.microbatch import over_parts
+from funprop.transforms.transformed import Transformed, call, made_of, refuse
 from funprop.trees import Sum, wide_dtype, widen
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.layer import split_key
-from funprop.transforms.made_of import Transformed, call, made_of, refuse
+from funprop.transforms.transformed import Transformed, call, made_of, refuse
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.rewrites.freeze import trained
-from funprop.transforms.made_of import Transformed, call
+from funprop.params.frozen import trained
+from funprop.transforms.transformed import Transformed, call
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.transforms.devices import axis_size, check_split_once, on_each
-from funprop.transforms.in_pairs import hidden_zero, sum_of_all, sums_of_own
-from funprop.transforms.made_of import Transformed, call, made_of, refuse
 from funprop.transforms.microbatch import batch_size, cast_like, summed_in
+from funprop.transforms.pairwise_sum import hidden_zero, sum_of_all, sums_of_own
+from funprop.transforms.transformed import Transformed, call, made_of, refuse
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

@@ -12,9 +12,7 @@ import jax.numpy as jnp
 from funprop import trees
 from funprop.functions import by_vjp
 from funprop.layer import Layer
-from funprop.places import leaf_path
-from funprop.verify import internals
-from funprop.verify.evaluate import Evaluate
+from funprop.located import leaf_path
 from funprop.verify.subject import (
     MismatchError,
     Subject,
@@ -24,6 +22,8 @@ from funprop.verify.subject import (
     suffix,
     without_keys,
 )
+from funprop.verify.truth import internals
+from funprop.verify.truth.evaluate import Evaluate
 
 # ------------------------------------------------------------------------------------ of a layer
 

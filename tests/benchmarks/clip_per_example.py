@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 import funprop as fp
-from funprop.per_example import sum_squares
+from funprop.quantities.closed_form import sum_squares
 from funprop.trees import size
 from tests.benchmarks.harness import header, ratio, temporary
 from tests.benchmarks.language_models import plain_loss, tokens, transformer, transformer_block

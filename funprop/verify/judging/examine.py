@@ -7,12 +7,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from funprop.verify import kinks, large, laws, points, promises, shrink, stories
-from funprop.verify.by_differences import by_differences
-from funprop.verify.case import Case
-from funprop.verify.elsewhere import elsewhere
-from funprop.verify.evaluate import NotWideError
-from funprop.verify.instruments import (
+from funprop.verify import stories
+from funprop.verify.inputs import points, properties
+from funprop.verify.judging import kinks, large, laws, shrink
+from funprop.verify.judging.by_differences import by_differences
+from funprop.verify.judging.judge import Judgement, Verdict, in_float64, judged
+from funprop.verify.judging.other_inputs import at_other_inputs
+from funprop.verify.judging.rows import Findings, misfit, row, wrong
+from funprop.verify.report import Check, Example
+from funprop.verify.stories.case import Case
+from funprop.verify.subject import MismatchError, Subject, first_line, is_floating
+from funprop.verify.truth.evaluate import NotWideError
+from funprop.verify.truth.instruments import (
     EPS32,
     EPS64,
     Instruments,
@@ -20,10 +26,6 @@ from funprop.verify.instruments import (
     drawn_sample,
     random_numbers,
 )
-from funprop.verify.judge import Judgement, Verdict, in_float64, judged
-from funprop.verify.report import Check, Example
-from funprop.verify.rows import Findings, misfit, row, wrong
-from funprop.verify.subject import MismatchError, Subject, first_line, is_floating
 
 
 @np.errstate(all="ignore")  # infinities and NaN are what it looks for
@@ -75,7 +77,7 @@ def examine(
     examples: list[Example] = []
     beyond = thorough and first and not tools.many and measured.exact is not None
     if beyond and not bad:
-        found, notes = elsewhere(subject, tools, samples, rng)
+        found, notes = at_other_inputs(subject, tools, samples, rng)
         for k, check in found.items():
             checks[k] = check
         bad = list(found)
@@ -93,7 +95,7 @@ def examine(
 
 def _samples(tools: Instruments, args: Any, n: int, rng: np.random.Generator) -> list[Sample]:
     """The given inputs under `n` cotangents of several sizes, then `n` inputs nearby."""
-    given = [promises.drawn(leaf) for leaf in args]
+    given = [properties.drawn(leaf) for leaf in args]
     samples = [drawn_sample(tools, given, unit, rng) for unit in (1.0, 32.0, 1 / 32)[:n]]
     return samples + [
         drawn_sample(tools, points.nearby(args, rng, tools.subject.differentiable), 1.0, rng)

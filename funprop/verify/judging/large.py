@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funprop.verify import laws, points
-from funprop.verify.evaluate import Evaluate
-from funprop.verify.instruments import EPS32, EPS64, Instruments, drawn_sample
-from funprop.verify.judge import FACTOR, UNITS, Measurements, Verdict, judged
+from funprop.verify.inputs import points
+from funprop.verify.judging import laws
+from funprop.verify.judging.judge import FACTOR, UNITS, Measurements, Verdict, judged
 from funprop.verify.report import Check
 from funprop.verify.subject import Subject, is_floating
+from funprop.verify.truth.evaluate import Evaluate
+from funprop.verify.truth.instruments import EPS32, EPS64, Instruments, drawn_sample
 
 
 def all_right(subject: Subject, tools: Instruments, rng: np.random.Generator) -> list[Check] | None:

@@ -6,17 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from funprop.verify import kinks, points, stories
-from funprop.verify.case import Case
-from funprop.verify.evaluate import NotWideError
-from funprop.verify.instruments import Instruments, Sample, drawn_sample
-from funprop.verify.judge import in_float64, judged
+from funprop.verify import stories
+from funprop.verify.inputs import points
+from funprop.verify.judging import kinks
+from funprop.verify.judging.judge import in_float64, judged
+from funprop.verify.judging.rows import wrong
 from funprop.verify.report import Check
-from funprop.verify.rows import wrong
+from funprop.verify.stories.case import Case
 from funprop.verify.subject import Subject, first_line, is_floating
+from funprop.verify.truth.evaluate import NotWideError
+from funprop.verify.truth.instruments import Instruments, Sample, drawn_sample
 
 
-def elsewhere(
+def at_other_inputs(
     subject: Subject, tools: Instruments, given: list[Sample], rng: np.random.Generator
 ) -> tuple[dict[int, Check], list[str]]:
     """Leaves that are wrong in exact arithmetic at other inputs: the first such inputs found.

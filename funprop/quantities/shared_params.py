@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from funprop.layer import Layer
-from funprop.per_example import closed_of
-from funprop.rewrites.freeze import trained
-from funprop.rewrites.where import Place
+from funprop.params.frozen import trained
+from funprop.params.selection import Place
+from funprop.quantities.closed_form import closed_of
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from funprop.layer import Layer
 
 
-def beside(layer: Layer, residuals: Any, own: Any) -> tuple[Any, ...]:
+def with_own(layer: Layer, residuals: Any, own: Any) -> tuple[Any, ...]:
     """`own` and the residuals of `layer`, its children's at their places: the mirror law."""
     n = len(layer.children)
     return (*residuals[:n], residuals[n:], own) if n else (residuals, own)
 
 
-def apart(layer: Layer, both: tuple[Any, ...]) -> tuple[Any, Any]:
+def without_own(layer: Layer, both: tuple[Any, ...]) -> tuple[Any, Any]:
     """`(residuals, own)`: undo `beside`."""
     *children, rest, own = both
     return ((*children, *rest) if layer.children else rest), own

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from funprop.verify.evaluate import NotWideError
-from funprop.verify.instruments import Instruments, Sample
-from funprop.verify.judge import Verdict
+from funprop.verify.judging.judge import Verdict
+from funprop.verify.truth.evaluate import NotWideError
+from funprop.verify.truth.instruments import Instruments, Sample
 
 
 class Told(NamedTuple):

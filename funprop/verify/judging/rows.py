@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from funprop.verify.case import Told
-from funprop.verify.judge import Verdict
+from funprop.verify.judging.judge import Verdict
 from funprop.verify.report import Check, Example, Report
+from funprop.verify.stories.case import Told
 from funprop.verify.subject import MismatchError, Subject
 
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from funprop.verify.internals import scan_sizes
-
-if TYPE_CHECKING:
-    from funprop.verify.evaluate import Evaluate
+from funprop.verify.truth.internals import scan_sizes
 
 
-def _inner(run: Evaluate, jaxpr: Any, whats: list[Any]) -> Callable[..., Any]:
+class Run(Protocol):
+    """How what is inside is run: as `Evaluate` runs it."""
+
+    @property
+    def unroll(self) -> bool: ...
+
+    def __call__(self, jaxpr: Any, *args: Any) -> list[Any]: ...
+
+    def logging_to(self, log: list[Any]) -> Run: ...
+
+    def unwatched(self) -> Run: ...
+
+    def keep(self, whats: list[Any], values: list[Any]) -> None: ...
+
+
+def _inner(run: Run, jaxpr: Any, whats: list[Any]) -> Callable[..., Any]:
     """`args -> (outputs, logged values)` of a jaxpr inside another; `whats` takes what was logged.
 
     What is logged under a control flow primitive must leave it as an output.
@@ -24,14 +35,14 @@ def _inner(run: Evaluate, jaxpr: Any, whats: list[Any]) -> Callable[..., Any]:
 
     def call(*args: Any) -> tuple[list[Any], list[Any]]:
         log: list[Any] = []
-        outputs = dataclasses.replace(run, log=None if run.log is None else log)(jaxpr, *args)
+        outputs = run.logging_to(log)(jaxpr, *args)
         whats[:] = [what for what, _ in log]
         return outputs, [values for _, values in log]
 
     return call
 
 
-def _scan(run: Evaluate, params: dict[str, Any], inputs: list[Any]) -> list[Any]:
+def _scan(run: Run, params: dict[str, Any], inputs: list[Any]) -> list[Any]:
     n_consts, n_carry = scan_sizes(params)
     consts, carry = inputs[:n_consts], inputs[n_consts : n_consts + n_carry]
     xs = inputs[n_consts + n_carry :]
@@ -55,12 +66,12 @@ def _scan(run: Evaluate, params: dict[str, Any], inputs: list[Any]) -> list[Any]
     return [*carry, *(jnp.stack(parts) for parts in zip(*steps, strict=True))]
 
 
-def _while(run: Evaluate, params: dict[str, Any], inputs: list[Any]) -> list[Any]:
+def _while(run: Run, params: dict[str, Any], inputs: list[Any]) -> list[Any]:
     """What is logged is the last turn's."""
     n_cond, n_body = params["cond_nconsts"], params["body_nconsts"]
     cond_consts, body_consts = inputs[:n_cond], inputs[n_cond : n_cond + n_body]
     whats: list[Any] = []
-    run = dataclasses.replace(run, around=None)
+    run = run.unwatched()
     condition = _inner(run, params["cond_jaxpr"], [])
     step = _inner(run, params["body_jaxpr"], whats)
     carry = inputs[n_cond + n_body :]
@@ -74,8 +85,8 @@ def _while(run: Evaluate, params: dict[str, Any], inputs: list[Any]) -> list[Any
     return carry
 
 
-def _cond(run: Evaluate, params: dict[str, Any], inputs: list[Any]) -> list[Any]:
-    run = dataclasses.replace(run, around=None)
+def _cond(run: Run, params: dict[str, Any], inputs: list[Any]) -> list[Any]:
+    run = run.unwatched()
     whats: list[list[Any]] = [[] for _ in params["branches"]]
     index, *rest = inputs
     branches = [_inner(run, jaxpr, w) for jaxpr, w in zip(params["branches"], whats, strict=True)]
@@ -94,10 +105,10 @@ def _cond(run: Evaluate, params: dict[str, Any], inputs: list[Any]) -> list[Any]
     return outputs
 
 
-def _shard_map(run: Evaluate, params: dict[str, Any], inputs: list[Any]) -> list[Any]:
+def _shard_map(run: Run, params: dict[str, Any], inputs: list[Any]) -> list[Any]:
     """What is logged has a leading axis over the devices."""
     whats: list[Any] = []
-    run = dataclasses.replace(run, around=None)
+    run = run.unwatched()
     body = _inner(run, params["jaxpr"], whats)
     names = params.get("manual_axes") or params["newly_manual_axes"]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from funprop.gradients import Gradient, losses, metrics_of
 from funprop.layer import Layer, recorded
-from funprop.places import check_params
+from funprop.located import check_params
 from funprop.rewrites.fused_update import fused_update, with_opt_state, without_opt_state
 from funprop.steps import Step
 from funprop.trees import Sum

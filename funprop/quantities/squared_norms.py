@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 
 from funprop.layer import Layer
-from funprop.per_example import closed_of, sum_squares
-from funprop.rewrites.by_example import gradients, is_trained, keeping
-from funprop.rewrites.freeze import trained
-from funprop.rewrites.sharing import Both, Part, Place, Plan, expansion, parts, plan
-from funprop.rewrites.tap import untap
+from funprop.params.frozen import trained
+from funprop.params.tapped import untap
+from funprop.quantities.closed_form import closed_of, sum_squares
+from funprop.quantities.each_example import gradients, is_trained, keeping
+from funprop.quantities.shared_params import Both, Part, Place, Plan, expansion, parts, plan
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PyTree
 
-    from funprop.rewrites.by_example import Kept
+    from funprop.quantities.each_example import Kept
 
 
 def squared_norms(layer: Layer) -> Layer:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from funprop.verify.promises import drawn, free, in_order, is_free, within
+from funprop.verify.inputs.properties import drawn, free, in_order, is_free, within
 from funprop.verify.subject import Subject, is_floating
 
 TRIED_AXES = 12  # more axes than this are not tried one by one

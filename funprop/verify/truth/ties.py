@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.verify.internals import bind
+from funprop.verify.truth.internals import bind
 
 
 def _max(ties: str, eqn: Any, a: Any, b: Any) -> Any:

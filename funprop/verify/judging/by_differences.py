@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop.verify import stories
-from funprop.verify.case import Case
-from funprop.verify.differences import slope
-from funprop.verify.instruments import EPS64, Instruments, Sample
-from funprop.verify.judge import FACTOR, UNITS, Verdict, compared, stacked
-from funprop.verify.rows import Findings, row, wrong
+from funprop.verify.judging.judge import FACTOR, UNITS, Verdict, compared, stacked
+from funprop.verify.judging.rows import Findings, row, wrong
+from funprop.verify.stories.case import Case
 from funprop.verify.subject import Subject, is_floating
+from funprop.verify.truth.differences import slope
+from funprop.verify.truth.instruments import EPS64, Instruments, Sample
 
 FEW = 64  # elements of a leaf that are checked one by one
 DIRECTIONS = 8  # random ones, for a larger leaf

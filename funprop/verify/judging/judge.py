@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from funprop.verify.evaluate import NotWideError
-from funprop.verify.instruments import EPS32, EPS64, Instruments, Sample
+from funprop.verify.truth.evaluate import NotWideError
+from funprop.verify.truth.instruments import EPS32, EPS64, Instruments, Sample
 
 # A gradient may be this many times as far from the truth as autodiff in the same precision is ...
 FACTOR = 4.0

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
-from funprop.verify.evaluate import Evaluate, NotWideError, through_bits
-from funprop.verify.internals import equations
 from funprop.verify.subject import Subject, first_line, floats, is_floating, of_floats
+from funprop.verify.truth.evaluate import Evaluate, NotWideError, through_bits
+from funprop.verify.truth.internals import equations
 
 # With more numbers than this in inputs and outputs a part is examined at the given inputs only.
 MANY = 200_000

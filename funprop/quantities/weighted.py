@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from funprop.layer import Layer, map_layers
-from funprop.per_example import closed_of
-from funprop.rewrites.by_example import gradients, keeping, without_input
+from funprop.quantities.closed_form import closed_of
+from funprop.quantities.each_example import gradients, keeping, without_input
 from funprop.trees import Sum, spread, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PyTree
 
 
-def weigh(objective: Layer, factors: Float[Array, " b"]) -> Layer:
+def weighted(objective: Layer, factors: Float[Array, " b"]) -> Layer:
     """The same objective, whose backward gives the gradient of the losses times the factors.
 
     Backward is linear in `dy`, and what comes out of the loss is one cotangent an example: it is

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from funprop.layer import Layer
-from funprop.rewrites.freeze import Frozen
-from funprop.rewrites.tap import untap
+from funprop.params.frozen import Frozen
+from funprop.params.tapped import untap
 from funprop.trees import Static, spec_string
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from funprop.verify.differences import one_sided
-from funprop.verify.evaluate import NotWideError
-from funprop.verify.instruments import Instruments, Sample
-from funprop.verify.judge import Verdict
+from funprop.verify.judging.judge import Verdict
+from funprop.verify.truth.differences import one_sided
+from funprop.verify.truth.evaluate import NotWideError
+from funprop.verify.truth.instruments import Instruments, Sample
 
 LOOKED_AT, LOOKED_AT_OF_MANY = 64, 4  # elements of a leaf looked at from both sides
 

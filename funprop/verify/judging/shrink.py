@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from funprop.verify import points, promises
-from funprop.verify.evaluate import NotWideError
-from funprop.verify.instruments import Instruments, Sample, drawn_sample
-from funprop.verify.judge import in_float64, judged
+from funprop.verify.inputs import points, properties
+from funprop.verify.judging.judge import in_float64, judged
 from funprop.verify.report import Example
 from funprop.verify.subject import MismatchError, Subject, is_floating
+from funprop.verify.truth.evaluate import NotWideError
+from funprop.verify.truth.instruments import Instruments, Sample, drawn_sample
 
 SHAPES = 12  # shapes that are tried
 WRONG = 1e-4  # of the gradient's size: wrong beyond any rounding
@@ -50,13 +50,13 @@ def _smaller_shapes(
 
 def _others(args: Sequence[Any], rng: np.random.Generator) -> Iterator[list[Any]]:
     """All ones, and random numbers, in the arrays that may hold any."""
-    free = promises.free(args)
+    free = properties.free(args)
     for draw in (np.ones, rng.standard_normal):
         values = [
-            promises.within(a, draw(a.shape)) if i in free else promises.drawn(a)
+            properties.within(a, draw(a.shape)) if i in free else properties.drawn(a)
             for i, a in enumerate(args)
         ]
-        yield promises.in_order(args, values)
+        yield properties.in_order(args, values)
 
 
 def _groups(subject: Subject) -> Iterator[list[tuple[int, int]]]:
@@ -82,7 +82,7 @@ def _tried(
             for v, a in zip(inputs, subject.args, strict=True)
         ]
         tools = Instruments(subject, args)
-        given = [promises.drawn(a) for a in args]
+        given = [properties.drawn(a) for a in args]
         for values in (given, given, points.nearby(args, rng), *_others(args, rng)):
             sample = drawn_sample(tools, values, 1.0, rng)
             if _is_wrong(tools, sample, leaf):
@@ -123,12 +123,12 @@ def _simplified(tools: Instruments, sample: Sample, leaf: int) -> Sample:
         for i, value in enumerate(getattr(sample, kind)):
             if not (isinstance(value, np.ndarray) and is_floating(value)):
                 continue
-            if not (tools.subject.free_cotangent if kind == "dys" else promises.is_free(value)):
+            if not (tools.subject.free_cotangent if kind == "dys" else properties.is_free(value)):
                 continue
             for simpler in (np.ones_like(value), np.round(value) + 0.0, np.round(value, 1)):
                 values = list(getattr(sample, kind))
                 values[i] = simpler
-                values = promises.in_order(sample.inputs, values) if kind == "inputs" else values
+                values = properties.in_order(sample.inputs, values) if kind == "inputs" else values
                 candidate = sample._replace(**{kind: values})
                 if _is_wrong(tools, candidate, leaf, least):
                     sample = candidate

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from funprop import trees
+from funprop.inspect.table import aligned, with_total
 from funprop.layer import Layer, child_names, map_nodes
-from funprop.table import aligned, with_total
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from funprop.verify.evaluate import NotWideError
-from funprop.verify.instruments import Instruments, Sample
-from funprop.verify.judge import FACTOR, UNITS
+from funprop.verify.judging.judge import FACTOR, UNITS
 from funprop.verify.subject import Subject, first_line, floats, of_floats
+from funprop.verify.truth.evaluate import NotWideError
+from funprop.verify.truth.instruments import Instruments, Sample
 
 
 def broken_laws(

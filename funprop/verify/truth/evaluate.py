@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from funprop.verify.control_flow import CONTROL_FLOW
-from funprop.verify.internals import (
+from funprop.verify.truth.control_flow import CONTROL_FLOW
+from funprop.verify.truth.internals import (
     bind,
     equations,
     inner_jaxprs,
@@ -26,7 +26,7 @@ from funprop.verify.internals import (
     only_calls,
     open_jaxpr,
 )
-from funprop.verify.ties import TIES
+from funprop.verify.truth.ties import TIES
 
 # Python code, or a kernel: what runs in it is not in the jaxpr, so it keeps the trace's dtypes.
 OPAQUE = ("pure_callback", "io_callback", "ffi_call", "pallas_call", "custom_call")
@@ -86,6 +86,14 @@ class Evaluate:
     def simple(self) -> bool:
         """Whether a control flow primitive without custom rules may run as it was traced."""
         return not (self.wide or self.ties or self.around or self.unroll)
+
+    def logging_to(self, log: list[Any]) -> Evaluate:
+        """The same, noting in another log, if it notes at all."""
+        return dataclasses.replace(self, log=None if self.log is None else log)
+
+    def unwatched(self) -> Evaluate:
+        """The same with nothing around its equations."""
+        return dataclasses.replace(self, around=None)
 
     def keep(self, whats: list[Any], values: list[Any]) -> None:
         """Add to the log, if there is one."""

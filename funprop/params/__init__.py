@@ -1,0 +1,1 @@
+"""What stands in the place of params: which parts there are, what is trained, what is updated."""
