@@ -72,7 +72,7 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
     """What `save` wrote: the very values, as JAX arrays, in the structure of `like`.
 
     Nothing is read before names, shapes and dtypes are those of `like`, and nothing is returned
-    whose digest differs. A leaf that is split over devices in `like` (a `NamedSharding`) is so again.
+    whose digest differs. What is split over devices in `like` (a `NamedSharding`) is so again.
 
     Args:
       path: of the file.
