@@ -36,6 +36,7 @@ from funprop.train.runs import (
     run_folder,
     save_reached,
     write_history,
+    write_run,
     write_settings,
 )
 from funprop.train.tasks import Task, task
@@ -129,7 +130,7 @@ def train(
             mesh=mesh,
         )
         if processes.first():
-            _write(folder, chosen, network, settings, result)
+            write_run(folder, lambda place: _write(place, chosen, network, settings, result))
         check_not_diverged(result.history, folder)
     return folder
 

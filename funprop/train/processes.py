@@ -112,13 +112,16 @@ def _wait(running: list[Any], problems: Any, interrupts: list[Any]) -> None:
 def _run(address: str, n: int, i: int, work: bytes, problems: Any, interrupts: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    threading.Thread(target=_heed, args=(interrupts,), daemon=True).start()
 
     def unpickled() -> None:
         function, args, kwargs = pickle.loads(work)
         function(*args, **kwargs)
 
-    joined(unpickled, address, n, i, tell=problems.put)
+    try:
+        threading.Thread(target=_heed, args=(interrupts,), daemon=True).start()
+        joined(unpickled, address, n, i, tell=problems.put)
+    except KeyboardInterrupt:  # it was waiting here already
+        os._exit(INTERRUPTED)
 
 
 def _heed(interrupts: Any) -> None:
@@ -173,14 +176,19 @@ def join(address: str | None = None, n: int | None = None, i: int | None = None)
     """
     # Nobody elsewhere need reach the coordinator of processes of this host.
     own = address is not None and address.rpartition(":")[0] == HOST
-    jax.distributed.initialize(
-        address,
-        n,
-        i,
-        local_device_ids=None if i is None else [i],
-        coordinator_bind_address=address if own else None,
-        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-    )
+    try:
+        jax.distributed.initialize(
+            address,
+            n,
+            i,
+            local_device_ids=None if i is None else [i],
+            coordinator_bind_address=address if own else None,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:
+        if address is not None:
+            raise
+        raise ValueError(f"JAX has found no scheduler that started this: {error}") from None
     lasting_output()
     if not first():
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # as long as the process

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import itertools
 import json
 import math
+import os
 import platform
 import shutil
+import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,7 +126,9 @@ def _make(folder: Path) -> list[Path]:
     made: list[Path] = []
     try:
         for above in reversed(folder.parents):
-            if not above.is_dir():
+            if above.exists() and not above.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), above)
+            if not above.exists():
                 above.mkdir(exist_ok=True)
                 made.insert(0, above)
         folder.mkdir()
@@ -148,6 +153,21 @@ def _check_room(folder: Path, nbytes: int) -> None:
         raise ValueError(
             f"the run folder {folder} must have room for {needed:,} bytes, {free:,} are free"
         )
+
+
+def write_run(folder: Path, write: Callable[[Path], None]) -> None:
+    """`write(folder)`; where that fails for the folder's sake, into one for temporary files, since
+    training may have taken days.
+
+    Raises:
+      OSError: it has failed; says where the results are instead.
+    """
+    try:
+        write(folder)
+    except OSError as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="funprop-"))
+        write(elsewhere)
+        raise OSError(f"{error}; what was reached is in {elsewhere}") from None
 
 
 def save_reached(folder: Path, params: PyTree) -> None:

@@ -34,6 +34,7 @@ from funprop.train.runs import (
     run_folder,
     save_reached,
     write_history,
+    write_run,
     write_settings,
     write_text,
 )
@@ -176,7 +177,8 @@ def train(
                 break
         if processes.first():
             settings |= {"stopped": stopped, "final": history[-1] if history else None}
-            _write(folder, settings, jax.device_get(state.params[0]), history, samples)
+            params = jax.device_get(state.params[0])
+            write_run(folder, lambda place: _write(place, settings, params, history, samples))
         check_not_diverged(history, folder)
     return folder
 
