@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -128,8 +129,8 @@ def test_what_cannot_be_saved(tmp_path):
         ),
     ):
         raises(kind, sentence, lambda tree=tree: fp.save(file, tree))
-    raises(TypeError, "path must be a path, got dict", lambda: fp.save(PAIR, file))
-    raises(TypeError, "path must be a path, got dict", lambda: fp.load(PAIR, file))
+    raises(TypeError, "path must be a path, got dict", lambda: fp.save(cast(Any, PAIR), file))
+    raises(TypeError, "path must be a path, got dict", lambda: fp.load(cast(Any, PAIR), file))
     with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*/no/params'"):
         fp.save(tmp_path / "no" / "params", PAIR)
     with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*/absent'"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from typing import Any
@@ -55,7 +56,7 @@ def lasting_output() -> Lasting:
     if sys.stdout is None:  # closed by who started this
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # as long as the process
     if not isinstance(sys.stdout, Lasting):
-        if hasattr(sys.stdout, "reconfigure"):
+        if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")
         sys.stdout = Lasting(sys.stdout)
     return sys.stdout

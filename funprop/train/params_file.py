@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from funprop.train.whole_file import whole_file
 from funprop.trees import path_string, spec_string
@@ -155,7 +156,7 @@ def _raw(leaf: Any) -> Any:
 
 
 def _stored(name: str, leaf: Any) -> Any:
-    if isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct):
+    if isinstance(leaf, Tracer | jax.ShapeDtypeStruct):
         raise TypeError(f"params: at {name} expected values, got {type(leaf).__name__}")
     if isinstance(leaf, jax.Array):
         if leaf.is_deleted():
