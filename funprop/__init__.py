@@ -12,6 +12,7 @@ from funprop.layers import (
     BatchSums,
     ConvParams,
     DenseParams,
+    EmbeddingParams,
     GRUParams,
     LSTMParams,
     NormParams,
@@ -78,10 +79,10 @@ from funprop.models import (
     swiglu,
     unembedding,
 )
+from funprop.params import Frozen, Statistic, by_name, decayed, roles, trained, where
+from funprop.params.tapped import Tapped, untap
 from funprop.rewrites import (
-    Frozen,
     LowRank,
-    Tapped,
     adapted,
     autodiff,
     cast,
@@ -92,7 +93,6 @@ from funprop.rewrites import (
     offload,
     remat,
     tap,
-    untap,
 )
 from funprop.sharding import (
     ShardingTable,
@@ -139,6 +139,7 @@ __all__ = [
     "BatchSums",
     "ConvParams",
     "DenseParams",
+    "EmbeddingParams",
     "Fit",
     "Frozen",
     "FusedState",
@@ -153,6 +154,7 @@ __all__ = [
     "Recorded",
     "Scaled",
     "ShardingTable",
+    "Statistic",
     "Step",
     "Sum",
     "Tapped",
@@ -173,6 +175,7 @@ __all__ = [
     "batch_norm",
     "binary_accuracy",
     "binary_cross_entropy",
+    "by_name",
     "calibrate",
     "cast",
     "clip_per_example",
@@ -183,6 +186,7 @@ __all__ = [
     "cost",
     "data_parallel",
     "data_parallel_rules",
+    "decayed",
     "dense",
     "describe_sharding",
     "dropout",
@@ -248,6 +252,7 @@ __all__ = [
     "residual",
     "rms_norm",
     "rnn",
+    "roles",
     "save",
     "scan",
     "self_attention",
@@ -267,11 +272,13 @@ __all__ = [
     "tap",
     "taylor_test",
     "tensor_parallel_rules",
+    "trained",
     "unembedding",
     "untap",
     "upsample",
     "verify",
     "verify_rules",
     "verify_second_order",
+    "where",
     "with_lengths",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 
 from funprop import trees
 from funprop.layer import Layer, recorded, with_key
+from funprop.params.frozen import trained, with_trained
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -42,16 +43,17 @@ def from_function(
 def by_vjp(forward: Callable[..., tuple[PyTree, PyTree]]) -> tuple[Callable, Callable]:
     """The forward and backward that `jax.vjp` makes of a layer's `forward` alone.
 
-    Residuals of `jax.vjp` that are params themselves are dropped, and put back in backward: so
-    they hold no copy of the weights, and a scan over layers stacks none.
+    What is frozen or a statistic has no cotangent. Residuals of `jax.vjp` that are params
+    themselves are dropped, and put back in backward: so they hold no copy of the weights, and a
+    scan over layers stacks none.
     """
 
     def vjp_forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        def output(params: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-            y, residuals = forward(params, x, key)
+        def output(part: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+            y, residuals = forward(with_trained(params, part), x, key)
             return y, recorded(residuals)
 
-        y, pullback, records = jax.vjp(output, params, x, has_aux=True)
+        y, pullback, records = jax.vjp(output, trained(params), x, has_aux=True)
         leaves, tree = jax.tree.flatten(pullback)
         place = {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(params))}
         origin = tuple(place.get(id(leaf)) for leaf in leaves)

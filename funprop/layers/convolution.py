@@ -41,6 +41,8 @@ class ConvParams(NamedTuple):
     w: Any
     b: Any
 
+    roles = {"w": "weight", "b": "bias"}
+
 
 def conv(
     features: int,

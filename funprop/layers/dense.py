@@ -29,6 +29,8 @@ class DenseParams(NamedTuple):
     w: Any
     b: Any
 
+    roles = {"w": "weight", "b": "bias"}
+
 
 def dense(
     features: int,

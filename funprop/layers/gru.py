@@ -43,6 +43,8 @@ class GRUParams(NamedTuple):
     b: Any
     b_h: Any
 
+    roles = {"w_x": "weight", "w_h": "weight", "b": "bias", "b_h": "bias"}
+
 
 def gru(features: int) -> Layer:
     """A gated recurrent unit over time, from zero; gives the hidden state at every step.

@@ -42,6 +42,8 @@ class LSTMParams(NamedTuple):
     w_h: Any
     b: Any
 
+    roles = {"w_x": "weight", "w_h": "weight", "b": "bias"}
+
 
 def lstm(features: int) -> Layer:
     """A long short-term memory over time, from zero; gives the hidden state at every step.

@@ -33,6 +33,8 @@ class NormParams(NamedTuple):
     scale: Any
     bias: Any
 
+    roles = {"scale": "scale", "bias": "bias"}
+
 
 def layer_norm(eps: float = 1e-5, *, scale: bool = True, bias: bool = True) -> Layer:
     """`y = (x - mean) / sqrt(variance + eps) * scale + bias`, statistics over the last axis.

@@ -111,7 +111,7 @@ def with_lengths(inner: Layer) -> Layer:
     """`(x, lengths) -> (y, lengths)` with `y` what `inner` makes of `x`: so any layer stands before
     or between those that take lengths, such as an embedding or a dropout.
 
-    Params and residuals: a tuple of one.
+    Params: those of `inner`. Residuals: a tuple of one.
 
     Raises:
       ValueError: at init or forward, the input is not `(x, lengths)`.
@@ -125,17 +125,17 @@ def with_lengths(inner: Layer) -> Layer:
     """
     (part,) = located((inner,))
 
-    def init(key: Any, x: Any) -> tuple[Any]:
-        return (part.init(key, _pair(x)[0]),)
+    def init(key: Any, x: Any) -> Any:
+        return part.init(key, _pair(x)[0])
 
     def forward(params: Any, x: Any, key: Any = None) -> tuple[Any, tuple[Any]]:
         x, lengths = _pair(x)
-        y, kept = part.forward(params[0], x, key)
+        y, kept = part.forward(params, x, key)
         return (y, lengths), (kept,)
 
-    def backward(params: Any, residuals: Any, dy: Any) -> tuple[tuple[Any], Any]:
-        dparams, dx = part.backward(params[0], residuals[0], dy[0])
-        return (dparams,), (dx, None)  # lengths are integers
+    def backward(params: Any, residuals: Any, dy: Any) -> tuple[Any, Any]:
+        dparams, dx = part.backward(params, residuals[0], dy[0])
+        return dparams, (dx, None)  # lengths are integers
 
     return Layer(init, forward, backward, "with_lengths", (inner,), with_lengths)
 

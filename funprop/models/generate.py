@@ -187,12 +187,14 @@ def _keys_and_values(layer: Attention, longest: int) -> Layer:
 def _place(layer: Layer, longest: int) -> Layer:
     def init(key: Any, x: Any) -> Cached:
         own = layer.init(key, x)
-        if len(own) < longest:
-            raise ValueError(f"the model has {len(own)} positions, prompt and length are {longest}")
+        if len(own.table) < longest:
+            raise ValueError(
+                f"the model has {len(own.table)} positions, prompt and length are {longest}"
+            )
         return Cached(own, jnp.zeros((), jnp.int32))
 
     def forward(params: Cached, x: Any, key: Any = None) -> tuple[Any, Any]:
-        rows = jax.lax.dynamic_slice_in_dim(params.params, params.past, x.shape[1], 0)
+        rows = jax.lax.dynamic_slice_in_dim(params.params.table, params.past, x.shape[1], 0)
         return x + rows, Recorded(Next(params.past + x.shape[1]))
 
     return Layer(init, forward, layer.backward, layer.name)

@@ -42,10 +42,11 @@ def tap(
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
+      >>> from funprop.layer import recorded
       >>> model = tap(fp.serial(fp.tanh(), fp.relu()), "tanh", forward=jnp.sum, backward=jnp.max)
       >>> y, residuals = model.forward(((), ()), jnp.zeros(3))
       >>> dparams, dx = model.backward(((), ()), residuals, jnp.ones(3))
-      >>> plain, seen = untap(dparams)
+      >>> plain, seen = fp.untap(dparams)
       >>> plain, float(seen[0].seen.value), float(recorded(residuals)[0][1].value)
       (((), ()), 0.0, 0.0)
     """

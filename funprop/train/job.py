@@ -146,7 +146,7 @@ def _write(
     folder: Path, chosen: Task, network: Layer, settings: dict[str, Any], result: Fit
 ) -> None:
     """Write what training came to, what took longest first; then say how good it is."""
-    params = jax.device_get(result.state.params[0])
+    params = jax.device_get(result.state.params)
     save_reached(folder, params)
     write_history(folder, result.history)
     final = result.history[-1] if result.history else None

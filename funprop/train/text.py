@@ -165,7 +165,7 @@ def train(
             with _interrupts() as noted:
                 row = _row(turn, result, measure(grad_fn)(state.params, held_out), speed)
                 history.append(row)
-                here = jax.device_get(state.params[0])
+                here = jax.device_get(state.params)
                 samples.append(_sample(network, here, jax.random.fold_in(sample_key, turn)))
                 print(f"round {turn}/{rounds}  {_said(row)}\n{_quoted(samples[-1])}\n", flush=True)
                 interrupted = processes.anywhere(noted())
@@ -177,7 +177,7 @@ def train(
                 break
         if processes.first():
             settings |= {"stopped": stopped, "final": history[-1] if history else None}
-            params = jax.device_get(state.params[0])
+            params = jax.device_get(state.params)
             write_run(folder, lambda place: _write(place, settings, params, history, samples))
         check_not_diverged(history, folder)
     return folder
