@@ -240,8 +240,8 @@ def test_the_job_refuses_and_leaves_no_folder(change, sentence, tmp_path):
 def test_the_job_refuses_an_unknown_set_and_a_folder_that_is_there(tmp_path):
     raises(
         ValueError,
-        "unknown data set 'mnist', there are digits, digits-denoise, iris, breast-cancer, diabetes, "
-        "stdlib",
+        "unknown data set 'mnist', there are digits, digits-denoise, iris, breast-cancer, "
+        "diabetes, stdlib",
         lambda: task("mnist"),
     )
     raises(
