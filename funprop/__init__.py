@@ -3,8 +3,10 @@
 # First of all: Ctrl-C during what follows.
 from funprop import starting  # noqa: F401  # isort: split
 from funprop.combinators import parallel, reparam, repeat, residual, serial
+from funprop.decoding import Decoding
 from funprop.functions import as_function, from_function
 from funprop.gradients import Gradient, backprop, from_loss, measure, objective
+from funprop.inspect.param_table import ParamTable, param_table
 from funprop.inspect.summary import summary
 from funprop.layer import Layer, Recorded, layer, map_layers, named
 from funprop.layers import (
@@ -138,6 +140,7 @@ __all__ = [
     "BatchNormParams",
     "BatchSums",
     "ConvParams",
+    "Decoding",
     "DenseParams",
     "EmbeddingParams",
     "Fit",
@@ -151,6 +154,7 @@ __all__ = [
     "LinearParams",
     "LowRank",
     "NormParams",
+    "ParamTable",
     "Recorded",
     "Scaled",
     "ShardingTable",
@@ -243,6 +247,7 @@ __all__ = [
     "offload",
     "ordered",
     "parallel",
+    "param_table",
     "patience",
     "relu",
     "remat",

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 
 from funprop import trees
+from funprop.decoding import of_parallel, of_repeat, of_residual, of_serial, through
 from funprop.layer import Layer, output_spec, split_key
 from funprop.located import located
 from funprop.names import params_of
+from funprop.params.frozen import trained, with_trained
 from funprop.params.updating import is_updating, scan_in_place
 
 if TYPE_CHECKING:
@@ -62,7 +65,8 @@ def serial(*layers: Layer) -> Layer:
             dparams.append(dp)
         return node.join(params, dparams[::-1]), dy
 
-    node = Layer(init, forward, backward, "serial", layers, serial)
+    decoding = of_serial(parts, lambda params: node.split(params))
+    node = Layer(init, forward, backward, "serial", layers, serial, decoding=decoding)
     return node
 
 
@@ -97,7 +101,8 @@ def residual(layer: Layer) -> Layer:
         dparams, dx = part.backward(params, residuals[0], dy)
         return dparams, trees.add(dy, dx)
 
-    return Layer(init, forward, backward, "residual", (layer,), residual)
+    decoding = of_residual(part)
+    return Layer(init, forward, backward, "residual", (layer,), residual, decoding=decoding)
 
 
 def parallel(*branches: Layer) -> Layer:
@@ -139,7 +144,8 @@ def parallel(*branches: Layer) -> Layer:
         dx = functools.reduce(trees.add, (dx for _, dx in both))
         return node.join(params, [dp for dp, _ in both]), dx
 
-    node = Layer(init, forward, backward, "parallel", branches, parallel)
+    decoding = of_parallel(parts, lambda params: node.split(params))
+    node = Layer(init, forward, backward, "parallel", branches, parallel, decoding=decoding)
     return node
 
 
@@ -202,7 +208,8 @@ def repeat(layer: Layer, n: int) -> Layer:
     def rebuild(child: Layer, copies: int = n) -> Layer:
         return repeat(child, copies)
 
-    return Layer(init, forward, backward, "repeat", (layer,), rebuild, copies=n)
+    decoding = of_repeat(part, n)
+    return Layer(init, forward, backward, "repeat", (layer,), rebuild, copies=n, decoding=decoding)
 
 
 def reparam(
@@ -256,13 +263,18 @@ def reparam(
             return shrink(params, dexpanded), dx
         expanded, pullback = jax.vjp(expand, params)
         dexpanded, dx = part.backward(expanded, residuals[0], dy)
-        return pullback(dexpanded)[0], dx
+        # What is not trained has no cotangent, where the pullback wants one.
+        full = with_trained(jax.tree.map(jnp.zeros_like, expanded), dexpanded)
+        return trained(pullback(full)[0]), dx
 
     def rebuild(child: Layer) -> Layer:
         return reparam(child, expand, initial=initial, shrink=shrink, hands_on=hands_on)
 
     return Layer(
-        init, forward, backward, "reparam", (layer,), rebuild, shares=True, hands_on=hands_on
+        *(init, forward, backward, "reparam", (layer,), rebuild),
+        shares=True,
+        hands_on=hands_on,
+        decoding=through(part, expand),
     )
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from funprop import trees
+from funprop.decoding import Decoding, one_decoding
 from funprop.layer import Layer, recorded, with_key
 from funprop.params.frozen import trained, with_trained
 
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def from_function(
-    init: Callable[..., PyTree], apply: Callable[..., PyTree], name: str = "function"
+    init: Callable[..., PyTree],
+    apply: Callable[..., PyTree],
+    name: str = "function",
+    *,
+    pointwise: bool = False,
+    decoding: Decoding | None = None,
 ) -> Layer:
     """Anybody's pure function as a layer; its backward is taken by `jax.vjp`.
 
@@ -26,6 +32,7 @@ def from_function(
       init: `(key, x_spec) -> params`, any pytree.
       apply: `(params, x) -> y` or `(params, x, key) -> y`, differentiable by JAX.
       name: what paths and messages call it.
+      pointwise, decoding: as of `layer`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -37,7 +44,8 @@ def from_function(
     """
     apply = with_key(apply, "apply")
     forward, backward = by_vjp(lambda params, x, key: (apply(params, x, key), ()))
-    return Layer(init, forward, backward, name)
+    decoding = one_decoding(forward, pointwise, decoding)
+    return Layer(init, forward, backward, name, decoding=decoding)
 
 
 def by_vjp(forward: Callable[..., tuple[PyTree, PyTree]]) -> tuple[Callable, Callable]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.decoding import Decoding, one_decoding
 from funprop.names import RESERVED, below, empty, label, params_of
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Layer:
       hands_on: of a node that shares, whether its params are those of its child's first child, from
         which those of the others are made (a tied table); so parts of that one may be changed.
       copies: of each child, where their params are stacked along a leading axis of that length.
+      decoding: how it runs token by token; `None` where it does not say, and so cannot.
       named: whether somebody gave it its name.
       paramless: whether it has no params.
       flat: whether its first child's params and paths are its own, and no other child has params:
@@ -72,6 +74,7 @@ class Layer:
     shares: bool = False
     hands_on: bool = False
     copies: int | None = None
+    decoding: Decoding | None = None
     named: bool = False
     paramless: bool = False
     flat: bool = False
@@ -81,6 +84,8 @@ class Layer:
             if self.children:
                 raise TypeError(f"{self.name}: a layer with children needs rebuild")
             object.__setattr__(self, "rebuild", lambda: self)
+        if self.decoding is not None and self.decoding.forward is None:
+            object.__setattr__(self, "decoding", self.decoding._replace(forward=self.forward))
         if self.children:
             none = all(child.paramless for child in self.children)
             object.__setattr__(self, "paramless", none and not self.shares)
@@ -163,6 +168,8 @@ def layer(
     backward: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]],
     init: Callable[..., PyTree] | None = None,
     name: str = "layer",
+    pointwise: bool = False,
+    decoding: Decoding | None = None,
 ) -> Layer:
     """A layer of your own, from its forward and its hand-written backward.
 
@@ -171,9 +178,13 @@ def layer(
       backward: `(params, residuals, dy) -> (dparams, dx)`.
       init: `(key, x_spec) -> params`; without it the layer has no params, `()`.
       name: what paths and messages call it.
+      pointwise: whether, without a key, it treats all places of a sequence alike, those along the
+        second axis; so that `generate` may run it on one token after the other.
+      decoding: how it runs token by token, where it looks back.
 
     Raises:
       TypeError: `forward` or `backward` takes another number of arguments.
+      ValueError: it is `pointwise` and has a `decoding` too.
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -186,11 +197,13 @@ def layer(
       >>> fp.serial(scale, fp.relu())
       serial(scale, relu)
     """
+    forward = with_key(forward, "forward")
     return Layer(
         init=init or (lambda key, x: ()),
-        forward=with_key(forward, "forward"),
+        forward=forward,
         backward=backward,
         name=name,
+        decoding=one_decoding(forward, pointwise, decoding),
         paramless=init is None,
     )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop import trees
+from funprop.decoding import Decoding, decoding_of
 from funprop.layer import Layer
 from funprop.names import distinct_names
 
@@ -30,6 +31,7 @@ def located(children: tuple[Layer, ...]) -> tuple[Layer, ...]:
             init=_located(name, child.init),
             forward=_located(name, child.forward),
             backward=_located(name, child.backward),
+            decoding=Decoding(*(_located(name, run) for run in decoding_of(child)[:2])),
         )
         for child, name in zip(children, distinct_names(children), strict=True)
     )

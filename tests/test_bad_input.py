@@ -52,7 +52,7 @@ def test_shapes_that_do_not_chain_say_where():
     )
     raises(
         ValueError,
-        "repeat: serial must give the shape and dtype it takes, float32[8,3], got float32[8,4]",
+        "dense: serial must give the shape and dtype it takes, float32[8,3], got float32[8,4]",
         lambda: fp.serial(fp.repeat(fp.serial(fp.dense(4)), 2), fp.relu()).init(KEY, X),
     )
 

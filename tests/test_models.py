@@ -56,7 +56,8 @@ class MLP(nn.Module):
 @FEW
 def test_mlp(features, n):
     def variables(params):
-        return {f"{i}": affine(p) for i, p in enumerate(params[::2])}
+        dense = params[::2] if len(features) > 1 else (params,)  # one child adds no level
+        return {f"{i}": affine(p) for i, p in enumerate(dense)}
 
     with jax.enable_x64(True):
         model = fp.mlp(*features, activation=fp.tanh)
@@ -211,7 +212,7 @@ X = jnp.ones((2, 6, 6, 1))
             lambda: fp.autoencoder((8, 6, 1)),
         ),
         (
-            "stage/first/norm_0: channels must divide into 4 groups, got 6 channels",
+            "stage/norm_0: channels must divide into 4 groups, got 6 channels",
             lambda: fp.cnn(3, widths=(6,), norm=lambda: fp.group_norm(4)).init(KEY, X),
         ),
         (

@@ -130,7 +130,7 @@ def test_tap_sees_each_copy_under_jit_and_changes_nothing(rows, width, n):
     x = jnp.ones((rows, width))
     inside = fp.serial(fp.dense(width), fp.tanh())
     plain = fp.serial(fp.repeat(inside, n), fp.dense(1))
-    tapped = fp.tap(plain, "repeat/*/tanh", forward=norm, backward=norm)
+    tapped = fp.tap(plain, "repeat/tanh", forward=norm, backward=norm)
     params = plain.init(KEY, x)
     objective = [fp.objective(model, fp.mean_squared()) for model in (tapped, plain)]
     batch = x, jnp.zeros((rows, 1))

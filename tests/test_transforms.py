@@ -111,7 +111,7 @@ def test_what_is_kept_stays_in_its_dtype():
         seen.append(jax.tree.map(lambda p: str(p.dtype), params))
         return fp.Gradient(params, jnp.zeros(()), jnp.ones(()), {})
 
-    kept = fp.mixed_precision(grad_fn, keep=lambda path: path.startswith("norm"))
+    kept = fp.mixed_precision(grad_fn, keep="norm")
     kept({"norm": jnp.ones(2), "w": jnp.ones(2)}, jnp.ones(2))
     assert seen == [{"norm": "float32", "w": "bfloat16"}]
 

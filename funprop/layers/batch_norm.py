@@ -187,7 +187,7 @@ def batch_norm(eps: float = 1e-5, *, momentum: float = 0.9) -> Layer:
         dscale, dbias = (r * sum_dyw).astype(params.scale.dtype), sum_dy.astype(params.bias.dtype)
         return BatchNormParams(dscale, dbias, None, None, None), dx.astype(x.dtype)
 
-    return layer(init=init, forward=forward, backward=backward, name="batch_norm")
+    return layer(init=init, forward=forward, backward=backward, name="batch_norm", pointwise=True)
 
 
 def _sums_about(point: Channels, x: X, momentum: float) -> BatchSums:

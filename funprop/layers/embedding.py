@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.nn import initializers
 
+from funprop.decoding import Decoding, place
 from funprop.layer import Layer, layer
 from funprop.quantities.closed_form import closed, sum_squares
 from funprop.trees import require_float, spec_string, widen
@@ -110,7 +112,7 @@ def embedding(
         return ids, jnp.where(((ids >= 0) & (ids < rows))[..., None], dy, 0)
 
     marked = closed(backward, squares, looked_up=looked_up)
-    return layer(init=make, forward=forward, backward=marked, name="embedding")
+    return layer(init=make, forward=forward, backward=marked, name="embedding", pointwise=True)
 
 
 def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> Layer:
@@ -166,8 +168,27 @@ def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> La
     ) -> tuple[Float[Array, " b"], Float[Array, "b *s t f"]]:
         return sum_squares(widen(dy).sum(tuple(range(1, dy.ndim - 2)))), dy
 
-    marked = closed(backward, squares)
-    return layer(init=make, forward=forward, backward=marked, name="learned_positions")
+    def prefill(
+        params: EmbeddingParams, x: Float[Array, "b t f"], length: int
+    ) -> tuple[Float[Array, "b t f"], Any]:
+        if length > longest:
+            raise ValueError(
+                f"the model has {longest} positions, prompt and length together are {length}"
+            )
+        return forward(params, x)[0], place(x.shape[1])
+
+    def advance(
+        params: EmbeddingParams, now: Any, x: Float[Array, "b 1 f"]
+    ) -> tuple[Float[Array, "b 1 f"], Any]:
+        return x + jax.lax.dynamic_slice_in_dim(params.table, now, 1), now + 1
+
+    return layer(
+        init=make,
+        forward=forward,
+        backward=closed(backward, squares),
+        name="learned_positions",
+        decoding=Decoding(prefill, advance),
+    )
 
 
 def _check_integers(x: Any) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from funprop.decoding import Decoding, decoding_of
 from funprop.layer import Layer, recorded
 from funprop.trees import require_float
 
@@ -58,7 +59,20 @@ def gated(activation: Layer) -> Layer:
         dparams, da = activation.backward(params, kept, dy * b)
         return dparams, jnp.concatenate([da, dy * y], -1)
 
-    return Layer(init, forward, backward, "gated", (activation,), gated)
+    inner = decoding_of(activation)
+
+    def prefill(params: Any, x: Float[Array, "b t 2h"], length: int) -> tuple[Any, Any]:
+        a, b = jnp.split(x, 2, -1)
+        y, cache = inner.prefill(params, a, length)
+        return y * b, cache
+
+    def advance(params: Any, cache: Any, x: Float[Array, "b 1 2h"]) -> tuple[Any, Any]:
+        a, b = jnp.split(x, 2, -1)
+        y, cache = inner.advance(params, cache, a)
+        return y * b, cache
+
+    decoding = Decoding(prefill, advance)
+    return Layer(init, forward, backward, "gated", (activation,), gated, decoding=decoding)
 
 
 def _check(x: Any) -> None:

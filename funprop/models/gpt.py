@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from funprop.combinators import reparam, repeat, serial
 from funprop.gradients import objective
 from funprop.layer import Layer, named
@@ -165,7 +167,8 @@ def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: 
 
 
 def unembedding(params: Any) -> LinearParams:
-    """The head that shares the embedding's table, from the params of `gpt` or `llama`.
+    """The head that shares the embedding's table, from the params of `gpt` or `llama`, or of any
+    model that begins with an embedding: the first param of all, also where it is `Frozen`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -174,8 +177,8 @@ def unembedding(params: Any) -> LinearParams:
       >>> unembedding(params).w.shape
       (50, 8)
     """
-    own = params.embedding
-    return LinearParams((own.frozen if isinstance(own, Frozen) else own).table, None)
+    own = getattr(params, "embedding", params)
+    return LinearParams(jax.tree.leaves(own)[0], None)
 
 
 def _add_to_table(params: Any, dexpanded: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.decoding import through
 from funprop.functions import by_vjp
 from funprop.layer import Layer, leaf_of, recorded
 
@@ -48,4 +49,4 @@ def autodiff(layer: Layer, policy: Callable[..., Any] | None = None) -> Layer:
 
 def _by_vjp(layer: Layer, forward: Callable[..., Any]) -> Layer:
     forward, backward = by_vjp(forward)
-    return leaf_of(layer, forward=forward, backward=backward)
+    return leaf_of(layer, forward=forward, backward=backward, decoding=through(layer))

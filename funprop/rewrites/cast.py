@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
+from funprop.decoding import through
 from funprop.layer import Layer, map_layers
 from funprop.params.roles import is_statistic
 from funprop.quantities.closed_form import closed, closed_of
@@ -70,7 +71,14 @@ def _cast_params(leaf: Layer, compute_dtype: DTypeLike, param_dtype: DTypeLike) 
     if (known := closed_of(leaf)) is not None:
         squares, rows = on_cast(known.squares), on_cast(known.rows)
         backward = closed(backward, **known._replace(squares=squares, rows=rows)._asdict())
-    return dataclasses.replace(leaf, init=init, forward=forward, backward=backward, rebuild=None)
+    return dataclasses.replace(
+        leaf,
+        init=init,
+        forward=forward,
+        backward=backward,
+        rebuild=None,
+        decoding=through(leaf, lambda params: _floats_to(compute_dtype, params)),
+    )
 
 
 def _cast_input(inside: Layer, compute_dtype: DTypeLike) -> Layer:
@@ -99,6 +107,7 @@ def _cast_input(inside: Layer, compute_dtype: DTypeLike) -> Layer:
         forward=forward,
         backward=backward,
         rebuild=rebuild if inside.children else None,
+        decoding=through(inside, x_of=lambda x: _floats_to(compute_dtype, x)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from funprop.decoding import through
 from funprop.layer import Layer, leaf_of
 from funprop.params.frozen import Frozen, as_frozen, thawed
 from funprop.params.selection import Pattern, Place, map_places, places
@@ -58,7 +59,9 @@ def frozen_part(layer: Layer) -> Layer:
         dparams, dx = layer.backward(thawed(params), residuals, dy)
         return (None if isinstance(params, Frozen) else dparams), dx
 
-    return leaf_of(layer, init=init, forward=forward, backward=backward)
+    return leaf_of(
+        layer, init=init, forward=forward, backward=backward, decoding=through(layer, thawed)
+    )
 
 
 def frozen(model: Layer, where: Pattern, params: PyTree) -> PyTree:

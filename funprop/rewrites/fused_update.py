@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import optax
 
+from funprop.decoding import through
 from funprop.layer import Layer, leaf_of
 from funprop.params.frozen import trained, with_trained
 from funprop.params.leafwise import require_leafwise
@@ -65,13 +66,7 @@ def _fused(layer: Layer, optimizer: optax.GradientTransformation) -> Layer:
         return with_opt_state(layer, layer.init(key, x), optimizer)
 
     def forward(params: Updating, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        if not isinstance(params, Updating):
-            if not jax.tree.leaves(params):
-                return layer.forward(params, x, key)
-            raise TypeError(
-                f"params must be Updating(params, opt_state), got {type(params).__name__}"
-            )
-        return layer.forward(params.params, x, key)
+        return layer.forward(_inside(params), x, key)
 
     def backward(params: Updating, residuals: PyTree, dy: PyTree) -> tuple[Updating, PyTree]:
         if not isinstance(params, Updating):
@@ -87,7 +82,17 @@ def _fused(layer: Layer, optimizer: optax.GradientTransformation) -> Layer:
         new = with_trained(params.params, optax.apply_updates(own, updates))
         return Updating(new, opt_state), dx
 
-    return leaf_of(layer, init=init, forward=forward, backward=backward)
+    return leaf_of(
+        layer, init=init, forward=forward, backward=backward, decoding=through(layer, _inside)
+    )
+
+
+def _inside(params: Any) -> PyTree:
+    if isinstance(params, Updating):
+        return params.params
+    if jax.tree.leaves(params):
+        raise TypeError(f"params must be Updating(params, opt_state), got {type(params).__name__}")
+    return params
 
 
 def with_opt_state(layer: Layer, params: PyTree, optimizer: optax.GradientTransformation) -> PyTree:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.decoding import through
 from funprop.layer import Layer, Recorded, leaf_of, recorded
 from funprop.params.selection import Place, map_places, places
 
@@ -65,7 +66,11 @@ def _remat(layer: Layer, chosen: frozenset[Place]) -> Layer:
         return _remat(layer.rebuild(*children), chosen)
 
     return dataclasses.replace(
-        layer, forward=forward, backward=backward, rebuild=rebuild if layer.children else None
+        layer,
+        forward=forward,
+        backward=backward,
+        rebuild=rebuild if layer.children else None,
+        decoding=through(layer),
     )
 
 

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from funprop.decoding import through
 from funprop.layer import Layer, Recorded
 from funprop.params.selection import map_places, places
 from funprop.params.tapped import Tapped
@@ -75,4 +76,5 @@ def _tap(layer: Layer, forward: Any, backward: Any) -> Layer:
         forward=tapped_forward,
         backward=tapped_backward,
         rebuild=rebuild if layer.children else None,
+        decoding=through(layer),
     )

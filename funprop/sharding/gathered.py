@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
+from funprop.decoding import through
 from funprop.layer import Layer, map_nodes
 from funprop.params.selection import name_of
 from funprop.sharding.ready import data_parallel_rules
@@ -61,4 +62,6 @@ def _leaf(leaf: Layer, gather: Any) -> Layer:
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         return leaf.backward(gather(params), residuals, dy)
 
-    return dataclasses.replace(leaf, forward=forward, backward=backward, rebuild=None)
+    return dataclasses.replace(
+        leaf, forward=forward, backward=backward, rebuild=None, decoding=through(leaf, gather)
+    )

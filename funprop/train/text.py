@@ -165,8 +165,11 @@ def train(
             with _interrupts() as noted:
                 row = _row(turn, result, measure(grad_fn)(state.params, held_out), speed)
                 history.append(row)
-                here = jax.device_get(state.params)
-                samples.append(_sample(network, here, jax.random.fold_in(sample_key, turn)))
+                sample = "(the loss is not finite: nothing is drawn)"
+                if math.isfinite(row["held_out/bits_per_byte"]):
+                    here = jax.device_get(state.params)
+                    sample = _sample(network, here, jax.random.fold_in(sample_key, turn))
+                samples.append(sample)
                 print(f"round {turn}/{rounds}  {_said(row)}\n{_quoted(samples[-1])}\n", flush=True)
                 interrupted = processes.anywhere(noted())
             if interrupted or result.stopped == "interrupted":

@@ -28,10 +28,10 @@ def mixed_precision(
 ) -> Transformed:
     """The gradient computed in `compute_dtype`, in the dtypes of params again when it comes back.
 
-    Params are cast, all but statistics, and the inputs: the first part of a batch that is a tuple, since targets and
-    weights belong to the loss; the whole of any other batch. For anybody's grad_fn; of a funprop
-    model `cast(model, dtype)` does the same layer by layer, so that the cast params never exist
-    all at once. Float16 wants `loss_scale` too.
+    Params are cast, all but statistics, and the inputs: the first part of a batch that is a tuple,
+    since targets and weights belong to the loss; the whole of any other batch. For anybody's
+    grad_fn; of a funprop model `cast(model, dtype)` does the same layer by layer, so that the cast
+    params never exist all at once. Float16 wants `loss_scale` too.
     Source: Micikevicius et al., arXiv:1710.03740.
 
     Args:
