@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import signal
 import threading
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 # A device call lasts about this long: short enough to show progress and to heed Ctrl-C, long
 # enough that the call itself costs nothing.
 CALL_SECONDS = 0.2
+# A run that has diverged ends; without jit, batches of a large model may take minutes each.
+SEARCH_SECONDS = 60
 # Held-out data is measured in batches of at least this many examples.
 MEASURED_AT_ONCE = 1024
 
@@ -249,8 +252,9 @@ def _check_loss(
     """Where the loss is NaN, run the same batches with their values known: a layer that can say
     what is wrong with them (a label out of range, say) then raises."""
     if np.isnan(sums["loss"].total):
+        until = time.monotonic() + SEARCH_SECONDS
         with jax.disable_jit():
-            for batch_rows in rows:
+            for batch_rows in itertools.takewhile(lambda _: time.monotonic() < until, rows):
                 step.update(state, gather(data, batch_rows, padded))
 
 
