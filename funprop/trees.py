@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from funprop.values import known
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Num, PyTree, Shaped
@@ -45,7 +48,9 @@ def weighted_sum(
     and masks may hold anything. The sum is taken in float32 at least.
 
     Raises:
-      ValueError: `weights` has a shape that is not a leading part of that of `terms`.
+      ValueError: `weights` has a shape that is not a leading part of that of `terms`; or a weight
+        is negative, infinite or NaN, where its value is known. Inside `jit`, where it is not, it
+        makes the sum NaN.
 
     Example:
       >>> s = weighted_sum(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([1.0, 3.0, 0.0]))
@@ -55,8 +60,30 @@ def weighted_sum(
     terms = widen(terms)
     if weights is None:
         return Sum(terms.sum(), jnp.asarray(terms.size, terms.dtype))
+    weights = spread_weights(weights, terms)
+    return Sum((weights * with_a_say(terms, weights)).sum(), weights.sum())
+
+
+def with_a_say(
+    terms: Float[Array, "*shape"], weights: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """`terms`, zero where one is infinite or NaN and has a weight of zero: infinity times zero is
+    NaN. The others stay, for they are the derivative with respect to their weights."""
+    return jnp.where((weights == 0) & ~jnp.isfinite(terms), 0, terms)
+
+
+def spread_weights(
+    weights: Num[Array, "*leading"], terms: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """`spread`, for weights of a sum, each finite and not negative: else an error, or NaN where the
+    values are not known."""
+    values = known(weights)
+    if values is not None and values.dtype != bool:
+        wrong = ~((values >= 0) & np.isfinite(values.astype(np.float64)))
+        if wrong.any():
+            raise ValueError(f"weights must be finite and at least 0, got {values[wrong][0]}")
     weights = spread(weights, terms)
-    return Sum(jnp.where(weights == 0, 0, weights * terms).sum(), weights.sum())
+    return jnp.where((weights >= 0) & (weights < jnp.inf), weights, jnp.nan)
 
 
 def spread(

@@ -214,20 +214,19 @@ def test_manual_and_autodiff_agree_through_a_step(x64):
 
 # From the ground floor up: a room may import those above it in this list, within what it says.
 IMPORTS = {
-    "trees": set(),
+    "values": set(),
+    "trees": {"values"},
     "layer": {"trees"},
     "located": {"trees", "layer"},
     "params": {"trees", "layer"},
     "quantities": {"trees", "layer", "params"},
     "functions": {"trees", "layer"},
     "combinators": {"trees", "layer", "located", "params"},
-    "layers": {"trees", "layer", "located", "functions", "quantities"},
-    "losses": {"trees", "layer", "quantities"},
-    "metrics": {"trees"},
+    "layers": {"values", "trees", "layer", "located", "functions", "quantities"},
+    "losses": {"values", "trees", "layer", "quantities"},
+    "metrics": {"trees", "losses"},
     "gradients": {"trees", "layer", "located"},
-    "rewrites": {
-        *("trees", "layer", "params", "functions", "quantities", "layers", "combinators")
-    },
+    "rewrites": {*("trees", "layer", "params", "functions", "quantities", "layers", "combinators")},
     "models": {"trees", "layer", "layers", "combinators", "losses", "gradients"},
     "transforms": {"trees", "layer", "located", "params", "quantities", "rewrites", "gradients"},
     "steps": {"trees", "layer", "located", "params", "rewrites", "gradients", "transforms"},

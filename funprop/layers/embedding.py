@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jax.nn import initializers
 
 from funprop.layer import Layer, layer
 from funprop.quantities.closed_form import closed, sum_squares
 from funprop.trees import require_float, spec_string, widen
+from funprop.values import known, to_int32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +69,7 @@ def embedding(
     ) -> tuple[Float[Array, "*shape f"], Int[Array, "*shape"]]:
         _check_integers(x)
         _check_range(x, rows)
+        x = to_int32(x)
         return table.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False), x
 
     def backward(
@@ -160,9 +160,9 @@ def _check_integers(x: Any) -> None:
 
 
 def _check_range(x: Any, rows: int) -> None:
-    if isinstance(x, Tracer):
+    values = known(x)
+    if values is None:
         return
-    known = np.asarray(x)
-    wrong = known[(known < 0) | (known >= rows)]
+    wrong = values[(values < 0) | (values >= rows)]
     if wrong.size:
         raise ValueError(f"x must be from 0 to {rows - 1}, got {wrong[0]}")
