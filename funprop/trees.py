@@ -78,7 +78,7 @@ def spread_weights(
     """`spread`, for weights of a sum, each finite and not negative: else an error, or NaN where the
     values are not known."""
     values = known(weights)
-    if values is not None and values.dtype != bool:
+    if values is not None:
         wrong = ~((values >= 0) & np.isfinite(values.astype(np.float64)))
         if wrong.any():
             raise ValueError(f"weights must be finite and at least 0, got {values[wrong][0]}")

@@ -18,8 +18,7 @@ LARGEST = np.iinfo(np.int32).max
 
 def known(x: Any) -> np.ndarray | None:
     """The values of `x` where they can be looked at: not inside `jit`, nor on other machines.
-
-    NumPy computes at once, inside a trace too.
+    Integers come in 64 bits, booleans as 0 and 1. NumPy computes at once, inside a trace too.
 
     Example:
       >>> known(jnp.arange(3)).tolist()
@@ -31,7 +30,11 @@ def known(x: Any) -> np.ndarray | None:
         return None
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
         return None
-    return np.asarray(x)
+    values = np.asarray(x)
+    narrow = values.dtype == bool or jnp.issubdtype(values.dtype, jnp.integer)
+    if narrow and values.dtype not in (np.int64, np.uint64):
+        return values.astype(np.int64)  # so that they can be compared with any number
+    return values
 
 
 def to_int32(numbers: Num[Array, "*shape"]) -> Int[Array, "*shape"]:

@@ -42,7 +42,10 @@ def given(x: Any, targets: str = "targets") -> tuple[Any, ...]:
 
 def _real(x: Any, name: str) -> Any:
     if not isinstance(x, jax.Array):
-        x = np.asarray(x)
+        try:
+            x = np.asarray(x)
+        except ValueError:
+            raise ValueError(f"{name} must be an array, got rows of unequal length") from None
     if not any(jnp.issubdtype(x.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
         raise TypeError(f"{name} must be real numbers, got {x.dtype}")
     return jnp.asarray(x) if is_float(x) else x
@@ -164,8 +167,6 @@ def _refuse(targets: Any, valid: Any, weights: tuple[Any, ...], sentence: str) -
     values, *weighed = (known(part) for part in (targets, *weights))
     if values is None or any(w is None for w in weighed):
         return
-    if not is_float(values):
-        values = values.astype(np.int64 if values.dtype.kind != "u" else np.uint64)
     wrong = ~valid(values)
     for w in weighed:
         if w.shape == wrong.shape[: w.ndim]:  # else `weighted_sum` refuses it
