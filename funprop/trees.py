@@ -61,15 +61,18 @@ def weighted_sum(
     if weights is None:
         return Sum(terms.sum(), jnp.asarray(terms.size, terms.dtype))
     weights = spread_weights(weights, terms)
-    return Sum((weights * with_a_say(terms, weights)).sum(), weights.sum())
+    lost = is_lost(terms, weights)
+    # Once for JAX's derivative by the weights, once for XLA, which then sums as it goes.
+    products = jnp.where(lost, 0, weights * jnp.where(lost, 0, terms))
+    return Sum(products.sum(), weights.sum())
 
 
-def with_a_say(
+def is_lost(
     terms: Float[Array, "*shape"], weights: Float[Array, "*shape"]
-) -> Float[Array, "*shape"]:
-    """`terms`, zero where one is infinite or NaN and has a weight of zero: infinity times zero is
-    NaN. The others stay, for they are the derivative with respect to their weights."""
-    return jnp.where((weights == 0) & ~jnp.isfinite(terms), 0, terms)
+) -> Bool[Array, "*shape"]:
+    """Which terms are infinite or NaN and have a weight of zero: their product is NaN, and should
+    be zero. The others are the derivative with respect to their weights."""
+    return (weights == 0) & ~jnp.isfinite(terms)
 
 
 def spread_weights(
@@ -82,8 +85,8 @@ def spread_weights(
         wrong = ~((values >= 0) & np.isfinite(values.astype(np.float64)))
         if wrong.any():
             raise ValueError(f"weights must be finite and at least 0, got {values[wrong][0]}")
-    weights = spread(weights, terms)
-    return jnp.where((weights >= 0) & (weights < jnp.inf), weights, jnp.nan)
+    weights = jnp.asarray(weights).astype(terms.dtype)  # looked at before they are many
+    return spread(jnp.where((weights >= 0) & (weights < jnp.inf), weights, jnp.nan), terms)
 
 
 def spread(

@@ -126,8 +126,7 @@ def classes(
         _refuse(values.min(-1), lambda least: least >= -of_share, weights, sentence)
         sentence = "targets must be labels, or shares that sum to 1, got a sum of {}"
         _refuse(values.sum(-1), sum_to_one, weights, sentence)
-    # In one pass: a negative share takes the sum away with it.
-    return q, sum_to_one(jnp.where(q < -of_share, -jnp.inf, q).sum(-1))
+    return q, (q.min(-1) >= -of_share) & sum_to_one(q.sum(-1))
 
 
 def labels(

@@ -18,11 +18,11 @@ from funprop.trees import (
     Static,
     Sum,
     is_float,
+    is_lost,
     spread,
     spread_weights,
     weighted_sum,
     wide_dtype,
-    with_a_say,
 )
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def pull_sum(
         return jnp.broadcast_to(dtotal, terms.shape).astype(terms.dtype), ()
     (given,) = weights
     w = spread_weights(given, terms)
-    each = dtotal * with_a_say(terms, w) + dweight
+    each = dtotal * jnp.where(is_lost(terms, w), 0, terms) + dweight
     return dtotal * w, (_like(each.sum(tuple(range(given.ndim, terms.ndim))), given.dtype),)
 
 
