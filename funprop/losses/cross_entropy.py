@@ -61,7 +61,9 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
         norm = jnp.where(norm == 0, 1, norm)  # all classes masked: each has a p of zero
         kept = logits, shift, norm, targets
         if is_float(targets):
-            return -_dot(smooth(targets, z), z - jnp.log(norm)), kept
+            # Not from `z`: XLA would keep that for here, rather than make it again.
+            log_p = relative(widen(logits), shift, jnp.log(norm))
+            return -_dot(smooth(targets, z), log_p), kept
         chosen = jnp.take_along_axis(z, targets[..., None], -1, mode="clip")[..., 0]
         if smoothing:  # a Python branch, so that no smoothing costs nothing
             chosen = (1 - smoothing) * chosen + smoothing * z.mean(-1)
@@ -89,9 +91,11 @@ def finite_below(top: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(top == -jnp.inf, 0, top)
 
 
-def relative(z: Float[Array, "*n c"], shift: Float[Array, "*n 1"]) -> Float[Array, "*n c"]:
-    """`z - shift`; a logit of `+inf` is the largest there is, and level with its like."""
-    return jnp.where(z == jnp.inf, 0, z - shift)
+def relative(
+    z: Float[Array, "*n c"], shift: Float[Array, "*n 1"], less: Any = 0
+) -> Float[Array, "*n c"]:
+    """`z - shift - less`; a logit of `+inf` is the largest there is, and level with its like."""
+    return jnp.where(z == jnp.inf, -less, z - shift - less)
 
 
 def _dot(q: Float[Array, "*n c"], log_p: Float[Array, "*n c"]) -> Float[Array, "*n"]:
