@@ -50,7 +50,8 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
       **metrics: functions `(outputs, targets, weights=None) -> Sum`, recorded by their names.
 
     Returns:
-      A layer whose input is a batch, `(inputs, targets)` or `(inputs, targets, weights)`. Its
+      A layer whose input is a batch, `(inputs, targets)` or `(inputs, targets, weights)`. An
+      example of weight zero has no say in value and gradient, whatever it holds. Its
       params are `(model's params, loss's params)`, the latter `()` for a loss that has none.
 
     Example:
@@ -74,6 +75,7 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
     def forward(params: Any, batch: Any, key: Any = None) -> tuple[Sum, tuple[Any, Any, Any]]:
         _check_batch(batch)
         inputs, *targets = batch
+        inputs = _with_a_say(inputs, *targets[1:])
         model_key, loss_key = split_key(key, 2)
         outputs, model_kept = parts[0].forward(params[0], inputs, model_key)
         loss, loss_kept = parts[1].forward(params[1], (outputs, *targets), loss_key)
@@ -101,6 +103,22 @@ def _check_batch(batch: Any) -> None:
     if len(lengths) > 1:
         shapes = [leaf.shape for leaf in jax.tree.leaves(batch)]
         raise ValueError(f"inputs and targets must have the same length, got shapes {shapes}")
+
+
+def _with_a_say(inputs: PyTree, *weights: Any) -> PyTree:
+    """`inputs`, zero where an example of weight zero has NaN or infinity. Its cotangents are zero,
+    but times NaN they would be NaN in the gradient of every weight."""
+    if not weights:
+        return inputs
+    silent = (jnp.asarray(weights[0]) == 0).all(tuple(range(1, weights[0].ndim)))
+
+    def cleaned(leaf: Any) -> Any:
+        if not trees.is_float(leaf):
+            return leaf
+        without = silent.reshape(len(silent), *(1,) * (leaf.ndim - 1))
+        return jnp.where(without & ~jnp.isfinite(leaf), 0, leaf)
+
+    return jax.tree.map(cleaned, inputs)
 
 
 def backprop(objective: Layer) -> GradFn:
@@ -145,7 +163,10 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
     Args:
       loss_fn: `(params, batch)` or `(params, batch, key)` to `(total, weight)` or
         `(total, weight, metrics)`: sums over the batch's examples, and a `Sum` by name. For a mean
-        over `n` examples return `(mean * n, n)`.
+        over `n` examples return `(mean * n, n)`: `step` divides by the weight, so that of `(mean,
+        n)` the gradient is `n` times too small. Nothing in a number tells a sum from a mean;
+        `verify(from_loss(loss_fn), params, batch, reference=loss_fn)` looks whether the total grows
+        with the batch, as the weight does.
 
     Raises:
       TypeError: when called, at trace time: `loss_fn` gives something else.
