@@ -62,8 +62,7 @@ def test_what_a_term_without_a_say_holds_changes_nothing(case):
                 (by_hand[1][:2], by_jax[1][:2], want[1][1][:2]),
             ):
                 jax.tree.map(np.testing.assert_array_equal, got, same)
-                floats = [leaf for leaf in jax.tree.leaves(other)]
-                for a, b in zip(jax.tree.leaves(got), floats, strict=True):
+                for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(other), strict=True):
                     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
             dw = by_hand[1][2]
             assert np.isfinite(dw).all()
