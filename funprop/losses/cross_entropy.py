@@ -26,17 +26,20 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
     Targets are either labels, integers in `[0, classes)`, of the logits' shape without the last
     axis, or distributions, of the logits' shape; either becomes `q`, a share `smoothing` of it
     spread evenly over the classes. Backward: `dlogits = p sum(q) - q`; `p` is not kept but made
-    again from the logits. Safe at logits of any size, and for classes masked with `-inf`.
+    again from the logits. Safe at logits of any size. A class masked with `-inf` has a `p` of zero:
+    where it has a share of the target, the loss is infinite, the gradient still `p sum(q) - q`.
+    Classes at `+inf` share all of `p` evenly.
 
-    A label out of range raises where its value is known, unless its weight is zero. Inside `jit`,
-    where it is not, it makes the loss NaN, so that it cannot pass unseen; `fit` then looks at the
-    values and says which.
+    A label out of range, or shares that are negative or do not sum to one (within 1%, or the
+    rounding of their dtype), raise where their values are known, unless the weight is zero. Inside
+    `jit`, where they are not, they make loss and gradient NaN, so that they cannot pass unseen;
+    `fit` then looks at the values and says which.
 
     Source of label smoothing: Szegedy et al., arXiv:1512.00567, section 7.
 
     Raises:
       ValueError: `smoothing` is not in `[0, 1)`; the shapes do not go together; a label is out of
-        range.
+        range, or a target no distribution.
       TypeError: labels are neither integers nor distributions.
 
     Example:
@@ -106,13 +109,14 @@ def _dot(q: Float[Array, "*n c"], log_p: Float[Array, "*n c"]) -> Float[Array, "
 def binary_cross_entropy() -> Layer:
     """`-t log s - (1 - t) log(1 - s)` with `s = sigmoid(logit)`, one term an element.
 
-    Targets are 0 or 1, or probabilities between. Computed as
-    `max(z, 0) - z t + log(1 + exp(-|z|))`, safe at logits of any size. Backward:
+    Targets are 0 or 1, or probabilities between; others raise, or inside `jit` make loss and
+    gradient NaN. Computed as `log(1 + exp(-|z|))` and `|z|` times the share of the other side, safe
+    at logits of any size, infinite ones too. Backward:
     `dz = (1 - t) s - t (1 - s)`, in that form because `s - t` loses its digits where both are near
     one.
 
     Raises:
-      ValueError: logits and targets differ in shape.
+      ValueError: logits and targets differ in shape, or a target is not from 0 to 1.
 
     Example:
       >>> from funprop import Sum

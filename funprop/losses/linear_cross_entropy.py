@@ -67,7 +67,8 @@ def linear_cross_entropy(
     more. The last chunk may be shorter.
 
     A label out of range raises where its value is known, unless its weight is zero; inside `jit`,
-    where it is not, it makes the loss NaN.
+    where it is not, it makes the loss NaN, and all of `dw`. Infinite logits: as in
+    `softmax_cross_entropy`.
 
     Args:
       classes: how many; the size of the vocabulary.
