@@ -10,14 +10,21 @@ import jax
 import numpy as np
 
 from funprop import trees
+from funprop.decoding import Decoding, one_decoding
 from funprop.layer import Layer, recorded, with_key
+from funprop.params.frozen import trained, with_trained
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
 
 def from_function(
-    init: Callable[..., PyTree], apply: Callable[..., PyTree], name: str = "function"
+    init: Callable[..., PyTree],
+    apply: Callable[..., PyTree],
+    name: str = "function",
+    *,
+    pointwise: bool = False,
+    decoding: Decoding | None = None,
 ) -> Layer:
     """Anybody's pure function as a layer; its backward is taken by `jax.vjp`.
 
@@ -25,6 +32,7 @@ def from_function(
       init: `(key, x_spec) -> params`, any pytree.
       apply: `(params, x) -> y` or `(params, x, key) -> y`, differentiable by JAX.
       name: what paths and messages call it.
+      pointwise, decoding: as of `layer`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -36,22 +44,24 @@ def from_function(
     """
     apply = with_key(apply, "apply")
     forward, backward = by_vjp(lambda params, x, key: (apply(params, x, key), ()))
-    return Layer(init, forward, backward, name)
+    decoding = one_decoding(forward, pointwise, decoding)
+    return Layer(init, forward, backward, name, decoding=decoding)
 
 
 def by_vjp(forward: Callable[..., tuple[PyTree, PyTree]]) -> tuple[Callable, Callable]:
     """The forward and backward that `jax.vjp` makes of a layer's `forward` alone.
 
-    Residuals of `jax.vjp` that are params themselves are dropped, and put back in backward: so
-    they hold no copy of the weights, and a scan over layers stacks none.
+    What is frozen or a statistic has no cotangent. Residuals of `jax.vjp` that are params
+    themselves are dropped, and put back in backward: so they hold no copy of the weights, and a
+    scan over layers stacks none.
     """
 
     def vjp_forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        def output(params: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
-            y, residuals = forward(params, x, key)
+        def output(part: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
+            y, residuals = forward(with_trained(params, part), x, key)
             return y, recorded(residuals)
 
-        y, pullback, records = jax.vjp(output, params, x, has_aux=True)
+        y, pullback, records = jax.vjp(output, trained(params), x, has_aux=True)
         leaves, tree = jax.tree.flatten(pullback)
         place = {id(leaf): i for i, leaf in enumerate(jax.tree.leaves(params))}
         origin = tuple(place.get(id(leaf)) for leaf in leaves)

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 from funprop import trees
 from funprop.layer import Layer, Recorded, output_spec, recorded, split_key, with_key
 from funprop.located import check_params, located
+from funprop.names import params_of
+from funprop.params.frozen import trained, with_trained
+from funprop.params.statistics import new_statistics
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
@@ -51,49 +54,54 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
 
     Returns:
       A layer whose input is a batch, `(inputs, targets)` or `(inputs, targets, weights)`. An
-      example of weight zero has no say in value and gradient, whatever it holds. Its
-      params are `(model's params, loss's params)`, the latter `()` for a loss that has none.
+      example of weight zero has no say in value and gradient, whatever it holds. Its params are the
+      model's; of a loss that has params of its own, both by name.
 
     Example:
       >>> import funprop as fp
       >>> batch = jnp.ones((4, 3)), jnp.zeros(4, int)
       >>> fit_me = objective(fp.dense(2), fp.softmax_cross_entropy(), accuracy=fp.accuracy)
-      >>> params, no_params = fit_me.init(jax.random.key(0), batch)
-      >>> loss, _ = fit_me.forward((params, no_params), batch)
+      >>> params = fit_me.init(jax.random.key(0), batch)
+      >>> loss, _ = fit_me.forward(params, batch)
       >>> float(loss.weight)
       4.0
     """
-    parts = located((model, loss))
+    children = model, loss
+    parts = located(children)
 
-    def init(key: Any, batch: Any) -> tuple[PyTree, PyTree]:
+    def init(key: Any, batch: Any) -> PyTree:
         _check_batch(batch)
         model_key, loss_key = jax.random.split(key)
         params = parts[0].init(model_key, batch[0])
         outputs = output_spec(parts[0], params, batch[0])
-        return params, parts[1].init(loss_key, (outputs, *batch[1:]))
+        own = parts[1].init(loss_key, (outputs, *batch[1:]))
+        return params if loss.paramless else params_of(children, (params, own))
 
     def forward(params: Any, batch: Any, key: Any = None) -> tuple[Sum, tuple[Any, Any, Any]]:
         _check_batch(batch)
         inputs, *targets = batch
         inputs = _with_a_say(inputs, *targets[1:])
+        of_model, of_loss = node.split(params)
         model_key, loss_key = split_key(key, 2)
-        outputs, model_kept = parts[0].forward(params[0], inputs, model_key)
-        loss, loss_kept = parts[1].forward(params[1], (outputs, *targets), loss_key)
+        outputs, model_kept = parts[0].forward(of_model, inputs, model_key)
+        loss, loss_kept = parts[1].forward(of_loss, (outputs, *targets), loss_key)
         measured = [
             Recorded(metric(outputs, *targets), metric=name) for name, metric in metrics.items()
         ]
         return loss, (model_kept, loss_kept, measured)
 
-    def backward(params: Any, residuals: Any, dy: Any) -> tuple[tuple[PyTree, PyTree], Any]:
+    def backward(params: Any, residuals: Any, dy: Any) -> tuple[PyTree, Any]:
         model_kept, loss_kept, _ = residuals
-        dloss, (doutputs, *dtargets) = parts[1].backward(params[1], loss_kept, dy)
-        dmodel, dinputs = parts[0].backward(params[0], model_kept, doutputs)
-        return (dmodel, dloss), (dinputs, *dtargets)
+        of_model, of_loss = node.split(params)
+        dloss, (doutputs, *dtargets) = parts[1].backward(of_loss, loss_kept, dy)
+        dmodel, dinputs = parts[0].backward(of_model, model_kept, doutputs)
+        return node.join(params, (dmodel, dloss)), (dinputs, *dtargets)
 
     def rebuild(model: Layer, loss: Layer) -> Layer:
         return objective(model, loss, **metrics)
 
-    return Layer(init, forward, backward, "objective", (model, loss), rebuild)
+    node = Layer(init, forward, backward, "objective", children, rebuild, flat=loss.paramless)
+    return node
 
 
 def _check_batch(batch: Any) -> None:
@@ -134,9 +142,9 @@ def backprop(objective: Layer) -> GradFn:
       >>> import funprop as fp
       >>> batch = jnp.array([[1.0], [2.0]]), jnp.array([[2.0], [4.0]])
       >>> line = objective(fp.dense(1, bias=False), fp.mean_squared())
-      >>> params = (fp.DenseParams(jnp.array([[1.0]]), None), ())
+      >>> params = fp.DenseParams(jnp.array([[1.0]]), None)
       >>> gradient = backprop(line)(params, batch)
-      >>> float(gradient.loss), float(gradient.weight), gradient.grads[0].w.tolist()
+      >>> float(gradient.loss), float(gradient.weight), gradient.grads.w.tolist()
       (5.0, 2.0, [[-10.0]])
     """
 
@@ -161,12 +169,13 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
     """The grad_fn of anybody's JAX loss, by `jax.value_and_grad`.
 
     Args:
-      loss_fn: `(params, batch)` or `(params, batch, key)` to `(total, weight)` or
-        `(total, weight, metrics)`: sums over the batch's examples, and a `Sum` by name. For a mean
-        over `n` examples return `(mean * n, n)`: `step` divides by the weight, so that of `(mean,
-        n)` the gradient is `n` times too small. Nothing in a number tells a sum from a mean;
-        `verify(from_loss(loss_fn), params, batch, reference=loss_fn)` looks whether the total grows
-        with the batch, as the weight does.
+      loss_fn: `(params, batch)` or `(params, batch, key)` to `(total, weight)`, `(total, weight,
+        metrics)` or `(total, weight, metrics, statistics)`: sums over the batch's examples, a `Sum`
+        by name, and the next of what a `Statistic` among the params holds (batch statistics of a
+        Flax, Equinox or Haiku model), which a step carries. For a mean over `n` examples return
+        `(mean * n, n)`: `step` divides by the weight, so that of `(mean, n)` the gradient is `n`
+        times too small. No number tells a sum from a mean; `verify(from_loss(loss_fn), params,
+        batch, reference=loss_fn)` looks whether the total grows with the batch as the weight does.
 
     Raises:
       TypeError: when called, at trace time: `loss_fn` gives something else.
@@ -188,25 +197,30 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
 
     def total(params: PyTree, batch: PyTree, key: Any) -> tuple[Float[Array, ""], Any]:
         loss = loss_fn(params, batch, key)
-        if not isinstance(loss, tuple) or len(loss) not in (2, 3):
+        if not isinstance(loss, tuple) or len(loss) not in (2, 3, 4):
             got = trees.spec_string(loss) if hasattr(loss, "dtype") else type(loss).__name__
             raise TypeError(
-                "loss_fn must return (total, weight) or (total, weight, metrics), sums over the "
-                f"batch, got {got}"
+                "loss_fn must return (total, weight), then metrics and statistics if there are "
+                f"any, sums over the batch, got {got}"
             )
-        total, weight, *metrics = loss
+        total, weight, *rest = loss
+        metrics, new = (*rest, *({}, None)[len(rest) :])
         if jnp.shape(total) or jnp.shape(weight):
             raise TypeError(
                 "loss_fn must return a scalar total and weight, got shapes "
                 f"{jnp.shape(total)} and {jnp.shape(weight)}"
             )
         total = jnp.asarray(total)
-        return total, (jnp.asarray(weight, total.dtype), dict(*metrics))
+        weight = jnp.asarray(weight, total.dtype)
+        return total, (weight, dict(metrics or {}), new_statistics(params, new, weight))
 
     def grad_fn(params: PyTree, batch: PyTree, key: Any = None, dloss: Any = None) -> Gradient:
-        differentiate = jax.value_and_grad(scaled, has_aux=True)
-        (_, (loss, weight, metrics)), grads = differentiate(params, batch, key, dloss)
-        return Gradient(grads, loss, weight, metrics)
+        def of_trained(part: PyTree) -> Any:
+            return scaled(with_trained(params, part), batch, key, dloss)
+
+        differentiate = jax.value_and_grad(of_trained, has_aux=True)
+        (_, (loss, weight, metrics, records)), grads = differentiate(trained(params))
+        return Gradient(grads, loss, weight, metrics, records)
 
     return grad_fn
 
@@ -222,7 +236,7 @@ def measure(grad_fn: GradFn) -> Callable[[PyTree, PyTree], dict[str, Sum]]:
     Example:
       >>> import funprop as fp
       >>> line = backprop(objective(fp.dense(1, bias=False), fp.mean_squared()))
-      >>> params = (fp.DenseParams(jnp.array([[1.0]]), None), ())
+      >>> params = fp.DenseParams(jnp.array([[1.0]]), None)
       >>> float(measure(line)(params, (jnp.ones((1, 1)), jnp.zeros((1, 1))))["loss"].mean)
       1.0
     """

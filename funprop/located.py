@@ -1,4 +1,4 @@
-"""Where in a model: the places of layers and of params, in errors and in names."""
+"""Errors that say where in a model they were met."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop import trees
-from funprop.layer import Layer, child_names, distinct_names
+from funprop.decoding import Decoding, decoding_of
+from funprop.layer import Layer
+from funprop.names import distinct_names
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -21,12 +23,15 @@ def located(children: tuple[Layer, ...]) -> tuple[Layer, ...]:
     A `ValueError` or `TypeError` from inside a child comes out with the child's path in front, so
     that a shape that does not fit is found in a model of any depth, in anybody's own layer too.
     """
+    if len(children) == 1:  # which has its parent's path
+        return children
     return tuple(
         dataclasses.replace(
             child,
             init=_located(name, child.init),
             forward=_located(name, child.forward),
             backward=_located(name, child.backward),
+            decoding=Decoding(*(_located(name, run) for run in decoding_of(child)[:2])),
         )
         for child, name in zip(children, distinct_names(children), strict=True)
     )
@@ -61,27 +66,10 @@ def check_params(layer: Layer, params: PyTree, x: PyTree) -> None:
     wanted, given = (dict(jax.tree_util.tree_flatten_with_path(t)[0]) for t in (expected, params))
     for path in list(wanted) + [path for path in given if path not in wanted]:
         want, got = wanted.get(path), given.get(path)
+        where = trees.path_string(path) or layer.name
         if want is None or got is None or want.shape != getattr(got, "shape", None):
             raise ValueError(
-                f"params do not belong to this model: at {leaf_path(layer, path)} expected "
+                f"params do not belong to this model: at {where} expected "
                 f"{'nothing' if want is None else trees.spec_string(want)}, got "
                 f"{'nothing' if got is None else trees.spec_string(got)}"
             )
-
-
-def leaf_path(layer: Layer, path: tuple[Any, ...]) -> str:
-    """The path of a leaf of `layer`'s params with the names of layers in it: `dense[2]/w`."""
-    names, rest = names_along(layer, path)
-    return "/".join([*names, *([trees.path_string(rest)] if rest else [])])
-
-
-def names_along(layer: Layer, path: tuple[Any, ...]) -> tuple[list[str], tuple[Any, ...]]:
-    """The names of layers along a path in what mirrors them, and the rest within the last."""
-    names = []
-    while path and isinstance(path[0], jax.tree_util.SequenceKey):
-        place = path[0].idx
-        if place >= len(layer.children):
-            break
-        names.append(child_names(layer)[place])
-        layer, path = layer.children[place], path[1:]
-    return names, path

@@ -251,7 +251,7 @@ TABLE = [
     (Case("gru-lengths", fp.gru(4), SEQUENCES), lambda p, x: gru(p, x)[0]),
     (
         Case("rnn", fp.rnn(3, fp.gru(4)), SEQUENCES),
-        lambda p, x: F.linear(gru(p[0], x)[1][0], p[2].w.T, p[2].b),
+        lambda p, x: F.linear(gru(p.gru, x)[1][0], p.head.w.T, p.head.b),
     ),
     # ------------------------------------------------------------------------------- attention
     (

@@ -128,11 +128,12 @@ def test_metrics_leave_out_what_has_no_say(metric):
 @pytest.mark.parametrize("case", [c for c in LOSSES if "linear" in c.id], ids=lambda case: case.id)
 def test_norms_of_examples_without_a_say(case):
     """The closed forms see the same rows as the backward pass."""
-    params, (outputs, targets, w) = weighted(case)
+    _, (outputs, targets, w) = weighted(case)
     w = np.where(np.arange(len(w)).reshape(-1, *(1,) * (w.ndim - 1)) == 0, 0, 1 + w)
     objective = fp.objective(fp.serial(), case.layer)
     run = jax.jit(fp.clip_per_example(objective, 0.1))
-    want = run(((), params), (outputs, targets, w))
+    params = objective.init(jax.random.key(0), (outputs, targets, w))
+    want = run(params, (outputs, targets, w))
     outputs[0, ..., 0] = np.nan
-    got = run(((), params), (outputs, targets, w))
+    got = run(params, (outputs, targets, w))
     jax.tree.map(np.testing.assert_array_equal, got.grads, want.grads)

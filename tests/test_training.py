@@ -41,11 +41,11 @@ def test_the_state_given_stays_usable():
     train = fp.step(fp.backprop(whole), optax.sgd(0.1))
     state = train.init(params, KEY)
     train.update(state, DATA)
-    assert state.params[0][0].w.is_deleted()  # donated
-    assert jnp.isfinite(params[0][0].w).all()  # copied
+    assert state.params.dense_0.w.is_deleted()  # donated
+    assert jnp.isfinite(params.dense_0.w).all()  # copied
     state = train.init(params, KEY)
     fp.fit(train, state, DATA, epochs=1, batch_size=10, progress=None)
-    assert not state.params[0][0].w.is_deleted()
+    assert not state.params.dense_0.w.is_deleted()
 
 
 def test_scan_gives_the_bits_of_single_updates():
@@ -160,7 +160,7 @@ def test_same_seed_same_bits_whatever_the_calls(monkeypatch):
     ]
     train, state = start(whole, key=jax.random.key(1))
     other = fp.fit(train, state, DATA, epochs=3, batch_size=8, seed=3, progress=None)
-    assert not (other.state.params[0][0].w == results[0].state.params[0][0].w).all()
+    assert not (other.state.params.dense_0.w == results[0].state.params.dense_0.w).all()
 
 
 def test_another_fit_with_the_same_step_compiles_nothing():
@@ -215,7 +215,7 @@ def test_ctrl_c_returns_what_has_been_reached():
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     result = fp.fit(train, state, DATA, epochs=10_000_000, batch_size=10, progress=None)
     assert result.stopped == "interrupted"
-    assert result.history and jnp.isfinite(result.state.params[0][0].w).all()
+    assert result.history and jnp.isfinite(result.state.params.dense_0.w).all()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from funprop.layer import Layer, map_nodes
+from funprop.layer import Layer
+from funprop.names import below
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
+
+
+Trail = tuple[tuple[int, int], ...]
 
 
 class Visit(NamedTuple):
@@ -42,39 +46,36 @@ def visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) -> list[Vis
       >>> model = fp.serial(fp.tanh(), fp.repeat(fp.relu(), 2))
       >>> params = model.init(jax.random.key(0), jnp.zeros(3))
       >>> [visit.path for visit in visits(model, params, jnp.zeros(3))]
-      ['', 'tanh', 'repeat', 'repeat[0]/relu', 'repeat[1]/relu']
+      ['', 'tanh', 'relu', 'relu[0]', 'relu[1]']
     """
     seen: list[Visit] = []
-    trails: list[
-        tuple[tuple[str, int], ...]
-    ] = []  # for each visit: (child, which call) from the root
-    running: list[tuple[Any, Counter[str]]] = [
-        ((), Counter())
-    ]  # each running node's trail and calls
+    trails: list[Trail] = []  # of each visit: (child, which call) from the root
+    running: list[tuple[Trail, Counter[int]]] = [((), Counter())]  # each running node's, its calls
 
-    def watch(static_path: str, node: Layer) -> Layer:
-        name = static_path.rpartition("/")[2]
+    def watched(node: Layer, place: int) -> Layer:
+        children = [watched(child, i) for i, child in enumerate(node.children)]
+        node = node.rebuild(*children) if children else node
 
         def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
             above, calls = running[-1]
-            trail = (*above, (name, calls[name]))
-            calls[name] += 1
-            place = len(seen)
+            trail = (*above, (place, calls[place]))
+            calls[place] += 1
+            number = len(seen)
             trails.append(trail)
             seen.append(Visit("", node, params, x, key, None))
             running.append((trail, Counter()))
             y, _ = node.forward(params, x, key)
             running.pop()
-            seen[place] = seen[place]._replace(y=y)
+            seen[number] = seen[number]._replace(y=y)
             return y, ()
 
         return dataclasses.replace(node, forward=forward)
 
     with jax.disable_jit():
-        map_nodes(watch, model).forward(params, x, key)
-    repeated = {_names(trail) for trail in trails if trail[-1][1] > 0}
+        watched(model, 0).forward(params, x, key)
+    copied = {_places(trail[:-1]) for trail in trails if trail[-1][1] > 0}
     return [
-        visit._replace(path=_path(trail, repeated, model.name))
+        visit._replace(path=_path(trail, copied, model))
         for visit, trail in zip(seen, trails, strict=True)
     ]
 
@@ -101,15 +102,15 @@ def compiled_visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) ->
     ]
 
 
-def _names(trail: tuple[tuple[str, int], ...]) -> tuple[str, ...]:
-    return tuple(name for name, _ in trail)
+def _places(trail: Trail) -> tuple[int, ...]:
+    return tuple(place for place, _ in trail)
 
 
-def _path(trail: tuple[tuple[str, int], ...], repeated: set[tuple[str, ...]], root: str) -> str:
-    """`repeat[3]/dense`: the copy stands with the node that made the copies."""
-    parts = [""]
-    for depth, (name, copy) in enumerate(trail[1:], start=2):
-        if _names(trail[:depth]) in repeated:
-            parts[-1] = f"{parts[-1] or root}[{copy}]"
-        parts.append(name)
-    return "/".join(part for part in parts if part)
+def _path(trail: Trail, copied: set[tuple[int, ...]], model: Layer) -> str:
+    """`blocks[3]/dense`: the copy stands with the node that made the copies."""
+    path, node = "", model
+    for depth, (place, copy) in enumerate(trail[1:], start=1):
+        if _places(trail[:depth]) in copied:
+            path = f"{path or model.name}[{copy}]"
+        path, node = below(path, node)[place], node.children[place]
+    return path

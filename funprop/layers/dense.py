@@ -29,6 +29,8 @@ class DenseParams(NamedTuple):
     w: Any
     b: Any
 
+    roles = {"w": "weight", "b": "bias"}
+
 
 def dense(
     features: int,
@@ -97,7 +99,9 @@ def dense(
             found = found + sum_squares(trees.widen(dy).sum(tuple(range(1, dy.ndim - 1))))
         return found, backward(params, x, dy)[1]
 
-    return layer(init=init, forward=forward, backward=closed(backward, squares), name="dense")
+    return layer(
+        init=init, forward=forward, backward=closed(backward, squares), name="dense", pointwise=True
+    )
 
 
 def _check_input(x: Any) -> None:

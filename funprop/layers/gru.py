@@ -43,6 +43,8 @@ class GRUParams(NamedTuple):
     b: Any
     b_h: Any
 
+    roles = {"w_x": "weight", "w_h": "weight", "b": "bias", "b_h": "bias"}
+
 
 def gru(features: int) -> Layer:
     """A gated recurrent unit over time, from zero; gives the hidden state at every step.
@@ -90,7 +92,7 @@ def gru(features: int) -> Layer:
         )
 
     # Index legend: t time, n batch, i inputs, o features.
-    def forward(params: GRUParams, x: Inputs) -> Hidden:
+    def forward(params: GRUParams, x: Inputs, state: Any) -> tuple[Hidden, Any]:
         _check(params, x)
         b, b_h = (leaf.astype(wide_dtype(x.dtype)) for leaf in (params.b, params.b_h))
 
@@ -99,8 +101,9 @@ def gru(features: int) -> Layer:
             h = (1 - u) * v + u * h
             return h, h.astype(x.dtype)
 
-        zero = jnp.zeros((x.shape[1], features), b.dtype)
-        return jax.lax.scan(step, zero, split(product(x, params.w_x) + b, 3))[1]
+        state = jnp.zeros((x.shape[1], features), b.dtype) if state is None else state
+        state, h = jax.lax.scan(step, state, split(product(x, params.w_x) + b, 3))
+        return h, state
 
     def backward(params: GRUParams, x: Inputs, h: Hidden, dh: Hidden) -> tuple[GRUParams, Inputs]:
         b, b_h = (leaf.astype(wide_dtype(x.dtype)) for leaf in (params.b, params.b_h))

@@ -40,7 +40,7 @@ def add() -> Layer:
     ) -> tuple[tuple[()], tuple[Float[Array, "*shape"], ...]]:
         return (), (dy,) * n.value
 
-    return layer(forward=forward, backward=backward, name="add")
+    return layer(forward=forward, backward=backward, name="add", pointwise=True)
 
 
 def concatenate(axis: int = -1) -> Layer:
@@ -69,4 +69,4 @@ def concatenate(axis: int = -1) -> Layer:
     ) -> tuple[tuple[()], tuple[Float[Array, "..."], ...]]:
         return (), tuple(jnp.split(dy, cuts.value[:-1], axis))
 
-    return layer(forward=forward, backward=backward, name="concatenate")
+    return layer(forward=forward, backward=backward, name="concatenate", pointwise=axis == -1)

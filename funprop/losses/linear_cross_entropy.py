@@ -41,6 +41,8 @@ class LinearParams(NamedTuple):
     w: Any
     b: Any
 
+    roles = {"w": "weight", "b": "bias"}
+
 
 def linear_cross_entropy(
     classes: int,

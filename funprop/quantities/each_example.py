@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from funprop.layer import Layer
+from funprop.layer import Layer, leaf_of
 from funprop.params.frozen import Frozen
 from funprop.params.tapped import untap
 from funprop.trees import Static, spec_string
@@ -63,7 +63,7 @@ def keeping(leaf: Layer, backward: Leaf) -> Layer:
         beside = jax.tree.map(lambda a: Static(place[id(a)]) if id(a) in place else a, x)
         return y, Kept(residuals, beside, key if _draws(leaf, params, x, key) else None)
 
-    return Layer(leaf.init, forward, backward, leaf.name)
+    return leaf_of(leaf, forward=forward, backward=backward)
 
 
 def without_input(residuals: PyTree) -> PyTree:

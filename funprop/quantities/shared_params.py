@@ -38,7 +38,7 @@ def parts(layer: Layer, tree: PyTree, place: Place = (), stacked: bool = False) 
     if not layer.children or layer.shares:
         yield Part(place, layer, tree, stacked)
         return
-    for i, (child, sub) in enumerate(zip(layer.children, tree, strict=True)):
+    for i, (child, sub) in enumerate(zip(layer.children, layer.split(tree), strict=True)):
         yield from parts(child, sub, (*place, i), stacked or layer.copies is not None)
 
 

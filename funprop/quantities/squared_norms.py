@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from funprop.layer import Layer
+from funprop.layer import Layer, leaf_of
 from funprop.params.frozen import trained
 from funprop.params.tapped import untap
 from funprop.quantities.closed_form import closed_of, sum_squares
@@ -96,7 +96,7 @@ def _squares(leaf: Layer) -> Layer:
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         return known.squares(params, residuals, dy)
 
-    return Layer(leaf.init, leaf.forward, backward, leaf.name)
+    return leaf_of(leaf, backward=backward)
 
 
 def _gradients(leaf: Layer, then: Callable[[PyTree], PyTree] = lambda grads: grads) -> Layer:
@@ -121,7 +121,7 @@ def _both(leaf: Layer) -> Layer:
         squares, dx = known.squares(params, residuals, dy)  # pyright: ignore
         return Both(squares, (params, residuals, dy)), dx
 
-    return Layer(leaf.init, leaf.forward, backward, leaf.name)
+    return leaf_of(leaf, backward=backward)
 
 
 HOW = {"squares": _squares, "gradients": _gradients, "both": _both}
@@ -152,7 +152,7 @@ def _shared(node: Layer, *, made: bool = False) -> Layer:
             caught.append((expanded, untap(found)[0]))
             return jax.tree.map(jnp.zeros_like, expanded), dx
 
-        return node.rebuild(Layer(child.init, child.forward, backward, child.name))
+        return node.rebuild(leaf_of(child, backward=backward))
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
         return over(params, []).forward(params, x, key)
@@ -166,7 +166,7 @@ def _shared(node: Layer, *, made: bool = False) -> Layer:
             return _pulled(node, params, expanded, found, what.how), dx
         return _norm_of_sum(node, params, expanded, found, what), dx
 
-    return Layer(node.init, forward, backward, node.name)
+    return leaf_of(node, forward=forward, backward=backward)
 
 
 def _norm_of_sum(

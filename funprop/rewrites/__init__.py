@@ -1,7 +1,5 @@
 """Layer -> Layer: the same function, its backward done in another way."""
 
-from funprop.params.frozen import Frozen
-from funprop.params.tapped import Tapped, untap
 from funprop.rewrites.autodiff import autodiff
 from funprop.rewrites.cast import cast
 from funprop.rewrites.freeze import freeze, frozen
@@ -12,9 +10,7 @@ from funprop.rewrites.remat import remat
 from funprop.rewrites.tap import tap
 
 __all__ = [
-    "Frozen",
     "LowRank",
-    "Tapped",
     "adapted",
     "autodiff",
     "cast",
@@ -25,5 +21,4 @@ __all__ = [
     "offload",
     "remat",
     "tap",
-    "untap",
 ]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from funprop.layer import Layer, recorded
+from funprop.decoding import through
+from funprop.layer import Layer, Recorded, leaf_of, recorded
 from funprop.params.selection import Place, map_places, places
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def remat(layer: Layer, keep: str | None = None) -> Layer:
 
     Args:
       layer: what is recomputed.
-      keep: a pattern for paths inside `layer`, as `serial/dense[2]` or `*/attention`; `*` stands
+      keep: a pattern for paths inside `layer`, as `dense_1` or `*/attention`; `*` stands
         for anything.
 
     Raises:
@@ -65,7 +66,11 @@ def _remat(layer: Layer, chosen: frozenset[Place]) -> Layer:
         return _remat(layer.rebuild(*children), chosen)
 
     return dataclasses.replace(
-        layer, forward=forward, backward=backward, rebuild=rebuild if layer.children else None
+        layer,
+        forward=forward,
+        backward=backward,
+        rebuild=rebuild if layer.children else None,
+        decoding=through(layer),
     )
 
 
@@ -85,7 +90,7 @@ def _saving(part: Layer) -> Layer:
         y, residuals = part.forward(params, x, key)
         return y, _Saved(y, residuals)
 
-    return Layer(part.init, forward, part.backward, part.name)
+    return leaf_of(part, forward=forward)
 
 
 def _replaying(part: Layer) -> Layer:
@@ -97,16 +102,27 @@ def _replaying(part: Layer) -> Layer:
     def backward(params: Any, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         return part.backward(params[0], residuals, dy)
 
-    return Layer(part.init, forward, backward, part.name)
+    return leaf_of(part, forward=forward, backward=backward)
 
 
 def _saved(residuals: Any) -> PyTree:
-    """What was saved, in its place; `None` in place of a child that has nothing saved inside."""
+    """What was saved, in its place; `None` in place of a child that has nothing saved inside.
 
-    def is_saved(node: Any) -> bool:
-        return isinstance(node, _Saved)
+    Without what was recorded, which stands among the node's own residuals once already.
+    """
 
-    saved = jax.tree.map(lambda r: r if is_saved(r) else None, residuals, is_leaf=is_saved)
+    def whole(node: Any) -> bool:
+        return isinstance(node, _Saved | Recorded)
+
+    def bare(node: Any) -> Any:
+        if isinstance(node, _Saved):
+            return _Saved(node.y, jax.tree.map(kept, node.residuals, is_leaf=whole))
+        return None
+
+    def kept(node: Any) -> Any:
+        return None if isinstance(node, Recorded) else node
+
+    saved = jax.tree.map(bare, residuals, is_leaf=whole)
     return tuple(part if jax.tree.leaves(part) else None for part in saved)
 
 
@@ -116,5 +132,6 @@ def _with_saved(layer: Layer, params: PyTree, saved: Any) -> PyTree:
         return params, saved
     if saved is None or not layer.children or layer.shares:
         return params
-    children = zip(layer.children, params, saved, strict=False)  # a node's own stand behind
-    return tuple(_with_saved(child, p, s) for child, p, s in children)
+    # A node's own stand behind.
+    children = zip(layer.children, layer.split(params), saved, strict=False)
+    return layer.join(params, [_with_saved(child, p, s) for child, p, s in children])

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from funprop.decoding import through
 from funprop.layer import Layer, Recorded
 from funprop.params.selection import map_places, places
 from funprop.params.tapped import Tapped
@@ -42,10 +43,11 @@ def tap(
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
+      >>> from funprop.layer import recorded
       >>> model = tap(fp.serial(fp.tanh(), fp.relu()), "tanh", forward=jnp.sum, backward=jnp.max)
       >>> y, residuals = model.forward(((), ()), jnp.zeros(3))
       >>> dparams, dx = model.backward(((), ()), residuals, jnp.ones(3))
-      >>> plain, seen = untap(dparams)
+      >>> plain, seen = fp.untap(dparams)
       >>> plain, float(seen[0].seen.value), float(recorded(residuals)[0][1].value)
       (((), ()), 0.0, 0.0)
     """
@@ -74,4 +76,5 @@ def _tap(layer: Layer, forward: Any, backward: Any) -> Layer:
         forward=tapped_forward,
         backward=tapped_backward,
         rebuild=rebuild if layer.children else None,
+        decoding=through(layer),
     )

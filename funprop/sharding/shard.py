@@ -52,7 +52,7 @@ def shard(step: Step, mesh: Mesh, rules: Rules, *, batch: tuple[str, ...] | None
       >>> state = train.init(line.init(jax.random.key(0), data), None)
       >>> for _ in range(50):
       ...     state, metrics = train.update(state, data)
-      >>> round(float(state.params[0].w[0, 0]), 4), train.parts
+      >>> round(float(state.params.w[0, 0]), 4), train.parts
       (2.0, ('shard', 'step'))
     """
     if "shard" in step.parts:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from funprop.gradients import Gradient, losses, metrics_of
 from funprop.layer import Layer, recorded
 from funprop.located import check_params
+from funprop.params.statistics import fold
 from funprop.rewrites.fused_update import fused_update, with_opt_state, without_opt_state
 from funprop.steps import Step
 from funprop.trees import Sum
@@ -61,7 +62,7 @@ def fused_step(objective: Layer, optimizer: optax.GradientTransformation) -> Ste
       >>> state = train.init(line.init(jax.random.key(0), batch), None)
       >>> for _ in range(50):
       ...     state, metrics = train.update(state, batch)
-      >>> round(float(state.params[0].w[0, 0]), 4), float(metrics["loss"].mean) < 1e-6
+      >>> round(float(state.params.w[0, 0]), 4), float(metrics["loss"].mean) < 1e-6
       (2.0, True)
     """
     fused = fused_update(objective, optimizer)
@@ -79,6 +80,6 @@ def fused_step(objective: Layer, optimizer: optax.GradientTransformation) -> Ste
         updating, _ = fused.backward(state.updating, residuals, Sum(scale, jnp.zeros_like(weight)))
         records = recorded(residuals)
         metrics = losses(Gradient((), loss, weight, metrics_of(records), records))
-        return FusedState(updating, state.key, state.count + 1), metrics
+        return FusedState(fold(updating, records), state.key, state.count + 1), metrics
 
     return Step(init, jax.jit(update, donate_argnums=0), parts=("fused_step",))

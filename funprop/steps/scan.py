@@ -26,7 +26,7 @@ def scan(step: Step) -> Step:
       >>> batches = jnp.ones((50, 4, 1)), jnp.full((50, 4, 1), 3.0)
       >>> one = jax.tree.map(lambda leaf: leaf[0], batches)
       >>> state, metrics = many.update(many.init(line.init(jax.random.key(0), one), None), batches)
-      >>> metrics["loss"].mean.shape, round(float(state.params[0].w[0, 0]), 3)
+      >>> metrics["loss"].mean.shape, round(float(state.params.w[0, 0]), 3)
       ((50,), 3.0)
     """
 

@@ -13,6 +13,7 @@ import optax
 
 from funprop.gradients import GradFn, losses
 from funprop.params.frozen import trained, with_trained
+from funprop.params.statistics import fold
 from funprop.steps.retraced import Retraced
 from funprop.transforms.transformed import call
 from funprop.trees import Sum, all_finite, wide_dtype, widen
@@ -67,6 +68,7 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
 
     Transforms that want the value, the gradient or the loss as a function (line searches,
     `reduce_on_plateau`) get them. A batch whose weights are all zero has a gradient of zero.
+    Statistics among the params are carried: what the pass recorded is folded in.
 
     Example:
       >>> import funprop as fp
@@ -76,7 +78,7 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
       >>> state = train.init(line.init(jax.random.key(0), batch), jax.random.key(1))
       >>> for _ in range(50):
       ...     state, metrics = train.update(state, batch)
-      >>> round(float(state.params[0].w[0, 0]), 4), float(metrics["loss"].mean) < 1e-6
+      >>> round(float(state.params.w[0, 0]), 4), float(metrics["loss"].mean) < 1e-6
       (2.0, True)
     """
     transform = optax.with_extra_args_support(optimizer)
@@ -110,7 +112,8 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         if not takes_any:  # as of `optax.contrib.sam`
             wanted = {p.name: wanted[p.name] for p in takes if p.name in wanted}
         updates, opt_state = transform.update(grads, state.opt_state, params, **wanted)
-        params = with_trained(state.params, optax.apply_updates(params, updates))
+        carried = fold(state.params, gradient.recorded)
+        params = with_trained(carried, optax.apply_updates(params, updates))
         new = TrainState(params, opt_state, state.key, state.count + 1)
         finite = [all_finite(g) for g in jax.tree.leaves(gradient.grads)]
         return new, losses(gradient), jnp.stack(finite or [jnp.ones((), bool)])

@@ -101,7 +101,7 @@ def fit(
       >>> train = fp.step(fp.backprop(line), optax.sgd(0.3))
       >>> state = train.init(line.init(jax.random.key(0), data), jax.random.key(1))
       >>> result = fit(train, state, data, epochs=50, batch_size=8, progress=None)
-      >>> w, b = result.state.params[0]
+      >>> w, b = result.state.params
       >>> round(float(w[0, 0]), 3), round(float(b[0]), 3), result.stopped
       (3.0, 1.0, 'all 50 epochs done')
     """

@@ -129,7 +129,7 @@ def train(
     )
     if not processes.first():
         return out
-    params = jax.device_get(result.state.params[0])
+    params = jax.device_get(result.state.params)
     outputs = jax.jit(lambda p, x: network.forward(p, x)[0])(params, chosen.test[0])
     outputs = np.asarray(outputs)
     print(f"\n{_report(chosen, outputs)}\n")

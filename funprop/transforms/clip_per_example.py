@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from funprop.gradients import Gradient, backprop, metrics_of
 from funprop.layer import Layer, Recorded, recorded
 from funprop.layers.batch_norm import BatchSums
-from funprop.located import check_params, names_along
+from funprop.located import check_params
 from funprop.quantities.closed_form import sum_squares
 from funprop.quantities.each_example import without_input
 from funprop.quantities.squared_norms import squared_norms, total
@@ -81,12 +81,12 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
     Example:
       >>> import funprop as fp
       >>> line = fp.objective(fp.dense(1, bias=False), fp.mean_squared())
-      >>> params = (fp.DenseParams(jnp.array([[1.0]]), None), ())
+      >>> params = fp.DenseParams(jnp.array([[1.0]]), None)
       >>> batch = jnp.array([[1.0], [2.0]]), jnp.array([[2.0], [4.0]])
-      >>> fp.backprop(line)(params, batch).grads[0].w.tolist()  # -2 and -8
+      >>> fp.backprop(line)(params, batch).grads.w.tolist()  # -2 and -8
       [[-10.0]]
       >>> gradient = clip_per_example(line, 3.0)(params, batch)
-      >>> gradient.grads[0].w.tolist(), float(gradient.metrics["clipped"].mean)
+      >>> gradient.grads.w.tolist(), float(gradient.metrics["clipped"].mean)
       ([[-5.0]], 0.5)
     """
     if not (norm > 0 and math.isfinite(norm)):
@@ -195,9 +195,9 @@ def _refuse_batch_statistics(records: PyTree, objective: Layer | None = None) ->
     def is_record(node: Any) -> bool:
         return isinstance(node, Recorded)
 
-    for path, record in jax.tree_util.tree_flatten_with_path(records, is_leaf=is_record)[0]:
+    for _, record in jax.tree_util.tree_flatten_with_path(records, is_leaf=is_record)[0]:
         if isinstance(record.value, BatchSums):
-            place = f"{'/'.join(names_along(objective, path)[0])}: " if objective else ""
+            place = ""
             raise ValueError(
                 f"{place}batch_norm mixes the examples of a batch in training, so that none has a "
                 "gradient of its own: use group_norm or layer_norm"
