@@ -266,9 +266,10 @@ def rows_with_a_say(x: Float[Array, "*n i"], *weights: Any) -> tuple[Any, Any, A
     """`x` as rows; which of them have a weight of zero; and which of those hold NaN or infinity,
     which are zero in the rows, as `dw = dz^T x` would otherwise be NaN."""
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    if not weights:
+    hidden = without_say(x.shape[:-1], x.dtype, *weights)
+    if hidden is None:
         return rows, None, None
-    hidden = without_say(x.shape[:-1], x.dtype, *weights).reshape(-1)
+    hidden = hidden.reshape(-1)
     lost = hidden & ~jnp.isfinite(jnp.abs(rows).max(-1, initial=0))
     return jnp.where(lost[:, None], 0, rows), hidden, lost
 

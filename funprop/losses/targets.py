@@ -163,8 +163,9 @@ def _slack(dtype: Any, least: float) -> float:
 def _refuse(targets: Any, valid: Any, weights: tuple[Any, ...], sentence: str) -> None:
     """Raise for the first value that is known and not valid; one of weight zero may be anything
     (often -1 or -100)."""
-    values, *weighed = (known(part) for part in (targets, *weights))
-    if values is None or any(w is None for w in weighed):
+    values = known(targets)
+    weighed = [w for w in map(known, weights) if w is not None]
+    if values is None or len(weighed) < len(weights):
         return
     wrong = ~valid(values)
     for w in weighed:

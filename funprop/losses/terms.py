@@ -105,7 +105,8 @@ def without_say(
     """Which of the terms have a weight of zero; `None` where there are no weights."""
     if not weights:
         return None
-    return spread(weights[0], jax.ShapeDtypeStruct(shape, wide_dtype(dtype))) == 0
+    terms: Any = jax.ShapeDtypeStruct(shape, wide_dtype(dtype))
+    return spread(weights[0], terms) == 0
 
 
 def zero_at(d: Any, hidden: Bool[Array, "*terms"] | None) -> Any:
