@@ -22,7 +22,8 @@ from funprop.rewrites import autodiff, remat
 from funprop.steps import step
 from funprop.train import processes
 from funprop.train.arrays import spread
-from funprop.train.fit import Fit, _interrupts, fit
+from funprop.train.fit import Fit, fit
+from funprop.train.interrupts import interrupts
 from funprop.train.plots import curve
 from funprop.train.runs import (
     check_choice,
@@ -162,7 +163,7 @@ def train(
             if not result.history:  # interrupted before the first update
                 stopped = result.stopped
                 break
-            with _interrupts() as noted:
+            with interrupts() as noted:
                 row = _row(turn, result, measure(grad_fn)(state.params, held_out), speed)
                 history.append(row)
                 sample = "(the loss is not finite: nothing is drawn)"
