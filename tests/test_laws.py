@@ -14,7 +14,8 @@ import optax
 import pytest
 
 import funprop as fp
-from funprop.layer import leaf_of, map_nodes
+from funprop.layer import leaf_of
+from funprop.maps import map_nodes
 from funprop.names import child_names, empty
 from tests.cases import ALL, COMPOSITE, build, quickly
 
