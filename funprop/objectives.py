@@ -58,7 +58,7 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
             )
     check_names(metrics)
     children = model, loss
-    parts = located(children)
+    parts = located(children, flat=loss.paramless)
 
     def init(key: Any, batch: Any) -> PyTree:
         _check_batch(batch)
