@@ -19,9 +19,11 @@ from funprop.layers.normalisation import (
     check_channels,
     check_eps,
     check_leaves,
+    deviations,
+    moments,
     scale_of,
 )
-from funprop.trees import widen
+from funprop.trees import lifted, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key, PyTree
@@ -88,15 +90,15 @@ def batch_norm(eps: float = 1e-5) -> Layer:
     `dscale = r sum(dy w)`, `dbias = sum(dy)`; with a key
     `dx = r scale (dy - sum(dy) / n - w r^2 sum(dy w) / n)`; without, `dx = r scale dy`,
     `dmean = -r scale sum(dy)` and `dvariance = -r^3 scale sum(dy w) / 2`. Keeps `x`, and in
-    training `mean` and `r` of the batch.
+    training `r` of the batch and `mean`, as its distance from the first row.
 
     Shapes: `x [*batch, c]`, at least one batch axis; `y` alike. `scale` and `bias` are made in the
     dtype of `x`, `mean` and `variance` in float32 at least.
     Source: Ioffe and Szegedy, arXiv:1502.03167.
 
     Raises:
-      ValueError: `eps` is not positive; or, at init or forward, `x` has no batch axis, no rows, or
-        another last axis than the params want.
+      ValueError: `eps` is not positive; or, at init or forward, `x` has no batch axis, another
+        last axis than the params want, or, with a key, no rows.
       TypeError: `x` is not of floating dtype, or the params are not `BatchNormParams`.
 
     Example:
@@ -123,28 +125,34 @@ def batch_norm(eps: float = 1e-5) -> Layer:
         if key is None:
             mean, r = _fixed(params, wide, eps)
             return affine(params, (wide - mean) * r, x), (x,)
+        if not x.size:
+            raise ValueError(f"x must have rows in training, got shape {tuple(x.shape)}")
         rows = tuple(range(x.ndim - 1))
-        mean = wide.mean(rows)
-        variance = ((wide - mean) ** 2).mean(rows)  # a second pass, as in `moments`
-        r = lax.rsqrt(variance + eps)
+        mean, r = moments(x, rows, eps)
         sums = _sums_about(params.mean.astype(wide.dtype), wide)
-        return affine(params, (wide - mean) * r, x), (x, mean, r, Recorded(sums))
+        u = deviations(x, mean, rows) * r
+        return affine(params, u, x), (x, mean.ravel(), r.ravel(), Recorded(sums))
 
     def backward(
         params: BatchNormParams, residuals: tuple[Any, ...], dy: X
     ) -> tuple[BatchNormParams, X]:
         x, *batch = residuals
         wide = widen(x)
-        mean, r = batch[:2] if batch else _fixed(params, wide, eps)
-        w, dy, scale = wide - mean, dy.astype(wide.dtype), scale_of(params, wide)
-        rows = tuple(range(x.ndim - 1))
+        dy, scale, rows = dy.astype(wide.dtype), scale_of(params, wide), tuple(range(x.ndim - 1))
+        if batch:
+            mean, r = batch[:2]
+            w = deviations(x, lifted(mean, x), rows)
+        else:
+            mean, r = (statistic.ravel() for statistic in _fixed(params, wide, eps))
+            w = wide - lifted(mean, x)
         sum_dy, sum_dyw = dy.sum(rows), (dy * w).sum(rows)
         if batch:
             n = x.size // x.shape[-1]
-            dx = r * scale * (dy - sum_dy / n - w * (r * r * sum_dyw / n))
+            by_w, by_one = lifted(r * r * sum_dyw / n, x), lifted(sum_dy / n, x)
+            dx = lifted(r * scale, x) * (dy - by_one - w * by_w)
             dmean = dvariance = jnp.zeros_like(mean)
         else:
-            dx = r * scale * dy
+            dx = lifted(r * scale, x) * dy
             dmean, dvariance = -r * scale * sum_dy, -0.5 * r**3 * scale * sum_dyw
         dparams = BatchNormParams(r * sum_dyw, sum_dy, dmean, dvariance)
         cast = jax.tree.map(lambda d, p: d.astype(p.dtype), dparams, params)
@@ -158,22 +166,22 @@ def _sums_about(point: Channels, x: X) -> BatchSums:
     `x`, which is compiled only where it is used."""
     rows = tuple(range(x.ndim - 1))
     n = jnp.asarray(x.size // x.shape[-1], x.dtype)
-    w = x - point
+    w = x - lifted(point, x)
     return BatchSums(n, n * point, w.sum(rows), (w * w).sum(rows))
 
 
 def _fixed(params: BatchNormParams, wide: X, eps: float) -> tuple[Channels, Channels]:
-    """`mean` and `1 / sqrt(variance + eps)` of the params."""
+    """`mean` and `1 / sqrt(variance + eps)` of the params, with axes of one in front."""
     return (
-        params.mean.astype(wide.dtype),
-        lax.rsqrt(params.variance.astype(wide.dtype) + eps),
+        lifted(params.mean.astype(wide.dtype), wide),
+        lifted(lax.rsqrt(params.variance.astype(wide.dtype) + eps), wide),
     )
 
 
 def _check_input(x: Any) -> None:
     check_channels(x)
-    if x.ndim < 2 or 0 in x.shape[:-1]:
-        raise ValueError(f"x must be [*batch, channels] with rows, got shape {tuple(x.shape)}")
+    if x.ndim < 2:
+        raise ValueError(f"x must be [*batch, channels], got shape {tuple(x.shape)}")
 
 
 def _check(params: Any, x: Any) -> None:

@@ -122,7 +122,7 @@ def _softmax(how: Heads, group: Group, q: Any, k: Any, mask: Any, i: Any) -> Any
     """`p[b,r,i,j]` in float32 at least; zero for a query that sees nothing."""
     z = _product("brif,bjf->brij", q, k)
     query = i + jnp.arange(group.size)[:, None]
-    seen = how.visible(query, jnp.arange(group.low, group.high))
+    seen = how.visible(query, jnp.arange(group.low, group.high)[None])[None, None]
     if mask is not None:
         rows = mask.reshape(len(q), -1)[:, group.low : group.high]
         seen = seen & rows[:, None, None, :]

@@ -18,8 +18,9 @@ from funprop.layers.windows import (
     extent,
     pad_pairs,
     per_axis,
-    window_size,
+    space_axes,
 )
+from funprop.trees import lifted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,10 +45,10 @@ class ConvParams(NamedTuple):
 
 def conv(
     features: int,
-    kernel: tuple[int, ...],
+    kernel: int | Sequence[int],
     *,
     stride: int | Sequence[int] = 1,
-    padding: str | Sequence[tuple[int, int]] = "same",
+    padding: str | int | Sequence[tuple[int, int]] = "same",
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     bias: bool = True,
@@ -63,10 +64,11 @@ def conv(
 
     Args:
       features: how many outputs.
-      kernel: the window, one number a space axis: `(3,)` for sequences, `(3, 3)` for images.
+      kernel: the window; one number for every space axis of `x`, however many it has, or one a
+        space axis: `(3,)` for sequences, `(3, 3)` for images.
       stride: from one window to the next; one number, or one a space axis.
-      padding: "same" for `ceil(size / stride)` windows, "valid" for none, or a pair (before, after)
-        for each space axis.
+      padding: "same" for `ceil(size / stride)` windows, "valid" for none, one number for every
+        side, or a pair (before, after) for each space axis.
       dilation: from one place of the window to the next.
       groups: into which inputs and outputs are divided, each convolved alone; as many as there are
         channels make a depthwise convolution.
@@ -92,37 +94,36 @@ def conv(
       >>> y.shape, dparams.w.shape, dx.shape
       ((5, 4, 4, 4), (3, 3, 1, 4), (5, 8, 8, 1))
     """
-    kernel = window_size("kernel", kernel)
-    axes = len(kernel)
-    strides, dilations = per_axis("stride", stride, axes), per_axis("dilation", dilation, axes)
-    pad = check_padding(padding, axes)
+    axes, numbers = _numbers(kernel, stride, padding, dilation)
     if groups < 1 or features < 1 or features % groups:
         raise ValueError(f"features must be a positive multiple of groups {groups}, got {features}")
 
-    def slide(sizes: Numbers) -> Slide:
-        pairs = pad_pairs(pad, sizes, extent(kernel, dilations), strides)
-        return Slide(strides, pairs, dilations, groups)
+    def slide(sizes: Numbers) -> tuple[Slide, Numbers]:
+        """How the window slides over space of these sizes, and how large it is."""
+        window, strides, pad, dilations = numbers(len(sizes))
+        pairs = pad_pairs(pad, sizes, extent(window, dilations), strides)
+        return Slide(strides, pairs, dilations, groups), window
 
     def init(key: Key[Array, ""], x: Any) -> ConvParams:
-        slide(check_input(x, axes))
+        _, window = slide(check_input(x, axes))
         if x.shape[-1] < 1 or x.shape[-1] % groups:
             raise ValueError(
                 f"x must have a positive multiple of groups {groups} for channels, "
                 f"got {x.shape[-1]}"
             )
-        w_shape = (*kernel, x.shape[-1] // groups, features)
+        w_shape = (*window, x.shape[-1] // groups, features)
         return _init(key, w_shape, x.dtype, bias, w_init, b_init)
 
     def forward(params: ConvParams, x: X) -> tuple[Y, X]:
-        how = slide(check_input(x, axes))
-        _check_params(params, kernel, x.shape[-1], groups)
+        how, window = slide(check_input(x, axes))
+        _check_params(params, window, x.shape[-1], groups)
         y = convolve(x, params.w, how)
-        return (y if params.b is None else y + params.b), x
+        return (y if params.b is None else y + lifted(params.b, y)), x
 
     def backward(params: ConvParams, x: X, dy: Y) -> tuple[ConvParams, X]:
         sizes = x.shape[1:-1]
-        how = slide(sizes)
-        dw = pull_w(x, dy, how, kernel).astype(params.w.dtype)
+        how, window = slide(sizes)
+        dw = pull_w(x, dy, how, window).astype(params.w.dtype)
         dx = pull_x(params.w, dy, how, sizes).astype(x.dtype)
         return ConvParams(dw, _pull_b(params.b, dy)), dx
 
@@ -131,10 +132,10 @@ def conv(
 
 def conv_transpose(
     features: int,
-    kernel: tuple[int, ...],
+    kernel: int | Sequence[int],
     *,
     stride: int | Sequence[int] = 1,
-    padding: str | Sequence[tuple[int, int]] = "same",
+    padding: str | int | Sequence[tuple[int, int]] = "same",
     dilation: int | Sequence[int] = 1,
     bias: bool = True,
     w_init: Callable[..., Array] = initializers.he_normal(),  # noqa: B008  # a pure function
@@ -148,10 +149,11 @@ def conv_transpose(
 
     Args:
       features: how many outputs.
-      kernel: the window, one number a space axis.
+      kernel: the window; one number for every space axis of `x`, or one a space axis.
       stride: how many times larger space becomes; one number, or one a space axis.
-      padding: "same" for `size * stride` outputs, "valid" for all that the window reaches, or a
-        pair (before, after) for each space axis, of zeros around the spread input.
+      padding: "same" for `size * stride` outputs, "valid" for all that the window reaches, or one
+        number for every side or a pair (before, after) for each space axis, of zeros around the
+        spread input.
       dilation: from one place of the window to the next.
       bias: whether `b` is added.
       w_init: initialiser of `w`, as those of `jax.nn.initializers`.
@@ -170,45 +172,56 @@ def conv_transpose(
       >>> layer.forward(params, jnp.ones((5, 8, 8, 1)))[0].shape
       (5, 16, 16, 4)
     """
-    kernel = window_size("kernel", kernel)
-    axes = len(kernel)
-    strides, dilations = per_axis("stride", stride, axes), per_axis("dilation", dilation, axes)
-    window = extent(kernel, dilations)
-    pad = check_padding(padding, axes)
-    pairs = _transposed_pairs(pad, window, strides) if isinstance(pad, str) else pad
+    axes, numbers = _numbers(kernel, stride, padding, dilation)
     if features < 1:
         raise ValueError(f"features must be at least 1, got {features}")
 
-    def slide(sizes: Numbers) -> tuple[Slide, Numbers]:
-        """How the convolution slides whose pullback this is, and the size of its input."""
-        spread = extent(sizes, strides)
-        pad_pairs(pairs, spread, window, (1,) * axes)  # for its check
-        out = tuple(n + sum(p) - k + 1 for n, p, k in zip(spread, pairs, window, strict=True))
-        around = tuple((k - 1 - p[0], k - 1 - p[1]) for p, k in zip(pairs, window, strict=True))
-        return Slide(strides, around, dilations, 1), out
+    def slide(sizes: Numbers) -> tuple[Slide, Numbers, Numbers]:
+        """How the convolution slides whose pullback this is, the size of its input, and how large
+        the window is."""
+        window, strides, pad, dilations = numbers(len(sizes))
+        reach, spread = extent(window, dilations), extent(sizes, strides)
+        pairs = _transposed_pairs(pad, reach, strides) if isinstance(pad, str) else pad
+        pad_pairs(pairs, spread, reach, (1,) * len(sizes))  # for its check
+        out = tuple(n + sum(p) - k + 1 for n, p, k in zip(spread, pairs, reach, strict=True))
+        around = tuple((k - 1 - p[0], k - 1 - p[1]) for p, k in zip(pairs, reach, strict=True))
+        return Slide(strides, around, dilations, 1), out, window
 
     def turned(w: Float[Array, "*kernel i o"]) -> Float[Array, "*kernel o i"]:
-        return jnp.swapaxes(jnp.flip(w, tuple(range(axes))), -1, -2)
+        return jnp.swapaxes(jnp.flip(w, tuple(range(w.ndim - 2))), -1, -2)
 
     def init(key: Key[Array, ""], x: Any) -> ConvParams:
-        slide(check_input(x, axes))
+        *_, window = slide(check_input(x, axes))
         if x.shape[-1] < 1:
             raise ValueError("x must have at least one channel, got none")
-        return _init(key, (*kernel, x.shape[-1], features), x.dtype, bias, w_init, b_init)
+        return _init(key, (*window, x.shape[-1], features), x.dtype, bias, w_init, b_init)
 
     def forward(params: ConvParams, x: X) -> tuple[Y, X]:
-        how, out = slide(check_input(x, axes))
-        _check_params(params, kernel, x.shape[-1], 1)
+        how, out, window = slide(check_input(x, axes))
+        _check_params(params, window, x.shape[-1], 1)
         y = pull_x(turned(params.w), x, how, out)
-        return (y if params.b is None else y + params.b), x
+        return (y if params.b is None else y + lifted(params.b, y)), x
 
     def backward(params: ConvParams, x: X, dy: Y) -> tuple[ConvParams, X]:
-        how, _ = slide(x.shape[1:-1])
-        dw = turned(pull_w(dy, x.astype(dy.dtype), how, kernel)).astype(params.w.dtype)
+        how, _, window = slide(x.shape[1:-1])
+        dw = turned(pull_w(dy, x.astype(dy.dtype), how, window)).astype(params.w.dtype)
         dx = convolve(dy, turned(params.w), how).astype(x.dtype)
         return ConvParams(dw, _pull_b(params.b, dy)), dx
 
     return layer(init=init, forward=forward, backward=backward, name="conv_transpose")
+
+
+def _numbers(kernel: Any, stride: Any, padding: Any, dilation: Any) -> tuple[int | None, Any]:
+    """How many space axes are meant, if that is said, and what gives, for so many, the window,
+    strides, padding and dilations, checked."""
+    axes = space_axes(kernel=kernel, stride=stride, dilation=dilation, padding=padding)
+
+    def numbers(axes: int) -> tuple[Numbers, Numbers, str | Pairs, Numbers]:
+        window, strides = per_axis("kernel", kernel, axes), per_axis("stride", stride, axes)
+        return window, strides, check_padding(padding, axes), per_axis("dilation", dilation, axes)
+
+    numbers(1 if axes is None else axes)
+    return axes, numbers
 
 
 def _transposed_pairs(padding: str, window: Numbers, stride: Numbers) -> Pairs:

@@ -11,7 +11,7 @@ from jax.nn import initializers
 
 from funprop.layer import Layer, layer
 from funprop.per_example import closed, sum_squares
-from funprop.trees import require_float, spec_string, widen
+from funprop.trees import Static, lifted, require_float, spec_string, widen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,21 +134,26 @@ def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> La
 
     def forward(
         table: Float[Array, "l f"], x: Float[Array, "*batch t f"]
-    ) -> tuple[Float[Array, "*batch t f"], tuple[()]]:
+    ) -> tuple[Float[Array, "*batch t f"], Static]:
         check(x)
-        return x + table[: x.shape[-2]], ()
+        if table.shape[1:] != x.shape[-1:]:
+            raise ValueError(
+                f"x must have a last axis of {table.shape[-1]} to go with a table of shape "
+                f"{tuple(table.shape)}, got x of shape {tuple(x.shape)}"
+            )
+        return x + lifted(table[: x.shape[-2]], x), Static(x.dtype)
 
     def backward(
-        table: Float[Array, "l f"], kept: tuple[()], dy: Float[Array, "*batch t f"]
+        table: Float[Array, "l f"], dtype: Static, dy: Float[Array, "*batch t f"]
     ) -> tuple[Float[Array, "l f"], Float[Array, "*batch t f"]]:
         rows = widen(dy).sum(tuple(range(dy.ndim - 2)))
         dtable = jnp.zeros_like(table).at[: dy.shape[-2]].set(rows.astype(table.dtype))
-        return dtable, dy
+        return dtable, dy.astype(dtype.value)
 
     def squares(
-        table: Float[Array, "l f"], kept: tuple[()], dy: Float[Array, "b *s t f"]
+        table: Float[Array, "l f"], dtype: Static, dy: Float[Array, "b *s t f"]
     ) -> tuple[Float[Array, " b"], Float[Array, "b *s t f"]]:
-        return sum_squares(widen(dy).sum(tuple(range(1, dy.ndim - 2)))), dy
+        return sum_squares(widen(dy).sum(tuple(range(1, dy.ndim - 2)))), dy.astype(dtype.value)
 
     marked = closed(backward, squares)
     return layer(init=make, forward=forward, backward=marked, name="learned_positions")

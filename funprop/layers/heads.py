@@ -43,7 +43,7 @@ class Heads(NamedTuple):
         return jnp.concatenate(parts, 1).swapaxes(1, 2).reshape(like.shape)
 
     def visible(self, query: Any, key: Any) -> Any:
-        """Whether the query at one place sees the key at another."""
+        """Whether the query at one place, `[i, 1]`, sees the key at another, `[1, j]`."""
         seen = jnp.full(jnp.broadcast_shapes(query.shape, key.shape), True)
         if self.causal:
             seen = seen & (key <= query)

@@ -94,6 +94,8 @@ def _dot(q: Float[Array, "*n c"], log_p: Float[Array, "*n c"]) -> Float[Array, "
 
 def _check_classes(logits: Num[Array, "*n c"], targets: Num[Array, "..."]) -> None:
     check_outputs(logits)
+    if not logits.ndim or not logits.shape[-1]:
+        raise ValueError(f"logits must have a last axis of classes, got shape {logits.shape}")
     if is_float(targets):
         if targets.shape == logits.shape:
             return

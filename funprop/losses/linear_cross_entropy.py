@@ -101,7 +101,7 @@ def linear_cross_entropy(
 
     def init(key: Key[Array, ""], x: Any) -> LinearParams:
         outputs = x[0]
-        trees.require_float(outputs)
+        _check_inputs(outputs)
         w = w_init(key, (classes, outputs.shape[-1]), outputs.dtype)
         return LinearParams(w, jnp.zeros(classes, outputs.dtype) if bias else None)
 
@@ -246,7 +246,7 @@ def _checked(params: Any, batch: Any, classes: int) -> tuple[Any, ...]:
     if not isinstance(params, LinearParams):
         raise TypeError(f"params must be LinearParams(w, b), got {type(params).__name__}")
     x, labels, *weights = (jnp.asarray(part) for part in batch)
-    trees.require_float(x)
+    _check_inputs(x)
     if trees.is_float(labels):
         raise TypeError(f"labels must be integers, got {labels.dtype}")
     if labels.shape != x.shape[:-1]:
@@ -258,3 +258,9 @@ def _checked(params: Any, batch: Any, classes: int) -> tuple[Any, ...]:
         )
     check_labels(params.w.T, labels, *weights)
     return (x, labels, *weights)
+
+
+def _check_inputs(x: Any) -> None:
+    trees.require_float(x)
+    if not x.ndim or not x.shape[-1]:
+        raise ValueError(f"x must have a last axis of inputs, got shape {tuple(x.shape)}")

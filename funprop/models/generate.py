@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from funprop.layer import Layer, Recorded, map_layers
 from funprop.layers.attention import Attention
-from funprop.trees import widen
+from funprop.trees import lifted, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Int, Key
@@ -120,7 +120,7 @@ def _generate(
         news = iter(past)  # in the order of the slots, by the mirror law
         slots = [s._replace(past=next(news).past) if is_cached(s) else s for s in slots]
         last = widen(hidden[:, -1])
-        logits = last @ widen(head.w).T + (0 if head.b is None else widen(head.b))
+        logits = last @ widen(head.w).T + (0 if head.b is None else widen(head.b)[None])
         return tree.unflatten(slots), draw(logits, key).astype(prompt.dtype)
 
     keys = None if key is None else jax.random.split(key, length)
@@ -175,8 +175,9 @@ def _keys_and_values(layer: Attention, longest: int) -> Layer:
         vs = jax.lax.dynamic_update_slice_in_dim(vs, v.astype(vs.dtype), place, 2)
         z = jnp.einsum("bgrif,bgjf->bgrij", q, ks, preferred_element_type=widen(q).dtype)
         query = place + jnp.arange(x.shape[1])[:, None]
-        seen = how.visible(query, jnp.arange(longest)) & (jnp.arange(longest) <= query)
-        p = jax.nn.softmax(jnp.where(seen, z, -jnp.inf), -1).astype(vs.dtype)
+        places = jnp.arange(longest)[None]
+        seen = how.visible(query, places) & (places <= query)
+        p = jax.nn.softmax(jnp.where(lifted(seen, z), z, -jnp.inf), -1).astype(vs.dtype)
         y = jnp.einsum("bgrij,bgjf->bgrif", p, vs)
         y = y.reshape(len(x), how.heads, *y.shape[3:]).swapaxes(1, 2)
         return y.reshape(*x.shape[:-1], -1), Recorded(Next((ks, vs, place + x.shape[1])))
@@ -193,6 +194,6 @@ def _place(layer: Layer, longest: int) -> Layer:
 
     def forward(params: Cached, x: Any, key: Any = None) -> tuple[Any, Any]:
         rows = jax.lax.dynamic_slice_in_dim(params.params, params.past, x.shape[1], 0)
-        return x + rows, Recorded(Next(params.past + x.shape[1]))
+        return x + lifted(rows, x), Recorded(Next(params.past + x.shape[1]))
 
     return Layer(init, forward, layer.backward, layer.name)

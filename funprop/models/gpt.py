@@ -121,9 +121,13 @@ def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: 
       model: such as `gpt` or `llama`, whose first part begins with the embedding.
       vocabulary: how many tokens there are.
       tied: whether the unembedding is the embedding's table.
-      **loss: what else `linear_cross_entropy` takes: `chunk`, `smoothing`, `z_loss`.
+      **loss: what else `linear_cross_entropy` takes: `chunk`, `smoothing`, `z_loss`; and, where it
+        is not tied, `bias` and `w_init`.
 
     Source: Press and Wolf, arXiv:1608.05859 (tying).
+
+    Raises:
+      ValueError: `bias` with a tied head, which has none; or as `linear_cross_entropy`.
 
     Example:
       >>> import jax, jax.numpy as jnp, funprop as fp
@@ -137,6 +141,10 @@ def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: 
     whole = objective(model, linear_cross_entropy(vocabulary, **loss))
     if not tied:
         return whole
+    if loss.get("bias"):
+        raise ValueError(
+            "bias must be False where the head is tied to the embedding's table, got True"
+        )
     return reparam(
         whole,
         expand=lambda params: (params, unembedding(params)),
