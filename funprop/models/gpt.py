@@ -141,10 +141,9 @@ def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: 
     whole = objective(model, linear_cross_entropy(vocabulary, **loss))
     if not tied:
         return whole
-    if loss.get("bias"):
-        raise ValueError(
-            "bias must be False where the head is tied to the embedding's table, got True"
-        )
+    for name in ("bias", "w_init"):
+        if loss.get(name):
+            raise ValueError(f"{name} needs tied=False: a tied head is the embedding's table alone")
     return reparam(
         whole,
         expand=lambda params: (params, unembedding(params)),

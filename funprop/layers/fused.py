@@ -1,0 +1,81 @@
+"""The two passes of `attention` by cuDNN's kernel, through `jax.nn.dot_product_attention`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from funprop.layers.heads import Heads
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
+
+    Packed = Float[Array, "*batch t p"]
+    Output = Float[Array, "*batch t o"]
+
+
+def refusal(how: Heads, x: Any, mask: Any) -> str | None:
+    """Why cuDNN does not take this, if it does not: it is asked itself, as what it takes depends on
+    its version and on the device."""
+    if mask is not None:
+        return "it gives no zero for a query that sees nothing, which a mask may leave"
+    if not x.size:
+        return "there is nothing to attend to"
+    spec = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    try:
+        y, kept = jax.eval_shape(lambda x: forward(how, x), spec)
+        jax.eval_shape(lambda x, kept, dy: backward(how, x, kept, dy), spec, kept, y)
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def forward(how: Heads, x: Packed) -> tuple[Output, list[Any]]:
+    """`y`, and what the kernel keeps beside queries, keys and values: its output and the logarithm
+    of each norm."""
+    y, _, kept = _vjp(how, *_heads_last(how, x))
+    return _packed(how, y, x), [leaf for leaf, i in kept if i is None]
+
+
+def backward(how: Heads, x: Packed, kept: list[Any], dy: Output) -> Packed:
+    """`dx`. The forward pass that JAX traces again for its pullback is dead code: what it kept is
+    here already."""
+    parts, split_back = jax.vjp(lambda x: _heads_last(how, x), x)
+    _, pullback, leaves = _vjp(how, *parts)
+    rest = iter(kept)
+    full = [next(rest) if i is None else parts[i] for _, i in leaves]
+    pullback = jax.tree.unflatten(jax.tree.structure(pullback), full)
+    dy = dy.reshape(parts[0].shape)
+    return split_back(pullback(dy))[0]
+
+
+def _vjp(how: Heads, q: Any, k: Any, v: Any) -> tuple[Any, Any, list[tuple[Any, int | None]]]:
+    """The output, the pullback, and its leaves, each with which of the inputs it is, if it is."""
+
+    def attend(q: Any, k: Any, v: Any) -> Any:
+        window = None if how.window is None else (how.window - 1, how.window - 1)
+        return jax.nn.dot_product_attention(
+            q,
+            k,
+            v,
+            is_causal=how.causal,
+            local_window_size=window,
+            scale=1.0,  # in q already
+            implementation="cudnn",
+        )
+
+    y, pullback = jax.vjp(attend, q, k, v)
+    place = {id(part): i for i, part in enumerate((q, k, v))}
+    return y, pullback, [(leaf, place.get(id(leaf))) for leaf in jax.tree.leaves(pullback)]
+
+
+def _heads_last(how: Heads, x: Packed) -> tuple[Any, Any, Any]:
+    """Queries, keys and values `[b, t, h, f]`."""
+    q, k, v = how.split(x)
+    q = q.reshape(len(q), how.heads, *q.shape[3:])
+    return q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)
+
+
+def _packed(how: Heads, y: Any, x: Packed) -> Output:
+    return y.reshape(*x.shape[:-1], how.heads * y.shape[-1])
