@@ -111,14 +111,10 @@ def attention(
         elif method == "cudnn":
             y, stored = fused.forward(how, clean)
         else:
-            _, specs = jax.eval_shape(functools.partial(fused.forward, how), clean)
+            by_kernel = functools.partial(fused.forward, how)
+            empty = [jnp.zeros(s.shape, s.dtype) for s in jax.eval_shape(by_kernel, clean)[1]]
             y, stored = jax.lax.platform_dependent(
-                clean,
-                cuda=functools.partial(fused.forward, how),
-                default=lambda x: (
-                    by_blocks(x, None),
-                    [jnp.zeros(s.shape, s.dtype) for s in specs],
-                ),
+                clean, cuda=by_kernel, default=lambda x: (by_blocks(x, None), empty)
             )
         return spoiled.spoil(how, wrong, y), (x, mask, stored, Static(masked))
 

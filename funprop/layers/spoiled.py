@@ -1,8 +1,9 @@
 """Numbers that are not finite, in attention: they spoil the queries that see them, and no others.
 
-A hidden place has a share of zero, but `0 * nan` is NaN: left in a product, what stands at one place
-would be in every sum over places. So the passes get finite numbers alone, and the queries that see
-others are NaN afterwards. Backward, nothing goes through a query that is NaN; its own place gets NaN.
+A hidden place has a share of zero, but `0 * nan` is NaN: left in a product, what stands at one
+place would be in every sum over places. So the passes get finite numbers alone, and the queries
+that see others are NaN afterwards. Backward, nothing goes through such a query to what it sees; its
+own place gets NaN, where it has a cotangent.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from funprop.layers.heads import Heads
-from funprop.trees import wide_dtype
+from funprop.trees import lifted, wide_dtype
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
