@@ -14,13 +14,12 @@ from jax import lax
 
 from funprop import trees
 from funprop.layer import Layer, Recorded, layer, recorded
+from funprop.layers.moments import deviations, moments
 from funprop.layers.normalisation import (
     affine,
     check_channels,
     check_eps,
     check_leaves,
-    deviations,
-    moments,
     scale_of,
 )
 from funprop.trees import lifted, widen
@@ -128,10 +127,10 @@ def batch_norm(eps: float = 1e-5) -> Layer:
         if not x.size:
             raise ValueError(f"x must have rows in training, got shape {tuple(x.shape)}")
         rows = tuple(range(x.ndim - 1))
-        mean, r = moments(x, rows, eps)
+        found = moments(x, rows, eps)
         sums = _sums_about(params.mean.astype(wide.dtype), wide)
-        u = deviations(x, mean, rows) * r
-        return affine(params, u, x), (x, mean.ravel(), r.ravel(), Recorded(sums))
+        mean, r = found.from_first(x, rows).ravel(), found.r.ravel()
+        return affine(params, found.normalised(x), x), (x, mean, r, Recorded(sums))
 
     def backward(
         params: BatchNormParams, residuals: tuple[Any, ...], dy: X

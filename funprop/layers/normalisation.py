@@ -1,10 +1,7 @@
 """Normalisations of each example by itself. They keep `x` and a number or two for each mean: the
 normalised `x` is made again in backward, which reads `x` anyway.
 
-Statistics, and all of backward, are computed in float32 at least. A mean is kept as its distance
-from one of the numbers, the *pivot* (the first): a mean of 1e4 is rounded to steps of 1e-3, which
-would show wherever deviations are as small; differences of near numbers are exact. Source: Chan,
-Golub and LeVeque, The American Statistician 37 (1983), on shifted data.
+Statistics, and all of backward, are computed in float32 at least (see `moments`).
 """
 
 from __future__ import annotations
@@ -16,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funprop.layer import Layer, layer
+from funprop.layers.moments import Moments, deviations, moments
 from funprop.trees import lifted, require_float, widen
 
 if TYPE_CHECKING:
@@ -65,8 +63,8 @@ def layer_norm(eps: float = 1e-5, *, scale: bool = True, bias: bool = True) -> L
 
     def forward(params: NormParams, x: X) -> tuple[X, tuple[X, Rows, Rows]]:
         _check(params, x)
-        mean, r = moments(x, -1, eps)
-        return affine(params, deviations(x, mean, -1) * r, x), (x, mean, r)
+        found = moments(x, -1, eps)
+        return affine(params, found.normalised(x), x), (x, found.from_first(x, -1), found.r)
 
     def backward(
         params: NormParams, residuals: tuple[X, Rows, Rows], dy: X
@@ -177,24 +175,21 @@ def group_norm(groups: int, eps: float = 1e-5, *, scale: bool = True, bias: bool
     def spread(statistic: Float[Array, "b g"], c: int) -> Float[Array, "b 1 c"]:
         return jnp.repeat(statistic, c // groups, axis=-1)[:, None, :]
 
-    def about_mean(rows: Float[Array, "b s c"], mean: Float[Array, "b g"]) -> Any:
-        c = rows.shape[-1]
-        pivot = rows[:, 0, :: c // groups]  # the first of each group
-        return widen(rows) - widen(spread(pivot, c)) - spread(mean, c)
-
     def forward(params: NormParams, x: X) -> tuple[X, Any]:
         _check_groups(x, groups)
         _check(params, x)
         rows, c = flat(x), x.shape[-1]
         grouped = rows.reshape(*rows.shape[:2], groups, c // groups)
-        mean, r = (statistic[:, 0, :, 0] for statistic in moments(grouped, (1, 3), eps))
-        u = about_mean(rows, mean) * spread(r, c)
-        return affine(params, u, x).reshape(x.shape), (x, mean, r)
+        found = moments(grouped, (1, 3), eps)
+        mean, r = found.from_first(grouped, (1, 3))[:, 0, :, 0], found.r[:, 0, :, 0]
+        wide = Moments(*(spread(statistic[:, 0, :, 0], c) for statistic in found))
+        return affine(params, wide.normalised(rows), x).reshape(x.shape), (x, mean, r)
 
     def backward(params: NormParams, residuals: Any, dy: X) -> tuple[NormParams, X]:
         x, mean, r = residuals
-        c, r = x.shape[-1], spread(r, x.shape[-1])
-        w = about_mean(flat(x), mean)
+        rows, c, r = flat(x), x.shape[-1], spread(r, x.shape[-1])
+        first = rows[:, 0, :: c // groups]  # of each group
+        w = widen(rows) - spread(widen(first), c) - spread(mean, c)
         dy, scale = flat(dy).astype(w.dtype), scale_of(params, w)
         sum_dy = dy.sum(1)  # sum_s dy[b,s,c]
         sum_dyw = (dy * w).sum(1)  # sum_s dy[b,s,c] w[b,s,c]
@@ -212,29 +207,6 @@ def group_norm(groups: int, eps: float = 1e-5, *, scale: bool = True, bias: bool
 
 
 # --------------------------------------------------------------------- what normalisations share
-
-
-def moments(x: Float[Array, "..."], axes: Any, eps: float) -> tuple[Any, Any]:
-    """`mean`, as its distance from the pivot, and `1 / sqrt(variance + eps)`, over `axes`, which
-    stay as axes of one.
-
-    In two passes: the mean of squares less the square of the mean would lose the digits of a
-    variance that is small beside the mean.
-    """
-    mean = _about_pivot(x, axes).mean(axes, keepdims=True)
-    w = deviations(x, mean, axes)
-    return mean, lax.rsqrt((w * w).mean(axes, keepdims=True) + eps)
-
-
-def deviations(x: Float[Array, "..."], mean: Float[Array, "..."], axes: Any) -> Float[Array, "..."]:
-    """`x` less its mean over `axes`, which is given as its distance from the pivot."""
-    return _about_pivot(x, axes) - mean
-
-
-def _about_pivot(x: Float[Array, "..."], axes: Any) -> Float[Array, "..."]:
-    over = {axis % x.ndim for axis in (axes if isinstance(axes, tuple) else (axes,))}
-    pivot = x[tuple(slice(0, 1) if axis in over else slice(None) for axis in range(x.ndim))]
-    return widen(x) - widen(pivot)
 
 
 def affine(params: Any, u: X, x: X) -> X:

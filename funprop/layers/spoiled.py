@@ -28,11 +28,8 @@ def finite(how: Heads, x: Packed, mask: Bool[Array, "*batch t"] | None) -> tuple
     parts = _parts(how, x)
     shown = jnp.isfinite(parts)
     if mask is not None:
-        query = np.arange(parts.shape[-2]) < how.heads
-        shown = (
-            shown
-            & (mask[..., None] | jnp.asarray(query).reshape((1,) * mask.ndim + (-1,)))[..., None]
-        )
+        query = lifted(jnp.arange(parts.shape[-2]) < how.heads, parts[..., 0])
+        shown = shown & (mask[..., None] | query)[..., None]  # queries are not hidden
     return jnp.where(shown, parts, 0).reshape(x.shape), _spoiled(how, parts, mask)
 
 
