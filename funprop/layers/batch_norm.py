@@ -14,7 +14,7 @@ from jax import lax
 
 from funprop import trees
 from funprop.layer import Layer, Recorded, layer, recorded
-from funprop.layers.moments import deviations, moments
+from funprop.layers.moments import deviations
 from funprop.layers.normalisation import (
     affine,
     check_channels,
@@ -127,10 +127,12 @@ def batch_norm(eps: float = 1e-5) -> Layer:
         if not x.size:
             raise ValueError(f"x must have rows in training, got shape {tuple(x.shape)}")
         rows = tuple(range(x.ndim - 1))
-        found = moments(x, rows, eps)
+        first = x[(slice(0, 1),) * len(rows)]
+        mean = (wide - widen(first)).mean(rows, keepdims=True)
+        w = deviations(x, first, mean)
+        r = lax.rsqrt((w * w).mean(rows, keepdims=True) + eps)
         sums = _sums_about(params.mean.astype(wide.dtype), wide)
-        mean, r = found.from_first(x, rows).ravel(), found.r.ravel()
-        return affine(params, found.normalised(x), x), (x, mean, r, Recorded(sums))
+        return affine(params, w * r, x), (x, mean.ravel(), r.ravel(), Recorded(sums))
 
     def backward(
         params: BatchNormParams, residuals: tuple[Any, ...], dy: X
@@ -140,7 +142,7 @@ def batch_norm(eps: float = 1e-5) -> Layer:
         dy, scale, rows = dy.astype(wide.dtype), scale_of(params, wide), tuple(range(x.ndim - 1))
         if batch:
             mean, r = batch[:2]
-            w = deviations(x, lifted(mean, x), rows)
+            w = deviations(x, x[(slice(0, 1),) * len(rows)], lifted(mean, x))
         else:
             mean, r = (statistic.ravel() for statistic in _fixed(params, wide, eps))
             w = wide - lifted(mean, x)

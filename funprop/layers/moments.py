@@ -15,11 +15,13 @@ from jax import lax
 from funprop.trees import widen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Array, Float
 
 
 class Moments(NamedTuple):
-    """Statistics over some axes, which stay as axes of one.
+    """Statistics, in the shape of `x` or broadcasting to it.
 
     Attributes:
       mean: rounded.
@@ -34,29 +36,25 @@ class Moments(NamedTuple):
     def normalised(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return (widen(x) - self.mean - self.rest) * self.r
 
-    def from_first(self, x: Float[Array, "..."], axes: Any) -> Float[Array, "..."]:
-        """The mean as its distance from the first number, which one number holds exactly enough."""
-        return self.mean - _first(x, axes) + self.rest
+    def mean_from(self, first: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The mean as its distance from one of the numbers, for `deviations`: what is kept."""
+        return self.mean - widen(first) + self.rest
 
 
-def moments(x: Float[Array, "..."], axes: Any, eps: float) -> Moments:
-    """The moments of `x` over `axes`, in two passes: the mean of squares less the square of the
-    mean would lose the digits of a variance that is small beside the mean."""
+def moments(x: Float[Array, "..."], average: Callable[[Any], Any], eps: float) -> Moments:
+    """The moments of `x` by two passes: the mean of squares less the square of the mean would lose
+    the digits of a variance that is small beside the mean."""
     x = widen(x)
-    mean = x.mean(axes, keepdims=True)
+    mean = average(x)
     w = x - mean
-    rest = w.mean(axes, keepdims=True)
-    variance = (w * w).mean(axes, keepdims=True) - rest * rest
+    rest = average(w)
+    variance = average(w * w) - rest * rest
     return Moments(mean, rest, lax.rsqrt(jnp.maximum(variance, 0) + eps))
 
 
-def deviations(x: Float[Array, "..."], mean: Float[Array, "..."], axes: Any) -> Float[Array, "..."]:
-    """`x` less its mean over `axes`, from the mean's distance from the first number. Differences of
-    near numbers are exact."""
-    return widen(x) - _first(x, axes) - mean
-
-
-def _first(x: Float[Array, "..."], axes: Any) -> Float[Array, "..."]:
-    over = {axis % x.ndim for axis in (axes if isinstance(axes, tuple) else (axes,))}
-    place = tuple(slice(0, 1) if axis in over else slice(None) for axis in range(x.ndim))
-    return widen(x[place])
+def deviations(
+    x: Float[Array, "..."], first: Float[Array, "..."], mean: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """`x` less its mean, which is given as its distance from one of the numbers, the first, say.
+    Differences of near numbers are exact."""
+    return widen(x) - widen(first) - mean

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funprop.layer import Layer, layer
-from funprop.layers.moments import Moments, deviations, moments
+from funprop.layers.moments import deviations, moments
 from funprop.trees import lifted, require_float, widen
 
 if TYPE_CHECKING:
@@ -63,14 +63,14 @@ def layer_norm(eps: float = 1e-5, *, scale: bool = True, bias: bool = True) -> L
 
     def forward(params: NormParams, x: X) -> tuple[X, tuple[X, Rows, Rows]]:
         _check(params, x)
-        found = moments(x, -1, eps)
-        return affine(params, found.normalised(x), x), (x, found.from_first(x, -1), found.r)
+        found = moments(x, lambda x: x.mean(-1, keepdims=True), eps)
+        return affine(params, found.normalised(x), x), (x, found.mean_from(x[..., :1]), found.r)
 
     def backward(
         params: NormParams, residuals: tuple[X, Rows, Rows], dy: X
     ) -> tuple[NormParams, X]:
         x, mean, r = residuals
-        dparams, dx, mean_du = _backward_over_rows(params, deviations(x, mean, -1), r, dy)
+        dparams, dx, mean_du = _backward_over_rows(params, deviations(x, x[..., :1], mean), r, dy)
         return dparams, (dx - r * mean_du).astype(x.dtype)
 
     return layer(init=init, forward=forward, backward=backward, name="layer_norm")
@@ -175,30 +175,30 @@ def group_norm(groups: int, eps: float = 1e-5, *, scale: bool = True, bias: bool
     def spread(statistic: Float[Array, "b g"], c: int) -> Float[Array, "b 1 c"]:
         return jnp.repeat(statistic, c // groups, axis=-1)[:, None, :]
 
+    def average(sums: Float[Array, "b c"], space: int) -> Float[Array, "b 1 c"]:
+        """The mean over a group, from sums over space: on a CPU, in a third of the time of one sum
+        over both."""
+        parts = sums.reshape(sums.shape[0], groups, sums.shape[-1] // groups)
+        return spread(parts.sum(-1) / (space * parts.shape[-1]), sums.shape[-1])
+
     def forward(params: NormParams, x: X) -> tuple[X, Any]:
         _check_groups(x, groups)
         _check(params, x)
-        rows, c = flat(x), x.shape[-1]
-        grouped = rows.reshape(*rows.shape[:2], groups, c // groups)
-        found = moments(grouped, (1, 3), eps)
-        mean, r = found.from_first(grouped, (1, 3))[:, 0, :, 0], found.r[:, 0, :, 0]
-        wide = Moments(*(spread(statistic[:, 0, :, 0], c) for statistic in found))
-        return affine(params, wide.normalised(rows), x).reshape(x.shape), (x, mean, r)
+        rows, each = flat(x), x.shape[-1] // groups
+        found = moments(rows, lambda rows: average(rows.sum(1), rows.shape[1]), eps)
+        mean = found.mean_from(spread(rows[:, 0, ::each], x.shape[-1]))
+        u = affine(params, found.normalised(rows), x)
+        return u.reshape(x.shape), (x, mean[:, 0, ::each], found.r[:, 0, ::each])
 
     def backward(params: NormParams, residuals: Any, dy: X) -> tuple[NormParams, X]:
-        x, mean, r = residuals
-        rows, c, r = flat(x), x.shape[-1], spread(r, x.shape[-1])
-        first = rows[:, 0, :: c // groups]  # of each group
-        w = widen(rows) - spread(widen(first), c) - spread(mean, c)
+        x, *statistics = residuals
+        rows, c = flat(x), x.shape[-1]
+        first, mean, r = (spread(s, c) for s in (rows[:, 0, :: c // groups], *statistics))
+        w = deviations(rows, first, mean)
         dy, scale = flat(dy).astype(w.dtype), scale_of(params, w)
         sum_dy = dy.sum(1)  # sum_s dy[b,s,c]
         sum_dyw = (dy * w).sum(1)  # sum_s dy[b,s,c] w[b,s,c]
-
-        def group_mean(sums: Float[Array, "b c"]) -> Float[Array, "b 1 c"]:
-            parts = sums.reshape(sums.shape[0], groups, c // groups)
-            return spread(parts.sum(-1) / (w.shape[1] * c // groups), c)
-
-        mean_du, mean_duw = group_mean(sum_dy * scale[None]), group_mean(sum_dyw * scale[None])
+        mean_du, mean_duw = (average(s * scale[None], w.shape[1]) for s in (sum_dy, sum_dyw))
         dx = r * (dy * lifted(scale, w) - mean_du - w * (r * r * mean_duw))
         dparams = _cotangents(params, (r[:, 0] * sum_dyw).sum(0), sum_dy.sum(0))
         return dparams, dx.reshape(x.shape).astype(x.dtype)
