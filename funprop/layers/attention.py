@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop.layer import Layer, layer
-from funprop.layers import blockwise, fused, spoiled
+from funprop.layers import blockwise, fused
 from funprop.layers.heads import Heads
 from funprop.trees import Static, require_float
 
@@ -105,36 +105,32 @@ def attention(
         masked = isinstance(x, tuple)
         x, mask = x if masked else (x, None)
         _check(how, x, mask)
-        clean, wrong = spoiled.finite(how, x, mask)
         if not _by_cudnn(method, how, x, mask):
-            y, stored = by_blocks(clean, mask), None
+            y, stored = by_blocks(x, mask), None
         elif method == "cudnn":
-            y, stored = fused.forward(how, clean)
+            y, stored = fused.forward(how, x)
         else:
             by_kernel = functools.partial(fused.forward, how)
-            empty = [jnp.zeros(s.shape, s.dtype) for s in jax.eval_shape(by_kernel, clean)[1]]
+            empty = [jnp.zeros(s.shape, s.dtype) for s in jax.eval_shape(by_kernel, x)[1]]
             y, stored = jax.lax.platform_dependent(
-                clean, cuda=by_kernel, default=lambda x: (by_blocks(x, None), empty)
+                x, cuda=by_kernel, default=lambda x: (by_blocks(x, None), empty)
             )
-        return spoiled.spoil(how, wrong, y), (x, mask, stored, Static(masked))
+        return y, (x, mask, stored, Static(masked))
 
     def backward(params: tuple[()], residuals: Any, dy: Float[Array, "*batch t o"]) -> Any:
         x, mask, stored, masked = residuals
-        clean, wrong = spoiled.finite(how, x, mask)
-        clean_dy = spoiled.unspoil(how, wrong, dy)
         if stored is None:
-            dx = back_by_blocks(clean, mask, clean_dy)
+            dx = back_by_blocks(x, mask, dy)
         elif method == "cudnn":
-            dx = fused.backward(how, clean, stored, clean_dy)
+            dx = fused.backward(how, x, stored, dy)
         else:
             dx = jax.lax.platform_dependent(
-                clean,
+                x,
                 stored,
-                clean_dy,
+                dy,
                 cuda=functools.partial(fused.backward, how),
                 default=lambda x, stored, dy: back_by_blocks(x, None, dy),
             )
-        dx = spoiled.spoil_cotangent(how, wrong, dy, dx)
         return (), (dx, None) if masked.value else dx
 
     plain = layer(forward=forward, backward=backward, name="attention")

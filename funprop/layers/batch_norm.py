@@ -149,8 +149,8 @@ def batch_norm(eps: float = 1e-5) -> Layer:
         sum_dy, sum_dyw = dy.sum(rows), (dy * w).sum(rows)
         if batch:
             n = x.size // x.shape[-1]
-            by_w, by_one = lifted(r * r * sum_dyw / n, x), lifted(sum_dy / n, x)
-            dx = lifted(r * scale, x) * (dy - by_one - w * by_w)
+            a, b = r * scale, r**3 * scale * sum_dyw / n
+            dx = lifted(a, x) * dy - lifted(b, x) * w - lifted(a * sum_dy / n, x)
             dmean = dvariance = jnp.zeros_like(mean)
         else:
             dx = lifted(r * scale, x) * dy

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, get_abstract_mesh
 
 from funprop.layers.heads import Heads
+from funprop.layers.spoiled import finite
 from funprop.trees import widen
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def groups(how: Heads, size: int, time: int) -> list[Group]:
 
 def forward(how: Heads, size: int | None, x: Any, mask: Any) -> Float[Array, "*batch t o"]:
     """`y`."""
+    x, spoiled = finite(how, x, mask)
     size = _size(size, x.shape[-2])
 
     def of_a_head(q: Any, k: Any, v: Any) -> Any:
@@ -60,7 +62,7 @@ def forward(how: Heads, size: int | None, x: Any, mask: Any) -> Float[Array, "*b
             parts.append(_joined(jax.lax.map(block, jnp.asarray(group.starts))))
         return jnp.concatenate(parts, -2)
 
-    y = _over_heads(size, of_a_head, *how.split(x))
+    y = jnp.where(spoiled, jnp.nan, _over_heads(size, of_a_head, *how.split(x)))
     y = y.reshape(len(y), how.heads, *y.shape[3:]).swapaxes(1, 2)
     return y.reshape(*x.shape[:-1], how.heads * y.shape[-1])
 
@@ -69,9 +71,11 @@ def backward(
     how: Heads, size: int | None, x: Any, mask: Any, dy: Any
 ) -> Float[Array, "*batch t p"]:
     """`dx`, from the input, the mask, and `dy`."""
+    x, spoiled = finite(how, x, mask)
     q, k, v = how.split(x)
     dy = dy.reshape(len(q), x.shape[-2], how.heads, q.shape[-1]).swapaxes(1, 2)
     dy = dy.reshape(*q.shape[:3], *dy.shape[2:])  # [b, g, r, t, f]
+    nowhere, dy = spoiled & (dy != 0), jnp.where(spoiled, 0, dy)
     size = _size(size, x.shape[-2])
 
     def of_a_head(q: Any, k: Any, v: Any, dy: Any) -> Any:
@@ -96,7 +100,8 @@ def backward(
             dqs.append(_joined(dq))
         return jnp.concatenate(dqs, -2), dk, dv
 
-    return how.joined(*_over_heads(size, of_a_head, q, k, v, dy), like=x)
+    dq, dk, dv = _over_heads(size, of_a_head, q, k, v, dy)
+    return how.joined(jnp.where(nowhere, jnp.nan, dq), dk, dv, like=x)
 
 
 def _size(size: int | None, time: int) -> int:

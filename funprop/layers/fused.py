@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 
 from funprop.layers.heads import Heads
+from funprop.layers.spoiled import finite
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -34,20 +36,28 @@ def refusal(how: Heads, x: Any, mask: Any) -> str | None:
 def forward(how: Heads, x: Packed) -> tuple[Output, list[Any]]:
     """`y`, and what the kernel keeps beside queries, keys and values: its output and the logarithm
     of each norm."""
-    y, _, kept = _vjp(how, *_heads_last(how, x))
-    return _packed(how, y, x), [leaf for leaf, i in kept if i is None]
+    clean, spoiled = finite(how, x, None)
+    y, _, leaves = _vjp(how, *_heads_last(how, clean))
+    y_out = jnp.where(_last(spoiled), jnp.nan, y)
+    y_out = y_out.reshape(*x.shape[:-1], how.heads * y.shape[-1])
+    return y_out, [leaf for leaf, i in leaves if i is None]
 
 
 def backward(how: Heads, x: Packed, kept: list[Any], dy: Output) -> Packed:
     """`dx`. The forward pass that JAX traces again for its pullback is dead code: what it kept is
     here already."""
-    parts, split_back = jax.vjp(lambda x: _heads_last(how, x), x)
+    clean, spoiled = finite(how, x, None)
+    parts = _heads_last(how, clean)
     _, pullback, leaves = _vjp(how, *parts)
     rest = iter(kept)
     full = [next(rest) if i is None else parts[i] for _, i in leaves]
     pullback = jax.tree.unflatten(jax.tree.structure(pullback), full)
-    dy = dy.reshape(parts[0].shape)
-    return split_back(pullback(dy))[0]
+    dy, spoiled = dy.reshape(parts[0].shape), _last(spoiled)
+    dq, dk, dv = pullback(jnp.where(spoiled, 0, dy))
+    dq = jnp.where(spoiled & (dy != 0), jnp.nan, dq)
+    dq, dk, dv = (d.swapaxes(1, 2) for d in (dq, dk, dv))  # [b, h, t, f]
+    each = how.heads // how.kv_heads
+    return how.joined(dq.reshape(len(dq), how.kv_heads, each, *dq.shape[2:]), dk, dv, like=x)
 
 
 def _vjp(how: Heads, q: Any, k: Any, v: Any) -> tuple[Any, Any, list[tuple[Any, int | None]]]:
@@ -77,5 +87,7 @@ def _heads_last(how: Heads, x: Packed) -> tuple[Any, Any, Any]:
     return q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2)
 
 
-def _packed(how: Heads, y: Any, x: Packed) -> Output:
-    return y.reshape(*x.shape[:-1], how.heads * y.shape[-1])
+def _last(spoiled: Any) -> Any:
+    """`[b, g, r, t, 1] -> [b, t, h, 1]`."""
+    b, g, r, t, _ = spoiled.shape
+    return spoiled.reshape(b, g * r, t, 1).swapaxes(1, 2)

@@ -4,10 +4,13 @@ A hidden place has a share of zero, but `0 * nan` is NaN: left in a product, wha
 place would be in every sum over places. So the passes get finite numbers alone, and the queries
 that see others are NaN afterwards. Backward, nothing goes through such a query to what it sees; its
 own place gets NaN, where it has a cotangent.
+
+Index legend: as in `attention`; `[b, g, r, t, f]` is of queries by group and head.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -19,54 +22,29 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
     Packed = Float[Array, "*batch t p"]
-    Spoiled = Bool[Array, "*batch t h"]
+    Spoiled = Bool[Array, "b g r t 1"]
 
 
 def finite(how: Heads, x: Packed, mask: Bool[Array, "*batch t"] | None) -> tuple[Packed, Spoiled]:
     """`x` with zero for what is not finite and for what the mask hides, and which queries of which
     heads see something that is not finite."""
-    parts = _parts(how, x)
+    heads = how.heads + 2 * how.kv_heads
+    parts = x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
     shown = jnp.isfinite(parts)
     if mask is not None:
-        query = lifted(jnp.arange(parts.shape[-2]) < how.heads, parts[..., 0])
+        query = lifted(jnp.arange(heads) < how.heads, parts[..., 0])
         shown = shown & (mask[..., None] | query)[..., None]  # queries are not hidden
-    return jnp.where(shown, parts, 0).reshape(x.shape), _spoiled(how, parts, mask)
+    spoiled, each = _spoiled(how, parts, mask), how.heads // how.kv_heads
+    spoiled = spoiled.reshape(math.prod(x.shape[:-2]), x.shape[-2], how.kv_heads, each)
+    return jnp.where(shown, parts, 0).reshape(x.shape), jnp.moveaxis(spoiled, 1, -1)[..., None]
 
 
-def spoil(how: Heads, spoiled: Spoiled, y: Float[Array, "*batch t o"]) -> Any:
-    """`y` with NaN for the queries that are spoiled."""
-    heads = y.reshape(*y.shape[:-1], how.heads, y.shape[-1] // how.heads)
-    return jnp.where(spoiled[..., None], jnp.nan, heads).reshape(y.shape)
-
-
-def unspoil(how: Heads, spoiled: Spoiled, dy: Float[Array, "*batch t o"]) -> Any:
-    """`dy` with zero for the queries that are spoiled."""
-    heads = dy.reshape(*dy.shape[:-1], how.heads, dy.shape[-1] // how.heads)
-    return jnp.where(spoiled[..., None], 0, heads).reshape(dy.shape)
-
-
-def spoil_cotangent(
-    how: Heads, spoiled: Spoiled, dy: Float[Array, "*batch t o"], dx: Packed
-) -> Packed:
-    """`dx` with NaN for each query that is spoiled and has a cotangent."""
-    parts = _parts(how, dx)
-    wanted = dy.reshape(*dy.shape[:-1], how.heads, parts.shape[-1]) != 0
-    wrong = spoiled[..., None] & wanted
-    others = [(0, 0)] * (dx.ndim - 1) + [(0, parts.shape[-2] - how.heads), (0, 0)]
-    return jnp.where(jnp.pad(wrong, others), jnp.nan, parts).reshape(dx.shape)
-
-
-def _parts(how: Heads, x: Packed) -> Float[Array, "*batch t parts f"]:
-    parts = how.heads + 2 * how.kv_heads
-    return x.reshape(*x.shape[:-1], parts, x.shape[-1] // parts)
-
-
-def _spoiled(how: Heads, parts: Float[Array, "*batch t parts f"], mask: Any) -> Spoiled:
+def _spoiled(how: Heads, parts: Float[Array, "*batch t parts f"], mask: Any) -> Any:
     # A product with a vector, as sums over booleans take long on a CPU. It is finite where all
     # features are: a mean does not overflow.
-    wide = wide_dtype(parts.dtype)
     mean = jnp.full(parts.shape[-1:], 0.5 / parts.shape[-1], parts.dtype)
-    wrong = ~jnp.isfinite(jnp.matmul(parts, mean, preferred_element_type=wide))
+    mean = jnp.matmul(parts, mean, preferred_element_type=wide_dtype(parts.dtype))
+    wrong = ~jnp.isfinite(mean)
     q, k, v = jnp.split(wrong, (how.heads, how.heads + how.kv_heads), -1)
     kv = k | v
     if mask is not None:
