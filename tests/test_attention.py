@@ -125,7 +125,8 @@ def random(*shape, dtype=jnp.float32):
     ("how", "x", "kernel"),
     [
         ({}, random(2, 8, 48, dtype=jnp.bfloat16), True),
-        ({"kv_heads": 1}, random(2, 7, 32, dtype=jnp.float16), True),
+        ({"kv_heads": 1}, random(2, 8, 32, dtype=jnp.float16), True),
+        ({}, random(2, 7, 48, dtype=jnp.bfloat16), False),  # an odd length
         ({"window": 3}, random(2, 8, 48, dtype=jnp.bfloat16), True),
         ({}, random(2, 8, 48), False),
         ({}, random(2, 8, 120, dtype=jnp.bfloat16), False),  # heads of 20
