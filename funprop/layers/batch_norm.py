@@ -14,7 +14,7 @@ from jax import lax
 
 from funprop import trees
 from funprop.layer import Layer, Recorded, layer, recorded
-from funprop.layers.moments import deviations
+from funprop.layers.moments import moments
 from funprop.layers.normalisation import (
     affine,
     check_channels,
@@ -89,7 +89,7 @@ def batch_norm(eps: float = 1e-5) -> Layer:
     `dscale = r sum(dy w)`, `dbias = sum(dy)`; with a key
     `dx = r scale (dy - sum(dy) / n - w r^2 sum(dy w) / n)`; without, `dx = r scale dy`,
     `dmean = -r scale sum(dy)` and `dvariance = -r^3 scale sum(dy w) / 2`. Keeps `x`, and in
-    training `r` of the batch and `mean`, as its distance from the first row.
+    training `mean`, what rounding left of it, and `r` of the batch.
 
     Shapes: `x [*batch, c]`, at least one batch axis; `y` alike. `scale` and `bias` are made in the
     dtype of `x`, `mean` and `variance` in float32 at least.
@@ -103,7 +103,7 @@ def batch_norm(eps: float = 1e-5) -> Layer:
     Example:
       >>> norm, x = batch_norm(), jnp.array([[1.0], [5.0]])
       >>> params = norm.init(None, x)
-      >>> y, (_, _, _, record) = norm.forward(params, x, jax.random.key(0))
+      >>> y, (*_, record) = norm.forward(params, x, jax.random.key(0))
       >>> y.round(3).tolist(), [m.tolist() for m in record.value.moments()]
       ([[-1.0], [1.0]], [[3.0], [4.0]])
       >>> norm.forward(params, x)[0].round(3).tolist()
@@ -127,12 +127,10 @@ def batch_norm(eps: float = 1e-5) -> Layer:
         if not x.size:
             raise ValueError(f"x must have rows in training, got shape {tuple(x.shape)}")
         rows = tuple(range(x.ndim - 1))
-        first = x[(slice(0, 1),) * len(rows)]
-        mean = (wide - widen(first)).mean(rows, keepdims=True)
-        w = deviations(x, first, mean)
-        r = lax.rsqrt((w * w).mean(rows, keepdims=True) + eps)
+        found = moments(x, lambda x: x.mean(rows, keepdims=True), eps)
         sums = _sums_about(params.mean.astype(wide.dtype), wide)
-        return affine(params, w * r, x), (x, mean.ravel(), r.ravel(), Recorded(sums))
+        y = affine(params, found.normalised(x), x)
+        return y, (x, *(statistic.ravel() for statistic in found), Recorded(sums))
 
     def backward(
         params: BatchNormParams, residuals: tuple[Any, ...], dy: X
@@ -141,20 +139,21 @@ def batch_norm(eps: float = 1e-5) -> Layer:
         wide = widen(x)
         dy, scale, rows = dy.astype(wide.dtype), scale_of(params, wide), tuple(range(x.ndim - 1))
         if batch:
-            mean, r = batch[:2]
-            w = deviations(x, x[(slice(0, 1),) * len(rows)], lifted(mean, x))
+            mean, rest, r = batch[:3]
         else:
             mean, r = (statistic.ravel() for statistic in _fixed(params, wide, eps))
-            w = wide - lifted(mean, x)
-        sum_dy, sum_dyw = dy.sum(rows), (dy * w).sum(rows)
+            rest = jnp.zeros_like(mean)
+        w, sum_dy = wide - lifted(mean, x), dy.sum(rows)
+        sum_dyw = (dy * w).sum(rows) - rest * sum_dy  # `rest` a channel, not an element
+        a = r * scale
         if batch:
             n = x.size // x.shape[-1]
-            a, b = r * scale, r**3 * scale * sum_dyw / n
-            dx = lifted(a, x) * dy - lifted(b, x) * w - lifted(a * sum_dy / n, x)
+            b = r * r * a * sum_dyw / n
+            dx = lifted(a, x) * dy - lifted(b, x) * w + lifted(b * rest - a * sum_dy / n, x)
             dmean = dvariance = jnp.zeros_like(mean)
         else:
-            dx = lifted(r * scale, x) * dy
-            dmean, dvariance = -r * scale * sum_dy, -0.5 * r**3 * scale * sum_dyw
+            dx = lifted(a, x) * dy
+            dmean, dvariance = -a * sum_dy, -0.5 * r * r * a * sum_dyw
         dparams = BatchNormParams(r * sum_dyw, sum_dy, dmean, dvariance)
         cast = jax.tree.map(lambda d, p: d.astype(p.dtype), dparams, params)
         return cast, dx.astype(x.dtype)

@@ -24,7 +24,7 @@ class Moments(NamedTuple):
     """Statistics, in the shape of `x` or broadcasting to it.
 
     Attributes:
-      mean: rounded.
+      mean: rounded, and by one bit more.
       rest: the mean of `x - mean`, which is what rounding left.
       r: `1 / sqrt(variance + eps)`.
     """
@@ -45,7 +45,10 @@ def moments(x: Float[Array, "..."], average: Callable[[Any], Any], eps: float) -
     """The moments of `x` by two passes: the mean of squares less the square of the mean would lose
     the digits of a variance that is small beside the mean."""
     x = widen(x)
-    mean = average(x)
+    # One bit less than the dtype has, so that all see one number. As it is, `x - sum / n` may be
+    # fused with no rounding between, here and not there, and `rest` be that of another mean.
+    info = jnp.finfo(x.dtype)
+    mean = lax.reduce_precision(average(x), info.nexp, info.nmant - 1)
     w = x - mean
     rest = average(w)
     variance = average(w * w) - rest * rest
