@@ -50,7 +50,6 @@ def train(name: str, grad_fn: Any, params: Any) -> None:
         IRIS.train,
         epochs=40,
         batch_size=16,
-        last="drop",
         held_out=IRIS.test,
         measure=fp.measure(grad_fn),
         progress=None,

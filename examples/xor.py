@@ -25,8 +25,7 @@ def main() -> None:
         batch_size=4,
         stop=[fp.at_most("loss", 0.02)],
     )
-    params, _ = result.state.params
-    logits, _ = model.forward(params, INPUTS)
+    logits, _ = model.forward(result.state.params, INPUTS)
     print("\na b | a xor b | the network says")
     for (a, b), target, p in zip(INPUTS, TARGETS, jax.nn.sigmoid(logits), strict=True):
         print(f"{a:.0f} {b:.0f} |    {target}    | {p:.3f}")

@@ -1,15 +1,18 @@
 """funprop: the backward pass as a pure function that you can read, verify, swap and measure."""
 
 from funprop.combinators import parallel, reparam, repeat, residual, serial
+from funprop.decoding import Decoding
 from funprop.functions import as_function, from_function
-from funprop.fused_step import FusedState, fused_step
 from funprop.gradients import Gradient, backprop, from_loss, measure, objective
+from funprop.inspect.param_table import ParamTable, param_table
+from funprop.inspect.summary import summary
 from funprop.layer import Layer, Recorded, layer, map_layers, named
 from funprop.layers import (
     BatchNormParams,
     BatchSums,
     ConvParams,
     DenseParams,
+    EmbeddingParams,
     GRUParams,
     LSTMParams,
     NormParams,
@@ -76,10 +79,10 @@ from funprop.models import (
     swiglu,
     unembedding,
 )
+from funprop.params import Frozen, Statistic, by_name, decayed, roles, trained, where
+from funprop.params.tapped import Tapped, untap
 from funprop.rewrites import (
-    Frozen,
     LowRank,
-    Tapped,
     adapted,
     autodiff,
     cast,
@@ -90,7 +93,6 @@ from funprop.rewrites import (
     offload,
     remat,
     tap,
-    untap,
 )
 from funprop.sharding import (
     ShardingTable,
@@ -115,7 +117,7 @@ from funprop.steps import (
     skip_nonfinite,
     step,
 )
-from funprop.summary import summary
+from funprop.steps.fused_step import FusedState, fused_step
 from funprop.train import Fit, at_least, at_most, fit, patience
 from funprop.transforms import (
     Transformed,
@@ -136,7 +138,9 @@ __all__ = [
     "BatchNormParams",
     "BatchSums",
     "ConvParams",
+    "Decoding",
     "DenseParams",
+    "EmbeddingParams",
     "Fit",
     "Frozen",
     "FusedState",
@@ -148,9 +152,11 @@ __all__ = [
     "LinearParams",
     "LowRank",
     "NormParams",
+    "ParamTable",
     "Recorded",
     "Scaled",
     "ShardingTable",
+    "Statistic",
     "Step",
     "Sum",
     "Tapped",
@@ -171,6 +177,7 @@ __all__ = [
     "batch_norm",
     "binary_accuracy",
     "binary_cross_entropy",
+    "by_name",
     "calibrate",
     "cast",
     "clip_per_example",
@@ -181,6 +188,7 @@ __all__ = [
     "cost",
     "data_parallel",
     "data_parallel_rules",
+    "decayed",
     "dense",
     "describe_sharding",
     "dropout",
@@ -236,6 +244,7 @@ __all__ = [
     "offload",
     "ordered",
     "parallel",
+    "param_table",
     "patience",
     "relu",
     "remat",
@@ -245,6 +254,7 @@ __all__ = [
     "residual",
     "rms_norm",
     "rnn",
+    "roles",
     "scan",
     "self_attention",
     "serial",
@@ -263,11 +273,13 @@ __all__ = [
     "tap",
     "taylor_test",
     "tensor_parallel_rules",
+    "trained",
     "unembedding",
     "untap",
     "upsample",
     "verify",
     "verify_rules",
     "verify_second_order",
+    "where",
     "with_lengths",
 ]

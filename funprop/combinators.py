@@ -8,11 +8,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 
 from funprop import trees
+from funprop.decoding import of_parallel, of_repeat, of_residual, of_serial, through
 from funprop.layer import Layer, output_spec, split_key
-from funprop.places import located
-from funprop.updating import is_updating, scan_in_place
+from funprop.located import located
+from funprop.names import params_of
+from funprop.params.frozen import trained, with_trained
+from funprop.params.updating import is_updating, scan_in_place
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -24,7 +28,7 @@ def serial(*layers: Layer) -> Layer:
     Backward is the chain rule: from the last layer to the first, each cotangent of an output is
     the one of the next layer's input.
 
-    Params and residuals: a tuple, one entry a layer.
+    Params: by name, one entry a layer; of one layer alone, that layer's. Residuals: a tuple.
 
     Raises:
       ValueError: at init or forward, from the first layer whose input does not fit, with its path.
@@ -35,40 +39,41 @@ def serial(*layers: Layer) -> Layer:
       >>> params = model.init(jax.random.key(0), jnp.zeros((3, 5)))
       >>> y, residuals = model.forward(params, jnp.ones((3, 5)))
       >>> dparams, dx = model.backward(params, residuals, jnp.ones_like(y))
-      >>> y.shape, dparams[2].w.shape, dx.shape
+      >>> y.shape, dparams.dense_1.w.shape, dx.shape
       ((3, 2), (4, 2), (3, 5))
     """
     parts = located(layers)
 
-    def init(key: Any, x: PyTree) -> tuple[PyTree, ...]:
+    def init(key: Any, x: PyTree) -> PyTree:
         params = []
         for part, part_key in zip(parts, split_key(key, len(parts)), strict=True):
             params.append(part.init(part_key, x))
             x = output_spec(part, params[-1], x)
-        return tuple(params)
+        return params_of(layers, params)
 
     def forward(params: Any, x: PyTree, key: Any = None) -> tuple[PyTree, tuple[PyTree, ...]]:
-        _check_count(params, parts)
         residuals = []
-        for part, p, k in zip(parts, params, split_key(key, len(parts)), strict=True):
+        for part, p, k in zip(parts, node.split(params), split_key(key, len(parts)), strict=True):
             x, kept = part.forward(p, x, k)
             residuals.append(kept)
         return x, tuple(residuals)
 
-    def backward(params: Any, residuals: Any, dy: PyTree) -> tuple[tuple[PyTree, ...], PyTree]:
+    def backward(params: Any, residuals: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
         dparams = []
-        for part, p, kept in reversed(list(zip(parts, params, residuals, strict=True))):
+        for part, p, kept in reversed(list(zip(parts, node.split(params), residuals, strict=True))):
             dp, dy = part.backward(p, kept, dy)
             dparams.append(dp)
-        return tuple(reversed(dparams)), dy
+        return node.join(params, dparams[::-1]), dy
 
-    return Layer(init, forward, backward, "serial", layers, serial)
+    decoding = of_serial(parts, lambda params: node.split(params))
+    node = Layer(init, forward, backward, "serial", layers, serial, decoding=decoding)
+    return node
 
 
 def residual(layer: Layer) -> Layer:
     """`y = x + f(x)`; backward: `dx = dy + f'(x)^T dy`.
 
-    Params and residuals: a tuple of one.
+    Params: those of `f`. Residuals: a tuple of one.
 
     Raises:
       ValueError: at init or forward, `f(x)` differs from `x` in shape or dtype.
@@ -76,28 +81,28 @@ def residual(layer: Layer) -> Layer:
     Example:
       >>> import jax.numpy as jnp, funprop as fp
       >>> block = fp.residual(fp.tanh())
-      >>> y, kept = block.forward(((),), jnp.zeros(3))
-      >>> block.backward(((),), kept, jnp.ones(3))[1].tolist()
+      >>> y, kept = block.forward((), jnp.zeros(3))
+      >>> block.backward((), kept, jnp.ones(3))[1].tolist()
       [2.0, 2.0, 2.0]
     """
     (part,) = located((layer,))
 
-    def init(key: Any, x: PyTree) -> tuple[PyTree]:
+    def init(key: Any, x: PyTree) -> PyTree:
         params = part.init(key, x)
         _check_same(layer, x, output_spec(part, params, x))
-        return (params,)
+        return params
 
     def forward(params: Any, x: PyTree, key: Any = None) -> tuple[PyTree, tuple[PyTree]]:
-        _check_count(params, (part,))
-        y, kept = part.forward(params[0], x, key)
+        y, kept = part.forward(params, x, key)
         _check_same(layer, x, y)
         return trees.add(x, y), (kept,)
 
-    def backward(params: Any, residuals: Any, dy: PyTree) -> tuple[tuple[PyTree], PyTree]:
-        dparams, dx = part.backward(params[0], residuals[0], dy)
-        return (dparams,), trees.add(dy, dx)
+    def backward(params: Any, residuals: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
+        dparams, dx = part.backward(params, residuals[0], dy)
+        return dparams, trees.add(dy, dx)
 
-    return Layer(init, forward, backward, "residual", (layer,), residual)
+    decoding = of_residual(part)
+    return Layer(init, forward, backward, "residual", (layer,), residual, decoding=decoding)
 
 
 def parallel(*branches: Layer) -> Layer:
@@ -106,7 +111,7 @@ def parallel(*branches: Layer) -> Layer:
     A layer after it merges them: `serial(parallel(a, b), add())` sums the branches,
     `serial(parallel(a, b), concatenate())` joins them. Backward adds the branches' `dx`.
 
-    Params and residuals: a tuple, one entry a branch.
+    Params: by name, one entry a branch; of one branch alone, that branch's. Residuals: a tuple.
 
     Raises:
       ValueError: there are no branches.
@@ -122,26 +127,26 @@ def parallel(*branches: Layer) -> Layer:
         raise ValueError("parallel must have at least one branch, got none")
     parts = located(branches)
 
-    def init(key: Any, x: PyTree) -> tuple[PyTree, ...]:
+    def init(key: Any, x: PyTree) -> PyTree:
         keys = split_key(key, len(parts))
-        return tuple(part.init(k, x) for part, k in zip(parts, keys, strict=True))
+        return params_of(branches, (p.init(k, x) for p, k in zip(parts, keys, strict=True)))
 
     def forward(
         params: Any, x: PyTree, key: Any = None
     ) -> tuple[tuple[PyTree, ...], tuple[PyTree, ...]]:
-        _check_count(params, parts)
-        keys = split_key(key, len(parts))
-        both = [part.forward(p, x, k) for part, p, k in zip(parts, params, keys, strict=True)]
+        each = zip(parts, node.split(params), split_key(key, len(parts)), strict=True)
+        both = [part.forward(p, x, k) for part, p, k in each]
         return tuple(y for y, _ in both), tuple(kept for _, kept in both)
 
-    def backward(params: Any, residuals: Any, dy: Any) -> tuple[tuple[PyTree, ...], PyTree]:
-        both = [
-            part.backward(p, kept, d)
-            for part, p, kept, d in zip(parts, params, residuals, dy, strict=True)
-        ]
-        return tuple(dp for dp, _ in both), functools.reduce(trees.add, (dx for _, dx in both))
+    def backward(params: Any, residuals: Any, dy: Any) -> tuple[PyTree, PyTree]:
+        each = zip(parts, node.split(params), residuals, dy, strict=True)
+        both = [part.backward(p, kept, d) for part, p, kept, d in each]
+        dx = functools.reduce(trees.add, (dx for _, dx in both))
+        return node.join(params, [dp for dp, _ in both]), dx
 
-    return Layer(init, forward, backward, "parallel", branches, parallel)
+    decoding = of_parallel(parts, lambda params: node.split(params))
+    node = Layer(init, forward, backward, "parallel", branches, parallel, decoding=decoding)
+    return node
 
 
 def repeat(layer: Layer, n: int) -> Layer:
@@ -150,7 +155,8 @@ def repeat(layer: Layer, n: int) -> Layer:
     Compiled once, whatever `n` is. Backward is a scan too, from the last copy to the first; params
     that their own backward updates (`fused_update`) are updated where they are.
 
-    Params and residuals: a tuple of one, whose leaves have a leading axis of `n`.
+    Params: those of the layer, each leaf with a leading axis of `n`. Residuals: a tuple of one, its
+    leaves alike.
 
     Raises:
       ValueError: `n` is not positive; or, at init or forward, the layer's output differs from its
@@ -160,21 +166,20 @@ def repeat(layer: Layer, n: int) -> Layer:
       >>> import jax.numpy as jnp, funprop as fp
       >>> deep = fp.repeat(fp.residual(fp.serial(fp.dense(5), fp.tanh())), 12)
       >>> params = deep.init(jax.random.key(0), jnp.zeros((3, 5)))
-      >>> params[0][0][0].w.shape, deep.forward(params, jnp.zeros((3, 5)))[0].shape
+      >>> params.dense.w.shape, deep.forward(params, jnp.zeros((3, 5)))[0].shape
       ((12, 5, 5), (3, 5))
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     (part,) = located((layer,))
 
-    def init(key: Any, x: PyTree) -> tuple[PyTree]:
+    def init(key: Any, x: PyTree) -> PyTree:
         params = jax.vmap(lambda key: part.init(key, x))(jax.random.split(key, n))
         one = jax.eval_shape(part.init, key, x)
         _check_same(layer, x, output_spec(part, one, x))
-        return (params,)
+        return params
 
     def forward(params: Any, x: PyTree, key: Any = None) -> tuple[PyTree, tuple[PyTree]]:
-        _check_count(params, (part,))
         for leaf in jax.tree.leaves(params):
             if leaf.shape[:1] != (n,):
                 raise ValueError(f"params must have a leading axis of {n}, got {leaf.shape}")
@@ -185,25 +190,26 @@ def repeat(layer: Layer, n: int) -> Layer:
             _check_same(layer, x, y)
             return y, kept
 
-        y, kept = jax.lax.scan(one, x, (params[0], keys), length=n)
+        y, kept = jax.lax.scan(one, x, (params, keys), length=n)
         return y, (kept,)
 
-    def backward(params: Any, residuals: Any, dy: PyTree) -> tuple[tuple[PyTree], PyTree]:
+    def backward(params: Any, residuals: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
         def one(dy: PyTree, copy: Any) -> tuple[PyTree, PyTree]:
             dparams, dx = part.backward(copy[0], copy[1], dy)
             return dx, dparams
 
-        if is_updating(params[0]):
-            dx, updated = scan_in_place(one, dy, params[0], residuals[0])
-            return (updated,), dx
-        copies = (params[0], residuals[0])
+        if is_updating(params):
+            dx, updated = scan_in_place(one, dy, params, residuals[0])
+            return updated, dx
+        copies = (params, residuals[0])
         dx, dparams = jax.lax.scan(one, dy, copies, length=n, reverse=True)
-        return (dparams,), dx
+        return dparams, dx
 
-    def rebuild(child: Layer) -> Layer:
-        return repeat(child, n)
+    def rebuild(child: Layer, copies: int = n) -> Layer:
+        return repeat(child, copies)
 
-    return Layer(init, forward, backward, "repeat", (layer,), rebuild, copies=n)
+    decoding = of_repeat(part, n)
+    return Layer(init, forward, backward, "repeat", (layer,), rebuild, copies=n, decoding=decoding)
 
 
 def reparam(
@@ -212,6 +218,7 @@ def reparam(
     *,
     initial: Callable[[PyTree], PyTree] = lambda params: params,
     shrink: Callable[[PyTree, PyTree], PyTree] | None = None,
+    hands_on: bool = False,
 ) -> Layer:
     """`layer` with params computed from others: tied weights, adapters, weight normalisation.
 
@@ -223,8 +230,10 @@ def reparam(
       initial: from the params that `layer.init` gives to those that are trained.
       shrink: the hand-written pullback of `expand`, `(params, dexpanded) -> dparams`; without it,
         `jax.vjp(expand)`.
+      hands_on: that `expand` gives the params of a part on as it got them, whatever they are, so
+        that parts of `layer` may be frozen or adapted.
 
-    Params and residuals: a tuple of one.
+    Params: those that are trained. Residuals: a tuple of one.
 
     Example (the second dense layer uses the first one's weights, transposed):
       >>> import jax.numpy as jnp, funprop as fp
@@ -235,38 +244,38 @@ def reparam(
       ... )
       >>> params = autoencoder.init(jax.random.key(0), jnp.zeros((3, 5)))
       >>> y, kept = autoencoder.forward(params, jnp.ones((3, 5)))
-      >>> params[0].shape, autoencoder.backward(params, kept, y)[0][0].shape
+      >>> params.shape, autoencoder.backward(params, kept, y)[0].shape
       ((5, 2), (5, 2))
     """
     (part,) = located((layer,))
 
-    def init(key: Any, x: PyTree) -> tuple[PyTree]:
-        return (initial(part.init(key, x)),)
+    def init(key: Any, x: PyTree) -> PyTree:
+        return initial(part.init(key, x))
 
     def forward(params: Any, x: PyTree, key: Any = None) -> tuple[PyTree, tuple[PyTree]]:
-        _check_count(params, (part,))
-        y, kept = part.forward(expand(params[0]), x, key)
+        y, kept = part.forward(expand(params), x, key)
         return y, (kept,)
 
-    def backward(params: Any, residuals: Any, dy: PyTree) -> tuple[tuple[PyTree], PyTree]:
+    def backward(params: Any, residuals: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
         # The expanded params are made again: residuals hold no copy of weights.
         if shrink is not None:
-            dexpanded, dx = part.backward(expand(params[0]), residuals[0], dy)
-            return (shrink(params[0], dexpanded),), dx
-        expanded, pullback = jax.vjp(expand, params[0])
+            dexpanded, dx = part.backward(expand(params), residuals[0], dy)
+            return shrink(params, dexpanded), dx
+        expanded, pullback = jax.vjp(expand, params)
         dexpanded, dx = part.backward(expanded, residuals[0], dy)
-        return pullback(dexpanded), dx
+        # What is not trained has no cotangent, where the pullback wants one.
+        full = with_trained(jax.tree.map(jnp.zeros_like, expanded), dexpanded)
+        return trained(pullback(full)[0]), dx
 
     def rebuild(child: Layer) -> Layer:
-        return reparam(child, expand, initial=initial, shrink=shrink)
+        return reparam(child, expand, initial=initial, shrink=shrink, hands_on=hands_on)
 
-    return Layer(init, forward, backward, "reparam", (layer,), rebuild, shares=True)
-
-
-def _check_count(params: Any, parts: tuple[Layer, ...]) -> None:
-    if not isinstance(params, tuple) or len(params) != len(parts):
-        got = f"{len(params)}" if isinstance(params, tuple) else type(params).__name__
-        raise ValueError(f"params must be a tuple of {len(parts)}, one a layer, got {got}")
+    return Layer(
+        *(init, forward, backward, "reparam", (layer,), rebuild),
+        shares=True,
+        hands_on=hands_on,
+        decoding=through(part, expand),
+    )
 
 
 def _check_same(layer: Layer, x: PyTree, y: PyTree) -> None:

@@ -11,8 +11,23 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.layer import Layer, Recorded, output_spec, recorded, split_key, with_key
-from funprop.places import check_params, located
+from funprop.arguments import (
+    as_sum,
+    check_grad_fn,
+    check_key,
+    check_layer,
+    check_trainable,
+    described,
+    objective_meant,
+    run,
+)
+from funprop.keys import takes_key, with_key
+from funprop.layer import Layer, Recorded, output_spec, recorded, split_key
+from funprop.located import check_params, located
+from funprop.metrics import COLUMNS, check_names, measured_by, metric_sum
+from funprop.names import params_of
+from funprop.params.frozen import trained, with_trained
+from funprop.params.statistics import new_statistics
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
@@ -47,51 +62,73 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
     Args:
       model: from inputs to outputs.
       loss: from `(outputs, targets)` or `(outputs, targets, weights)` to a `Sum`.
-      **metrics: functions `(outputs, targets, weights=None) -> Sum`, recorded by their names.
+      **metrics: functions `(outputs, targets, weights=None) -> Sum`, recorded by their names; one
+        without the third argument is for batches without weights.
 
     Returns:
       A layer whose input is a batch, `(inputs, targets)` or `(inputs, targets, weights)`. Its
-      params are `(model's params, loss's params)`, the latter `()` for a loss that has none.
+      params are the model's; of a loss that has params of its own, both by name.
+
+    Raises:
+      TypeError: `model` or `loss` is no layer, or a metric no function; or, at forward, `loss`
+        gives no `Sum`.
 
     Example:
       >>> import funprop as fp
       >>> batch = jnp.ones((4, 3)), jnp.zeros(4, int)
       >>> fit_me = objective(fp.dense(2), fp.softmax_cross_entropy(), accuracy=fp.accuracy)
-      >>> params, no_params = fit_me.init(jax.random.key(0), batch)
-      >>> loss, _ = fit_me.forward((params, no_params), batch)
+      >>> params = fit_me.init(jax.random.key(0), batch)
+      >>> loss, _ = fit_me.forward(params, batch)
       >>> float(loss.weight)
       4.0
     """
-    parts = located((model, loss))
+    check_layer("model", model, "serial(dense(4))")
+    check_layer("loss", loss, "mean_squared()")
+    for name, metric in metrics.items():
+        if not callable(metric):
+            raise TypeError(
+                f"{name} must be a function (outputs, targets, weights) -> Sum, got "
+                f"{described(metric)}"
+            )
+    check_names(metrics)
+    children = model, loss
+    parts = located(children)
 
-    def init(key: Any, batch: Any) -> tuple[PyTree, PyTree]:
+    def init(key: Any, batch: Any) -> PyTree:
         _check_batch(batch)
+        batch = trees.canonical(batch)
         model_key, loss_key = jax.random.split(key)
         params = parts[0].init(model_key, batch[0])
         outputs = output_spec(parts[0], params, batch[0])
-        return params, parts[1].init(loss_key, (outputs, *batch[1:]))
+        own = parts[1].init(loss_key, (outputs, *batch[1:]))
+        return params if loss.paramless else params_of(children, (params, own))
 
     def forward(params: Any, batch: Any, key: Any = None) -> tuple[Sum, tuple[Any, Any, Any]]:
         _check_batch(batch)
         inputs, *targets = batch
+        of_model, of_loss = node.split(params)
         model_key, loss_key = split_key(key, 2)
-        outputs, model_kept = parts[0].forward(params[0], inputs, model_key)
-        loss, loss_kept = parts[1].forward(params[1], (outputs, *targets), loss_key)
+        outputs, model_kept = parts[0].forward(of_model, inputs, model_key)
+        loss, loss_kept = parts[1].forward(of_loss, (outputs, *targets), loss_key)
+        loss = as_sum("loss", loss)
         measured = [
-            Recorded(metric(outputs, *targets), metric=name) for name, metric in metrics.items()
+            Recorded(measured_by(name, metric, outputs, *targets), metric=name)
+            for name, metric in metrics.items()
         ]
         return loss, (model_kept, loss_kept, measured)
 
-    def backward(params: Any, residuals: Any, dy: Any) -> tuple[tuple[PyTree, PyTree], Any]:
+    def backward(params: Any, residuals: Any, dy: Any) -> tuple[PyTree, Any]:
         model_kept, loss_kept, _ = residuals
-        dloss, (doutputs, *dtargets) = parts[1].backward(params[1], loss_kept, dy)
-        dmodel, dinputs = parts[0].backward(params[0], model_kept, doutputs)
-        return (dmodel, dloss), (dinputs, *dtargets)
+        of_model, of_loss = node.split(params)
+        dloss, (doutputs, *dtargets) = parts[1].backward(of_loss, loss_kept, dy)
+        dmodel, dinputs = parts[0].backward(of_model, model_kept, doutputs)
+        return node.join(params, (dmodel, dloss)), (dinputs, *dtargets)
 
     def rebuild(model: Layer, loss: Layer) -> Layer:
         return objective(model, loss, **metrics)
 
-    return Layer(init, forward, backward, "objective", (model, loss), rebuild)
+    node = Layer(init, forward, backward, "objective", children, rebuild, flat=loss.paramless)
+    return node
 
 
 def _check_batch(batch: Any) -> None:
@@ -106,49 +143,69 @@ def _check_batch(batch: Any) -> None:
 def backprop(objective: Layer) -> GradFn:
     """The grad_fn of an objective by its own backward pass; JAX differentiates nothing.
 
+    It has the objective as its attribute `objective`, for transforms and steps to ask what it is.
+
     Args:
       objective: any layer from a batch to a `Sum`, as `objective(model, loss)` makes it.
 
     Raises:
+      TypeError: `objective` is no layer; or, when called, at trace time: it gives no `Sum` (it may
+        be a model without a loss), or the key is no random key.
       ValueError: when called, at trace time: params that are not this objective's.
 
     Example:
       >>> import funprop as fp
       >>> batch = jnp.array([[1.0], [2.0]]), jnp.array([[2.0], [4.0]])
       >>> line = objective(fp.dense(1, bias=False), fp.mean_squared())
-      >>> params = (fp.DenseParams(jnp.array([[1.0]]), None), ())
+      >>> params = fp.DenseParams(jnp.array([[1.0]]), None)
       >>> gradient = backprop(line)(params, batch)
-      >>> float(gradient.loss), float(gradient.weight), gradient.grads[0].w.tolist()
+      >>> float(gradient.loss), float(gradient.weight), gradient.grads.w.tolist()
       (5.0, 2.0, [[-10.0]])
     """
+    check_layer("objective", objective, "objective(model, loss)")
 
     def grad_fn(params: PyTree, batch: PyTree, key: Any = None, dloss: Any = None) -> Gradient:
-        check_params(objective, params, batch)
-        (loss, weight), residuals = objective.forward(params, batch, key)
+        check_key(key)
+        with objective_meant(objective, params, batch):
+            check_params(objective, params, batch)
+            (loss, weight), residuals = run(objective, params, batch, key)
         dtotal = jnp.ones_like(loss) if dloss is None else jnp.asarray(dloss, loss.dtype)
         grads, _ = objective.backward(params, residuals, Sum(dtotal, jnp.zeros_like(weight)))
         records = recorded(residuals)
         return Gradient(grads, loss, weight, metrics_of(records), records)
 
+    setattr(grad_fn, "objective", objective)  # noqa: B010  # functions declare no fields
     return grad_fn
 
 
 def metrics_of(records: PyTree) -> dict[str, Sum]:
-    """The records that have a name, by that name."""
-    found = jax.tree.leaves(records, is_leaf=lambda node: isinstance(node, Recorded))
-    return {record.metric: record.value for record in found if record.metric}
+    """The records that have a name, by that name.
+
+    Raises:
+      ValueError: two have the same.
+    """
+    found: dict[str, Sum] = {}
+    for record in jax.tree.leaves(records, is_leaf=lambda node: isinstance(node, Recorded)):
+        if record.metric in found:
+            raise ValueError(f"metric {record.metric!r} is recorded twice: each needs its own name")
+        if record.metric:
+            found[record.metric] = record.value
+    return found
 
 
 def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
     """The grad_fn of anybody's JAX loss, by `jax.value_and_grad`.
 
     Args:
-      loss_fn: `(params, batch)` or `(params, batch, key)` to `(total, weight)` or
-        `(total, weight, metrics)`: sums over the batch's examples, and a `Sum` by name. For a mean
-        over `n` examples return `(mean * n, n)`.
+      loss_fn: `(params, batch)` or `(params, batch, key)` to `(total, weight)`, `(total, weight,
+        metrics)` or `(total, weight, metrics, statistics)`: sums over the batch's examples, a `Sum`
+        by name, and the next of what a `Statistic` among the params holds (batch statistics of a
+        Flax, Equinox or Haiku model), which a step carries. For a mean over `n` examples return
+        `(mean * n, n)`.
 
     Raises:
-      TypeError: when called, at trace time: `loss_fn` gives something else.
+      TypeError: `loss_fn` is no such function; or, when called, at trace time: it gives something
+        else, a leaf of params is not floating, or the key is no random key.
 
     Example:
       >>> def squares(w, batch):
@@ -159,6 +216,12 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
       >>> float(gradient.loss), float(gradient.weight), float(gradient.grads)
       (5.0, 2.0, -10.0)
     """
+    if not callable(loss_fn):
+        raise TypeError(
+            "loss_fn must be a function (params, batch) or (params, batch, key), got "
+            f"{described(loss_fn)}"
+        )
+    draws = takes_key(loss_fn, "loss_fn")
     loss_fn = with_key(loss_fn, "loss_fn")
 
     def scaled(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> tuple[Any, Any]:
@@ -167,52 +230,75 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
 
     def total(params: PyTree, batch: PyTree, key: Any) -> tuple[Float[Array, ""], Any]:
         loss = loss_fn(params, batch, key)
-        if not isinstance(loss, tuple) or len(loss) not in (2, 3):
+        if not isinstance(loss, tuple) or len(loss) not in (2, 3, 4):
             got = trees.spec_string(loss) if hasattr(loss, "dtype") else type(loss).__name__
             raise TypeError(
-                "loss_fn must return (total, weight) or (total, weight, metrics), sums over the "
-                f"batch, got {got}"
+                "loss_fn must return (total, weight), then metrics and statistics if there are "
+                f"any, sums over the batch, got {got}"
             )
-        total, weight, *metrics = loss
+        total, weight, *rest = loss
+        metrics, new = (*rest, *({}, None)[len(rest) :])
         if jnp.shape(total) or jnp.shape(weight):
             raise TypeError(
                 "loss_fn must return a scalar total and weight, got shapes "
                 f"{jnp.shape(total)} and {jnp.shape(weight)}"
             )
+        check_names(metrics or {})
         total = jnp.asarray(total)
-        return total, (jnp.asarray(weight, total.dtype), dict(*metrics))
+        weight = jnp.asarray(weight, total.dtype)
+        metrics = {name: metric_sum(name, found) for name, found in dict(metrics or {}).items()}
+        return total, (weight, metrics, new_statistics(params, new, weight))
 
     def grad_fn(params: PyTree, batch: PyTree, key: Any = None, dloss: Any = None) -> Gradient:
-        differentiate = jax.value_and_grad(scaled, has_aux=True)
-        (_, (loss, weight, metrics)), grads = differentiate(params, batch, key, dloss)
-        return Gradient(grads, loss, weight, metrics)
+        check_key(key)
+        check_trainable(params)
 
+        def of_trained(part: PyTree) -> Any:
+            return scaled(with_trained(params, part), batch, key, dloss)
+
+        differentiate = jax.value_and_grad(of_trained, has_aux=True)
+        (_, (loss, weight, metrics, records)), grads = differentiate(trained(params))
+        return Gradient(grads, loss, weight, metrics, records)
+
+    setattr(grad_fn, "draws", draws)  # noqa: B010  # functions declare no fields
     return grad_fn
 
 
 def measure(grad_fn: GradFn) -> Callable[[PyTree, PyTree], dict[str, Sum]]:
     """The loss and metrics of a grad_fn for params as they are: no key, and no gradient.
 
-    Compiled, the backward pass is dead code and is not run.
+    Compiled, the backward pass is dead code and is not run. Of a transformed grad_fn it is the one
+    within all transforms that is measured: they change how a gradient is made, not what the loss
+    is, and may want a key, or a batch that divides.
 
     Returns:
       `(params, batch) -> {"loss": Sum, name: Sum, ...}`, jitted.
 
+    Raises:
+      TypeError: `grad_fn` is none.
+
     Example:
       >>> import funprop as fp
       >>> line = backprop(objective(fp.dense(1, bias=False), fp.mean_squared()))
-      >>> params = (fp.DenseParams(jnp.array([[1.0]]), None), ())
+      >>> params = fp.DenseParams(jnp.array([[1.0]]), None)
       >>> float(measure(line)(params, (jnp.ones((1, 1)), jnp.zeros((1, 1))))["loss"].mean)
       1.0
     """
+    check_grad_fn(grad_fn)
+    plain: GradFn = getattr(grad_fn, "plain", grad_fn)
 
     @jax.jit
     def measured(params: PyTree, batch: PyTree) -> dict[str, Sum]:
-        return losses(grad_fn(params, batch))
+        return losses(plain(params, batch))
 
     return measured
 
 
 def losses(gradient: Gradient) -> dict[str, Sum]:
-    """The loss and the metrics of a `Gradient`, by name."""
+    """The loss and the metrics of a `Gradient`, by name.
+
+    Raises:
+      ValueError: a metric has the name of something else that `fit` tells.
+    """
+    check_names((n for n in gradient.metrics if not n.startswith("gradient_norm/")), COLUMNS)
     return {"loss": Sum(gradient.loss, gradient.weight), **gradient.metrics}

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
+
+from funprop.decoding import Decoding, one_decoding
+from funprop.keys import takes_key, with_key
+from funprop.names import RESERVED, below, empty, is_kind, label, params_of
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Key, PyTree
@@ -30,17 +33,28 @@ class Layer:
         Residuals are what `backward` needs *beside* params: never a copy of them.
       backward: `(params, residuals, dy) -> (dparams, dx)`. Pure, and linear in `dy`. `dparams` has
         the structure of `params`, `dx` that of `x` with `None` in the place of integer leaves.
-      name: what paths, tables and error messages call it.
+      name: what kind of layer it is, or what `named` calls it.
       children: the layers that a combinator is made of; empty for a leaf of the model.
       rebuild: `(*children) -> Layer`: the same node over other children.
       shares: whether a param may be used by more than one child, or more than once. Only this
         node knows its whole gradient then, as a sum, so no rewrite may change what its children
         return as `dparams`.
+      hands_on: of a node that shares, whether its params are those of its child's first child, from
+        which those of the others are made (a tied table); so parts of that one may be changed.
       copies: of each child, where their params are stacked along a leading axis of that length.
+      decoding: how it runs token by token; `None` where it does not say, and so cannot.
+      named: whether somebody gave it its name.
+      of_node: of a leaf that was a node of several children, whose name is but its kind.
+      paramless: whether it has no params.
+      flat: whether its first child's params and paths are its own, and no other child has params:
+        so of every node of one child.
+      mixes: whether an example's output in training depends on the other examples of the batch.
+      draws: whether `forward` draws from its key in training. Both are true where of any child.
 
     Two laws hold for every combinator, so that a model can be mapped like a tree. *Rebuild:*
     `layer.rebuild(*layer.children)` is the same layer. *Mirror:* child `i`, its params and its
-    residuals stand at place `i` of `children`, `params` and `residuals`.
+    residuals stand at place `i` of `children`, `layer.split(params)` and `residuals`. Params are a
+    tuple of the children's that knows their names (`params_of`), or, of a flat node, the child's.
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -61,13 +75,62 @@ class Layer:
     children: tuple[Layer, ...] = ()
     rebuild: Any = None  # a leaf rebuilds to itself
     shares: bool = False
+    hands_on: bool = False
     copies: int | None = None
+    decoding: Decoding | None = None
+    named: bool = False
+    of_node: bool = False
+    paramless: bool = False
+    flat: bool = False
+    mixes: bool = False
+    draws: bool = False
 
     def __post_init__(self) -> None:
+        for told in ("mixes", "draws"):
+            if any(getattr(child, told) for child in self.children):
+                object.__setattr__(self, told, True)
         if self.rebuild is None:
             if self.children:
                 raise TypeError(f"{self.name}: a layer with children needs rebuild")
             object.__setattr__(self, "rebuild", lambda: self)
+        if self.decoding is not None and self.decoding.forward is None:
+            object.__setattr__(self, "decoding", self.decoding._replace(forward=self.forward))
+        if self.children:
+            none = all(child.paramless for child in self.children)
+            object.__setattr__(self, "paramless", none and not self.shares)
+            object.__setattr__(self, "flat", self.flat or len(self.children) == 1)
+
+    def split(self, params: Any) -> tuple[Any, ...]:
+        """The params of each child, by the mirror law.
+
+        Raises:
+          ValueError: `params` are no tuple of as many as there are children.
+        """
+        if self.hands_on:
+            first, *made = self.children[0].children
+            return (params_of((first, *made), (params, *((),) * len(made))),)
+        if self.flat:
+            return (params, *map(empty, self.children[1:]))
+        n = len(self.children)
+        if not isinstance(params, tuple) or len(params) != n:
+            got = f"{len(params)}" if isinstance(params, tuple) else type(params).__name__
+            raise ValueError(f"params must be a tuple of {n}, one a layer, got {got}")
+        return tuple(params)
+
+    def join(self, params: Any, parts: Any) -> Any:
+        """What stands in the place of each child's params as one tree, in the form of `params`.
+
+        Raises:
+          ValueError: there is something for a child that has no place in params.
+        """
+        if self.hands_on:
+            return parts[0][0]
+        if not self.flat:
+            return getattr(params, "_make", tuple)(parts)
+        for child, part in zip(self.children[1:], parts[1:], strict=True):
+            if jax.tree.leaves(part):
+                raise ValueError(f"{child.name} has no params, so nothing can be in their place")
+        return parts[0]
 
     def __repr__(self) -> str:
         inside = ", ".join(map(repr, self.children))
@@ -97,12 +160,18 @@ class Recorded:
 
 
 def recorded(residuals: PyTree) -> PyTree:
-    """`residuals` with only the `Recorded` left in it, each in its place, and `None` elsewhere."""
+    """`residuals` with only the `Recorded` left in it, each in its place, and `None` elsewhere.
 
-    def is_record(node: Any) -> bool:
-        return isinstance(node, Recorded)
-
-    return jax.tree.map(lambda r: r if is_record(r) else None, residuals, is_leaf=is_record)
+    What holds no record at all is one `None`. So nothing of its structure is left, which may differ
+    from trace to trace: residuals may have functions and shapes in it, and records are added up.
+    """
+    if isinstance(residuals, Recorded):
+        return residuals
+    parts, tree = jax.tree.flatten(residuals, is_leaf=lambda node: node is not residuals)
+    if jax.tree_util.treedef_is_leaf(tree):
+        return None
+    found = [recorded(part) for part in parts]
+    return tree.unflatten(found) if any(part is not None for part in found) else None
 
 
 # --------------------------------------------------------------------------------------- making
@@ -114,6 +183,10 @@ def layer(
     backward: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]],
     init: Callable[..., PyTree] | None = None,
     name: str = "layer",
+    mixes: bool = False,
+    draws: bool | None = None,
+    pointwise: bool = False,
+    decoding: Decoding | None = None,
 ) -> Layer:
     """A layer of your own, from its forward and its hand-written backward.
 
@@ -122,9 +195,14 @@ def layer(
       backward: `(params, residuals, dy) -> (dparams, dx)`.
       init: `(key, x_spec) -> params`; without it the layer has no params, `()`.
       name: what paths and messages call it.
+      mixes, draws: as of `Layer`; it draws, by default, where `forward` takes a key.
+      pointwise: whether, without a key, it treats all places of a sequence alike, those along the
+        second axis; so that `generate` may run it on one token after the other.
+      decoding: how it runs token by token, where it looks back.
 
     Raises:
       TypeError: `forward` or `backward` takes another number of arguments.
+      ValueError: it is `pointwise` and has a `decoding` too.
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -137,65 +215,57 @@ def layer(
       >>> fp.serial(scale, fp.relu())
       serial(scale, relu)
     """
+    draws = takes_key(forward, "forward") if draws is None else draws
+    forward = with_key(forward, "forward")
     return Layer(
         init=init or (lambda key, x: ()),
-        forward=with_key(forward, "forward"),
+        forward=forward,
         backward=backward,
         name=name,
-    )
-
-
-def with_key(function: Callable[..., Any], what: str) -> Callable[..., Any]:
-    """`function(params, x)` lifted to `(params, x, key=None)`; one that takes a key stays.
-
-    It takes a key if it has a third argument that is called `key` or must be given.
-    """
-    arguments = inspect.signature(function).parameters.values()
-    places = [p for p in arguments if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    needed = [p for p in places if p.default is p.empty or p.name == "key"]
-    open_ended = any(p.kind is p.VAR_POSITIONAL for p in arguments)
-    if len(needed) == 3:
-        return lambda params, x, key=None: function(params, x, key)
-    if len(needed) <= 2 and (len(places) >= 2 or open_ended):
-        return lambda params, x, key=None: function(params, x)
-    raise TypeError(
-        f"{what} must take (params, x) or (params, x, key), got {len(places)} arguments"
+        mixes=mixes,
+        draws=draws,
+        decoding=one_decoding(forward, pointwise, decoding),
+        paramless=init is None,
     )
 
 
 def named(name: str, layer: Layer) -> Layer:
-    """The same layer under another name.
+    """The same layer under a name of your own: its params have it in their paths.
+
+    Raises:
+      ValueError: the name is one that has a meaning in paths, `frozen` or `statistic`.
 
     Example:
-      >>> import funprop as fp
-      >>> fp.serial(fp.dense(8), fp.relu(), named("head", fp.dense(2)))
-      serial(dense, relu, head)
+      >>> import jax, jax.numpy as jnp, funprop as fp
+      >>> model = fp.serial(fp.dense(8), fp.relu(), named("head", fp.dense(2)))
+      >>> model.init(jax.random.key(0), jnp.zeros((1, 3))).head.w.shape
+      (8, 2)
     """
+    if name in RESERVED:
+        raise ValueError(f"name must not be one of {', '.join(RESERVED)}, got {name!r}")
     if not layer.children:
-        return dataclasses.replace(layer, name=name, rebuild=None)
+        return dataclasses.replace(layer, name=name, named=True, rebuild=None)
     return dataclasses.replace(
-        layer, name=name, rebuild=lambda *children: named(name, layer.rebuild(*children))
+        layer,
+        name=name,
+        named=True,
+        rebuild=lambda *children, **more: named(name, layer.rebuild(*children, **more)),
     )
 
 
-# -------------------------------------------------------------------------------------- mapping
+def leaf_of(layer: Layer, **functions: Any) -> Layer:
+    """`layer` with other functions and without its children, under the name that its params have.
 
-
-def child_names(layer: Layer) -> tuple[str, ...]:
-    """What paths call each child: its name, with its place where siblings share the name.
-
-    Example:
-      >>> import funprop as fp
-      >>> child_names(fp.serial(fp.dense(8), fp.relu(), fp.dense(2)))
-      ('dense[0]', 'relu', 'dense[2]')
+    What a rewrite makes of a part that it treats as a whole; all that the layer says of itself, it
+    still says.
     """
-    return distinct_names(layer.children)
+    name, of_node = label(layer), is_kind(layer)
+    whole = {"name": name, "of_node": of_node, "children": (), "rebuild": None, "copies": None}
+    none = dict.fromkeys(("shares", "hands_on", "flat"), False)
+    return dataclasses.replace(layer, **(whole | none | functions))
 
 
-def distinct_names(layers: tuple[Layer, ...]) -> tuple[str, ...]:
-    """The names of siblings, each with its place where others have the same."""
-    names = [layer.name for layer in layers]
-    return tuple(f"{name}[{i}]" if names.count(name) > 1 else name for i, name in enumerate(names))
+# -------------------------------------------------------------------------------------- mapping
 
 
 def map_layers(function: Callable[[Layer], Layer], model: Layer) -> Layer:
@@ -215,8 +285,8 @@ def map_layers(function: Callable[[Layer], Layer], model: Layer) -> Layer:
 def map_nodes(function: Callable[[str, Layer], Layer], model: Layer, path: str = "") -> Layer:
     """Apply `function(path, layer)` to every node, children before the node above them."""
     children = [
-        map_nodes(function, child, f"{path}/{name}" if path else name)
-        for child, name in zip(model.children, child_names(model), strict=True)
+        map_nodes(function, child, place)
+        for child, place in zip(model.children, below(path, model), strict=True)
     ]
     return function(path, model.rebuild(*children) if children else model)
 

@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
-from funprop.trees import Sum, is_float, weighted_sum, widen
+from funprop.trees import Sum, is_float, spec_string, weighted_sum, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Num
+
+# What `fit` tells beside the metrics, and what transforms of a gradient and wrappers of a step add.
+COLUMNS = ("loss", "epoch", "seconds", "examples_per_second")
+ADDED = ("skipped", "loss_scale", "clipped", "noise_scale")
 
 
 def accuracy(
@@ -60,3 +66,32 @@ def absolute_error(
     """
     outputs = widen(outputs)
     return weighted_sum(jnp.abs(outputs - targets.astype(outputs.dtype)), weights)
+
+
+def check_names(names: Iterable[str], reserved: tuple[str, ...] = COLUMNS + ADDED) -> None:
+    """Raise a `ValueError` where a metric has a name under which something else is told."""
+    for name in names:
+        if name in reserved or name.startswith(("held_out/", "gradient_norm/")):
+            told = ", ".join(reserved)
+            raise ValueError(f"metric {name!r} needs another name: {told} are reserved")
+
+
+def measured_by(name: str, metric: Callable[..., Sum], outputs: Any, *targets: Any) -> Sum:
+    """What a metric finds; weights come as its third argument, if there are any."""
+    if len(targets) == 2:
+        takes = inspect.signature(metric).parameters.values()
+        places = [p for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        if len(places) < 3 and not any(p.kind is p.VAR_POSITIONAL for p in takes):
+            raise TypeError(
+                f"metric {name!r} must take (outputs, targets, weights) of a batch that has "
+                f"weights, got one that takes {len(places)} arguments"
+            )
+    return metric_sum(name, metric(outputs, *targets))
+
+
+def metric_sum(name: str, found: Any) -> Sum:
+    """What the metric of that name found, as a `Sum`; raises a `TypeError` where it is none."""
+    if isinstance(found, tuple) and len(found) == 2:
+        return Sum(*found)
+    got = spec_string(found) if hasattr(found, "dtype") else type(found).__name__
+    raise TypeError(f"metric {name!r} must be a Sum(total, weight), got {got}")

@@ -66,7 +66,7 @@ def tied() -> fp.Layer:
     return fp.reparam(
         fp.serial(fp.dense(3, bias=False), fp.tanh(), fp.dense(5, bias=False)),
         expand=lambda w: (fp.DenseParams(w, None), (), fp.DenseParams(w.T, None)),
-        initial=lambda params: params[0].w,
+        initial=lambda params: params.dense_0.w,
     )
 
 
@@ -74,7 +74,7 @@ def tied_by_hand() -> fp.Layer:
     return fp.reparam(
         fp.serial(fp.dense(3, bias=False), fp.tanh(), fp.dense(5, bias=False)),
         expand=lambda w: (fp.DenseParams(w, None), (), fp.DenseParams(w.T, None)),
-        initial=lambda params: params[0].w,
+        initial=lambda params: params.dense_0.w,
         shrink=lambda w, d: d[0].w + d[2].w.T,
     )
 

@@ -134,15 +134,10 @@ def test_state_is_cut_as_params_are_and_donated():
     sharded = fp.shard(step, mesh, fp.fsdp_rules(mesh, least=1))
     params = params_of(objective)
     state = sharded.init(params, jax.random.key(1))
-    whole = params[0][1][0][0][0][1][0].w.shape
-    assert whole == (2, 16, 48)
-
-    def of_qkv(params):
-        return params[0][1][0][0][0][1][0].w
-
+    assert params.blocks.attention.qkv.w.shape == (2, 16, 48)
     adam = state.inner.inner.opt_state[0]
     for tree in (state.params, state.sums, adam.mu, adam.nu):
-        assert parts(of_qkv(tree)) == {(2, 16, 6)}
+        assert parts(tree.blocks.attention.qkv.w) == {(2, 16, 6)}
     assert parts(state.inner.count) == {()}
     old, before = state, [leaf.sharding for leaf in jax.tree.leaves(state)]
     state, metrics = sharded.update(state, batch(0))
@@ -150,7 +145,7 @@ def test_state_is_cut_as_params_are_and_donated():
     for leaf, was in zip(jax.tree.leaves(state), before, strict=True):
         assert leaf.sharding.is_equivalent_to(was, leaf.ndim)
     assert metrics["loss"].total.is_fully_replicated
-    assert np.isfinite(of_qkv(params)).all()  # what init was given is as it was
+    assert np.isfinite(params.blocks.attention.qkv.w).all()  # what init was given is as it was
     sharded.check(state)
     compiled = lowered(sharded, state, batch(1)).compile()
     for leaf in jax.tree.leaves(compiled.input_shardings[0][1]):
@@ -205,8 +200,8 @@ def test_scan_goes_inside_and_outside():
             assert leaf.spec == P(None, "data")
         old = state
         state, metrics = both.update(state, data)
-        assert old.params[0].w.is_deleted()
-        assert parts(state.params[0].w) == {(8, 2)}
+        assert old.params.w.is_deleted()
+        assert parts(state.params.w) == {(8, 2)}
         chex.assert_trees_all_close(jax.device_get(metrics), jax.device_get(expected), rtol=1e-6)
 
 
@@ -267,7 +262,7 @@ def test_fit_trains_a_sharded_step():
         for each in (step, sharded)
     ]
     chex.assert_trees_all_close(*(jax.device_get(r.state.params) for r in results), rtol=1e-5)
-    assert parts(results[1].state.params[0].w) == {(8, 2)}
+    assert parts(results[1].state.params.w) == {(8, 2)}
 
 
 def test_params_are_made_where_they_lie():
@@ -276,9 +271,9 @@ def test_params_are_made_where_they_lie():
     init, key = objective.init, jax.random.key(0)
     placed = fp.shardings(jax.eval_shape(init, key, batch(0)), mesh, rules)
     params = jax.jit(init, out_shardings=placed)(key, batch(0))
-    assert parts(params[0][0][0]) == {(VOCABULARY, 2)}
+    assert parts(params.embedding.table) == {(VOCABULARY, 2)}
     sharded = fp.shard(fp.step(fp.backprop(objective), optax.sgd(0.1)), mesh, rules)
-    assert parts(sharded.init(params, None).params[0][0][0]) == {(VOCABULARY, 2)}
+    assert parts(sharded.init(params, None).params.embedding.table) == {(VOCABULARY, 2)}
 
 
 def test_a_batch_that_does_not_divide():

@@ -47,20 +47,26 @@ def llama():
     return transformers.LlamaForCausalLM(config), model, False, of_llama
 
 
-def of_gpt2(named):
-    """Weights by their names, or gradients, as the params of `fp.gpt` with a tied head."""
+def of_gpt2(like, named):
+    """Weights by their names, or gradients, as params of `fp.gpt` with a tied head, as `like`."""
     block = stacked(named, "transformer.h")
-    attend = dense(block, "attn.c_attn"), (), dense(block, "attn.c_proj")
-    network = dense(block, "mlp.c_fc"), (), dense(block, "mlp.c_proj")
-    model = (
-        (named["transformer.wte.weight"], named["transformer.wpe.weight"]),
-        ((((norm(block, "ln_1"), attend),), ((norm(block, "ln_2"), network),)),),
-        norm(named, "transformer.ln_f"),
+    attention = like.blocks.attention._replace(
+        norm=norm(block, "ln_1"),
+        qkv=dense(block, "attn.c_attn"),
+        output=dense(block, "attn.c_proj"),
     )
-    return (model,)
+    network = like.blocks.network._replace(
+        norm=norm(block, "ln_2"), hidden=dense(block, "mlp.c_fc"), output=dense(block, "mlp.c_proj")
+    )
+    return like._replace(
+        embedding=fp.EmbeddingParams(named["transformer.wte.weight"]),
+        positions=fp.EmbeddingParams(named["transformer.wpe.weight"]),
+        blocks=like.blocks._replace(attention=attention, network=network),
+        norm=norm(named, "transformer.ln_f"),
+    )
 
 
-def of_llama(named):
+def of_llama(like, named):
     """The same for `fp.llama` and its head; dense layers that read one input are one of ours."""
     block = stacked(named, "model.layers")
 
@@ -69,15 +75,23 @@ def of_llama(named):
         return fp.DenseParams(w.swapaxes(1, 2), None)
 
     q, k, v = (f"self_attn.{name}_proj" for name in "qkv")
-    attend = turned(q, k, v), (), turned("self_attn.o_proj")
-    network = turned("mlp.gate_proj", "mlp.up_proj"), ((),), turned("mlp.down_proj")
-    before, between = norm(block, "input_layernorm"), norm(block, "post_attention_layernorm")
-    model = (
-        (named["model.embed_tokens.weight"],),
-        ((((before, attend),), ((between, network),)),),
-        norm(named, "model.norm"),
+    blocks = like.llama.blocks
+    attention = blocks.attention._replace(
+        norm=norm(block, "input_layernorm"),
+        qkv=turned(q, k, v),
+        output=turned("self_attn.o_proj"),
     )
-    return model, fp.LinearParams(named["lm_head.weight"], None)
+    network = blocks.network._replace(
+        norm=norm(block, "post_attention_layernorm"),
+        hidden=turned("mlp.gate_proj", "mlp.up_proj"),
+        output=turned("mlp.down_proj"),
+    )
+    model = like.llama._replace(
+        embedding=fp.EmbeddingParams(named["model.embed_tokens.weight"]),
+        blocks=blocks._replace(attention=attention, network=network),
+        norm=norm(named, "model.norm"),
+    )
+    return like._replace(llama=model, head=fp.LinearParams(named["lm_head.weight"], None))
 
 
 def stacked(named, prefix):
@@ -117,13 +131,15 @@ def test_logits_loss_and_every_gradient_are_those_of_transformers(make, x64, nev
         logits.flatten(0, 1), torch.tensor(labels).flatten(), reduction="sum"
     )
     loss.backward()
+    whole = fp.language_model(model, VOCABULARY, tied=tied, chunk=4)
+    batch = jnp.asarray(inputs), jnp.asarray(labels)
+    like = jax.eval_shape(whole.init, jax.random.key(0), batch)
     weights = {name: weight.detach().numpy() for name, weight in theirs.named_parameters()}
     grads = {name: weight.grad.numpy() for name, weight in theirs.named_parameters()}
-    want = logits.detach().numpy(), loss.item(), of(grads)
+    want = logits.detach().numpy(), loss.item(), of(like, grads)
 
-    params = jax.tree.map(jnp.asarray, of(weights))
-    head = fp.unembedding(params[0]) if tied else params[1]
-    y = model.forward(params[0], jnp.asarray(inputs))[0] @ head.w.T
-    whole = fp.language_model(model, VOCABULARY, tied=tied, chunk=4)
-    got = fp.backprop(whole)(params, (jnp.asarray(inputs), jnp.asarray(labels)))
+    params = jax.tree.map(jnp.asarray, of(like, weights))
+    own, head = (params, fp.unembedding(params)) if tied else params
+    y = model.forward(own, batch[0])[0] @ head.w.T
+    got = fp.backprop(whole)(params, batch)
     chex.assert_trees_all_close((y, got.loss, got.grads), want, rtol=1e-11, atol=1e-12)

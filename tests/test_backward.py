@@ -348,7 +348,7 @@ def test_a_small_error_in_one_leaf_accuses_that_leaf_alone(which, dtype, x64):
     x = jax.random.normal(jax.random.key(0), (16, 4), dtype)
     report = fp.verify(model, model.init(jax.random.key(1), x), x)
     assert [finding.path for finding in report.findings] == [
-        f"repeat[{i}]/residual/serial/wrong/{which}" for i in range(2)
+        f"repeat[{i}]/wrong/{which}" for i in range(2)
     ]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import funprop as fp
 from funprop.train import job
-from funprop.train.data import check_data, split
+from funprop.train.data import arrays, check_data, split
 from funprop.train.runs import load_params, save_params
 from funprop.train.tasks import task
 
@@ -48,14 +48,13 @@ def test_shapes_that_do_not_chain_say_where():
     params = good.init(KEY, X)
     raises(
         ValueError,
-        "dense[0]: x must have a last axis of 3 to go with w of shape (3, 4), got x of shape "
-        "(8, 7)",
+        "dense_0: x must have a last axis of 3 to go with w of shape (3, 4), got x of shape (8, 7)",
         lambda: jax.jit(good.forward)(params, jnp.ones((8, 7))),
     )
     raises(
         ValueError,
-        "repeat: serial must give the shape and dtype it takes, float32[8,3], got float32[8,4]",
-        lambda: fp.serial(fp.repeat(fp.serial(fp.dense(4)), 2)).init(KEY, X),
+        "dense: serial must give the shape and dtype it takes, float32[8,3], got float32[8,4]",
+        lambda: fp.serial(fp.repeat(fp.serial(fp.dense(4)), 2), fp.relu()).init(KEY, X),
     )
 
 
@@ -64,7 +63,8 @@ def test_an_own_layer_is_located_too():
         raise ValueError("no good")
 
     own = fp.layer(forward=broken, backward=lambda *_: ((), ()), name="own")
-    raises(ValueError, "residual/own: no good", lambda: fp.serial(fp.residual(own)).init(KEY, X))
+    inside = fp.residual(fp.serial(fp.relu(), own))
+    raises(ValueError, "residual/own: no good", lambda: fp.serial(inside, fp.relu()).init(KEY, X))
 
 
 def test_errors_of_jax_itself_pass_unchanged():
@@ -73,7 +73,7 @@ def test_errors_of_jax_itself_pass_unchanged():
 
     own = fp.serial(fp.layer(forward=branch, backward=lambda *_: ((), ())))
     with pytest.raises(jax.errors.TracerBoolConversionError):
-        jax.jit(own.forward)(((),), X)
+        jax.jit(own.forward)((), X)
 
 
 def test_params_of_another_model():
@@ -81,14 +81,13 @@ def test_params_of_another_model():
     params = other.init(KEY, (X, Y))
     raises(
         ValueError,
-        "params do not belong to this model: at dense/w expected float32[3,2], got nothing",
+        "params do not belong to this model: at w expected float32[3,2], got nothing",
         lambda: jax.jit(fp.backprop(mine))(params, (X, Y)),
     )
     narrow = objective(fp.serial(fp.dense(4), fp.relu(), fp.dense(5))).init(KEY, (X, Y))
     raises(
         ValueError,
-        "params do not belong to this model: at serial/dense[2]/w expected float32[4,2], got "
-        "float32[4,5]",
+        "params do not belong to this model: at dense_1/w expected float32[4,2], got float32[4,5]",
         lambda: fp.backprop(other)(narrow, (X, Y)),
     )
     raises(
@@ -109,7 +108,7 @@ def test_stored_params_of_another_model(tmp_path):
     raises(
         ValueError,
         f"params in {file} are of another model: the file has no dense/w",
-        lambda: load_params(file, fp.serial(fp.dense(2)), X),
+        lambda: load_params(file, fp.serial(fp.dense(2), fp.relu()), X),
     )
     with pytest.raises(ValueError, match=r"at w expected float32\[3,4\], got float32\[3,2\]"):
         load_params(file, fp.dense(4), X)
@@ -130,7 +129,7 @@ def test_labels_outside_the_classes(label):
         f"softmax_cross_entropy: {sentence}",
         lambda: fp.fit(train, state, (X, labels), epochs=1, batch_size=4, progress=None),
     )
-    assert jnp.isfinite(state.params[0].w).all()  # what was given is still there
+    assert jnp.isfinite(state.params.w).all()  # what was given is still there
 
 
 def test_a_label_of_weight_zero_may_be_anything():
@@ -202,7 +201,7 @@ def test_data_that_cannot_be_trained_on():
     )
     raises(
         TypeError,
-        "data must be (inputs, targets) or (inputs, targets, weights)",
+        "data must be (inputs, targets) or (inputs, targets, weights), got list",
         lambda: check_data([X, Y]),
     )
     raises(
@@ -216,7 +215,8 @@ def test_data_that_cannot_be_trained_on():
         ({"batch_size": 0}, "batch_size must be from 1 to 8, the number of examples, got 0"),
         ({"batch_size": 9}, "batch_size must be from 1 to 8, the number of examples, got 9"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"last": "keep"}, "last must be 'pad' or 'drop', got 'keep'"),
+        ({"last": "keep"}, "last must be 'short', 'pad' or 'drop', got 'keep'"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"held_out": (X, Y)}, "held_out and measure must be given together, got one of them"),
         (
             {"stop": [fp.at_least("f1", 1.0)]},
@@ -229,6 +229,149 @@ def test_fit_refuses(change, sentence):
     state = train.init(objective().init(KEY, (X, Y)), None)
     options = {"epochs": 1, "batch_size": 4, "progress": None} | change
     raises(ValueError, sentence, lambda: fp.fit(train, state, (X, Y), **options))
+
+
+class Frame:
+    """What a DataFrame shows of itself to NumPy."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+
+def test_what_numpy_takes_for_numbers_is_data(recwarn):
+    """And the numbers are the same."""
+    x, y = np.asarray(X), np.asarray(Y)
+    for data in (
+        (x.tolist(), y.tolist()),
+        (x.astype(">f8"), y.astype(">i8")),
+        (Frame(x.astype(np.float64)), y.astype(np.uint64)),
+        (np.ma.masked_array(x), y),
+    ):
+        found = arrays(data)
+        assert [leaf.dtype for leaf in found] in (
+            [np.float32, np.int32],
+            [np.float32, np.uint32],
+        )
+        np.testing.assert_array_equal(found[0], x)
+        np.testing.assert_array_equal(found[1], y)
+    wide = x.astype(np.float64), y.astype(np.int64)
+    params = objective().init(KEY, wide)
+    train = fp.step(fp.backprop(objective()), optax.sgd(0.1))
+    fp.fit(train, train.init(params, None), wide, epochs=1, batch_size=4, progress=None)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kind", "sentence"),
+    [
+        (np.array(list("abcdefgh")), TypeError, "inputs must hold numbers, got dtype <U1"),
+        (np.full(8, None), TypeError, "inputs must hold numbers, got dtype object"),
+        (
+            np.ma.masked_array(np.arange(8), np.arange(8) == 2),
+            ValueError,
+            "inputs must not be masked: give weights of zero instead",
+        ),
+        (
+            np.arange(8) + 2**32,
+            ValueError,
+            "inputs must fit in int32, got 4294967296: set jax_enable_x64, or use less",
+        ),
+        (
+            np.full(8, 1e300),
+            ValueError,
+            "inputs must fit in float32, got 1e+300: set jax_enable_x64, or use less",
+        ),
+        (3, TypeError, "inputs must be an array with an axis of examples, got int"),
+    ],
+)
+def test_data_that_is_no_numbers(inputs, kind, sentence):
+    raises(kind, f"data: {sentence}", lambda: check_data((inputs, Y)))
+
+
+def test_weights_that_make_no_sense():
+    raises(
+        ValueError,
+        "data: weights must be at least 0, got -1.0",
+        lambda: check_data((X, Y, -jnp.ones(8))),
+    )
+    raises(
+        ValueError, "data: weights must not all be zero", lambda: check_data((X, Y, jnp.zeros(8)))
+    )
+
+
+def test_fit_is_given_something_else():
+    grad_fn, params = fp.backprop(objective()), objective().init(KEY, (X, Y))
+    train = fp.step(grad_fn, optax.sgd(0.1))
+    state, used = train.init(params, None), train.init(params, None)
+    train.update(used, (X, Y))
+    averaging = fp.ema(train, 0.9)
+    measured = {"held_out": (X, Y)}
+
+    def refused(sentence, step=train, state=state, kind=TypeError, **change):
+        options = {"epochs": 1, "batch_size": 4, "progress": None} | change
+        raises(kind, sentence, lambda: fp.fit(step, state, (X, Y), **options))
+
+    refused("step must be a Step, as fp.step makes it, got function", step=grad_fn)
+    refused(
+        "step must not be a scan: fit runs many updates in a device call itself",
+        step=fp.scan(train),
+        kind=ValueError,
+    )
+    without = "state must be what step.init(params, key) gives, got something without params: tuple"
+    refused(without, state=(1, 2))
+    refused(
+        "state must be what step.init(params, key) gives, a TrainState, got the Averaged of "
+        "another step or optimizer",
+        state=averaging.init(params, None),
+    )
+    refused(
+        "state must be alive, got one that an update has used up: it gives a new one back",
+        state=used,
+        kind=ValueError,
+    )
+    refused("batch_size must be an integer, got 5.0", batch_size=5.0)
+    refused("epochs must be an integer, got True", epochs=True)
+    refused("seed must be an integer, got PRNGKeyArray", seed=KEY)
+    refused("stop must be a list of rules, got function", stop=fp.at_least("loss", 1))
+    refused("progress must be a function that makes a display, got True", progress=True)
+    refused("mesh must be a jax.sharding.Mesh, got int", mesh=8)
+    refused(
+        "measure must be a function, as fp.measure makes it, got Step", measure=train, **measured
+    )
+    refused(
+        "measure must give {name: Sum}, as fp.measure(grad_fn) does, got Gradient",
+        measure=jax.jit(grad_fn),
+        **measured,
+    )
+    raises(TypeError, "grad_fn must be a function, got Step", lambda: fp.measure(train))
+
+
+@pytest.mark.parametrize("name", ["loss", "epoch", "seconds", "held_out/loss", "skipped"])
+def test_metrics_take_no_place_of_others(name):
+    loss = fp.softmax_cross_entropy()
+    sentence = f"metric '{name}' needs another name"
+    with pytest.raises(ValueError, match=sentence):
+        fp.objective(fp.dense(2), loss, **{name: fp.accuracy})
+    theirs = fp.from_loss(lambda w, batch: (w.sum(), 1, {name: fp.Sum(w.sum(), 1)}))
+    with pytest.raises(ValueError, match=sentence):
+        theirs(X, (X, Y))
+
+
+def test_metrics_that_are_no_sums():
+    whole = fp.objective(fp.dense(2), fp.softmax_cross_entropy(), f1=lambda outputs, targets: 0.5)
+    raises(
+        TypeError,
+        "metric 'f1' must be a Sum(total, weight), got float",
+        lambda: fp.backprop(whole)(whole.init(KEY, (X, Y)), (X, Y)),
+    )
+    raises(
+        TypeError,
+        "objective must give a Sum, as objective(model, loss) does, got float32[8,2]",
+        lambda: fp.backprop(fp.dense(2))(fp.dense(2).init(KEY, X), X),
+    )
 
 
 @pytest.mark.parametrize(
@@ -267,8 +410,8 @@ def test_the_job_refuses_an_unknown_set_and_a_folder_that_is_there(tmp_path):
 def test_from_loss_wants_sums():
     raises(
         TypeError,
-        "loss_fn must return (total, weight) or (total, weight, metrics), sums over the batch, got "
-        "float32[]",
+        "loss_fn must return (total, weight), then metrics and statistics if there are any, sums "
+        "over the batch, got float32[]",
         lambda: fp.from_loss(lambda w, x: w * x.sum())(1.0, X),
     )
     raises(

@@ -98,7 +98,7 @@ def test_params_are_updated_in_their_own_dtype():
         fp.step(fp.backprop(objective), optax.sgd(1e-5)),
     ):
         state, _ = train.update(train.init(params, None), batch)
-        moved = jnp.abs(state.params[0].w - params[0].w).max()
+        moved = jnp.abs(state.params.w - params.w).max()
         assert 0 < moved < 1e-3
 
 

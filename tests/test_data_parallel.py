@@ -18,7 +18,7 @@ import optax
 import pytest
 
 import funprop as fp
-from funprop.transforms.in_pairs import hidden_zero, sum_of_all, sums_of_own
+from funprop.transforms.pairwise_sum import hidden_zero, sum_of_all, sums_of_own
 
 KEY = jax.random.key(0)
 N = 16
@@ -154,6 +154,27 @@ def on_8_each_device_draws_its_own_noise():
     x, w = jnp.ones(8), jnp.array(1.0)
     draws = [float(jax.random.normal(jax.random.fold_in(KEY, i))) for i in range(8)]
     assert abs(float(fp.data_parallel(rows, mesh(8))(w, x, KEY).grads) - sum(draws)) < 1e-5
+
+
+def on_8_an_epoch_is_that_of_one_device():
+    """Its last batch of 3, of 16, is filled up; held-out data is of any number of rows."""
+    params, batch = problem(35)
+    for made, over in ((HAND, None), (fp.data_parallel(HAND, mesh(8)), mesh(8))):
+        step = fp.step(made, optax.sgd(0.1))
+        result = fp.fit(
+            step,
+            step.init(params, None),
+            batch,
+            epochs=2,
+            batch_size=16,
+            held_out=batch,
+            measure=fp.measure(made),
+            mesh=over,
+            progress=None,
+        )
+        rows = [{k: v for k, v in row.items() if "second" not in k} for row in result.history]
+        want = rows if over is None else want
+    chex.assert_trees_all_close(rows, want, rtol=1e-5)
 
 
 def on_8_refused():

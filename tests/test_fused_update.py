@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
-from funprop.updating import Updating
+from funprop.params.updating import Updating
 from tests.cases import tied
 from tests.test_bad_input import raises
 
@@ -99,20 +99,14 @@ def test_what_looks_at_a_whole_leaf_sees_one_layer(name, x64):
     layer = fp.residual(fp.serial(fp.dense(5), fp.tanh()))
     stacked, single = objective(fp.repeat(layer, 3)), objective(layer, layer, layer)
     params = stacked.init(KEY, data())
-    ((copies,), head), loss = params
-    unstacked = (
-        (
-            *(jax.tree.map(lambda leaf, i=i: leaf[i], copies) for i in range(3)),
-            head,
-        ),
-        loss,
-    )
+    each = (jax.tree.map(lambda leaf, i=i: leaf[i], params.repeat) for i in range(3))
+    unstacked = jax.eval_shape(single.init, KEY, data())._make([*each, params.dense])
     with jax.numpy_dtype_promotion("standard"):
         got, _ = trained(fp.fused_step(stacked, optimizer), params, data())
         want, _ = trained(fp.step(fp.backprop(single), optimizer), unstacked, data())
-    *each, head = want.params[0]
-    again = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *each),), head
-    chex.assert_trees_all_close(got.params[0], again, rtol=1e-9, atol=1e-12)
+    *each, head = want.params
+    again = params._make([jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), head])
+    chex.assert_trees_all_close(got.params, again, rtol=1e-9, atol=1e-12)
 
 
 @settings(max_examples=3, deadline=None)

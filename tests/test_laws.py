@@ -14,7 +14,8 @@ import optax
 import pytest
 
 import funprop as fp
-from funprop.layer import child_names, map_nodes
+from funprop.layer import leaf_of, map_nodes
+from funprop.names import child_names, empty
 from tests.cases import ALL, COMPOSITE, build, quickly
 
 ROOT = Path(__file__).parent.parent
@@ -41,7 +42,8 @@ def test_rebuild_law(case):
 def test_mirror_law(case):
     """Child i, its params and its residuals stand at place i; so do its dparams.
 
-    Each child is replaced by one that marks what it makes; the marks must be found in place.
+    Params are found by `split`, and put together again by `join`. Each child is replaced by one
+    that marks what it makes; the marks must be found in place.
     """
     layer = case.layer
     n = len(layer.children)
@@ -58,25 +60,33 @@ def test_mirror_law(case):
             dp, dx = child.backward(p, kept[f"kept by {i}"], dy)
             return {f"dparams of {i}": dp}, dx
 
-        return fp.Layer(child.init, forward, backward, child.name)
+        return leaf_of(child, forward=forward, backward=backward)
 
+    parts = layer.split(params)
+    assert len(parts) == n
+    assert jax.tree.structure(layer.join(params, parts)) == jax.tree.structure(params)
     rebuilt = layer.rebuild(*(marked(i, child) for i, child in enumerate(layer.children)))
     y, residuals = jax.eval_shape(rebuilt.forward, params, x, key)
-    assert len(params) == n
-    remat = case.id in (
-        "remat",
-        "remat-keep",
-    )  # keeps nothing of its children: None in their places
+    # Those that run forward again keep nothing of their children: None in their places.
+    remat = case.id in ("remat", "remat-keep", "gated")
     for i in range(n):
         inside = residuals[i]
         assert inside is None if remat else set(inside) == {f"kept by {i}"}
         if not layer.shares:
-            assert jax.tree.structure(seen[i]) == jax.tree.structure(params[i])
+            assert jax.tree.structure(seen[i]) == jax.tree.structure(parts[i])
     if layer.shares:
+        (own,) = parts
+        assert (own[0] if layer.hands_on else own) is params
         return  # its dparams pass through the pullback of expand, which is tested elsewhere
     dparams, _ = jax.eval_shape(rebuilt.backward, params, residuals, y)
+    marks = layer.split(dparams)
     for i in range(n):
-        assert set(dparams[i]) == {f"dparams of {i}"}
+        if i and layer.flat:  # without params, so without a place for them
+            assert marks[i] == empty(layer.children[i]) and not jax.tree.leaves(seen[i])
+        else:
+            assert set(marks[i]) == {f"dparams of {i}"}
+    want = layer.join(params, [{f"dparams of {i}": part} for i, part in enumerate(parts)])
+    assert type(dparams) is type(want)
 
 
 def test_map_layers_reaches_every_leaf_and_keeps_the_rest():
@@ -87,13 +97,12 @@ def test_map_layers_reaches_every_leaf_and_keeps_the_rest():
 
 def test_paths_name_every_node():
     model = fp.serial(fp.dense(2), fp.relu(), fp.dense(2), fp.named("head", fp.dense(1)))
-    assert child_names(model) == ("dense[0]", "relu", "dense[2]", "head")
+    assert child_names(model) == ("dense_0", "relu", "dense_1", "head")
     paths = []
     map_nodes(lambda path, node: (paths.append(path), node)[1], fp.residual(model))
     assert paths == [
-        *("serial/dense[0]", "serial/relu", "serial/dense[2]", "serial/head"),
-        "serial",
-        "",
+        *("dense_0", "relu", "dense_1", "head"),
+        *("", ""),  # a node of one child has its child's path
     ]
 
 
@@ -117,9 +126,9 @@ def test_repeat_is_its_copies_one_after_the_other():
     params = deep.init(jax.random.key(0), x)
     y = x
     for i in range(3):
-        y = block.forward(jax.tree.map(lambda leaf, i=i: leaf[i], params[0]), y)[0]
+        y = block.forward(jax.tree.map(lambda leaf, i=i: leaf[i], params), y)[0]
     chex.assert_trees_all_close(deep.forward(params, x)[0], y, rtol=1e-6)
-    assert not (params[0][0].w[0] == params[0][0].w[1]).all()
+    assert not (params.dense.w[0] == params.dense.w[1]).all()
 
 
 @pytest.mark.parametrize("rewrite", [lambda layer: layer, fp.remat], ids=["plain", "remat"])
@@ -212,29 +221,34 @@ def test_manual_and_autodiff_agree_through_a_step(x64):
         chex.assert_trees_all_close(states[0], other, rtol=1e-10)
 
 
+# From the ground floor up: a room may import the ground floor and, above it, what it says.
+GROUND = {"trees", "keys", "names", "decoding", "layer", "located", "properties"}
 IMPORTS = {
     "trees": set(),
-    "table": set(),
-    "layer": {"trees"},
-    "functions": {"trees", "layer"},
-    "per_example": {"trees"},
-    "layers": {"trees", "layer", "functions", "per_example"},
-    "updating": set(),
-    "combinators": {"trees", "layer", "updating"},
-    "visits": {"trees", "layer"},
-    "rewrites": {
-        *("trees", "layer", "functions", "updating", "per_example", "layers", "combinators")
-    },
-    "verify": {"trees", "table", "layer", "functions", "visits"},
-    "summary": {"trees", "table", "layer", "visits"},
-    "losses": {"trees", "layer", "per_example"},
+    "keys": set(),
+    "names": {"layer"},  # for the type alone
+    "decoding": {"trees"},
+    "layer": {"trees", "keys", "names", "decoding"},
+    "located": GROUND,
+    "properties": {"layer"},
+    "params": GROUND,
+    "arguments": GROUND | {"params"},
+    "quantities": GROUND | {"params"},
+    "functions": GROUND | {"params"},
+    "combinators": GROUND | {"params"},
+    "layers": GROUND | {"params", "quantities", "functions"},
+    "losses": GROUND | {"quantities"},
     "metrics": {"trees"},
-    "gradients": {"trees", "layer"},
-    "transforms": {"trees", "layer", "layers", "per_example", "rewrites", "gradients"},
-    "steps": {"trees", "layer", "rewrites", "gradients", "transforms"},
-    "models": {"trees", "layer", "layers", "combinators", "losses", "gradients"},
-    "sharding": {"trees", "table", "layer", "gradients", "rewrites", "transforms", "steps"},
-    "fused_step": {"trees", "layer", "rewrites", "gradients", "steps"},
+    "gradients": GROUND | {"params", "arguments", "metrics"},
+    "rewrites": GROUND
+    | {"params", "arguments", "quantities", "functions", "layers", "combinators"},
+    "models": GROUND | {"params", "layers", "combinators", "losses", "gradients"},
+    "transforms": GROUND | {"params", "arguments", "quantities", "rewrites", "gradients"},
+    "steps": GROUND | {"params", "arguments", "rewrites", "gradients", "transforms"},
+    "inspect": GROUND | {"params"},
+    "sharding": GROUND
+    | {"params", "arguments", "inspect", "gradients", "rewrites", "transforms", "steps"},
+    "verify": GROUND | {"params", "functions", "inspect"},
 }
 EXTRAS = {"report.py": {"rich"}}  # imported where used: a table in a terminal
 CORE_MAY_IMPORT = {"jax", "optax", "chex", "numpy", "funprop", "__future__", "jaxtyping"}
@@ -274,8 +288,8 @@ def test_importing_funprop_imports_no_extra():
 
 
 def test_every_public_name_has_a_docstring_with_an_example():
-    data = {"Frozen", "Gradient", "Step", "TrainState", "FusedState", "Tapped", "Fit"}
-    data |= {"Averaged", "Guarded", "LowRank", "Scaled", "ShardingTable"}
+    data = {"Frozen", "Gradient", "Step", "TrainState", "FusedState", "Tapped", "Fit", "Statistic"}
+    data |= {"Averaged", "Guarded", "LowRank", "Scaled", "ParamTable", "ShardingTable"}
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)

@@ -56,7 +56,8 @@ class MLP(nn.Module):
 @FEW
 def test_mlp(features, n):
     def variables(params):
-        return {f"{i}": affine(p) for i, p in enumerate(params[::2])}
+        dense = params[::2] if len(features) > 1 else (params,)  # one child adds no level
+        return {f"{i}": affine(p) for i, p in enumerate(dense)}
 
     with jax.enable_x64(True):
         model = fp.mlp(*features, activation=fp.tanh)
@@ -101,18 +102,18 @@ def test_cnn_is_the_pre_activated_residual_network(x64):
         )
 
     def copy(params):  # the only one under its scan
-        return branch(jax.tree.map(lambda leaf: leaf[0], params[0][0]))
+        return branch(jax.tree.map(lambda leaf: leaf[0], params))
 
     def variables(params):
-        stem, (a,), b, ((short, c), _), d, norm, _, _, head = params
+        wider = params.stage_1.first.parallel
         return {
-            "stem": affine(stem),
-            "a": branch(a),
-            "b": copy(b),
-            "c": branch(c) | {"short": affine(short)},
-            "d": copy(d),
-            "norm": {"scale": norm.scale, "bias": norm.bias},
-            "head": affine(head),
+            "stem": affine(params.stem),
+            "a": branch(params.stage_0.first),
+            "b": copy(params.stage_0.rest),
+            "c": branch(wider.branch) | {"short": affine(wider.short)},
+            "d": copy(params.stage_1.rest),
+            "norm": {"scale": params.norm.scale, "bias": params.norm.bias},
+            "head": affine(params.head),
         }
 
     model = fp.cnn(3, widths=(2, 4), blocks=2, norm=lambda: fp.group_norm(2))
@@ -211,7 +212,7 @@ X = jnp.ones((2, 6, 6, 1))
             lambda: fp.autoencoder((8, 6, 1)),
         ),
         (
-            "residual/branch/group_norm[0]: channels must divide into 4 groups, got 6 channels",
+            "stage/norm_0: channels must divide into 4 groups, got 6 channels",
             lambda: fp.cnn(3, widths=(6,), norm=lambda: fp.group_norm(4)).init(KEY, X),
         ),
         (

@@ -188,7 +188,7 @@ def test_a_length_out_of_range(layer, length):
         (
             ValueError,
             "x must be (x, lengths), got one array",
-            lambda: fp.with_lengths(fp.relu()).forward(((),), X),
+            lambda: fp.with_lengths(fp.relu()).forward((), X),
         ),
         (
             ValueError,

@@ -16,7 +16,7 @@ import pytest
 
 import funprop as fp
 from funprop.train import job, processes
-from funprop.train.placement import spread
+from funprop.train.arrays import spread
 from funprop.train.tasks import task
 from tests.test_data_parallel import digest
 

@@ -63,14 +63,13 @@ def test_batch_norm_is_the_same_as_flax(key, x64):
     params, x, _ = build(Case("", layer, normal(2, 4, 5, 3)), jnp.float64)
     dy = jax.random.normal(KEY, x.shape, jnp.float64)
     module = nn.BatchNorm(key is None, epsilon=1e-3, use_fast_variance=False)
-    scale, bias, mean, variance = params
+    scale, bias, mean, variance, _ = params
     if key is None:
         variables = {
             "params": {"scale": scale, "bias": bias},
             "batch_stats": {"mean": mean, "var": variance},
         }
         want, (d, want_dx) = flax_gradient(module, variables, x, dy)
-        dstats = d["batch_stats"]["mean"], d["batch_stats"]["var"]
     else:
 
         def apply(trained, x):
@@ -80,11 +79,11 @@ def test_batch_norm_is_the_same_as_flax(key, x64):
         with jax.numpy_dtype_promotion("standard"):
             want, pullback = jax.vjp(apply, {"scale": scale, "bias": bias}, x)
             trained, want_dx = pullback(dy)
-        d, dstats = {"params": trained}, (jnp.zeros(3), jnp.zeros(3))
+        d = {"params": trained}
     y, (dparams, dx) = gradient(layer, params, x, key, dy)
     chex.assert_trees_all_close((y, dx), (want, want_dx), rtol=1e-9, atol=1e-12)
-    wanted = d["params"]["scale"], d["params"]["bias"], *dstats
-    chex.assert_trees_all_close(tuple(dparams), wanted, rtol=1e-9, atol=1e-12)
+    wanted = fp.BatchNormParams(d["params"]["scale"], d["params"]["bias"], None, None, None)
+    chex.assert_trees_all_close(dparams, wanted, rtol=1e-9, atol=1e-12)
 
 
 # ---------------------------------------------------------------------------------- calibrate
@@ -174,8 +173,9 @@ def test_what_training_records_surfaces_beside_the_gradient():
     found = [s for s in jax.tree.leaves(gradient.recorded, is_leaf=is_sums) if is_sums(s)]
     assert [s.total.shape for s in found] == [(3, 4)]
     assert found[0].count.tolist() == [8, 8, 8]
-    statistics = gradient.grads[0][0][1]
-    assert not statistics.mean.any() and not statistics.variance.any()
+    norm = gradient.grads.batch_norm
+    assert norm.scale.shape == norm.bias.shape == (3, 4)
+    assert norm[2:] == (None, None, None)  # no gradient trains statistics
 
 
 def test_statistics_of_bfloat16_are_float32():
@@ -223,7 +223,7 @@ def test_one_group_of_rows_is_layer_norm(leading, scale, bias):
 
 def tied_norms():
     pair = fp.serial(fp.batch_norm(), fp.batch_norm())
-    return fp.reparam(pair, expand=lambda p: (p, p), initial=lambda params: params[0])
+    return fp.reparam(pair, expand=lambda p: (p, p), initial=lambda params: params.batch_norm_0)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def tied_norms():
         ),
         (
             TypeError,
-            "params must be BatchNormParams(scale, bias, mean, variance), got NormParams",
+            "params must be BatchNormParams(scale, bias, mean, variance, updates), got NormParams",
             lambda: fp.batch_norm().forward(fp.layer_norm().init(KEY, X), X),
         ),
         (

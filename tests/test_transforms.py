@@ -37,7 +37,7 @@ def example(n=10, dtype=jnp.float64):
 def plain_loss(params, batch):
     """The same objective as anybody writes it."""
     x, labels, weights = batch
-    (first, _, second), _ = params
+    first, _, second = params
     logits = jnp.tanh(x @ first.w + first.b) @ second.w + second.b
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)[:, 0]
     return -(chosen * weights).sum(), weights.sum()
@@ -59,11 +59,11 @@ def test_microbatches_draw_noise_of_their_own():
     model = fp.objective(fp.dropout(0.5), fp.mean_squared())
     batch = jnp.ones((8, 50)), jnp.zeros((8, 50))
     two = fp.microbatch(fp.backprop(model), 2)
-    first, again, other = (two(((), ()), batch, jax.random.key(k)) for k in (1, 1, 2))
+    first, again, other = (two((), batch, jax.random.key(k)) for k in (1, 1, 2))
     assert float(first.loss) == float(again.loss) != float(other.loss)
     halves = jax.tree.map(lambda leaf: leaf[:4], batch)
     keys = jax.random.split(jax.random.key(1))
-    losses = [float(fp.backprop(model)(((), ()), halves, key).loss) for key in keys]
+    losses = [float(fp.backprop(model)((), halves, key).loss) for key in keys]
     assert losses[0] != losses[1]
     np.testing.assert_allclose(sum(losses), first.loss, rtol=1e-6)
 
@@ -75,19 +75,53 @@ def test_microbatches_of_bfloat16_are_summed_in_float32():
     assert float(got.grads) == 516  # where bfloat16 would stand still at 256
 
 
-def test_batch_statistics_add_up():
-    model = fp.objective(fp.serial(fp.batch_norm(), fp.dense(3)), fp.softmax_cross_entropy())
-    x = 3 + jax.random.normal(KEY, (9, 5))
-    batch = x, jnp.zeros(9, int)
-    params = model.init(KEY, batch)
-    got = fp.microbatch(fp.backprop(model), 2)(params, batch, KEY).recorded
-    sums = next(s for s in jax.tree.leaves(got, is_leaf=_is_sums) if _is_sums(s))
-    mean, variance = sums.moments()
-    np.testing.assert_allclose((mean, variance), (x.mean(0), x.var(0)), rtol=1e-5)
+def by_a_function():
+    """A layer whose residuals are a function, as `jax.vjp` gives it: another one in every trace."""
+    return fp.layer(
+        init=lambda key, x: jnp.ones(x.shape[-1:], x.dtype),
+        forward=lambda w, x: jax.vjp(lambda w, x: jnp.sin(w[None] * x), w, x),
+        backward=lambda w, pullback, dy: pullback(dy),
+    )
 
 
-def _is_sums(node):
-    return isinstance(node, fp.BatchSums)
+RETRACED = {
+    "autodiff": lambda: fp.autodiff(fp.dense(5)),
+    "autodiff of all": lambda: fp.autodiff(fp.serial(fp.dense(5), fp.tanh())),
+    "from_function": lambda: fp.from_function(
+        fp.dense(5).init, lambda p, x: jnp.tanh(x @ p.w + p.b[None])
+    ),
+    "vjp": by_a_function,
+    "tapped": lambda: fp.tap(fp.autodiff(fp.dense(5)), forward=jnp.sum),
+}
+OVER_PARTS = {
+    "microbatch": lambda g: fp.microbatch(g, 2),
+    "microbatch, uneven": lambda g: fp.microbatch(g, 3),
+    "gradient_statistics": lambda g: fp.gradient_statistics(g, 2),
+    "ordered": lambda g: fp.ordered(g, 2),
+}
+
+
+@pytest.mark.parametrize("layer", RETRACED)
+def test_parts_add_up_where_residuals_differ_from_trace_to_trace(layer, x64):
+    objective = fp.objective(RETRACED[layer](), fp.mean_squared(), error=fp.absolute_error)
+    batch = jax.random.normal(KEY, (4, 5)), jnp.ones((4, 5))
+    params, grad_fn = objective.init(KEY, batch), fp.backprop(objective)
+    want = quickly(grad_fn)(params, batch)
+    assert len(jax.tree.leaves(want.recorded)) == 2 + (layer == "tapped")
+    for transform in OVER_PARTS.values():  # what differs would do so at trace time
+        shapes = jax.eval_shape(transform(grad_fn), params, batch)
+        chex.assert_trees_all_equal_shapes(shapes._replace(metrics={}), want._replace(metrics={}))
+    got = quickly(fp.microbatch(grad_fn, 3))(params, batch)
+    chex.assert_trees_all_close(got, want, rtol=1e-10)
+
+
+def test_without_jit_every_part_is_a_trace_of_its_own():
+    objective = fp.objective(fp.repeat(fp.autodiff(fp.dense(2)), 2), fp.mean_squared())
+    batch = jnp.ones((2, 2)), jnp.ones((2, 2))
+    params, grad_fn = objective.init(KEY, batch), fp.backprop(objective)
+    with jax.disable_jit():
+        got = fp.ordered(grad_fn, 2)(params, batch)
+    chex.assert_trees_all_close(got, grad_fn(params, batch), rtol=1e-5)
 
 
 @pytest.mark.parametrize("grad_fn", [BACKPROP, fp.from_loss(plain_loss)], ids=["hand", "plain"])
@@ -111,7 +145,7 @@ def test_what_is_kept_stays_in_its_dtype():
         seen.append(jax.tree.map(lambda p: str(p.dtype), params))
         return fp.Gradient(params, jnp.zeros(()), jnp.ones(()), {})
 
-    kept = fp.mixed_precision(grad_fn, keep=lambda path: path.startswith("norm"))
+    kept = fp.mixed_precision(grad_fn, keep="norm")
     kept({"norm": jnp.ones(2), "w": jnp.ones(2)}, jnp.ones(2))
     assert seen == [{"norm": "float32", "w": "bfloat16"}]
 
@@ -133,8 +167,8 @@ def test_gradient_statistics_are_those_of_their_formula(dloss, x64):
     np.testing.assert_allclose(
         got.metrics["noise_scale"], (noise, big - noise / want.weight), rtol=1e-9
     )
-    w = want.grads[0][2].w / want.weight
-    np.testing.assert_allclose(got.metrics["gradient_norm/0/2/w"].mean, np.linalg.norm(w))
+    w = want.grads.dense_1.w / want.weight
+    np.testing.assert_allclose(got.metrics["gradient_norm/dense_1/w"].mean, np.linalg.norm(w))
 
 
 def _size(grads):

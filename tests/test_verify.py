@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from jax.experimental import pallas as pl
 
 import funprop as fp
-from funprop.verify import examine, instruments
+from funprop.verify.judging import examine
+from funprop.verify.truth import instruments
 
 
 def normal(*shape, seed=0, dtype=jnp.float32):
@@ -537,9 +538,7 @@ def test_the_deepest_wrong_part_is_blamed():
     model = fp.serial(fp.dense(4), fp.repeat(inner, 2), fp.dense(1))
     x = normal(3, 5)
     report = fp.verify(model, model.init(jax.random.key(0), x), x)
-    assert {f.path for f in report.findings} == {
-        f"repeat[{i}]/serial/residual/serial/square/dx" for i in (0, 1)
-    }
+    assert {f.path for f in report.findings} == {f"repeat[{i}]/residual/square/dx" for i in (0, 1)}
     assert {f.story for f in report.findings} == {"factor"}
 
 
@@ -548,23 +547,21 @@ def test_a_wrong_combinator_is_blamed_when_its_parts_are_right():
         """Two calls of one layer, whose gradients are overwritten, not added."""
 
         def forward(params, x, key=None):
-            h, first = layer.forward(params[0], x, key)
-            y, second = layer.forward(params[0], h, key)
+            h, first = layer.forward(params, x, key)
+            y, second = layer.forward(params, h, key)
             return y, (first, second)
 
         def backward(params, residuals, dy):
-            _, dh = layer.backward(params[0], residuals[1], dy)
-            dparams, dx = layer.backward(params[0], residuals[0], dh)
-            return (dparams,), dx
+            _, dh = layer.backward(params, residuals[1], dy)
+            return layer.backward(params, residuals[0], dh)
 
-        return fp.Layer(
-            lambda key, x: (layer.init(key, x),), forward, backward, "twice", (layer,), twice
-        )
+        return fp.Layer(layer.init, forward, backward, "twice", (layer,), twice)
 
-    model = fp.serial(twice(fp.serial(fp.dense(4), fp.tanh())), fp.dense(2))
+    part = fp.named("part", fp.serial(fp.dense(4), fp.tanh()))
+    model = fp.serial(twice(part), fp.dense(2))
     x = normal(3, 4)
     report = fp.verify(model, model.init(jax.random.key(0), x), x)
-    assert {f.path for f in report.findings} == {"twice: serial/dense/w", "twice: serial/dense/b"}
+    assert {f.path for f in report.findings} == {"part (twice): dense/w", "part (twice): dense/b"}
     assert {f.story for f in report.findings} == {"overwritten"}
 
 

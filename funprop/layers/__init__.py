@@ -16,7 +16,7 @@ from funprop.layers.batch_norm import BatchNormParams, BatchSums, batch_norm, ca
 from funprop.layers.convolution import ConvParams, conv, conv_transpose
 from funprop.layers.dense import DenseParams, dense
 from funprop.layers.dropout import dropout
-from funprop.layers.embedding import embedding, learned_positions
+from funprop.layers.embedding import EmbeddingParams, embedding, learned_positions
 from funprop.layers.gated import gated
 from funprop.layers.gru import GRUParams, gru
 from funprop.layers.lstm import LSTMParams, lstm
@@ -38,6 +38,7 @@ __all__ = [
     "BatchSums",
     "ConvParams",
     "DenseParams",
+    "EmbeddingParams",
     "GRUParams",
     "LSTMParams",
     "NormParams",

@@ -40,6 +40,7 @@ def _elementwise(
         forward=checked,
         backward=lambda params, kept, dy: ((), backward(kept, dy)),
         name=name,
+        pointwise=True,
     )
 
 

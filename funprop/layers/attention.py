@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
+from funprop.decoding import Decoding, one_array, place, refused
 from funprop.layer import Layer, layer
 from funprop.layers import blockwise, fused
 from funprop.layers.heads import Heads
-from funprop.trees import Static, require_float
+from funprop.trees import Static, require_float, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
-
-
-@dataclasses.dataclass(frozen=True, eq=False, repr=False)
-class Attention(Layer):
-    """A layer that says which queries see which keys, for those who run it token by token."""
-
-    how: Any = None
 
 
 def attention(
@@ -46,7 +39,8 @@ def attention(
 
     Both passes go over blocks of queries, each with the keys that it may see. Kept is the input
     alone: `p` is computed again, and memory is `block * time` numbers in the place of `time^2`. A
-    CPU takes heads one after the other too, as many at once as its caches hold scores of.
+    CPU takes heads one after the other too, as many at once as its caches hold scores of. Token by
+    token (causal), the cache is the keys and values of all places before.
 
     Args:
       heads: of the queries.
@@ -133,8 +127,33 @@ def attention(
             )
         return (), (dx, None) if masked.value else dx
 
-    plain = layer(forward=forward, backward=backward, name="attention")
-    return Attention(plain.init, plain.forward, backward, plain.name, how=how)
+    def prefill(params: tuple[()], x: Any, length: int) -> tuple[Any, Any]:
+        y, _ = forward(params, one_array(x))
+        _, *past = how.split(x)  # [b, g, t, f] each
+        room = ((0, 0), (0, 0), (0, length - x.shape[1]), (0, 0))
+        return y, (*(jnp.pad(part, room) for part in past), place(x.shape[1]))
+
+    def advance(params: tuple[()], cache: Any, x: Any) -> tuple[Any, Any]:
+        *past, now = cache
+        q, *new = how.split(x, now)
+        k, v = (
+            jax.lax.dynamic_update_slice_in_dim(part, one, now, 2)
+            for part, one in zip(past, new, strict=True)
+        )
+        z = jnp.einsum("bgrif,bgjf->bgrij", q, k, preferred_element_type=widen(q).dtype)
+        seen = how.visible(now, jnp.arange(k.shape[2], dtype=now.dtype))
+        p = jax.nn.softmax(jnp.where(seen, z, -jnp.inf), -1).astype(v.dtype)
+        y = jnp.einsum("bgrij,bgjf->bgrif", p, v, preferred_element_type=widen(v).dtype)
+        return y.astype(x.dtype).reshape(len(x), 1, -1), (k, v, now + 1)
+
+    return layer(
+        forward=forward,
+        backward=backward,
+        name="attention",
+        decoding=Decoding(prefill, advance)
+        if causal
+        else refused("attention must be causal to run token by token, got causal=False"),
+    )
 
 
 def _by_cudnn(method: str | None, how: Heads, x: Any, mask: Any) -> bool:

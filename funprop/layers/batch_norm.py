@@ -1,8 +1,10 @@
-"""Batch normalisation: inference needs numbers that no gradient trains. They are params, training
-reports what they are made of as `Recorded` sums, and `calibrate` sets them."""
+"""Batch normalisation: inference needs numbers that no gradient trains. They are params whose role
+is statistic; training reports what they are made of as `Recorded` sums, which a step folds in, and
+`calibrate` sets them exactly."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterable
@@ -22,6 +24,7 @@ from funprop.layers.normalisation import (
     check_leaves,
     scale_of,
 )
+from funprop.params.statistics import holders, replaced
 from funprop.trees import lifted, widen
 
 if TYPE_CHECKING:
@@ -39,15 +42,28 @@ class BatchNormParams(NamedTuple):
       bias: `[c]`, starts at zero.
       mean: `[c]`, what is subtracted without a key; starts at zero. In float32 at least.
       variance: `[c]`, what is divided by the root of; starts at one. In float32 at least.
+      updates: a scalar, how many batches are in the two; starts at zero. In float32 at least.
     """
 
     scale: Any
     bias: Any
     mean: Any
     variance: Any
+    updates: Any
+
+    roles = {
+        **{"scale": "scale", "bias": "bias"},
+        **{"mean": "statistic", "variance": "statistic", "updates": "statistic"},
+    }
 
 
-class BatchSums(NamedTuple):
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["count", "point", "total", "squares"],
+    meta_fields=["momentum"],
+)
+@dataclasses.dataclass(frozen=True)
+class BatchSums:
     """What `batch_norm` records in training: sums over rows, which add up over parts of the data.
 
     They are about a point, the `mean` among the params: where that is near the true mean, the
@@ -58,6 +74,7 @@ class BatchSums(NamedTuple):
       point: `[c]`, `count` times the point.
       total: `[c]`, the sum of `x - point`.
       squares: `[c]`, the sum of `(x - point)^2`.
+      momentum: how much of the running statistics a batch leaves.
 
     Example:
       >>> one = BatchSums(*map(jnp.array, (2.0, [4.0], [0.0], [2.0])))  # of 1 and 3, about 2
@@ -70,34 +87,54 @@ class BatchSums(NamedTuple):
     point: Any
     total: Any
     squares: Any
+    momentum: float = 0.9
 
     def moments(self) -> tuple[Any, Any]:
         """Mean and variance of all the rows; the variance is the mean square, not unbiased."""
-        point, total, square = (part / self.count[..., None] for part in self[1:])
+        sums = self.point, self.total, self.squares
+        point, total, square = (part / self.count[..., None] for part in sums)
         return point + total, jnp.maximum(square - total**2, 0)  # a constant channel, rounded
 
+    def folded(self, params: BatchNormParams) -> BatchNormParams:
+        """The params with running statistics: the plain mean over the first batches, then one in
+        which a batch has the share `1 - momentum`. So they never lean on where they started."""
+        share = jnp.maximum(1 - self.momentum, 1 / (params.updates + 1))
+        share = jnp.where(self.count > 0, share, 0).astype(params.updates.dtype)
 
-def batch_norm(eps: float = 1e-5) -> Layer:
+        def towards(old: Any, new: Any) -> Any:
+            step = share[..., None].astype(old.dtype) * (new.astype(old.dtype) - old)
+            return jnp.where(self.count[..., None] > 0, old + step, old)
+
+        mean, variance = self.moments()
+        return params._replace(
+            mean=towards(params.mean, mean),
+            variance=towards(params.variance, variance),
+            updates=params.updates + (self.count > 0).astype(params.updates.dtype),
+        )
+
+
+def batch_norm(eps: float = 1e-5, *, momentum: float = 0.9) -> Layer:
     """`y = (x - mean) / sqrt(variance + eps) * scale + bias`, one mean and variance a channel.
 
     With a key (training) they are the batch's own, over all axes but the last; the batch's
-    `BatchSums` are `Recorded`, and the cotangents of the params `mean` and `variance` are zero.
-    Without a key they are the params `mean` and `variance`, which `calibrate` sets. The variance is
-    the mean square deviation, not the unbiased one. A row of padding counts like any other.
+    `BatchSums` are `Recorded`. Without a key they are the params `mean` and `variance`: statistics,
+    which no gradient trains. `step` folds the batch's in, a share of `1 - momentum` each;
+    `calibrate` sets those of all the data. The variance is the mean square deviation, not the
+    unbiased one. A row of padding counts like any other.
 
     Backward, with `w = x - mean`, `r = 1 / sqrt(variance + eps)` and sums over the `n` rows:
     `dscale = r sum(dy w)`, `dbias = sum(dy)`; with a key
-    `dx = r scale (dy - sum(dy) / n - w r^2 sum(dy w) / n)`; without, `dx = r scale dy`,
-    `dmean = -r scale sum(dy)` and `dvariance = -r^3 scale sum(dy w) / 2`. Keeps `x`, and in
-    training `mean`, what rounding left of it, and `r` of the batch.
+    `dx = r scale (dy - sum(dy) / n - w r^2 sum(dy w) / n)`; without, `dx = r scale dy`. In the
+    place of the statistics' cotangents is `None`. Keeps `x`, and in training `mean`,
+    what rounding left of it, and `r` of the batch.
 
     Shapes: `x [*batch, c]`, at least one batch axis; `y` alike. `scale` and `bias` are made in the
     dtype of `x`, `mean` and `variance` in float32 at least.
     Source: Ioffe and Szegedy, arXiv:1502.03167.
 
     Raises:
-      ValueError: `eps` is not positive; or, at init or forward, `x` has no batch axis, another
-        last axis than the params want, or, with a key, no rows.
+      ValueError: `eps` is not positive, or `momentum` not from 0 to 1; or, at init or forward, `x`
+        has no batch axis, another last axis than the params want, or, with a key, no rows.
       TypeError: `x` is not of floating dtype, or the params are not `BatchNormParams`.
 
     Example:
@@ -110,11 +147,14 @@ def batch_norm(eps: float = 1e-5) -> Layer:
       [[1.0], [5.0]]
     """
     check_eps(eps)
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must be from 0 to 1, got {momentum}")
 
     def init(key: Key[Array, ""] | None, x: Any) -> BatchNormParams:
         _check_input(x)
         one = jnp.ones(x.shape[-1:], x.dtype)
-        return BatchNormParams(one, jnp.zeros_like(one), widen(jnp.zeros_like(one)), widen(one))
+        zero = jnp.zeros_like(one)
+        return BatchNormParams(one, zero, widen(zero), widen(one), widen(jnp.zeros((), x.dtype)))
 
     def forward(
         params: BatchNormParams, x: X, key: Key[Array, ""] | None
@@ -128,7 +168,7 @@ def batch_norm(eps: float = 1e-5) -> Layer:
             raise ValueError(f"x must have rows in training, got shape {tuple(x.shape)}")
         rows = tuple(range(x.ndim - 1))
         found = moments(x, lambda x: x.mean(rows, keepdims=True), eps)
-        sums = _sums_about(params.mean.astype(wide.dtype), wide)
+        sums = _sums_about(params.mean.astype(wide.dtype), wide, momentum)
         y = affine(params, found.normalised(x), x)
         return y, (x, *(statistic.ravel() for statistic in found), Recorded(sums))
 
@@ -150,24 +190,29 @@ def batch_norm(eps: float = 1e-5) -> Layer:
             n = x.size // x.shape[-1]
             b = r * r * a * sum_dyw / n
             dx = lifted(a, x) * dy - lifted(b, x) * w + lifted(b * rest - a * sum_dy / n, x)
-            dmean = dvariance = jnp.zeros_like(mean)
         else:
             dx = lifted(a, x) * dy
-            dmean, dvariance = -a * sum_dy, -0.5 * r * r * a * sum_dyw
-        dparams = BatchNormParams(r * sum_dyw, sum_dy, dmean, dvariance)
-        cast = jax.tree.map(lambda d, p: d.astype(p.dtype), dparams, params)
-        return cast, dx.astype(x.dtype)
+        dscale, dbias = (r * sum_dyw).astype(params.scale.dtype), sum_dy.astype(params.bias.dtype)
+        return BatchNormParams(dscale, dbias, None, None, None), dx.astype(x.dtype)
 
-    return layer(init=init, forward=forward, backward=backward, name="batch_norm")
+    return layer(
+        init=init,
+        forward=forward,
+        backward=backward,
+        name="batch_norm",
+        mixes=True,
+        draws=False,
+        pointwise=True,
+    )
 
 
-def _sums_about(point: Channels, x: X) -> BatchSums:
+def _sums_about(point: Channels, x: X, momentum: float) -> BatchSums:
     """From `x` itself: the rounding of its mean would show in a small variance. One more pass over
     `x`, which is compiled only where it is used."""
     rows = tuple(range(x.ndim - 1))
     n = jnp.asarray(x.size // x.shape[-1], x.dtype)
     w = x - lifted(point, x)
-    return BatchSums(n, n * point, w.sum(rows), (w * w).sum(rows))
+    return BatchSums(n, n * point, w.sum(rows), (w * w).sum(rows), momentum)
 
 
 def _fixed(params: BatchNormParams, wide: X, eps: float) -> tuple[Channels, Channels]:
@@ -188,10 +233,10 @@ def _check(params: Any, x: Any) -> None:
     _check_input(x)
     if not isinstance(params, BatchNormParams):
         raise TypeError(
-            "params must be BatchNormParams(scale, bias, mean, variance), got "
+            "params must be BatchNormParams(scale, bias, mean, variance, updates), got "
             f"{type(params).__name__}"
         )
-    check_leaves(params, x)
+    check_leaves(params._replace(updates=None), x)
 
 
 # ------------------------------------------------------------------------------------ calibration
@@ -254,29 +299,20 @@ def _sums(model: Layer, params: PyTree, x: PyTree, i: Any) -> list[BatchSums]:
 def _with_moments(params: PyTree, sums: list[BatchSums]) -> PyTree:
     """`params` with the moments of `sums` in the `batch_norm` that each belongs to.
 
-    By the mirror law params and residuals of a model stand in the same order, whatever combinators
-    are between; what `repeat` stacks has its leading axis in both.
+    What is frozen is not calibrated.
     """
-
-    def is_norm(node: Any) -> bool:
-        return isinstance(node, BatchNormParams)
-
-    norms = [node for node in jax.tree.leaves(params, is_leaf=is_norm) if is_norm(node)]
     if not sums:
         raise ValueError("model must have a batch_norm to calibrate, got none")
-    if [norm.mean.shape for norm in norms] != [s.total.shape for s in sums]:
+    if len(list(holders(params))) != len(sums):
         raise ValueError(
-            f"params must have one BatchNormParams for each batch_norm, got {len(norms)} for "
-            f"{len(sums)}"
+            f"params must have one BatchNormParams for each batch_norm, got "
+            f"{len(list(holders(params)))} for {len(sums)}"
         )
-    moments = (s.moments() for s in sums)
 
-    def new(node: Any) -> Any:
-        if not is_norm(node):
-            return node
-        mean, variance = next(moments)
+    def new(node: BatchNormParams, record: BatchSums) -> BatchNormParams:
+        mean, variance = record.moments()
         return node._replace(
             mean=mean.astype(node.mean.dtype), variance=variance.astype(node.variance.dtype)
         )
 
-    return jax.tree.map(new, params, is_leaf=is_norm)
+    return replaced(params, [Recorded(s) for s in sums], new)

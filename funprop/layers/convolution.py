@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
+from funprop.decoding import Decoding, refused
 from funprop.layer import Layer, layer
 from funprop.layers.convolve import Slide, convolve, pull_w, pull_x
 from funprop.layers.windows import (
@@ -42,6 +43,8 @@ class ConvParams(NamedTuple):
     w: Any
     b: Any
 
+    roles = {"w": "weight", "b": "bias"}
+
 
 def conv(
     features: int,
@@ -59,6 +62,9 @@ def conv(
 
     Keeps `x`. `dx` is the convolution of `dy`, spread out by the stride, with the flipped kernel;
     `dw` that of `x` with `dy`. (A kernel of ones at stride one is `dense`, which is faster.)
+
+    It runs token by token where it is causal: over one space axis, time, at stride 1, with all of
+    its padding before, as in `conv(8, (3,), padding=[(2, 0)])`. The cache is what the window saw.
 
     Index legend: `i` inputs and `o` outputs (`features`) of all groups together.
 
@@ -127,7 +133,29 @@ def conv(
         dx = pull_x(params.w, dy, how, sizes).astype(x.dtype)
         return ConvParams(dw, _pull_b(params.b, dy)), dx
 
-    return layer(init=init, forward=forward, backward=backward, name="conv")
+    def prefill(params: ConvParams, x: X, length: int) -> tuple[Y, X]:
+        y = forward(params, x)[0]
+        (past,) = (k - 1 for k in extent(kernel, dilations))
+        padded = jnp.pad(x, ((0, 0), (past, 0), (0, 0)))
+        return y, padded[:, padded.shape[1] - past :]
+
+    def advance(params: ConvParams, cache: X, x: X) -> tuple[Y, X]:
+        seen = jnp.concatenate([cache, x], 1)
+        y = convolve(seen, params.w, Slide(strides, ((0, 0),), dilations, groups))
+        return (y if params.b is None else y + params.b), seen[:, 1:]
+
+    return layer(
+        init=init,
+        forward=forward,
+        backward=backward,
+        name="conv",
+        decoding=Decoding(prefill, advance)
+        if _is_causal(extent(kernel, dilations), strides, pad)
+        else refused(
+            "a convolution must be causal to run token by token: one space axis, stride 1 and "
+            f"padding=[({extent(kernel, dilations)[0] - 1}, 0)], got padding={padding!r}"
+        ),
+    )
 
 
 def conv_transpose(
@@ -235,6 +263,14 @@ def _transposed_pairs(padding: str, window: Numbers, stride: Numbers) -> Pairs:
             before = k - 1 if s > k - 1 else -(-(k + s - 2) // 2)
             pairs.append((before, k + s - 2 - before))
     return tuple(pairs)
+
+
+def _is_causal(window: Numbers, strides: Numbers, pad: str | Pairs) -> bool:
+    """Whether each place of the output sees its own place of the input and none behind."""
+    pairs = ((0, 0),) if pad == "valid" else pad
+    if pairs == "same":
+        pairs = tuple((0, k - 1) for k in window)  # if only one, it stands behind
+    return len(window) == 1 and strides == (1,) and pairs == ((window[0] - 1, 0),)
 
 
 def _init(

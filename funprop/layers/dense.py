@@ -10,7 +10,7 @@ from jax.nn import initializers
 
 from funprop import trees
 from funprop.layer import Layer, layer
-from funprop.per_example import closed, outer_squares, sum_squares
+from funprop.quantities.closed_form import closed, outer_squares, sum_squares
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,8 @@ class DenseParams(NamedTuple):
 
     w: Any
     b: Any
+
+    roles = {"w": "weight", "b": "bias"}
 
 
 def dense(
@@ -97,7 +99,9 @@ def dense(
             found = found + sum_squares(trees.widen(dy).sum(tuple(range(1, dy.ndim - 1))))
         return found, backward(params, x, dy)[1]
 
-    return layer(init=init, forward=forward, backward=closed(backward, squares), name="dense")
+    return layer(
+        init=init, forward=forward, backward=closed(backward, squares), name="dense", pointwise=True
+    )
 
 
 def _check_input(x: Any) -> None:

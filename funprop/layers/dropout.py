@@ -49,4 +49,4 @@ def dropout(rate: float) -> Layer:
     ) -> tuple[tuple[()], Float[Array, "*shape"]]:
         return (), masked(dy, key)  # linear in x, so its own transpose
 
-    return layer(forward=forward, backward=backward, name="dropout")
+    return layer(forward=forward, backward=backward, name="dropout", draws=rate > 0, pointwise=True)

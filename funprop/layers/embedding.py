@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.nn import initializers
 
+from funprop.decoding import Decoding, place
 from funprop.layer import Layer, layer
-from funprop.per_example import closed, sum_squares
+from funprop.quantities.closed_form import closed, sum_squares
 from funprop.trees import Static, lifted, require_float, spec_string, widen
 
 if TYPE_CHECKING:
@@ -19,6 +21,18 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
 
 SMALL = initializers.normal(0.02)  # as GPT-2's; a pure function
+
+
+class EmbeddingParams(NamedTuple):
+    """The params of `embedding` and `learned_positions`.
+
+    Attributes:
+      table: a row for each number, or for each place, `[rows, features]`.
+    """
+
+    table: Any
+
+    roles = {"table": "table"}
 
 
 def embedding(
@@ -43,8 +57,7 @@ def embedding(
       init: initialiser of the table.
       dtype: of the table, as integers have none to give.
 
-    Shapes: `x [*shape]` integers, `y [*shape, features]`; params are the table,
-    `[rows, features]`.
+    Shapes: `x [*shape]` integers, `y [*shape, features]`; the table `[rows, features]`.
 
     Raises:
       ValueError: `rows` or `features` is not positive; or, at forward, a number is out of range.
@@ -52,37 +65,40 @@ def embedding(
 
     Example:
       >>> words = embedding(3, 2)
-      >>> y, kept = words.forward(jnp.arange(6.0).reshape(3, 2), jnp.array([2, 0, 2]))
+      >>> params = EmbeddingParams(jnp.arange(6.0).reshape(3, 2))
+      >>> y, kept = words.forward(params, jnp.array([2, 0, 2]))
       >>> y.tolist()
       [[4.0, 5.0], [0.0, 1.0], [4.0, 5.0]]
-      >>> words.backward(jnp.zeros((3, 2)), kept, jnp.ones((3, 2)))[0].tolist()
+      >>> words.backward(params, kept, jnp.ones((3, 2)))[0].table.tolist()
       [[1.0, 1.0], [0.0, 0.0], [2.0, 2.0]]
     """
     if rows < 1 or features < 1:
         raise ValueError(f"rows and features must be at least 1, got {rows} and {features}")
 
-    def make(key: Key[Array, ""], x: Any) -> Float[Array, "r f"]:
+    def make(key: Key[Array, ""], x: Any) -> EmbeddingParams:
         _check_integers(x)
-        return init(key, (rows, features), dtype)
+        return EmbeddingParams(init(key, (rows, features), dtype))
 
     def forward(
-        table: Float[Array, "r f"], x: Int[Array, "*shape"]
+        params: EmbeddingParams, x: Int[Array, "*shape"]
     ) -> tuple[Float[Array, "*shape f"], Int[Array, "*shape"]]:
         _check_integers(x)
         _check_range(x, rows)
+        table = params.table
         return table.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False), x
 
     def backward(
-        table: Float[Array, "r f"], x: Int[Array, "*shape"], dy: Float[Array, "*shape f"]
-    ) -> tuple[Float[Array, "r f"], None]:
+        params: EmbeddingParams, x: Int[Array, "*shape"], dy: Float[Array, "*shape f"]
+    ) -> tuple[EmbeddingParams, None]:
+        table = params.table
         summed = jnp.zeros(table.shape, widen(table).dtype)
         summed = summed.at[x].add(dy.astype(summed.dtype), mode="drop", wrap_negative_indices=False)
-        return summed.astype(table.dtype), None
+        return EmbeddingParams(summed.astype(table.dtype)), None
 
     def squares(
-        table: Float[Array, "r f"], x: Int[Array, "b *t"], dy: Float[Array, "b *t f"]
+        params: EmbeddingParams, x: Int[Array, "b *t"], dy: Float[Array, "b *t f"]
     ) -> tuple[Float[Array, " b"], None]:
-        ids, dy = looked_up(table, x, dy)
+        ids, dy = looked_up(params, x, dy)
         # Equal numbers stand together once sorted: each run is one row of an example's gradient.
         order = jnp.argsort(ids, axis=-1)
         ids, dy = (jnp.take_along_axis(a, i, 1) for a, i in ((ids, order), (dy, order[..., None])))
@@ -90,13 +106,13 @@ def embedding(
         return sum_squares(jnp.zeros_like(dy).at[jnp.arange(len(x))[:, None], run].add(dy)), None
 
     def looked_up(
-        table: Float[Array, "r f"], x: Int[Array, "b *t"], dy: Float[Array, "b *t f"]
+        params: EmbeddingParams, x: Int[Array, "b *t"], dy: Float[Array, "b *t f"]
     ) -> tuple[Int[Array, "b t"], Float[Array, "b t f"]]:
         ids, dy = x.reshape(len(x), -1), widen(dy).reshape(len(x), -1, features)
         return ids, jnp.where(((ids >= 0) & (ids < rows))[..., None], dy, 0)
 
     marked = closed(backward, squares, looked_up=looked_up)
-    return layer(init=make, forward=forward, backward=marked, name="embedding")
+    return layer(init=make, forward=forward, backward=marked, name="embedding", pointwise=True)
 
 
 def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> Layer:
@@ -104,7 +120,7 @@ def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> La
 
     Backward: the rows' cotangents are those of `y`, summed over the batch.
 
-    Shapes: `x`, `y` `[*batch, time, features]`; params are the table, `[longest, features]`.
+    Shapes: `x`, `y` `[*batch, time, features]`; the table `[longest, features]`.
 
     Source: the positions of GPT-2 (Radford et al. 2019).
 
@@ -114,8 +130,9 @@ def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> La
 
     Example:
       >>> places = learned_positions(8)
-      >>> y, kept = places.forward(jnp.ones((8, 3)), jnp.zeros((2, 5, 3)))
-      >>> y.shape, places.backward(jnp.ones((8, 3)), kept, y)[0].sum(-1).tolist()
+      >>> params = EmbeddingParams(jnp.ones((8, 3)))
+      >>> y, kept = places.forward(params, jnp.zeros((2, 5, 3)))
+      >>> y.shape, places.backward(params, kept, y)[0].table.sum(-1).tolist()
       ((2, 5, 3), [6.0, 6.0, 6.0, 6.0, 6.0, 0.0, 0.0, 0.0])
     """
     if longest < 1:
@@ -128,14 +145,15 @@ def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> La
         if x.shape[-2] > longest:
             raise ValueError(f"x must be at most {longest} long, got a time axis of {x.shape[-2]}")
 
-    def make(key: Key[Array, ""], x: Any) -> Float[Array, "l f"]:
+    def make(key: Key[Array, ""], x: Any) -> EmbeddingParams:
         check(x)
-        return init(key, (longest, x.shape[-1]), x.dtype)
+        return EmbeddingParams(init(key, (longest, x.shape[-1]), x.dtype))
 
     def forward(
-        table: Float[Array, "l f"], x: Float[Array, "*batch t f"]
+        params: EmbeddingParams, x: Float[Array, "*batch t f"]
     ) -> tuple[Float[Array, "*batch t f"], Static]:
         check(x)
+        table = params.table
         if table.shape[1:] != x.shape[-1:]:
             raise ValueError(
                 f"x must have a last axis of {table.shape[-1]} to go with a table of shape "
@@ -144,19 +162,39 @@ def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> La
         return x + lifted(table[: x.shape[-2]], x), Static(x.dtype)
 
     def backward(
-        table: Float[Array, "l f"], dtype: Static, dy: Float[Array, "*batch t f"]
-    ) -> tuple[Float[Array, "l f"], Float[Array, "*batch t f"]]:
+        params: EmbeddingParams, dtype: Static, dy: Float[Array, "*batch t f"]
+    ) -> tuple[EmbeddingParams, Float[Array, "*batch t f"]]:
+        table = params.table
         rows = widen(dy).sum(tuple(range(dy.ndim - 2)))
         dtable = jnp.zeros_like(table).at[: dy.shape[-2]].set(rows.astype(table.dtype))
-        return dtable, dy.astype(dtype.value)
+        return EmbeddingParams(dtable), dy.astype(dtype.value)
 
     def squares(
-        table: Float[Array, "l f"], dtype: Static, dy: Float[Array, "b *s t f"]
+        params: EmbeddingParams, dtype: Static, dy: Float[Array, "b *s t f"]
     ) -> tuple[Float[Array, " b"], Float[Array, "b *s t f"]]:
         return sum_squares(widen(dy).sum(tuple(range(1, dy.ndim - 2)))), dy.astype(dtype.value)
 
-    marked = closed(backward, squares)
-    return layer(init=make, forward=forward, backward=marked, name="learned_positions")
+    def prefill(
+        params: EmbeddingParams, x: Float[Array, "b t f"], length: int
+    ) -> tuple[Float[Array, "b t f"], Any]:
+        if length > longest:
+            raise ValueError(
+                f"the model has {longest} positions, prompt and length together are {length}"
+            )
+        return forward(params, x)[0], place(x.shape[1])
+
+    def advance(
+        params: EmbeddingParams, now: Any, x: Float[Array, "b 1 f"]
+    ) -> tuple[Float[Array, "b 1 f"], Any]:
+        return x + jax.lax.dynamic_slice_in_dim(params.table, now, 1), now + 1
+
+    return layer(
+        init=make,
+        forward=forward,
+        backward=closed(backward, squares),
+        name="learned_positions",
+        decoding=Decoding(prefill, advance),
+    )
 
 
 def _check_integers(x: Any) -> None:

@@ -44,6 +44,8 @@ class GRUParams(NamedTuple):
     b: Any
     b_h: Any
 
+    roles = {"w_x": "weight", "w_h": "weight", "b": "bias", "b_h": "bias"}
+
 
 def gru(features: int) -> Layer:
     """A gated recurrent unit over time, from zero; gives the hidden state at every step.
@@ -91,7 +93,7 @@ def gru(features: int) -> Layer:
         )
 
     # Index legend: t time, n batch, i inputs, o features.
-    def forward(params: GRUParams, x: Inputs) -> Hidden:
+    def forward(params: GRUParams, x: Inputs, state: Any) -> tuple[Hidden, Any]:
         _check(params, x)
         b, b_h = (leaf.astype(wide_dtype(x.dtype)) for leaf in (params.b, params.b_h))
 
@@ -100,8 +102,9 @@ def gru(features: int) -> Layer:
             h = (1 - u) * v + u * h
             return h, h.astype(x.dtype)
 
-        zero = jnp.zeros((x.shape[1], features), b.dtype)
-        return jax.lax.scan(step, zero, split(inputs(x, params.w_x, b), 3))[1]
+        state = jnp.zeros((x.shape[1], features), b.dtype) if state is None else state
+        state, h = jax.lax.scan(step, state, split(inputs(x, params.w_x, b), 3))
+        return h, state
 
     def backward(params: GRUParams, x: Inputs, h: Hidden, dh: Hidden) -> tuple[GRUParams, Inputs]:
         b, b_h = (leaf.astype(wide_dtype(x.dtype)) for leaf in (params.b, params.b_h))

@@ -30,7 +30,7 @@ class Heads(NamedTuple):
         x = x.reshape(math.prod(x.shape[:-2]), time, parts, packed // parts).swapaxes(1, 2)
         q, k, v = jnp.split(x, (self.heads, self.heads + self.kv_heads), 1)
         if self.rotary is not None:
-            places = first + jnp.arange(time)  # of a sequence that began earlier
+            places = first + jnp.arange(time, dtype=jnp.int32)  # the sequence began earlier
             q, k = rotate(q, places, base=self.rotary), rotate(k, places, base=self.rotary)
         q = q * q.shape[-1] ** -0.5
         return q.reshape(len(x), self.kv_heads, self.heads // self.kv_heads, *q.shape[2:]), k, v

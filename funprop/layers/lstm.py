@@ -43,6 +43,8 @@ class LSTMParams(NamedTuple):
     w_h: Any
     b: Any
 
+    roles = {"w_x": "weight", "w_h": "weight", "b": "bias"}
+
 
 def lstm(features: int) -> Layer:
     """A long short-term memory over time, from zero; gives the hidden state at every step.
@@ -97,10 +99,11 @@ def lstm(features: int) -> Layer:
         )
 
     # Index legend: t time, n batch, i inputs, o features.
-    def forward(params: LSTMParams, x: Inputs) -> Hidden:
+    def forward(params: LSTMParams, x: Inputs, state: Any) -> tuple[Hidden, Any]:
         _check(params, x)
         b = params.b.astype(wide_dtype(x.dtype))
         zero = jnp.zeros((x.shape[1], features), b.dtype)
+        state = (zero.astype(x.dtype), zero) if state is None else state
 
         def step(state: tuple[Any, Any], z_x: tuple[Any, ...]) -> tuple[Any, Any]:
             h, c = state
@@ -109,8 +112,8 @@ def lstm(features: int) -> Layer:
             h = (o * jnp.tanh(c)).astype(x.dtype)
             return (h, c), h
 
-        _, h = jax.lax.scan(step, (zero.astype(x.dtype), zero), split(inputs(x, params.w_x, b), 4))
-        return h
+        state, h = jax.lax.scan(step, state, split(inputs(x, params.w_x, b), 4))
+        return h, state
 
     def backward(params: LSTMParams, x: Inputs, h: Hidden, dh: Hidden) -> tuple[LSTMParams, Inputs]:
         b = params.b.astype(wide_dtype(x.dtype))

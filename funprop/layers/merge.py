@@ -42,7 +42,7 @@ def add() -> Layer:
     ) -> tuple[tuple[()], tuple[Float[Array, "*shape"] | None, ...]]:
         return (), tuple(_cotangent(dy, dtype) for dtype in dtypes.value)
 
-    return layer(forward=forward, backward=backward, name="add")
+    return layer(forward=forward, backward=backward, name="add", pointwise=True)
 
 
 def concatenate(axis: int = -1) -> Layer:
@@ -82,7 +82,7 @@ def concatenate(axis: int = -1) -> Layer:
         parts = zip(jnp.split(dy, cuts, axis), dtypes, strict=True)
         return (), tuple(_cotangent(d, dtype) for d, dtype in parts)
 
-    return layer(forward=forward, backward=backward, name="concatenate")
+    return layer(forward=forward, backward=backward, name="concatenate", pointwise=axis == -1)
 
 
 def _check_branches(xs: Any) -> None:

@@ -34,6 +34,8 @@ class NormParams(NamedTuple):
     scale: Any
     bias: Any
 
+    roles = {"scale": "scale", "bias": "bias"}
+
 
 def layer_norm(eps: float = 1e-5, *, scale: bool = True, bias: bool = True) -> Layer:
     """`y = (x - mean) / sqrt(variance + eps) * scale + bias`, statistics over the last axis.
@@ -73,7 +75,7 @@ def layer_norm(eps: float = 1e-5, *, scale: bool = True, bias: bool = True) -> L
         dparams, dx, mean_du = _backward_over_rows(params, deviations(x, x[..., :1], mean), r, dy)
         return dparams, (dx - r * mean_du).astype(x.dtype)
 
-    return layer(init=init, forward=forward, backward=backward, name="layer_norm")
+    return layer(init=init, forward=forward, backward=backward, name="layer_norm", pointwise=True)
 
 
 def rms_norm(eps: float = 1e-6, *, scale: bool = True) -> Layer:
@@ -112,7 +114,7 @@ def rms_norm(eps: float = 1e-6, *, scale: bool = True) -> Layer:
         dparams, dx, _ = _backward_over_rows(params, widen(x), r, dy)
         return dparams, dx.astype(x.dtype)
 
-    return layer(init=init, forward=forward, backward=backward, name="rms_norm")
+    return layer(init=init, forward=forward, backward=backward, name="rms_norm", pointwise=True)
 
 
 def _backward_over_rows(params: NormParams, w: X, r: Rows, dy: X) -> tuple[NormParams, X, Rows]:

@@ -15,8 +15,9 @@ import numpy as np
 from jax.core import Tracer
 from jax.nn import initializers
 
+from funprop.decoding import Decoding, one_array
 from funprop.layer import Layer, layer
-from funprop.places import located
+from funprop.located import located
 from funprop.trees import Static, lifted, require_float, spec_string, wide_dtype
 
 if TYPE_CHECKING:
@@ -32,19 +33,21 @@ if TYPE_CHECKING:
 def recurrent(
     name: str,
     init: Callable[..., Any],
-    forward: Callable[[Any, Steps], Steps],
+    forward: Callable[[Any, Steps, Any], tuple[Steps, Any]],
     backward: Callable[[Any, Steps, Steps, Steps], tuple[Any, Steps]],
 ) -> Layer:
     """A layer over sequences, from its two passes over time, which need not know of lengths.
 
     A step sees only what is before it, so padding behind a sequence changes nothing of it: it is
     enough to hide it in the input (where it may hold anything), the output and its cotangent.
-    Keeps the input and the output, which the layers before and behind keep as well.
+    Keeps the input and the output, which the layers before and behind keep as well. Token by token,
+    the cache is the state.
 
     Args:
       name: what paths and messages call it.
       init: `(key, x_spec) -> params`, without lengths.
-      forward: `(params, x) -> y`, time first, as a scan wants it.
+      forward: `(params, x, state) -> (y, state)`, time first, as a scan wants it; from zero where
+        the state is `None`.
       backward: `(params, x, y, dy) -> (dparams, dx)`, time first.
     """
 
@@ -54,7 +57,7 @@ def recurrent(
     def forward_of_any(params: Any, x: Any) -> tuple[Any, Any]:
         x, lengths = _unpack(x)
         # Hiding y would do, but not for who differentiates this: zero times NaN is NaN.
-        y = _swap(forward(params, _swap(_hide(x, lengths)))).astype(x.dtype)
+        y, _ = advance(params, None, _hide(x, lengths))
         y = _hide(y, lengths)
         return (y if lengths is None else (y, lengths)), (x, y, lengths)
 
@@ -65,7 +68,20 @@ def recurrent(
         dx = _swap(dx).astype(x.dtype)
         return dparams, dx if lengths is None else (dx, None)
 
-    return layer(init=init_of_any, forward=forward_of_any, backward=backward_of_any, name=name)
+    def prefill(params: Any, x: Any, length: int) -> tuple[Any, Any]:
+        return advance(params, None, _unpack(one_array(x))[0])
+
+    def advance(params: Any, state: Any, x: Sequences) -> tuple[Sequences, Any]:
+        y, state = forward(params, _swap(x), state)
+        return _swap(y).astype(x.dtype), state
+
+    return layer(
+        init=init_of_any,
+        forward=forward_of_any,
+        backward=backward_of_any,
+        name=name,
+        decoding=Decoding(prefill, advance),
+    )
 
 
 def last_step() -> Layer:
@@ -111,7 +127,7 @@ def with_lengths(inner: Layer) -> Layer:
     """`(x, lengths) -> (y, lengths)` with `y` what `inner` makes of `x`: so any layer stands before
     or between those that take lengths, such as an embedding or a dropout.
 
-    Params and residuals: a tuple of one.
+    Params: those of `inner`. Residuals: a tuple of one.
 
     Raises:
       ValueError: at init or forward, the input is not `(x, lengths)`.
@@ -125,17 +141,17 @@ def with_lengths(inner: Layer) -> Layer:
     """
     (part,) = located((inner,))
 
-    def init(key: Any, x: Any) -> tuple[Any]:
-        return (part.init(key, _pair(x)[0]),)
+    def init(key: Any, x: Any) -> Any:
+        return part.init(key, _pair(x)[0])
 
     def forward(params: Any, x: Any, key: Any = None) -> tuple[Any, tuple[Any]]:
         x, lengths = _pair(x)
-        y, kept = part.forward(params[0], x, key)
+        y, kept = part.forward(params, x, key)
         return (y, lengths), (kept,)
 
-    def backward(params: Any, residuals: Any, dy: Any) -> tuple[tuple[Any], Any]:
-        dparams, dx = part.backward(params[0], residuals[0], dy[0])
-        return (dparams,), (dx, None)  # lengths are integers
+    def backward(params: Any, residuals: Any, dy: Any) -> tuple[Any, Any]:
+        dparams, dx = part.backward(params, residuals[0], dy[0])
+        return dparams, (dx, None)  # lengths are integers
 
     return Layer(init, forward, backward, "with_lengths", (inner,), with_lengths)
 

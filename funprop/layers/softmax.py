@@ -35,7 +35,7 @@ def softmax(axis: int = -1) -> Layer:
     def backward(params: tuple[()], y: X, dy: X) -> tuple[tuple[()], X]:
         return (), y * (dy - (y * dy).sum(axis, keepdims=True))
 
-    return layer(forward=forward, backward=backward, name="softmax")
+    return layer(forward=forward, backward=backward, name="softmax", pointwise=axis == -1)
 
 
 def log_softmax(axis: int = -1) -> Layer:
@@ -57,4 +57,4 @@ def log_softmax(axis: int = -1) -> Layer:
     def backward(params: tuple[()], y: X, dy: X) -> tuple[tuple[()], X]:
         return (), dy - jnp.exp(y) * dy.sum(axis, keepdims=True)
 
-    return layer(forward=forward, backward=backward, name="log_softmax")
+    return layer(forward=forward, backward=backward, name="log_softmax", pointwise=axis == -1)

@@ -15,7 +15,7 @@ from funprop.layer import Layer, layer
 from funprop.losses.chunks import Chunk, over_chunks, product
 from funprop.losses.cross_entropy import check_labels, in_range
 from funprop.losses.terms import pull_sum
-from funprop.per_example import closed, gram, sum_squares
+from funprop.quantities.closed_form import closed, gram, sum_squares
 from funprop.trees import Sum, spread, weighted_sum, widen
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class LinearParams(NamedTuple):
 
     w: Any
     b: Any
+
+    roles = {"w": "weight", "b": "bias"}
 
 
 def linear_cross_entropy(

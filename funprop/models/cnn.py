@@ -50,21 +50,23 @@ def cnn(
         raise ValueError("widths must have at least one number, got none")
     if blocks < 1:
         raise ValueError(f"blocks must be at least 1, got {blocks}")
-    layers = [conv(widths[0], (3, 3), bias=False)]
+    layers = [named("stem", conv(widths[0], (3, 3), bias=False))]
     for i, width in enumerate(widths):
-        layers.append(_widening(width, norm) if i else residual(_branch(width, norm)))
+        parts = [named("first", _widening(width, norm) if i else residual(_branch(width, norm)))]
         if blocks > 1:
-            layers.append(repeat(residual(_branch(width, norm)), blocks - 1))
-    layers += [norm(), relu(), global_average_pool(), dense(classes)]
+            parts.append(named("rest", repeat(residual(_branch(width, norm)), blocks - 1)))
+        layers.append(named("stage", serial(*parts)))
+    layers += [named("norm", norm()), relu(), global_average_pool(), named("head", dense(classes))]
     return named("cnn", serial(*layers))
 
 
 def _branch(width: int, norm: Callable[[], Layer], stride: int = 1) -> Layer:
     first, second = conv(width, (3, 3), stride=stride, bias=False), conv(width, (3, 3), bias=False)
-    return named("branch", serial(norm(), relu(), first, norm(), relu(), second))
+    one, two = named("norm", norm()), named("norm", norm())
+    return named("branch", serial(one, relu(), first, two, relu(), second))
 
 
 def _widening(width: int, norm: Callable[[], Layer]) -> Layer:
     """The first block of a stage: space is halved, so a convolution takes the place of `x`."""
-    short = conv(width, (1, 1), stride=2, bias=False)
+    short = named("short", conv(width, (1, 1), stride=2, bias=False))
     return named("widening", serial(parallel(short, _branch(width, norm, stride=2)), add()))

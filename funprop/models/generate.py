@@ -1,42 +1,28 @@
-"""Text from a language model, one token after the other, with keys and values of the past kept."""
+"""Text from a language model, one token after the other, with what layers keep of the past."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple
+import operator
+import weakref
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
-from funprop.layer import Layer, Recorded, map_layers
-from funprop.layers.attention import Attention
-from funprop.trees import lifted, widen
+from funprop import trees
+from funprop.decoding import decoding_of
+from funprop.layer import Layer
+from funprop.located import check_params
+from funprop.losses import LinearParams
+from funprop.models.sampling import Sampling, draw, sampling
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Array, Int, Key
-
-    from funprop.losses import LinearParams
-
-
-class Cached(NamedTuple):
-    """What stands in the place of a layer's params while text is generated.
-
-    Attributes:
-      params: the layer's own.
-      past: what it keeps from token to token.
-    """
-
-    params: Any
-    past: Any
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["past"], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
-class Next:
-    """What a layer keeps for the next token: recorded among its residuals, in its place."""
-
-    past: Any
 
 
 def generate(
@@ -48,29 +34,39 @@ def generate(
     *,
     key: Key[Array, ""] | None = None,
     temperature: float = 1.0,
+    top_k: int | None = None,
     top_p: float = 1.0,
 ) -> Int[Array, "batch t+length"]:
     """`prompt` with `length` more tokens.
 
-    The model is mapped: attention and learned positions become layers whose params hold what they
-    keep of the past, and whose residuals give what they keep next; so the past of every copy under
-    `repeat` is carried with no layer above knowing of it.
+    The prompt goes through the model at once, then each new token alone: every layer says how it
+    runs token by token (`Layer.decoding`), and what it keeps of the past is carried along. The text
+    is that of the whole model on the growing sequence. Compiled once for a model and shapes, and
+    kept as long as the model is.
 
     Args:
-      model: such as `gpt` or `llama`, from tokens to hidden states.
+      model: such as `gpt` or `llama`, from tokens `[batch, t]` to hidden states
+        `[batch, t, features]`; any rewrite of one, with its params.
       params: of the model.
       head: the unembedding, such as `unembedding(params)`.
-      prompt: at least one token each.
+      prompt: at least one token each, of those that the head knows; taken as int32.
       length: how many tokens to add.
-      key: for drawing; without it, always the most likely token.
-      temperature: divides the logits: below one for safer text, above for wilder.
-      top_p: draws only among the likeliest tokens that have this share of the probability together.
+      key: for drawing; without it, always the likeliest token.
+      temperature: divides the logits: below one for safer text, above for wilder; at zero the
+        likeliest token.
+      top_k: draws only among that many of the likeliest tokens.
+      top_p: draws only among the fewest likeliest tokens that have this share of the probability
+        together, the one that reaches it included; of what temperature and `top_k` leave.
 
-    Source of `top_p`: Holtzman et al., arXiv:1904.09751.
+    Returns:
+      int32. Inside another `jit`, where it cannot raise, a token is -1 from where the logits are
+      not finite.
 
     Raises:
-      ValueError: the prompt is empty, `length` or `temperature` not positive, or `top_p` outside
-        `(0, 1]`; or the model has learned positions and too few of them.
+      ValueError: a number is out of its range; the prompt is empty or has a token that the head
+        does not know; a layer of the model does not say how it runs token by token, or has too few
+        positions; params are not the model's; or logits are not finite.
+      TypeError: the prompt is not of integers, or an argument is of another kind.
 
     Example:
       >>> import funprop as fp
@@ -79,121 +75,136 @@ def generate(
       >>> generate(model, params, fp.unembedding(params), jnp.array([[1, 2]]), 3).shape
       (1, 5)
     """
-    if prompt.ndim != 2 or not prompt.shape[1]:
-        raise ValueError(f"prompt must be [batch, time] and not empty, got shape {prompt.shape}")
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
-    draw = functools.partial(_draw, temperature=temperature, top_p=top_p)
-    return _generate(model, draw, length, params, head, prompt, key)
+    how = sampling(temperature, top_k, top_p)
+    _check_key(key)
+    length = _checked_length(length)
+    _check_head(head)
+    prompt = _checked_prompt(prompt, head.w.shape[0])
+    text = _compiled(model)(length, params, head, prompt, how, key)
+    if not isinstance(text, Tracer):
+        _check_finite(text, prompt.shape[1])
+    return text
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+# The programs of a model go with it: a cache of `jax.jit` over models would keep both for ever.
+_PROGRAMS: weakref.WeakKeyDictionary[Layer, Callable[..., Any]] = weakref.WeakKeyDictionary()
+
+
+def _compiled(model: Layer) -> Callable[..., Any]:
+    if model not in _PROGRAMS:
+        run = functools.partial(_generate, weakref.ref(model))
+        _PROGRAMS[model] = jax.jit(run, static_argnums=0)
+    return _PROGRAMS[model]
+
+
 def _generate(
-    model: Layer, draw: Any, length: int, params: Any, head: Any, prompt: Any, key: Any
+    model_ref: Any,
+    length: int,
+    params: Any,
+    head: LinearParams,
+    prompt: Any,
+    how: Sampling,
+    key: Any,
 ) -> Any:
-    longest = prompt.shape[1] + length
-    keeping = map_layers(functools.partial(_keeping, longest), model)
+    model = model_ref()
+    check_params(model, params, prompt)
+    decoding = decoding_of(model)
 
-    def is_cached(node: Any) -> bool:
-        return isinstance(node, Cached)
+    def next_token(hidden: Any, i: Any) -> Any:
+        _check_hidden(hidden, head)
+        logits = _logits(hidden[:, -1], head)
+        token = logits.argmax(-1)
+        if key is not None:
+            token = draw(logits, how, jax.random.fold_in(key, i))
+        return jnp.where(jnp.isfinite(logits.max(-1)), token, -1).astype(jnp.int32)
 
-    empty = keeping.init(jax.random.key(0), prompt)  # all but the empty past is dead code
-    state = jax.tree.map(
-        lambda slot, own: Cached(own, slot.past) if is_cached(slot) else own,
-        empty,
-        params,
-        is_leaf=is_cached,
-    )
+    def one(carry: Any, i: Any) -> tuple[Any, Any]:
+        cache, token = carry
+        hidden, cache = decoding.advance(params, cache, token[:, None])
+        token = next_token(hidden, i)
+        return (cache, token), token
 
-    def step(state: Any, tokens: Any, key: Any) -> tuple[Any, Any]:
-        hidden, residuals = keeping.forward(state, tokens)
-        past = [
-            leaf
-            for leaf in jax.tree.leaves(residuals, is_leaf=lambda node: isinstance(node, Next))
-            if isinstance(leaf, Next)
-        ]
-        slots, tree = jax.tree.flatten(state, is_leaf=is_cached)
-        news = iter(past)  # in the order of the slots, by the mirror law
-        slots = [s._replace(past=next(news).past) if is_cached(s) else s for s in slots]
-        last = widen(hidden[:, -1])
-        logits = last @ widen(head.w).T + (0 if head.b is None else widen(head.b)[None])
-        return tree.unflatten(slots), draw(logits, key).astype(prompt.dtype)
-
-    keys = None if key is None else jax.random.split(key, length)
-    state, token = step(state, prompt, None if keys is None else keys[0])
-
-    def one(carry: Any, key: Any) -> tuple[Any, Any]:
-        state, token = step(carry[0], carry[1][:, None], key)
-        return (state, token), token
-
-    rest = None if keys is None else keys[1:]
-    _, more = jax.lax.scan(one, (state, token), rest, length=length - 1)
+    hidden, cache = decoding.prefill(params, prompt, prompt.shape[1] + length)
+    token = next_token(hidden, 0)
+    _, more = jax.lax.scan(one, (cache, token), jnp.arange(1, length, dtype=jnp.int32))
     return jnp.concatenate([prompt, token[:, None], more.T], 1)
 
 
-def _draw(logits: Any, key: Any, *, temperature: float, top_p: float) -> Any:
-    """A token a row: the likeliest, or with a key one drawn."""
+def _logits(hidden: Any, head: LinearParams) -> Any:
+    """In the widest of the dtypes that there are, float32 at least."""
+    given = [trees.widen(leaf) for leaf in (hidden, head.w, head.b) if leaf is not None]
+    dtype = max((leaf.dtype for leaf in given), key=lambda dtype: dtype.itemsize)
+    hidden, w, *b = (leaf.astype(dtype) for leaf in given)
+    return hidden @ w.T + b[0] if b else hidden @ w.T
+
+
+# ---------------------------------------------------------------------------------------- checks
+
+
+def _check_head(head: Any) -> None:
+    if not isinstance(head, LinearParams):
+        raise TypeError(f"head must be LinearParams(w, b), got {type(head).__name__}")
+    if jnp.ndim(head.w) != 2 or (head.b is not None and head.b.shape != head.w.shape[:1]):
+        shapes = [jnp.shape(leaf) for leaf in head if leaf is not None]
+        raise ValueError(
+            f"head must have w [vocabulary, features] and b [vocabulary] or None, got {shapes}"
+        )
+
+
+def _checked_prompt(prompt: Any, vocabulary: int) -> Any:
+    """`prompt` in int32."""
+    try:
+        known = prompt if isinstance(prompt, Tracer) else np.asarray(prompt)
+    except ValueError:
+        raise ValueError("prompt must be [batch, time], got rows of different lengths") from None
+    if known.ndim != 2 or 0 in known.shape:
+        raise ValueError(
+            f"prompt must be [batch, time] and not empty, got shape {tuple(known.shape)}"
+        )
+    if not jnp.issubdtype(known.dtype, jnp.integer):
+        raise TypeError(f"prompt must be of integers, got {known.dtype}")
+    if not isinstance(known, Tracer):
+        wrong = np.argwhere((known < 0) | (known >= vocabulary))
+        if len(wrong):
+            row, place = wrong[0]
+            raise ValueError(
+                f"prompt must have tokens from 0 to {vocabulary - 1}, got {known[row, place]} at "
+                f"place {place} of row {row}"
+            )
+    return known.astype(np.int32)
+
+
+def _checked_length(length: Any) -> int:
+    if isinstance(length, bool) or not hasattr(length, "__index__"):
+        raise TypeError(f"length must be an integer, got {length!r}")
+    if length < 1:
+        raise ValueError(f"length must be at least 1, got {length}")
+    return operator.index(length)
+
+
+def _check_key(key: Any) -> None:
     if key is None:
-        return logits.argmax(-1)
-    logits = logits / temperature
-    if top_p < 1:
-        order = jnp.sort(logits, -1)[..., ::-1]
-        share = jnp.cumsum(jax.nn.softmax(order, -1), -1)
-        # The first that reaches the share is in too, so there always is one.
-        inside = jnp.sum(share < top_p, -1, keepdims=True)
-        least = jnp.take_along_axis(order, inside, -1)
-        logits = jnp.where(logits >= least, logits, -jnp.inf)
-    return jax.random.categorical(key, logits)
+        return
+    dtype, shape = getattr(key, "dtype", None), jnp.shape(key)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (typed and shape == ()) and not (dtype == jnp.uint32 and len(shape) == 1):
+        raise TypeError(f"key must be one random key, as jax.random.key(0), got {key!r}")
 
 
-# ------------------------------------------------------------------------ layers with a past
+def _check_hidden(hidden: Any, head: LinearParams) -> None:
+    features = head.w.shape[1]
+    if isinstance(hidden, tuple) or hidden.ndim != 3 or hidden.shape[2] != features:
+        got = ", ".join(map(trees.spec_string, jax.tree.leaves(hidden)))
+        raise ValueError(
+            f"model must give [batch, time, {features}] to go with the head, got {got}"
+        )
 
 
-def _keeping(longest: int, layer: Layer) -> Layer:
-    """The layer with a past, if it looks back; else the layer."""
-    if isinstance(layer, Attention):
-        return _keys_and_values(layer, longest)
-    return _place(layer, longest) if layer.name == "learned_positions" else layer
-
-
-def _keys_and_values(layer: Attention, longest: int) -> Layer:
-    how = layer.how
-
-    def init(key: Any, x: Any) -> Cached:
-        features = x.shape[-1] // (how.heads + 2 * how.kv_heads)
-        past = jnp.zeros((x.shape[0], how.kv_heads, longest, features), x.dtype)
-        return Cached((), (past, past, jnp.zeros((), jnp.int32)))
-
-    def forward(params: Cached, x: Any, key: Any = None) -> tuple[Any, Any]:
-        ks, vs, place = params.past
-        q, k, v = how.split(x, place)
-        ks = jax.lax.dynamic_update_slice_in_dim(ks, k.astype(ks.dtype), place, 2)
-        vs = jax.lax.dynamic_update_slice_in_dim(vs, v.astype(vs.dtype), place, 2)
-        z = jnp.einsum("bgrif,bgjf->bgrij", q, ks, preferred_element_type=widen(q).dtype)
-        query = place + jnp.arange(x.shape[1])[:, None]
-        places = jnp.arange(longest)[None]
-        seen = how.visible(query, places) & (places <= query)
-        p = jax.nn.softmax(jnp.where(lifted(seen, z), z, -jnp.inf), -1).astype(vs.dtype)
-        y = jnp.einsum("bgrij,bgjf->bgrif", p, vs)
-        y = y.reshape(len(x), how.heads, *y.shape[3:]).swapaxes(1, 2)
-        return y.reshape(*x.shape[:-1], -1), Recorded(Next((ks, vs, place + x.shape[1])))
-
-    return Layer(init, forward, layer.backward, layer.name)
-
-
-def _place(layer: Layer, longest: int) -> Layer:
-    def init(key: Any, x: Any) -> Cached:
-        own = layer.init(key, x)
-        if len(own) < longest:
-            raise ValueError(f"the model has {len(own)} positions, prompt and length are {longest}")
-        return Cached(own, jnp.zeros((), jnp.int32))
-
-    def forward(params: Cached, x: Any, key: Any = None) -> tuple[Any, Any]:
-        rows = jax.lax.dynamic_slice_in_dim(params.params, params.past, x.shape[1], 0)
-        return x + lifted(rows, x), Recorded(Next(params.past + x.shape[1]))
-
-    return Layer(init, forward, layer.backward, layer.name)
+def _check_finite(text: Any, start: int) -> None:
+    wrong = np.argwhere(np.asarray(text) < 0)
+    if len(wrong):
+        row, place = wrong[0]
+        raise ValueError(
+            f"logits must be finite, got others for token {place - start} after the prompt of row "
+            f"{row}: params or head hold NaN or infinity, or the embedding has no row for a token"
+        )

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from funprop.combinators import reparam, repeat, serial
 from funprop.gradients import objective
 from funprop.layer import Layer, named
 from funprop.layers import dropout, embedding, layer_norm, learned_positions, rms_norm
+from funprop.layers.embedding import EmbeddingParams
 from funprop.losses import LinearParams, linear_cross_entropy
 from funprop.models.transformer import DEVIATION, block, feed_forward, self_attention, swiglu
+from funprop.names import params_of
+from funprop.params.frozen import Frozen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,8 +62,16 @@ def gpt(
         _then(self_attention(features, heads, deviation=small), noise),
         _then(feed_forward(features, 4 * features, deviation=small), noise),
     )
-    front = serial(embedding(vocabulary, features), learned_positions(longest), *noise)
-    return named("gpt", serial(front, repeat(rewrite(one), depth), layer_norm()))
+    return named(
+        "gpt",
+        serial(
+            embedding(vocabulary, features),
+            named("positions", learned_positions(longest)),
+            *noise,
+            named("blocks", repeat(rewrite(one), depth)),
+            named("norm", layer_norm()),
+        ),
+    )
 
 
 def llama(
@@ -107,8 +120,14 @@ def llama(
         rotary=rotary,
     )
     one = block(rms_norm, attend, swiglu(features, hidden, deviation=small))
-    front = serial(embedding(vocabulary, features))
-    return named("llama", serial(front, repeat(rewrite(one), depth), rms_norm()))
+    return named(
+        "llama",
+        serial(
+            embedding(vocabulary, features),
+            named("blocks", repeat(rewrite(one), depth)),
+            named("norm", rms_norm()),
+        ),
+    )
 
 
 def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: Any) -> Layer:
@@ -118,7 +137,7 @@ def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: 
     gradient is summed in `reparam`, the one place where a weight is used more than once.
 
     Args:
-      model: such as `gpt` or `llama`, whose first part begins with the embedding.
+      model: such as `gpt` or `llama`, whose first part is the embedding.
       vocabulary: how many tokens there are.
       tied: whether the unembedding is the embedding's table.
       **loss: what else `linear_cross_entropy` takes: `chunk`, `smoothing`, `z_loss`; and, where it
@@ -138,22 +157,25 @@ def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: 
       >>> abs(float(loss.mean) - 3.91) < 0.2  # log 50: it knows nothing yet
       True
     """
-    whole = objective(model, linear_cross_entropy(vocabulary, **loss))
+    head = named("head", linear_cross_entropy(vocabulary, **loss))
     if not tied:
-        return whole
+        return objective(model, head)
     for name in ("bias", "w_init"):
         if loss.get(name):
             raise ValueError(f"{name} needs tied=False: a tied head is the embedding's table alone")
+    whole = objective(named("", model), head)  # whose params are the model's alone
     return reparam(
         whole,
-        expand=lambda params: (params, unembedding(params)),
+        expand=lambda params: params_of(whole.children, (params, unembedding(params))),
         initial=lambda params: params[0],
         shrink=_add_to_table,
+        hands_on=True,
     )
 
 
 def unembedding(params: Any) -> LinearParams:
-    """The head that shares the embedding's table, from the params of `gpt` or `llama`.
+    """The head that shares the embedding's table, from the params of `gpt` or `llama`, or of any
+    model that begins with an embedding: the first param of all, also where it is `Frozen`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -162,14 +184,17 @@ def unembedding(params: Any) -> LinearParams:
       >>> unembedding(params).w.shape
       (50, 8)
     """
-    return LinearParams(params[0][0], None)
+    own = getattr(params, "embedding", params)
+    return LinearParams(jax.tree.leaves(own)[0], None)
 
 
 def _add_to_table(params: Any, dexpanded: Any) -> Any:
-    """The table's two gradients, of looking up and of the head, added."""
-    ((table, *front), *rest), head = dexpanded
-    return ((table + head.w, *front), *rest)
+    """The table's two gradients, of looking up and of the head, added; none where it is frozen."""
+    dmodel, head = dexpanded
+    if isinstance(params.embedding, Frozen):
+        return dmodel
+    return dmodel._replace(embedding=EmbeddingParams(dmodel.embedding.table + head.w))
 
 
 def _then(layer: Layer, more: list[Layer]) -> Layer:
-    return serial(layer, *more) if more else layer
+    return named(layer.name, serial(*layer.children, *more))

@@ -30,4 +30,4 @@ def rnn(classes: int, *cells: Layer) -> Layer:
     """
     if not cells:
         raise ValueError("cells must have at least one layer, got none")
-    return named("rnn", serial(*cells, last_step(), dense(classes)))
+    return named("rnn", serial(*cells, last_step(), named("head", dense(classes))))

@@ -51,7 +51,11 @@ def self_attention(
     packed = features // heads * (heads + 2 * (kv_heads or heads))
     return named(
         "self_attention",
-        serial(_dense(packed, bias), inner, _dense(features, bias, deviation)),
+        serial(
+            named("qkv", _dense(packed, bias)),
+            named("core", inner),
+            named("output", _dense(features, bias, deviation)),
+        ),
     )
 
 
@@ -62,10 +66,13 @@ def feed_forward(
 
     Example:
       >>> feed_forward(8, 32)
-      feed_forward(dense, gelu_tanh, dense)
+      feed_forward(hidden, gelu_tanh, output)
     """
-    layers = _dense(hidden, bias), gelu_tanh(), _dense(features, bias, deviation)
-    return named("feed_forward", serial(*layers))
+    hid, out = (
+        named("hidden", _dense(hidden, bias)),
+        named("output", _dense(features, bias, deviation)),
+    )
+    return named("feed_forward", serial(hid, gelu_tanh(), out))
 
 
 def swiglu(features: int, hidden: int, *, deviation: float = DEVIATION) -> Layer:
@@ -75,26 +82,34 @@ def swiglu(features: int, hidden: int, *, deviation: float = DEVIATION) -> Layer
 
     Example:
       >>> swiglu(8, 20)
-      swiglu(dense, gated(silu), dense)
+      swiglu(hidden, gated(silu), output)
     """
-    layers = _dense(2 * hidden, False), gated(silu()), _dense(features, False, deviation)
-    return named("swiglu", serial(*layers))
+    both = named("hidden", _dense(2 * hidden, False))
+    return named(
+        "swiglu", serial(both, gated(silu()), named("output", _dense(features, False, deviation)))
+    )
 
 
 def block(norm: Callable[[], Layer], attend: Layer, network: Layer) -> Layer:
     """`x + attend(norm(x))`, and of that `x + network(norm(x))`.
+
+    The parts of `attend` and `network`, each a `serial`, stand beside their norm: `attention/norm`,
+    `attention/qkv`.
 
     Source: Xiong et al., arXiv:2002.04745 (normalisation in front).
 
     Example:
       >>> import funprop as fp
       >>> block(fp.rms_norm, fp.self_attention(8, 2), fp.swiglu(8, 20))
-      block(residual(serial(rms_norm, self_attention(dense, attention, dense))), \
-residual(serial(rms_norm, swiglu(dense, gated(silu), dense))))
+      block(residual(attention(norm, qkv, core, output)), \
+residual(network(norm, hidden, gated(silu), output)))
     """
-    return named(
-        "block", serial(residual(serial(norm(), attend)), residual(serial(norm(), network)))
-    )
+
+    def branch(name: str, parts: tuple[Layer, ...]) -> Layer:
+        return residual(named(name, serial(named("norm", norm()), *parts)))
+
+    branches = branch("attention", attend.children), branch("network", network.children)
+    return named("block", serial(*branches))
 
 
 def _dense(features: int, bias: bool, deviation: float = DEVIATION) -> Layer:

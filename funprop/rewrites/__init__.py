@@ -2,17 +2,15 @@
 
 from funprop.rewrites.autodiff import autodiff
 from funprop.rewrites.cast import cast
-from funprop.rewrites.freeze import Frozen, freeze, frozen
+from funprop.rewrites.freeze import freeze, frozen
 from funprop.rewrites.fused_update import fused_update
 from funprop.rewrites.low_rank import LowRank, adapted, low_rank
 from funprop.rewrites.offload import offload
 from funprop.rewrites.remat import remat
-from funprop.rewrites.tap import Tapped, tap, untap
+from funprop.rewrites.tap import tap
 
 __all__ = [
-    "Frozen",
     "LowRank",
-    "Tapped",
     "adapted",
     "autodiff",
     "cast",
@@ -23,5 +21,4 @@ __all__ = [
     "offload",
     "remat",
     "tap",
-    "untap",
 ]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.decoding import through
 from funprop.functions import by_vjp
-from funprop.layer import Layer, recorded
+from funprop.layer import Layer, leaf_of, recorded
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -34,7 +35,7 @@ def autodiff(layer: Layer, policy: Callable[..., Any] | None = None) -> Layer:
       [1.0, 1.0]
     """
     if policy is None:
-        return Layer(layer.init, *by_vjp(layer.forward), layer.name)
+        return _by_vjp(layer, layer.forward)
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
         def output(params: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
@@ -43,4 +44,9 @@ def autodiff(layer: Layer, policy: Callable[..., Any] | None = None) -> Layer:
 
         return jax.checkpoint(output, policy=policy)(params, x)
 
-    return Layer(layer.init, *by_vjp(forward), layer.name)
+    return _by_vjp(layer, forward)
+
+
+def _by_vjp(layer: Layer, forward: Callable[..., Any]) -> Layer:
+    forward, backward = by_vjp(forward)
+    return leaf_of(layer, forward=forward, backward=backward, decoding=through(layer))

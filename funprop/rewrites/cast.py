@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
+from funprop.decoding import through
 from funprop.layer import Layer, map_layers
-from funprop.per_example import closed, closed_of
-from funprop.rewrites.beside import apart, beside
+from funprop.params.roles import is_statistic
+from funprop.quantities.closed_form import closed, closed_of
+from funprop.rewrites.own_residuals import with_own, without_own
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
@@ -54,22 +56,29 @@ def cast(layer: Layer, compute_dtype: DTypeLike, *, param_dtype: DTypeLike = jnp
 
 def _cast_params(leaf: Layer, compute_dtype: DTypeLike, param_dtype: DTypeLike) -> Layer:
     def init(key: Any, x: PyTree) -> PyTree:
-        return _floats_to(param_dtype, leaf.init(key, _spec_in(param_dtype, x)))
+        return _params_to(param_dtype, leaf.init(key, _spec_in(param_dtype, x)))
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        return leaf.forward(_floats_to(compute_dtype, params), x, key)
+        return leaf.forward(_params_to(compute_dtype, params), x, key)
 
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        dparams, dx = leaf.backward(_floats_to(compute_dtype, params), residuals, dy)
+        dparams, dx = leaf.backward(_params_to(compute_dtype, params), residuals, dy)
         return _floats_like(params, dparams), dx
 
     def on_cast(function: Any) -> Any:
-        return function and (lambda p, *rest: function(_floats_to(compute_dtype, p), *rest))
+        return function and (lambda p, *rest: function(_params_to(compute_dtype, p), *rest))
 
     if (known := closed_of(leaf)) is not None:
         squares, rows = on_cast(known.squares), on_cast(known.rows)
         backward = closed(backward, **known._replace(squares=squares, rows=rows)._asdict())
-    return dataclasses.replace(leaf, init=init, forward=forward, backward=backward, rebuild=None)
+    return dataclasses.replace(
+        leaf,
+        init=init,
+        forward=forward,
+        backward=backward,
+        rebuild=None,
+        decoding=through(leaf, lambda params: _floats_to(compute_dtype, params)),
+    )
 
 
 def _cast_input(inside: Layer, compute_dtype: DTypeLike) -> Layer:
@@ -79,10 +88,10 @@ def _cast_input(inside: Layer, compute_dtype: DTypeLike) -> Layer:
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
         y, residuals = inside.forward(params, _floats_to(compute_dtype, x), key)
         floats = [leaf.dtype for leaf in jax.tree.leaves(x) if trees.is_float(leaf)]
-        return y, beside(inside, residuals, trees.Static(tuple(floats)))
+        return y, with_own(inside, residuals, trees.Static(tuple(floats)))
 
     def backward(params: PyTree, residuals: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
-        residuals, dtypes = apart(inside, residuals)
+        residuals, dtypes = without_own(inside, residuals)
         dparams, dx = inside.backward(params, residuals, dy)
         leaves, tree = jax.tree.flatten(dx)
         return dparams, tree.unflatten(
@@ -98,11 +107,21 @@ def _cast_input(inside: Layer, compute_dtype: DTypeLike) -> Layer:
         forward=forward,
         backward=backward,
         rebuild=rebuild if inside.children else None,
+        decoding=through(inside, x_of=lambda x: _floats_to(compute_dtype, x)),
     )
 
 
 def _floats_to(dtype: DTypeLike, tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if trees.is_float(leaf) else leaf, tree)
+
+
+def _params_to(dtype: DTypeLike, params: PyTree) -> PyTree:
+    """`params` in `dtype`, all but statistics: these are sums over much data."""
+    return jax.tree.map(
+        lambda leaf, same: leaf if same or not trees.is_float(leaf) else leaf.astype(dtype),
+        params,
+        is_statistic(params),
+    )
 
 
 def _floats_like(like: PyTree, tree: PyTree) -> PyTree:

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import jax
-
-from funprop.layer import Layer
-from funprop.rewrites.where import Place, map_places, places
+from funprop.decoding import through
+from funprop.layer import Layer, leaf_of
+from funprop.params.frozen import Frozen, as_frozen, thawed
+from funprop.params.selection import Pattern, Place, map_places, places
+from funprop.rewrites.copies import apart
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
 
-class Frozen(NamedTuple):
-    """Params that are not trained: in the place of their gradient there is `None`.
-
-    Attributes:
-      params: of one layer.
-    """
-
-    params: Any
-
-
-def freeze(model: Layer, where: str) -> Layer:
+def freeze(model: Layer, where: Pattern) -> Layer:
     """The same model with params of some of its parts fixed, for fine-tuning.
+
+    What is fixed is its params: with a key a frozen part runs as in training, like all the rest, so
+    that dropout draws there and `batch_norm` takes the statistics of the batch.
 
     A frozen part computes no gradient of its params, and below the lowest part that is trained no
     backward pass is computed at all: its result is not asked for, and XLA leaves it out. `step`
@@ -32,7 +26,8 @@ def freeze(model: Layer, where: str) -> Layer:
 
     Args:
       model: any layer, a whole objective too.
-      where: a pattern for the paths of the parts to freeze, as `*/dense*`.
+      where: a pattern for the parts to freeze (see `fp.where`), as `*/norm`, or `blocks[:-2]` for
+        all copies but the last two: these are apart then, as `blocks/copies_0_to_3`.
 
     Returns:
       A layer whose params have a `Frozen` at each of these parts. `frozen(model, where, params)`
@@ -42,72 +37,53 @@ def freeze(model: Layer, where: str) -> Layer:
       ValueError: no path matches; or a part is below a node that shares params (`reparam`).
 
     Example:
-      >>> import jax.numpy as jnp, funprop as fp
-      >>> model = freeze(fp.serial(fp.dense(4), fp.tanh(), fp.dense(2)), "dense[0]")
+      >>> import jax, jax.numpy as jnp, funprop as fp
+      >>> model = freeze(fp.serial(fp.dense(4), fp.tanh(), fp.dense(2)), "dense_0")
       >>> params = model.init(jax.random.key(0), jnp.ones((3, 5)))
       >>> y, kept = model.forward(params, jnp.ones((3, 5)))
       >>> dparams, dx = model.backward(params, kept, y)
-      >>> dparams[0], dparams[2].w.shape
+      >>> dparams.dense_0, dparams.dense_1.w.shape
       (None, (4, 2))
     """
-    return map_places(places(where, model, into_shared=False), model, _frozen)
+    model, _, where = apart(model, where)
+    return map_places(places(where, model, into_shared=False), model, frozen_part)
 
 
-def _frozen(layer: Layer) -> Layer:
-    def init(key: Any, x: PyTree) -> Frozen:
-        return Frozen(layer.init(key, x))
+def frozen_part(layer: Layer) -> Layer:
+    """`layer` as one part that is not trained."""
 
-    def forward(params: Frozen, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        if not isinstance(params, Frozen):
-            raise TypeError(f"params must be Frozen(params), got {type(params).__name__}")
-        return layer.forward(params.params, x, key)
+    def init(key: Any, x: PyTree) -> PyTree:
+        return as_frozen(layer.init(key, x))
 
-    def backward(params: Frozen, residuals: PyTree, dy: PyTree) -> tuple[None, PyTree]:
-        return None, layer.backward(params.params, residuals, dy)[1]
+    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+        return layer.forward(thawed(params), x, key)
 
-    return Layer(init, forward, backward, layer.name)
+    def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        dparams, dx = layer.backward(thawed(params), residuals, dy)
+        return (None if isinstance(params, Frozen) else dparams), dx
+
+    return leaf_of(
+        layer, init=init, forward=forward, backward=backward, decoding=through(layer, thawed)
+    )
 
 
-def frozen(model: Layer, where: str, params: PyTree) -> PyTree:
+def frozen(model: Layer, where: Pattern, params: PyTree) -> PyTree:
     """The params of `freeze(model, where)` from those of `model`.
 
     Example:
       >>> import funprop as fp
       >>> frozen(fp.serial(fp.dense(4), fp.tanh()), "dense", ("pretrained", ()))
-      (Frozen(params='pretrained'), ())
+      (Frozen(frozen='pretrained'), ())
     """
+    model, params, where = apart(model, where, params)
     chosen = places(where, model, into_shared=False)
 
     def look(node: Layer, params: Any, at: Place) -> Any:
         if at in chosen:
-            return Frozen(params)
+            return as_frozen(params)
         if not any(place[: len(at)] == at for place in chosen):
             return params
-        pairs = enumerate(zip(node.children, params, strict=True))
-        return tuple(look(child, p, (*at, i)) for i, (child, p) in pairs)
+        pairs = enumerate(zip(node.children, node.split(params), strict=True))
+        return node.join(params, [look(child, p, (*at, i)) for i, (child, p) in pairs])
 
     return look(model, params, ())
-
-
-def trained(params: PyTree) -> PyTree:
-    """`params` with `None` in the place of what is frozen: the structure of their gradient.
-
-    Example:
-      >>> trained((Frozen(1.0), 2.0))
-      (None, 2.0)
-    """
-    return jax.tree.map(lambda p: None if _is_frozen(p) else p, params, is_leaf=_is_frozen)
-
-
-def with_trained(params: PyTree, new: PyTree) -> PyTree:
-    """`params` with what is trained taken from `new`.
-
-    Example:
-      >>> with_trained((Frozen(1.0), 2.0), (None, 3.0))
-      (Frozen(params=1.0), 3.0)
-    """
-    return jax.tree.map(lambda p, n: p if _is_frozen(p) else n, params, new, is_leaf=_is_frozen)
-
-
-def _is_frozen(node: Any) -> bool:
-    return isinstance(node, Frozen)

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 import optax
 
-from funprop.layer import Layer
-from funprop.rewrites.leafwise import require_leafwise
-from funprop.updating import Updating
+from funprop.arguments import check_optimizer
+from funprop.decoding import through
+from funprop.layer import Layer, leaf_of
+from funprop.params.frozen import trained, with_trained
+from funprop.params.leafwise import require_leafwise
+from funprop.params.updating import Updating
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -35,8 +38,8 @@ def fused_update(layer: Layer, optimizer: optax.GradientTransformation) -> Layer
 
     Raises:
       ValueError: the optimizer mixes leaves, or draws random numbers.
-      TypeError: the optimizer wants more than gradients and params; or, at forward or backward,
-        params that are not `Updating`, `dparams` that are no gradient of them.
+      TypeError: the optimizer is none, or wants more than gradients and params; or, at forward or
+        backward, params that are not `Updating`, `dparams` that are no gradient of them.
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -52,6 +55,7 @@ def fused_update(layer: Layer, optimizer: optax.GradientTransformation) -> Layer
       >>> float(before.params), float(after.params)
       (1.0, 0.5)
     """
+    check_optimizer(optimizer)
     require_leafwise(optimizer)
     return _fused(layer, optimizer)
 
@@ -64,35 +68,45 @@ def _fused(layer: Layer, optimizer: optax.GradientTransformation) -> Layer:
         return with_opt_state(layer, layer.init(key, x), optimizer)
 
     def forward(params: Updating, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        if not isinstance(params, Updating):
-            raise TypeError(
-                f"params must be Updating(params, opt_state), got {type(params).__name__}"
-            )
-        return layer.forward(params.params, x, key)
+        return layer.forward(_inside(params), x, key)
 
     def backward(params: Updating, residuals: PyTree, dy: PyTree) -> tuple[Updating, PyTree]:
+        if not isinstance(params, Updating):
+            return layer.backward(params, residuals, dy)
         grads, dx = layer.backward(params.params, residuals, dy)
-        if jax.tree.structure(grads) != jax.tree.structure(params.params):
+        own = trained(params.params)
+        if jax.tree.structure(grads) != jax.tree.structure(own):
             raise TypeError(
                 f"{layer.name} must return dparams in the structure of params to be updated, got "
                 f"{type(grads).__name__}"
             )
-        if not jax.tree.leaves(grads):
-            return params, dx
-        updates, opt_state = optimizer.update(grads, params.opt_state, params.params)
-        return Updating(optax.apply_updates(params.params, updates), opt_state), dx
+        updates, opt_state = optimizer.update(grads, params.opt_state, own)
+        new = with_trained(params.params, optax.apply_updates(own, updates))
+        return Updating(new, opt_state), dx
 
-    return Layer(init, forward, backward, layer.name)
+    return leaf_of(
+        layer, init=init, forward=forward, backward=backward, decoding=through(layer, _inside)
+    )
+
+
+def _inside(params: Any) -> PyTree:
+    if isinstance(params, Updating):
+        return params.params
+    if jax.tree.leaves(params):
+        raise TypeError(f"params must be Updating(params, opt_state), got {type(params).__name__}")
+    return params
 
 
 def with_opt_state(layer: Layer, params: PyTree, optimizer: optax.GradientTransformation) -> PyTree:
     """The params of `fused_update(layer, optimizer)` from those of `layer`."""
     if _is_leaf(layer):
-        return Updating(params, optimizer.init(params) if jax.tree.leaves(params) else ())
+        return (
+            Updating(params, optimizer.init(trained(params))) if jax.tree.leaves(params) else params
+        )
 
-    def each(params: Any) -> tuple[PyTree, ...]:
-        pairs = zip(layer.children, params, strict=True)
-        return tuple(with_opt_state(child, p, optimizer) for child, p in pairs)
+    def each(params: Any) -> PyTree:
+        pairs = zip(layer.children, layer.split(params), strict=True)
+        return layer.join(params, [with_opt_state(child, p, optimizer) for child, p in pairs])
 
     return jax.vmap(each, axis_size=layer.copies)(params) if layer.copies else each(params)
 

@@ -9,62 +9,87 @@ import jax
 import jax.numpy as jnp
 
 from funprop.combinators import reparam
-from funprop.layer import Layer, named
+from funprop.layer import Layer
 from funprop.layers.dense import DenseParams
-from funprop.rewrites.freeze import Frozen
-from funprop.rewrites.where import Place, map_places, places
+from funprop.params.frozen import as_frozen
+from funprop.params.selection import Pattern, Place, places, within
+from funprop.rewrites.copies import apart
+from funprop.rewrites.freeze import frozen_part
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
 
 class LowRank(NamedTuple):
-    """The params of an adapted dense layer, whose weights are `base.w + scale * down @ up`.
+    """The params of an adapted dense layer, whose weights are `frozen.w + scale * down @ up`.
 
     Attributes:
-      base: `Frozen`, the params of the layer as it was.
+      frozen: the params of the layer as it was.
       down: `[i, rank]`, random at first.
       up: `[rank, o]`, zero at first, so that the adapted layer is the layer.
     """
 
-    base: Any
+    frozen: Any
     down: Any
     up: Any
 
+    roles = {"frozen": "frozen", "down": "weight", "up": "weight"}
 
-def low_rank(model: Layer, where: str, rank: int, *, scale: float = 1.0) -> Layer:
-    """The same model, some dense layers trained by low-rank additions to their weights alone.
 
-    Each is a `reparam` of the dense layer with params `LowRank`; `adapted` makes them of params
-    that are there already.
+def low_rank(
+    model: Layer, where: Pattern, rank: int, *, scale: float = 1.0, train: Pattern | None = None
+) -> Layer:
+    """The same model, low-rank additions to the weights of some dense layers trained alone.
+
+    Each of these is a `reparam` of the dense layer with params `LowRank`; all else is `Frozen`, but
+    for the parts that `train` says. `adapted` makes such params of those that are there already.
     Source: Hu et al., arXiv:2106.09685 (LoRA).
 
     Args:
       model: any layer, a whole objective too.
-      where: a pattern for the paths of the dense layers, as `*/self_attention/dense[0]`.
+      where: a pattern for the dense layers (see `fp.where`), as `*/qkv`.
       rank: of what is added.
       scale: of what is added.
+      train: a pattern for parts that are trained whole, as `head`; none if not given.
 
     Raises:
-      ValueError: `rank` is not positive; no path matches; or a layer shares its params.
+      ValueError: `rank` is not positive; no path matches; or a part's params are made of others.
       TypeError: at init, what matches is no dense layer.
 
     Example:
       >>> import funprop as fp
-      >>> model = low_rank(fp.serial(fp.dense(4), fp.tanh(), fp.dense(2)), "dense[0]", rank=1)
+      >>> from funprop.params import by_name, trained
+      >>> model = low_rank(fp.serial(fp.dense(4), fp.tanh(), fp.dense(2)), "dense_0", rank=1)
       >>> params = model.init(jax.random.key(0), jnp.ones((3, 5)))
-      >>> params[0][0].down.shape, params[0][0].up.shape
+      >>> params.dense_0.down.shape, params.dense_0.up.shape
       ((5, 1), (1, 4))
+      >>> sorted(by_name(trained(params)))
+      ['dense_0/down', 'dense_0/up']
     """
     if rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
+    model, _, where = apart(model, where)
     chosen = places(where, model, into_shared=False)
-    return map_places(chosen, model, lambda layer: _low_rank(layer, rank, scale))
+    whole = places(train, model, into_shared=False) if train else frozenset()
+
+    def look(node: Layer, at: Place) -> Layer:
+        if at in chosen:
+            return _low_rank(node, rank, scale)
+        if at in whole:
+            return node
+        if not within(at, chosen | whole):
+            return frozen_part(node)
+        if node.hands_on:  # the others' params are made from the first's
+            first, *made = node.children[0].children
+            return node.rebuild(node.children[0].rebuild(look(first, (*at, 0, 0)), *made))
+        return node.rebuild(*(look(child, (*at, i)) for i, child in enumerate(node.children)))
+
+    return look(model, ())
 
 
 def _low_rank(layer: Layer, rank: int, scale: float) -> Layer:
     def expand(params: LowRank) -> DenseParams:
-        dense = params.base.params
+        dense = params.frozen
         return dense._replace(w=dense.w + scale * (params.down @ params.up).astype(dense.w.dtype))
 
     def shrink(params: LowRank, dexpanded: DenseParams) -> LowRank:
@@ -72,11 +97,15 @@ def _low_rank(layer: Layer, rank: int, scale: float) -> Layer:
         dw = dexpanded.w
         return LowRank(None, scale * dw @ params.up.T, scale * params.down.T @ dw)
 
-    def init(key: Any, x: PyTree) -> tuple[LowRank]:
+    def init(key: Any, x: PyTree) -> LowRank:
         layer_key, down_key = jax.random.split(key)
-        return (_beside(layer.init(layer_key, x), rank, down_key),)
+        return _beside(layer.init(layer_key, x), rank, down_key)
 
-    return named(layer.name, dataclasses.replace(reparam(layer, expand, shrink=shrink), init=init))
+    def rebuild(child: Layer) -> Layer:
+        return _low_rank(child, rank, scale)
+
+    whole = reparam(layer, expand, shrink=shrink)
+    return dataclasses.replace(whole, name="low_rank", init=init, rebuild=rebuild)
 
 
 def _beside(params: Any, rank: int, key: Any) -> LowRank:
@@ -85,32 +114,44 @@ def _beside(params: Any, rank: int, key: Any) -> LowRank:
         raise TypeError(f"params to be adapted must be those of a dense layer, got {got}")
     i, o = params.w.shape
     down = jax.random.normal(key, (i, rank), params.w.dtype) / i**0.5
-    return LowRank(Frozen(params), down, jnp.zeros((rank, o), params.w.dtype))
+    return LowRank(params, down, jnp.zeros((rank, o), params.w.dtype))
 
 
-def adapted(model: Layer, where: str, rank: int, params: PyTree, key: Any) -> PyTree:
-    """The params of `low_rank(model, where, rank)` from those of `model`.
+def adapted(
+    model: Layer,
+    where: Pattern,
+    rank: int,
+    params: PyTree,
+    key: Any,
+    *,
+    train: Pattern | None = None,
+) -> PyTree:
+    """The params of `low_rank(model, where, rank, train=train)` from those of `model`.
 
     Example:
       >>> import funprop as fp
       >>> model = fp.serial(fp.dense(4), fp.tanh())
       >>> params = model.init(jax.random.key(0), jnp.ones((3, 5)))
       >>> new = adapted(model, "dense", 1, params, jax.random.key(1))
-      >>> new[0][0].base.params.w.shape
+      >>> new.dense.frozen.w.shape
       (5, 4)
     """
+    model, params, where = apart(model, where, params)
     chosen = places(where, model, into_shared=False)
+    whole = places(train, model, into_shared=False) if train else frozenset()
 
     def look(node: Layer, params: Any, key: Any, at: Place) -> Any:
         if at in chosen:
-            return (_beside(params, rank, key),)
-        if not any(place[: len(at)] == at for place in chosen):
+            return _beside(params, rank, key)
+        if at in whole:
             return params
+        if not within(at, chosen | whole):
+            return as_frozen(params)
 
-        def each(params: Any, key: Any) -> tuple[Any, ...]:
+        def each(params: Any, key: Any) -> Any:
             keys = jax.random.split(key, len(node.children))
-            parts = enumerate(zip(node.children, params, keys, strict=True))
-            return tuple(look(child, p, k, (*at, i)) for i, (child, p, k) in parts)
+            parts = enumerate(zip(node.children, node.split(params), keys, strict=True))
+            return node.join(params, [look(c, p, k, (*at, i)) for i, (c, p, k) in parts])
 
         if node.copies is None:
             return each(params, key)

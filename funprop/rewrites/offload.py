@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from funprop.decoding import through
 from funprop.layer import Layer, Recorded
 
 if TYPE_CHECKING:
@@ -47,7 +48,11 @@ def offload(layer: Layer) -> Layer:
         return offload(layer.rebuild(*children))
 
     return dataclasses.replace(
-        layer, forward=forward, backward=backward, rebuild=rebuild if layer.children else None
+        layer,
+        forward=forward,
+        backward=backward,
+        rebuild=rebuild if layer.children else None,
+        decoding=through(layer),
     )
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from funprop.layer import Layer, recorded
-from funprop.rewrites.where import Place, map_places, places
+from funprop.decoding import through
+from funprop.layer import Layer, Recorded, leaf_of, recorded
+from funprop.params.selection import Place, map_places, places
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -26,7 +27,7 @@ def remat(layer: Layer, keep: str | None = None) -> Layer:
 
     Args:
       layer: what is recomputed.
-      keep: a pattern for paths inside `layer`, as `serial/dense[2]` or `*/attention`; `*` stands
+      keep: a pattern for paths inside `layer`, as `dense_1` or `*/attention`; `*` stands
         for anything.
 
     Raises:
@@ -46,11 +47,12 @@ def remat(layer: Layer, keep: str | None = None) -> Layer:
 
 
 def _remat(layer: Layer, chosen: frozenset[Place]) -> Layer:
-    first, again = (map_places(chosen, layer, how) for how in (_saving, _replaying))
+    first = map_places(chosen, layer, functools.partial(_saving, chosen=chosen))
+    again = map_places(chosen, layer, _replaying)
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
         y, residuals = first.forward(params, x, key)
-        saved = _saved(residuals[: len(layer.children)]) if layer.children else ()
+        saved = _saved(residuals[: len(layer.children)], chosen) if layer.children else ()
         return y, (*saved, x, key, recorded(residuals))
 
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
@@ -65,27 +67,34 @@ def _remat(layer: Layer, chosen: frozenset[Place]) -> Layer:
         return _remat(layer.rebuild(*children), chosen)
 
     return dataclasses.replace(
-        layer, forward=forward, backward=backward, rebuild=rebuild if layer.children else None
+        layer,
+        forward=forward,
+        backward=backward,
+        rebuild=rebuild if layer.children else None,
+        decoding=through(layer),
     )
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["y", "residuals"], meta_fields=[])
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["y", "residuals"], meta_fields=["chosen"]
+)
 @dataclasses.dataclass(frozen=True)
 class _Saved:
-    """What the forward pass of a chosen part gave."""
+    """What the forward pass of a chosen part gave, and with which others: `remat`s may be nested."""
 
     y: Any
     residuals: Any
+    chosen: frozenset[Place]
 
 
-def _saving(part: Layer) -> Layer:
+def _saving(part: Layer, chosen: frozenset[Place]) -> Layer:
     """`part` with all that its forward gives as its residuals."""
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, _Saved]:
         y, residuals = part.forward(params, x, key)
-        return y, _Saved(y, residuals)
+        return y, _Saved(y, residuals, chosen)
 
-    return Layer(part.init, forward, part.backward, part.name)
+    return leaf_of(part, forward=forward)
 
 
 def _replaying(part: Layer) -> Layer:
@@ -97,16 +106,28 @@ def _replaying(part: Layer) -> Layer:
     def backward(params: Any, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         return part.backward(params[0], residuals, dy)
 
-    return Layer(part.init, forward, backward, part.name)
+    return leaf_of(part, forward=forward, backward=backward)
 
 
-def _saved(residuals: Any) -> PyTree:
-    """What was saved, in its place; `None` in place of a child that has nothing saved inside."""
+def _saved(residuals: Any, chosen: frozenset[Place]) -> PyTree:
+    """What was saved, in its place; `None` in place of a child that has nothing saved inside.
 
-    def is_saved(node: Any) -> bool:
-        return isinstance(node, _Saved)
+    Without what was recorded, which stands among the node's own residuals once already.
+    """
 
-    saved = jax.tree.map(lambda r: r if is_saved(r) else None, residuals, is_leaf=is_saved)
+    def whole(node: Any) -> bool:
+        return isinstance(node, Recorded) or (isinstance(node, _Saved) and node.chosen == chosen)
+
+    def bare(node: Any) -> Any:
+        if not isinstance(node, _Saved):
+            return None
+        inside = jax.tree.map(kept, node.residuals, is_leaf=lambda r: isinstance(r, Recorded))
+        return dataclasses.replace(node, residuals=inside)
+
+    def kept(node: Any) -> Any:
+        return None if isinstance(node, Recorded) else node
+
+    saved = jax.tree.map(bare, residuals, is_leaf=whole)
     return tuple(part if jax.tree.leaves(part) else None for part in saved)
 
 
@@ -114,7 +135,8 @@ def _with_saved(layer: Layer, params: PyTree, saved: Any) -> PyTree:
     """`params` with what was saved beside the params that it belongs to, by the mirror law."""
     if isinstance(saved, _Saved):
         return params, saved
-    if saved is None or not layer.children or layer.shares:
+    if saved is None or not layer.children or (layer.shares and not layer.hands_on):
         return params
-    children = zip(layer.children, params, saved, strict=False)  # a node's own stand behind
-    return tuple(_with_saved(child, p, s) for child, p, s in children)
+    # A node's own stand behind.
+    children = zip(layer.children, layer.split(params), saved, strict=False)
+    return layer.join(params, [_with_saved(child, p, s) for child, p, s in children])

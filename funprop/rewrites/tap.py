@@ -5,28 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import jax
-
-from funprop.layer import Layer, Recorded, recorded
-from funprop.rewrites.beside import apart, beside
-from funprop.rewrites.where import map_places, places
+from funprop.decoding import through
+from funprop.layer import Layer, Recorded
+from funprop.params.selection import map_places, places
+from funprop.params.tapped import Tapped
+from funprop.rewrites.own_residuals import with_own, without_own
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
-
-
-class Tapped(NamedTuple):
-    """What `tap` puts in the place of a layer's `dparams` when it watches cotangents.
-
-    Attributes:
-      dparams: the layer's own.
-      seen: `Recorded`, what was watched.
-    """
-
-    dparams: Any
-    seen: Recorded
 
 
 def tap(
@@ -55,10 +43,11 @@ def tap(
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
+      >>> from funprop.layer import recorded
       >>> model = tap(fp.serial(fp.tanh(), fp.relu()), "tanh", forward=jnp.sum, backward=jnp.max)
       >>> y, residuals = model.forward(((), ()), jnp.zeros(3))
       >>> dparams, dx = model.backward(((), ()), residuals, jnp.ones(3))
-      >>> plain, seen = untap(dparams)
+      >>> plain, seen = fp.untap(dparams)
       >>> plain, float(seen[0].seen.value), float(recorded(residuals)[0][1].value)
       (((), ()), 0.0, 0.0)
     """
@@ -73,10 +62,10 @@ def tap(
 def _tap(layer: Layer, forward: Any, backward: Any) -> Layer:
     def tapped_forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
         y, residuals = layer.forward(params, x, key)
-        return y, beside(layer, residuals, Recorded(forward(y)) if forward else None)
+        return y, with_own(layer, residuals, Recorded(forward(y)) if forward else None)
 
     def tapped_backward(params: PyTree, residuals: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
-        dparams, dx = layer.backward(params, apart(layer, residuals)[0], dy)
+        dparams, dx = layer.backward(params, without_own(layer, residuals)[0], dy)
         return (Tapped(dparams, Recorded(backward(dy))) if backward else dparams), dx
 
     def rebuild(*children: Layer) -> Layer:
@@ -87,24 +76,5 @@ def _tap(layer: Layer, forward: Any, backward: Any) -> Layer:
         forward=tapped_forward,
         backward=tapped_backward,
         rebuild=rebuild if layer.children else None,
+        decoding=through(layer),
     )
-
-
-def untap(dparams: PyTree) -> tuple[PyTree, PyTree]:
-    """`(dparams, seen)`: the plain ones, as an optimizer takes them, and what `tap` saw.
-
-    `seen` has the structure of what was given, with only the `Recorded` left in it, each in its
-    place, and `None` elsewhere.
-
-    Example:
-      >>> untap((1.0, Tapped(2.0, Recorded(3.0))))[0]
-      (1.0, 2.0)
-    """
-
-    def is_tapped(node: Any) -> bool:
-        return isinstance(node, Tapped)
-
-    def plain(node: Any) -> Any:
-        return untap(node.dparams)[0] if is_tapped(node) else node
-
-    return jax.tree.map(plain, dparams, is_leaf=is_tapped), recorded(dparams)

@@ -9,8 +9,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from funprop import trees
+from funprop.inspect.table import aligned, with_total
 from funprop.sharding.rules import Rules, shardings
-from funprop.table import aligned, with_total
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

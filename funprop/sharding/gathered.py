@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from funprop.layer import Layer
+from funprop.decoding import through
+from funprop.layer import Layer, map_nodes
+from funprop.params.selection import name_of
 from funprop.sharding.ready import data_parallel_rules
 from funprop.sharding.rules import Rules, chosen_by
-from funprop.trees import path_string
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -40,18 +41,18 @@ def gathered(model: Layer, mesh: Mesh, rules: Rules | None = None) -> Layer:
     """
     choose = chosen_by(data_parallel_rules() if rules is None else rules)
 
-    def look(node: Layer, at: tuple[int, ...]) -> Layer:
+    def gather_leaf(path: str, node: Layer) -> Layer:
         if node.children:
-            return node.rebuild(*(look(child, (*at, i)) for i, child in enumerate(node.children)))
+            return node
 
-        def gather(path: Any, leaf: Any) -> Any:
-            name = "/".join([*map(str, at), *([path_string(path)] if path else [])])
+        def gather(inner: Any, leaf: Any) -> Any:
+            name = "/".join(part for part in (path, name_of(inner)) if part)
             placed = NamedSharding(mesh, choose(name, leaf))
             return jax.lax.with_sharding_constraint(leaf, placed)
 
         return _leaf(node, lambda params: jax.tree_util.tree_map_with_path(gather, params))
 
-    return look(model, ())
+    return map_nodes(gather_leaf, model)
 
 
 def _leaf(leaf: Layer, gather: Any) -> Layer:
@@ -61,4 +62,6 @@ def _leaf(leaf: Layer, gather: Any) -> Layer:
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         return leaf.backward(gather(params), residuals, dy)
 
-    return dataclasses.replace(leaf, forward=forward, backward=backward, rebuild=None)
+    return dataclasses.replace(
+        leaf, forward=forward, backward=backward, rebuild=None, decoding=through(leaf, gather)
+    )

@@ -9,12 +9,11 @@ from jax.sharding import Mesh, PartitionSpec
 
 from funprop.sharding.rules import REST, Rules, chosen_by, names_of
 
-# Paths within `block` of funprop.models: residual 0 is attention and residual 1 the network, each
-# a serial of (norm, (dense, what is between, dense)).
-COLUMNS = r"(.*/)?[01]/0/1/0/[wb]"
-ROWS = r"(.*/)?[01]/0/1/2/w"
-# The embedding's table is the very first param; a head that is not tied is the loss's own.
-VOCABULARY = r"0(/0)*|(0/)*1/[wb]"
+# Names within the models of funprop.models.
+COLUMNS = ("*/qkv", "*/hidden")
+ROWS = "*/output/w"
+# The embedding's table, and a head that is not tied.
+VOCABULARY = ("*embedding/table", "head")
 
 
 def data_parallel_rules() -> Rules:
@@ -22,7 +21,7 @@ def data_parallel_rules() -> Rules:
 
     Example:
       >>> data_parallel_rules()
-      [('.*', P())]
+      [('*', P())]
     """
     return [(REST, PartitionSpec())]
 
@@ -95,7 +94,7 @@ def tensor_parallel_rules(axis: str = "model") -> Rules:
       >>> model, tokens = fp.gpt(50, features=8, depth=2, heads=2), jnp.zeros((1, 4), int)
       >>> params = jax.eval_shape(model.init, jax.random.key(0), tokens)
       >>> placed = fp.shardings(params, fp.make_mesh(model=1), tensor_parallel_rules())
-      >>> qkv, out = placed[1][0][0][0][1][0], placed[1][0][0][0][1][2]
+      >>> qkv, out = placed.blocks.attention.qkv, placed.blocks.attention.output
       >>> print(qkv.w.spec, qkv.b.spec, out.w.spec, out.b.spec)
       P(None, None, 'model') P(None, 'model') P(None, 'model', None) P()
     """

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from funprop.trees import path_string, spec_string
+from funprop.params.selection import Pattern, by_name, matches, name_of, require_match
+from funprop.trees import spec_string
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
 Choice = PartitionSpec | Callable[[Any], PartitionSpec]
-Rules = Sequence[tuple[str, Choice]] | Callable[[str, Any], PartitionSpec]
+Rules = Sequence[tuple[Pattern, Choice]] | Callable[[str, Any], PartitionSpec]
 
-REST = ".*"
+REST = "*"
 
 
 def make_mesh(**axes: int) -> Mesh:
@@ -49,34 +49,32 @@ def shardings(params: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
     Args:
       params: arrays, or `jax.ShapeDtypeStruct`s like them.
       mesh: whose axes the specs name.
-      rules: pairs of a pattern and a `PartitionSpec`, or a function of a param's shape to one. The
-        pattern is a regular expression for the whole path of the param, as `0/1/w` or `.*/w`. Order
-        means nothing: a param must not match two with different specs. Only the pattern `".*"` is
-        for what no other matches. Or a function `(path, leaf) -> PartitionSpec`.
+      rules: pairs of a pattern for names (see `fp.where`), as `blocks/attention/qkv/w` or `*/w`,
+        and a `PartitionSpec`, or a function of a param's shape to one. Order means nothing: a param
+        must not match two with different specs. Of several names in a tuple one at least must
+        match. Only the pattern `"*"` is for what no other matches. Or a function
+        `(name, leaf) -> PartitionSpec`.
 
     Raises:
-      ValueError: a pattern is no regular expression or matches no param; a param matches none, or
-        several that differ; a spec names an axis that the mesh lacks, or one twice, is longer than
-        the param has axes, or does not divide them.
+      ValueError: a pattern matches no param; a param matches none, or several that differ; a spec
+        names an axis that the mesh lacks, or one twice, is longer than the param has axes, or does
+        not divide them.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from jax.sharding import PartitionSpec as P
       >>> params = {"w": jnp.ones((4, 6)), "b": jnp.ones(6)}
-      >>> placed = shardings(params, make_mesh(model=1), [("w", P(None, "model")), (".*", P())])
+      >>> placed = shardings(params, make_mesh(model=1), [("w", P(None, "model")), ("*", P())])
       >>> placed["w"].spec == P(None, "model"), placed["b"].spec == P()
       (True, True)
     """
     choose = chosen_by(rules)
-    paths = [path_string(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern in _patterns(rules):
-        if pattern != REST and not any(re.fullmatch(pattern, path) for path in paths):
-            raise ValueError(
-                f"the pattern of a rule must match a param, got {pattern!r} for {_some(paths)}"
-            )
+        if pattern != REST:
+            require_match(pattern, by_name(params))
 
     def place(path: Any, leaf: Any) -> NamedSharding:
-        name = path_string(path)
+        name = name_of(path)
         spec = choose(name, leaf)
         check_spec(name, leaf, mesh, spec)
         return NamedSharding(mesh, spec)
@@ -88,20 +86,13 @@ def chosen_by(rules: Rules) -> Callable[[str, Any], PartitionSpec]:
     """Rules as a function `(path, leaf) -> PartitionSpec`, patterns that match nothing or not."""
     if callable(rules):
         return rules
-    for pattern in _patterns(rules):
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(
-                f"the pattern of a rule must be a regular expression, got {pattern!r}: {error}"
-            ) from None
 
     def choose(path: str, leaf: Any) -> PartitionSpec:
-        found = [rule for rule in rules if rule[0] != REST and re.fullmatch(rule[0], path)]
+        found = [rule for rule in rules if rule[0] != REST and matches(path, rule[0])]
         found = found or [rule for rule in rules if rule[0] == REST]
         if not found:
             raise ValueError(
-                f'a param must match a rule, got none for {path}; (".*", P()) is for the rest'
+                f'a param must match a rule, got none for {path}; ("*", P()) is for the rest'
             )
         specs = [spec(leaf) if callable(spec) else spec for _, spec in found]
         if any(_short(spec) != _short(specs[0]) for spec in specs):
@@ -146,7 +137,7 @@ def devices(mesh: Mesh, axes: Any) -> int:
     return math.prod(mesh.shape[name] for name in names_of(axes))
 
 
-def _patterns(rules: Any) -> list[str]:
+def _patterns(rules: Any) -> list[Pattern]:
     """The patterns of rules, and of those that they were made from."""
     if callable(rules):
         inner = getattr(rules, "rules", None)
@@ -160,7 +151,3 @@ def _short(spec: PartitionSpec) -> tuple[Any, ...]:
     while entries and not entries[-1]:
         entries.pop()
     return tuple(entries)
-
-
-def _some(paths: list[str]) -> str:
-    return ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")

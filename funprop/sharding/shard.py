@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from funprop.arguments import described
 from funprop.sharding.rules import Rules, devices, shardings
-from funprop.steps.step import Step, proposed, updating
+from funprop.steps.step import Step, parts_of, proposed, updating
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -39,6 +40,7 @@ def shard(step: Step, mesh: Mesh, rules: Rules, *, batch: tuple[str, ...] | None
     Source: Xu et al., arXiv:2105.04663 (GSPMD).
 
     Raises:
+      TypeError: `step` is none.
       ValueError: the step is sharded already; the mesh has axes that are not `AxisType.Auto`;
         `batch` names others than the mesh has; or, at init or an update's trace, rules and params
         do not go together, or the devices along `batch` do not divide the examples.
@@ -52,10 +54,10 @@ def shard(step: Step, mesh: Mesh, rules: Rules, *, batch: tuple[str, ...] | None
       >>> state = train.init(line.init(jax.random.key(0), data), None)
       >>> for _ in range(50):
       ...     state, metrics = train.update(state, data)
-      >>> round(float(state.params[0].w[0, 0]), 4), train.parts
+      >>> round(float(state.params.w[0, 0]), 4), train.parts
       (2.0, ('shard', 'step'))
     """
-    if "shard" in step.parts:
+    if "shard" in parts_of(step):
         raise ValueError(f"step must not be sharded already, got {step.parts}")
     if any(kind is not AxisType.Auto for kind in mesh.axis_types):
         raise ValueError(
@@ -76,6 +78,10 @@ def shard(step: Step, mesh: Mesh, rules: Rules, *, batch: tuple[str, ...] | None
         return jax.jit(step.init, out_shardings=placed)(params, key)
 
     def propose(state: Any, batch: PyTree, dloss: Any = None) -> tuple[Any, Any, Any]:
+        if not hasattr(state, "params"):
+            raise TypeError(
+                "state must be what init of the same step gives, got " + described(state)
+            )
         _check_batch(batch, in_front, axes, devices(mesh, axes))
         placed = state_shardings(state, mesh, rules)
         state = jax.lax.with_sharding_constraint(state, placed)
@@ -87,7 +93,8 @@ def shard(step: Step, mesh: Mesh, rules: Rules, *, batch: tuple[str, ...] | None
         )
         return jax.lax.with_sharding_constraint(state, placed), metrics, finite
 
-    return Step(init, updating(propose), step.check, ("shard", *step.parts), propose)
+    parts = "shard", *step.parts
+    return Step(init, updating(propose), step.check, parts, propose, step.grad_fn)
 
 
 def state_shardings(state: Any, mesh: Mesh, rules: Rules) -> PyTree:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funprop.rewrites.freeze import trained, with_trained
-from funprop.steps.step import Step, proposed, wrapper
-from funprop.transforms.made_of import refuse
+from funprop.params.frozen import trained, with_trained
+from funprop.steps.step import Step, parts_of, proposed, wrapper
+from funprop.transforms.transformed import refuse
 from funprop.trees import Sum, is_float, widen
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Averaged(NamedTuple):
 def ema(step: Step, decay: float | Callable[[Any], Any]) -> Step:
     """The same step, keeping an exponential moving average of its params in `state.average`.
 
+    Wrappers around it hand it on: `skip_nonfinite(ema(...))` has it in `state.average` too.
+
     After each update `average = decay average + (1 - decay) params`, from the first params on;
     summed in float32 at least, or an average of bfloat16 would stand still.
 
@@ -54,6 +56,7 @@ def ema(step: Step, decay: float | Callable[[Any], Any]) -> Step:
         that were (Polyak and Juditsky 1992) is `lambda n: n / (n + 1)`.
 
     Raises:
+      TypeError: `step` is none.
       ValueError: `decay` is out of its range; or the step is a `scan`.
 
     Example:
@@ -67,7 +70,7 @@ def ema(step: Step, decay: float | Callable[[Any], Any]) -> Step:
     """
     if not callable(decay) and not 0 <= decay <= 1:
         raise ValueError(f"decay must be from 0 to 1, got {decay}")
-    refuse("ema", step.parts, {"scan": "an average is taken of every update"})
+    refuse("ema", parts_of(step), {"scan": "an average is taken of every update"})
 
     def init(params: PyTree, key: Any) -> Averaged:
         inner = step.init(params, key)
@@ -86,7 +89,7 @@ def ema(step: Step, decay: float | Callable[[Any], Any]) -> Step:
         sums = jax.tree.map(averaged, state.sums, trained(inner.params))
         return Averaged(inner, sums, state.count + 1), metrics, finite
 
-    return wrapper("ema", step, init, propose)
+    return wrapper("ema", Averaged, step, init, propose)
 
 
 def _wide(p: Any) -> Any:

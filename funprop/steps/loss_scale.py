@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 
+from funprop.arguments import described
 from funprop.steps.skip_nonfinite import only_if, with_skipped
-from funprop.steps.step import Step, proposed, wrapper
-from funprop.transforms.made_of import refuse
+from funprop.steps.step import Step, parts_of, proposed, wrapper
+from funprop.transforms.transformed import refuse
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
+
+# A scale is itself a number in the dtype of the loss and of its first cotangents: never doubled
+# beyond the largest power of two that float16 has, nor halved below the smallest that it has with
+# all its digits.
+MOST, LEAST = 2.0**15, 2.0**-14
 
 
 class Scaled(NamedTuple):
@@ -33,25 +41,35 @@ class Scaled(NamedTuple):
         """As the step within has them."""
         return self.inner.params
 
+    @property
+    def average(self) -> Any:
+        """That of an `ema` within; an `AttributeError` where there is none."""
+        return self.inner.average
+
 
 def loss_scale(step: Step, initial: float = 2.0**15, every: int = 2000) -> Step:
     """The same step, its backward pass run at a multiple of the loss, for float16.
 
     Small cotangents would be zero in float16. The loss's own is `scale` instead of one, and the
     gradient is divided by it in float32. An update that would not be finite is left out, and the
-    scale halved; after `every` good ones it is doubled. Metrics tell `loss_scale` and the share
-    that was `skipped`.
+    scale halved; after `every` good ones it is doubled. It stays where float16 has its powers of
+    two, from 2^-14 to 2^15: it is not halved below, nor doubled beyond, however long gradients are
+    infinite, or zero. Below one, and below `initial`, a single good update doubles it: a run of bad
+    batches must not leave a scale that makes small gradients zero. Metrics tell `loss_scale` and
+    the share that was `skipped`.
     Source: Micikevicius et al., arXiv:1710.03740, section 3.2; dynamic as in NVIDIA's Apex.
 
     Args:
       step: any step whose grad_fn takes a cotangent of the loss (`backprop`, `from_loss` and their
         transforms do); but for `scan` and `skip_nonfinite`, which go around.
-      initial: the first scale, a power of two.
+      initial: the first scale, a power of two that float32 has with all its digits; it may be
+        above those bounds, and below them it is that of the first update alone.
       every: how many good updates double it.
 
     Raises:
-      ValueError: `initial` is no power of two, `every` is not positive, or the step is one that
-        goes around, or a `fused_step`, whose gradient nobody could divide.
+      TypeError: `step` is none, `initial` no number, or `every` no integer.
+      ValueError: `initial` is no such power of two, `every` is not positive, or the step is one
+        that goes around, or a `fused_step`, whose gradient nobody could divide.
 
     Example:
       >>> import optax, funprop as fp
@@ -65,15 +83,12 @@ def loss_scale(step: Step, initial: float = 2.0**15, every: int = 2000) -> Step:
       >>> float(state.params), float(metrics["loss_scale"].mean)
       (1.0, 512.0)
     """
-    if not initial > 0 or jnp.frexp(initial)[0] != 0.5:
-        raise ValueError(f"initial must be a power of two, got {initial}")
-    if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
+    initial, every = _first(initial), _count(every)
     why = {
         "scan": "the scale may change with every update",
         "skip_nonfinite": "it would hide from loss_scale what overflows",
     }
-    refuse("loss_scale", step.parts, why)
+    refuse("loss_scale", parts_of(step), why)
     if "loss_scale" in step.parts:
         raise ValueError("step must have no loss_scale yet, got one that has")
     if "fused_step" in step.parts:
@@ -90,11 +105,29 @@ def loss_scale(step: Step, initial: float = 2.0**15, every: int = 2000) -> Step:
         new, metrics, finite = proposed(step, state.inner, batch, state.scale)
         good = jnp.all(finite)
         count = jnp.where(good, state.good + 1, 0)
-        grown = jnp.where(count == every, 2 * state.scale, state.scale)
-        scale = jnp.where(good, grown, state.scale / 2)
+        due = (count >= every) | (state.scale < min(1.0, initial))
+        grown = jnp.where(due & (state.scale < MOST), 2 * state.scale, state.scale)
+        scale = jnp.maximum(jnp.where(good, grown, state.scale / 2), LEAST)
         told = {"loss_scale": Sum(state.scale, jnp.ones((), jnp.float32))}
-        scaled = Scaled(only_if(good, new, state.inner), scale, count % every)
+        scaled = Scaled(only_if(good, new, state.inner), scale, jnp.where(due, 0, count))
         # What is left out here is no reason for a wrapper outside to leave it out again.
         return scaled, with_skipped(metrics, good) | told, jnp.ones_like(finite)
 
-    return wrapper("loss_scale", step, init, propose)
+    return wrapper("loss_scale", Scaled, step, init, propose)
+
+
+def _first(initial: Any) -> float:
+    if isinstance(initial, bool) or not hasattr(initial, "__float__"):
+        raise TypeError(f"initial must be a power of two, got {described(initial)}")
+    value = float(initial)
+    if not (2.0**-126 <= value <= 2.0**127 and math.frexp(value)[0] == 0.5):
+        raise ValueError(f"initial must be a power of two from 2^-126 to 2^127, got {initial}")
+    return value
+
+
+def _count(every: Any) -> int:
+    if isinstance(every, bool) or not hasattr(every, "__index__"):
+        raise TypeError(f"every must be an integer, got {described(every)}")
+    if operator.index(every) < 1:
+        raise ValueError(f"every must be at least 1, got {every}")
+    return min(operator.index(every), 2**31 - 1)  # the count is an int32

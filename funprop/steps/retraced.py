@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import jax
@@ -13,6 +16,17 @@ if TYPE_CHECKING:
     from jaxtyping import PyTree
 
 logger = logging.getLogger("funprop")
+_expected: ContextVar[bool] = ContextVar("expected", default=False)
+
+
+@contextmanager
+def expected() -> Iterator[None]:
+    """Within, batches of other shapes are meant: a last one that is short, or filled up."""
+    token = _expected.set(True)
+    try:
+        yield
+    finally:
+        _expected.reset(token)
 
 
 class Retraced:
@@ -27,6 +41,8 @@ class Retraced:
         self.told = False
 
     def __call__(self, batch: PyTree) -> None:
+        if _expected.get():
+            return
         leaves = jax.tree_util.tree_flatten_with_path(batch)[0]
         specs = {path_string(path): spec_string(leaf) for path, leaf in leaves}
         self.first = self.first or specs

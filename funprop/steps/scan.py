@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from funprop.steps.step import Step
+from funprop.steps.donating import Donating
+from funprop.steps.step import Step, check_step
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ def scan(step: Step) -> Step:
     The metrics come back with that axis too, one entry an update. The bits are those of single
     updates.
 
+    Raises:
+      TypeError: `step` is none.
+
     Example:
       >>> import jax.numpy as jnp, optax, funprop as fp
       >>> line = fp.objective(fp.dense(1, bias=False), fp.mean_squared())
@@ -26,11 +30,13 @@ def scan(step: Step) -> Step:
       >>> batches = jnp.ones((50, 4, 1)), jnp.full((50, 4, 1), 3.0)
       >>> one = jax.tree.map(lambda leaf: leaf[0], batches)
       >>> state, metrics = many.update(many.init(line.init(jax.random.key(0), one), None), batches)
-      >>> metrics["loss"].mean.shape, round(float(state.params[0].w[0, 0]), 3)
+      >>> metrics["loss"].mean.shape, round(float(state.params.w[0, 0]), 3)
       ((50,), 3.0)
     """
+    check_step(step)
 
     def update(state: Any, batches: PyTree) -> tuple[Any, dict[str, Sum]]:
         return jax.lax.scan(step.update, state, batches)
 
-    return Step(step.init, jax.jit(update, donate_argnums=0), step.check, ("scan", *step.parts))
+    parts = ("scan", *step.parts)
+    return Step(step.init, Donating(update), step.check, parts, grad_fn=step.grad_fn)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funprop.rewrites.freeze import trained
-from funprop.steps.step import Step, proposed, wrapper
-from funprop.transforms.made_of import refuse
+from funprop.params.frozen import trained
+from funprop.steps.step import Step, parts_of, proposed, wrapper
+from funprop.transforms.transformed import refuse
 from funprop.trees import Sum, is_float, path_string
 
 if TYPE_CHECKING:
@@ -36,6 +36,11 @@ class Guarded(NamedTuple):
         """As the step within has them."""
         return self.inner.params
 
+    @property
+    def average(self) -> Any:
+        """That of an `ema` within; an `AttributeError` where there is none."""
+        return self.inner.average
+
 
 def skip_nonfinite(step: Step, n: int = 10) -> Step:
     """The same step, an update left out whole where it would bring infinity or NaN.
@@ -51,6 +56,7 @@ def skip_nonfinite(step: Step, n: int = 10) -> Step:
       n: how many updates in a row may be left out.
 
     Raises:
+      TypeError: `step` is none.
       ValueError: `n` is not positive, or the step is a `scan`.
       FloatingPointError: from `check`.
 
@@ -67,7 +73,7 @@ def skip_nonfinite(step: Step, n: int = 10) -> Step:
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    refuse("skip_nonfinite", step.parts, {"scan": "an update is left out by itself"})
+    refuse("skip_nonfinite", parts_of(step), {"scan": "an update is left out by itself"})
 
     def init(params: PyTree, key: Any) -> Guarded:
         return Guarded(step.init(params, key), *(jnp.zeros((), jnp.int32) for _ in range(3)))
@@ -92,7 +98,7 @@ def skip_nonfinite(step: Step, n: int = 10) -> Step:
                 "a row"
             )
 
-    return wrapper("skip_nonfinite", step, init, propose, check)
+    return wrapper("skip_nonfinite", Guarded, step, init, propose, check)
 
 
 def only_if(good: Any, new: PyTree, old: PyTree) -> PyTree:

@@ -11,10 +11,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from funprop.arguments import check_grad_fn, check_key, check_optimizer, check_trainable, described
 from funprop.gradients import GradFn, losses
-from funprop.rewrites.freeze import trained, with_trained
+from funprop.params.frozen import trained, with_trained
+from funprop.params.statistics import fold
+from funprop.steps.donating import Donating
 from funprop.steps.retraced import Retraced
-from funprop.transforms.made_of import call
+from funprop.transforms.transformed import call, what_draws
 from funprop.trees import Sum, all_finite, wide_dtype, widen
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ class Step(NamedTuple):
 
     Attributes:
       init: `(params, key) -> state`. The state has an attribute `params`; it holds copies, so the
-        params given stay usable. `key` may be `None` where nothing in the model is random.
+        params given stay usable. `key` may be `None` where nothing in the model draws from it; it
+        is refused where something does, as that would be training without it.
       update: `(state, batch) -> (state, metrics)`, metrics a `Sum` by name. Jitted, and *donates*
         its state: the old one's memory becomes the new one's, so the old one is gone. A last
         argument `dloss` is the cotangent of the loss in the backward pass (see `loss_scale`); the
@@ -37,6 +41,7 @@ class Step(NamedTuple):
       propose: `(state, batch, dloss=None) -> (state, metrics, finite)`: `update`, not jitted, and
         whether the gradient of each leaf of params was finite. For wrappers; `None` where there is
         no gradient to look at.
+      grad_fn: what gives the gradient; `None` where that is not known.
     """
 
     init: Callable[[Any, Any], Any]
@@ -44,6 +49,7 @@ class Step(NamedTuple):
     check: Callable[[Any], None] = lambda state: None
     parts: tuple[str, ...] = ("step",)
     propose: Callable[..., tuple[Any, dict[str, Sum], Any]] | None = None
+    grad_fn: GradFn | None = None
 
 
 class TrainState(NamedTuple):
@@ -67,6 +73,14 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
 
     Transforms that want the value, the gradient or the loss as a function (line searches,
     `reduce_on_plateau`) get them. A batch whose weights are all zero has a gradient of zero.
+    Statistics among the params are carried: what the pass recorded is folded in.
+
+    Raises:
+      TypeError: `grad_fn` or `optimizer` is none; or, at init, a leaf of params that is trained is
+        not floating, or the key no random key; or, at an update's trace, what was given is no
+        state.
+      ValueError: at init or an update's trace, there is no key and the model draws from one; or, at
+        an update, the state was given to one before.
 
     Example:
       >>> import funprop as fp
@@ -76,14 +90,18 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
       >>> state = train.init(line.init(jax.random.key(0), batch), jax.random.key(1))
       >>> for _ in range(50):
       ...     state, metrics = train.update(state, batch)
-      >>> round(float(state.params[0].w[0, 0]), 4), float(metrics["loss"].mean) < 1e-6
+      >>> round(float(state.params.w[0, 0]), 4), float(metrics["loss"].mean) < 1e-6
       (2.0, True)
     """
+    check_grad_fn(grad_fn)
+    check_optimizer(optimizer)
     transform = optax.with_extra_args_support(optimizer)
     takes = inspect.signature(transform.update).parameters.values()
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes)
 
     def init(params: PyTree, key: Any) -> TrainState:
+        check_trainable(params)
+        check_drawn_from(key, what_draws(grad_fn))
         opt_state = transform.init(trained(params))
         state = TrainState(params, opt_state, key, jnp.zeros((), jnp.int32))
         # Copies: the first update donates the state, and some transforms keep the params in it.
@@ -92,6 +110,8 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
     def propose(
         state: TrainState, batch: PyTree, dloss: Any = None
     ) -> tuple[TrainState, dict[str, Sum], Any]:
+        check_state(state, TrainState)
+        check_drawn_from(state.key, what_draws(grad_fn))
         key = None if state.key is None else jax.random.fold_in(state.key, state.count)
 
         def mean_loss(params: PyTree) -> Any:
@@ -100,22 +120,26 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
 
         gradient = call(grad_fn, state.params, batch, key, dloss)
         scale = 1 / jnp.where(gradient.weight == 0, 1, gradient.weight)
-        undone = scale if dloss is None else scale / jnp.asarray(dloss, scale.dtype)
-        grads = jax.tree.map(
-            lambda g: (widen(g) * undone.astype(wide_dtype(g.dtype))).astype(g.dtype),
-            gradient.grads,
-        )
+        unit = None if dloss is None else jnp.asarray(dloss)
+
+        def mean(g: Any) -> Any:
+            # Divided by a power of two first: with the weight in one factor it might underflow.
+            wide = widen(g) if unit is None else widen(g) / unit.astype(wide_dtype(g.dtype))
+            return (wide * scale.astype(wide.dtype)).astype(g.dtype)
+
+        grads = jax.tree.map(mean, gradient.grads)
         params = trained(state.params)
         wanted = {"value": gradient.loss * scale, "grad": grads, "value_fn": mean_loss}
         if not takes_any:  # as of `optax.contrib.sam`
             wanted = {p.name: wanted[p.name] for p in takes if p.name in wanted}
         updates, opt_state = transform.update(grads, state.opt_state, params, **wanted)
-        params = with_trained(state.params, optax.apply_updates(params, updates))
+        carried = fold(state.params, gradient.recorded)
+        params = with_trained(carried, optax.apply_updates(params, updates))
         new = TrainState(params, opt_state, state.key, state.count + 1)
         finite = [all_finite(g) for g in jax.tree.leaves(gradient.grads)]
         return new, losses(gradient), jnp.stack(finite or [jnp.ones((), bool)])
 
-    return Step(init, updating(propose), propose=propose)
+    return Step(init, updating(propose), propose=propose, grad_fn=grad_fn)
 
 
 def updating(propose: Callable[..., tuple[Any, dict[str, Sum], Any]]) -> Callable[..., Any]:
@@ -127,11 +151,45 @@ def updating(propose: Callable[..., tuple[Any, dict[str, Sum], Any]]) -> Callabl
         state, metrics, _ = propose(state, batch, dloss)
         return state, metrics
 
-    return jax.jit(update, donate_argnums=0)
+    return Donating(update)
+
+
+def check_step(step: Any) -> None:
+    """Raise a `TypeError` where what was given is no step."""
+    if not isinstance(step, Step):
+        raise TypeError(
+            "step must be a Step, as step(grad_fn, optimizer) makes it, got " + described(step)
+        )
+
+
+def parts_of(step: Step) -> tuple[str, ...]:
+    """What a step is made of; a `TypeError` where it is none."""
+    check_step(step)
+    return step.parts
+
+
+def check_state(state: Any, kind: type) -> None:
+    """Raise a `TypeError` where `state` is not what this step's `init` gives, a `kind`."""
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"state must be of type {kind.__name__}, as init of the same step gives it, got "
+            f"{described(state)}"
+        )
+
+
+def check_drawn_from(key: Any, drawing: str | None) -> None:
+    """Raise where `key` is no key, or there is none and something draws: its path, or `None`."""
+    check_key(key)
+    if key is None and drawing is not None:
+        raise ValueError(
+            f"key must be given, as {drawing} draws from it in training, got None: to train "
+            "without noise, leave it out of the model"
+        )
 
 
 def wrapper(
     name: str,
+    kind: type,
     step: Step,
     init: Callable[[Any, Any], Any],
     propose: Callable[..., tuple[Any, dict[str, Sum], Any]],
@@ -141,6 +199,7 @@ def wrapper(
 
     Args:
       name: of the wrapper.
+      kind: of its state.
       step: the one within.
       init: as a Step has it.
       propose: as a Step has it; `update` is made of it.
@@ -151,7 +210,12 @@ def wrapper(
         step.check(state.inner)
         check(state)
 
-    return Step(init, updating(propose), check_both, (name, *step.parts), propose)
+    def checked(state: Any, batch: PyTree, dloss: Any = None) -> tuple[Any, dict[str, Sum], Any]:
+        check_state(state, kind)
+        return propose(state, batch, dloss)
+
+    parts = (name, *step.parts)
+    return Step(init, updating(checked), check_both, parts, checked, step.grad_fn)
 
 
 def proposed(step: Step, state: Any, batch: PyTree, dloss: Any) -> tuple[Any, dict[str, Sum], Any]:

@@ -1,4 +1,5 @@
-"""In-memory data: batch `i` is a pure function of `(seed, i)`, so a resumed run sees the same."""
+"""In-memory data: batch `i` is a pure function of `(seed, epoch, i)`, so a resumed run sees the
+same."""
 
 from __future__ import annotations
 
@@ -9,55 +10,83 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
+from funprop.train.as_arrays import array, listed, parts_of
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Int, PyTree, Shaped
 
-Last = Literal["pad", "drop"]
+Last = Literal["short", "pad", "drop"]
+PADDING = -1  # stands for no row, in the place of one
 
 
 def check_data(data: PyTree, what: str = "data") -> int:
     """The number of examples in `data`, a tuple `(inputs, targets)` or with weights as a third.
 
     Raises:
-      TypeError: `data` is no such tuple.
-      ValueError: it is empty, its leaves differ in length, or hold NaN or infinity.
+      TypeError: `data` is no such tuple, or holds other than numbers.
+      ValueError: it is empty, its leaves differ in length, hold NaN or infinity, or numbers that
+        the device's dtypes do not have.
 
     Example:
       >>> check_data((np.zeros((3, 2)), np.zeros(3, int)))
       3
     """
+    return len(jax.tree.leaves(arrays(data, what))[0])
+
+
+def arrays(data: PyTree, what: str = "data") -> tuple[PyTree, ...]:
+    """`data` with every leaf an array of NumPy's or JAX's, of a dtype that the device has; raises
+    as `check_data` does.
+
+    Example:
+      >>> x, y = arrays((np.zeros((3, 2), ">f8"), np.arange(3)))
+      >>> x.dtype, y.dtype
+      (dtype('float32'), dtype('int32'))
+    """
     if not isinstance(data, tuple) or len(data) not in (2, 3):
-        raise TypeError(f"{what} must be (inputs, targets) or (inputs, targets, weights)")
-    leaves = {
-        "/".join([("inputs", "targets", "weights")[path[0].idx], *_rest(path)]): leaf
-        for path, leaf in jax.tree_util.tree_flatten_with_path(data)[0]
-    }
-    for name, leaf in leaves.items():
-        if not hasattr(leaf, "shape") or leaf.ndim == 0:
-            raise TypeError(f"{what}: {name} must be an array with an axis of examples")
-    lengths = {name: leaf.shape[0] for name, leaf in leaves.items()}
+        got = f"a tuple of {len(data)}" if isinstance(data, tuple) else type(data).__name__
+        raise TypeError(
+            f"{what} must be (inputs, targets) or (inputs, targets, weights), got {got}"
+        )
+    names = "inputs", "targets", "weights"
+    if any(isinstance(part, list) for part in data):
+        data = tuple(listed(*pair) for pair in zip(data, names, strict=False))
+    leaves = parts_of(data, names)
+    found = [array(leaf, f"{what}: {name}") for name, leaf in leaves.items()]
+    lengths = {name: len(leaf) for name, leaf in zip(leaves, found, strict=True)}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{n} {name}" for name, n in lengths.items())
         raise ValueError(f"{what} must have as many inputs as targets, got {told}")
-    n = next(iter(lengths.values()), 0)
-    if n == 0:
+    if not any(lengths.values()):
         raise ValueError(f"{what} must have at least one example, got none")
-    for name, leaf in leaves.items():
-        if trees.is_float(leaf):
-            bad = ~np.isfinite(np.asarray(leaf, np.float64))
-            if bad.any():
-                at = [int(i) for i in np.argwhere(bad)[0]]
-                raise ValueError(f"{what} must be finite, got {leaf[tuple(at)]} in {name} at {at}")
-    return n
+    for name, leaf in zip(leaves, found, strict=True):
+        _check_finite(leaf, name, what)
+    whole = jax.tree.unflatten(jax.tree.structure(data), found)
+    if len(whole) == 3:
+        _check_weights(whole[2], what)
+    return whole
 
 
-def _rest(path: tuple[Any, ...]) -> list[str]:
-    return [trees.path_string(path[1:])] if path[1:] else []
+def _check_finite(leaf: Any, name: str, what: str) -> None:
+    if not trees.is_float(leaf):
+        return
+    library: Any = jnp if isinstance(leaf, jax.Array) else np  # where it lies
+    if not library.isfinite(leaf).all():
+        at = [int(i) for i in np.argwhere(~np.isfinite(np.asarray(leaf)))[0]]
+        raise ValueError(f"{what} must be finite, got {leaf[tuple(at)]} in {name} at {at}")
+
+
+def _check_weights(weights: PyTree, what: str) -> None:
+    leaves = jax.tree.leaves(weights)
+    for leaf in leaves:
+        if (leaf < 0).any():
+            raise ValueError(f"{what}: weights must be at least 0, got {leaf.min()}")
+    if leaves and not any((leaf > 0).any() for leaf in leaves):
+        raise ValueError(f"{what}: weights must not all be zero")
 
 
 def epoch_rows(
-    n: int, batch_size: int, seed: int, epoch: int, last: Last = "pad"
+    n: int, batch_size: int, seed: int, epoch: int, last: Last = "short"
 ) -> Int[np.ndarray, "batches batch_size"]:
     """Which examples are in each batch of an epoch: every one once, in an order of its own.
 
@@ -65,8 +94,8 @@ def epoch_rows(
       n: how many examples there are.
       batch_size: how many a batch has.
       seed, epoch: what the order is drawn from, and nothing else.
-      last: what becomes of a last, short batch: `"drop"` leaves it out, `"pad"` fills it up with
-        the row number `-1`, for an example of weight zero.
+      last: what becomes of a last, short batch: `"drop"` leaves it out; otherwise the row number
+        `-1` stands in the places that are empty.
 
     Example:
       >>> epoch_rows(5, 2, seed=0, epoch=0).tolist()
@@ -78,8 +107,23 @@ def epoch_rows(
     if last == "drop":
         order = order[: n - n % batch_size]
     else:
-        order = np.pad(order, (0, -n % batch_size), constant_values=-1)
+        order = np.pad(order, (0, -n % batch_size), constant_values=PADDING)
     return order.reshape(-1, batch_size)
+
+
+def blocks(
+    rows: Int[np.ndarray, "batches batch_size"],
+) -> list[Int[np.ndarray, "batches batch_size"]]:
+    """The rows of an epoch as blocks of batches of one size: a last, short batch is by itself.
+
+    Example:
+      >>> [block.tolist() for block in blocks(np.array([[2, 4], [3, 0], [1, -1]]))]
+      [[[2, 4], [3, 0]], [[1]]]
+    """
+    short = rows[-1][rows[-1] >= 0]
+    if len(short) == rows.shape[1]:
+        return [rows]
+    return [block for block in (rows[:-1], short[None]) if len(block)]
 
 
 def gather(data: PyTree, rows: Int[Array, "batch"], padded: bool) -> PyTree:
@@ -90,7 +134,11 @@ def gather(data: PyTree, rows: Int[Array, "batch"], padded: bool) -> PyTree:
     real = rows >= 0
     if len(batch) == 3:
         inputs, targets, weights = batch
-        return inputs, targets, jnp.where(trees.spread(real, weights) > 0, weights, 0)
+
+        def masked(leaf: Any) -> Any:
+            return jnp.where(trees.spread(real, leaf) != 0, leaf, jnp.zeros_like(leaf))
+
+        return inputs, targets, jax.tree.map(masked, weights)
     return *batch, real.astype(jnp.float32)
 
 

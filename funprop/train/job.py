@@ -15,13 +15,15 @@ import numpy as np
 import optax
 
 from funprop.gradients import backprop, measure, objective
+from funprop.inspect.summary import summary
+from funprop.inspect.table import aligned
+from funprop.inspect.visits import compiled_visits
 from funprop.rewrites import autodiff
 from funprop.steps import step
-from funprop.summary import summary
-from funprop.table import aligned
 from funprop.train import processes
-from funprop.train.fit import check_sizes, fit
-from funprop.train.placement import spread
+from funprop.train.arguments import check_sizes
+from funprop.train.arrays import spread
+from funprop.train.fit import fit
 from funprop.train.plots import confusion, draw
 from funprop.train.runs import (
     check_choice,
@@ -35,7 +37,6 @@ from funprop.train.runs import (
 )
 from funprop.train.tasks import Task, task
 from funprop.verify import Check, Report, verify
-from funprop.visits import compiled_visits
 
 OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
     "sgd": optax.sgd,
@@ -129,7 +130,7 @@ def train(
     )
     if not processes.first():
         return out
-    params = jax.device_get(result.state.params[0])
+    params = jax.device_get(result.state.params)
     outputs = jax.jit(lambda p, x: network.forward(p, x)[0])(params, chosen.test[0])
     outputs = np.asarray(outputs)
     print(f"\n{_report(chosen, outputs)}\n")

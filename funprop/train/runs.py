@@ -19,7 +19,8 @@ import optax
 
 import funprop
 from funprop.layer import Layer
-from funprop.places import check_params, leaf_path
+from funprop.located import check_params
+from funprop.params.selection import name_of
 from funprop.train.stopping import Row
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def contents(folder: Path) -> str:
 def save_params(file: Path, layer: Layer, params: PyTree) -> None:
     """Every leaf of `params` under its path, as NumPy's `.npz`."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    arrays: dict[str, Any] = {leaf_path(layer, path): np.asarray(leaf) for path, leaf in leaves}
+    arrays: dict[str, Any] = {name_of(path): np.asarray(leaf) for path, leaf in leaves}
     np.savez(file, **arrays)
 
 
@@ -125,7 +126,7 @@ def load_params(file: Path, layer: Layer, x_spec: Any) -> PyTree:
     expected = jax.eval_shape(layer.init, jax.random.key(0), x_spec)
     paths, tree = jax.tree_util.tree_flatten_with_path(expected)
     with np.load(file) as stored:
-        names = {leaf_path(layer, path): spec for path, spec in paths}
+        names = {name_of(path): spec for path, spec in paths}
         for name in (*names, *stored.files):
             if name not in stored or name not in names:
                 where = "the file" if name in names else "the model"

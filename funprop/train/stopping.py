@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+
+from funprop.train.arguments import whole_number
 
 Row = dict[str, float]
 Rule = Callable[[Sequence[Row]], str | None]
@@ -33,7 +36,7 @@ def at_most(metric: str, target: float) -> Rule:
 
 
 def patience(metric: str, epochs: int, best: Callable[..., float] = min) -> Rule:
-    """Stop when the best value of `metric` is `epochs` epochs old.
+    """Stop when the best value of `metric` is `epochs` epochs old. NaN is worse than any other.
 
     Args:
       metric: which entry of the history.
@@ -41,19 +44,21 @@ def patience(metric: str, epochs: int, best: Callable[..., float] = min) -> Rule
       best: `min` for a loss, `max` for an accuracy.
 
     Raises:
+      TypeError: `epochs` is no integer.
       ValueError: `epochs` is not positive.
 
     Example:
       >>> patience("loss", 2)([{"loss": 0.1}, {"loss": 0.3}, {"loss": 0.2}])
       'loss no better for 2 epochs'
     """
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    epochs = whole_number(epochs, "epochs", 1)
 
     def rule(history: Sequence[Row]) -> str | None:
         _last(history, metric)
         values = [row[metric] for row in history]
-        waited = len(values) - 1 - values.index(best(values))
+        numbers = [value for value in values if not math.isnan(value)]
+        best_at = values.index(best(numbers)) if numbers else 0
+        waited = len(values) - 1 - best_at
         return f"{metric} no better for {epochs} epochs" if waited >= epochs else None
 
     return rule

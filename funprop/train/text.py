@@ -20,8 +20,8 @@ from funprop.models import generate, gpt, language_model, llama, unembedding
 from funprop.rewrites import autodiff, remat
 from funprop.steps import step
 from funprop.train import processes
+from funprop.train.arrays import spread
 from funprop.train.fit import fit
-from funprop.train.placement import spread
 from funprop.train.plots import curve
 from funprop.train.runs import (
     check_choice,
@@ -164,8 +164,10 @@ def train(
         )
         row["tokens_per_second"] = UPDATES * batch * TIME / seconds
         history.append(row)
-        here = jax.device_get(state.params[0])
-        sample = _sample(network, here, jax.random.fold_in(sample_key, turn))
+        sample = "(the loss is not finite: nothing is drawn)"
+        if math.isfinite(row["held_out/bits_per_byte"]):
+            here = jax.device_get(state.params)
+            sample = _sample(network, here, jax.random.fold_in(sample_key, turn))
         samples.append(sample)
         print(
             f"round {turn}/{rounds}  bits per byte {row['bits_per_byte']:.3f}, held out "
@@ -179,7 +181,7 @@ def train(
         return out
     with new_folder(out) as draft:
         write_history(draft / "history.jsonl", history)
-        save_params(draft / "params.npz", network, state.params[0])
+        save_params(draft / "params.npz", network, state.params)
         (draft / "samples.txt").write_text("\n\n".join(samples) + "\n")
         if history:
             title = f"funprop train stdlib: {model}"

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from funprop.arguments import check_key, objective_meant, run
 from funprop.gradients import Gradient, backprop, metrics_of
-from funprop.layer import Layer, Recorded, recorded
-from funprop.layers.batch_norm import BatchSums
-from funprop.per_example import sum_squares
-from funprop.places import check_params, names_along
-from funprop.rewrites.by_example import without_input
-from funprop.rewrites.squared_norms import squared_norms, total
-from funprop.rewrites.weigh import weigh, weighted_sum_of
-from funprop.transforms.made_of import Transformed, call, made_of, refuse
+from funprop.layer import Layer, recorded
+from funprop.located import check_params
+from funprop.properties import refuse_mixing
+from funprop.quantities.closed_form import sum_squares
+from funprop.quantities.each_example import without_input
+from funprop.quantities.squared_norms import squared_norms, total
+from funprop.quantities.weighted import weighted, weighted_sum_of
 from funprop.transforms.microbatch import batch_size
+from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
 from funprop.trees import Sum, wide_dtype
 
 if TYPE_CHECKING:
@@ -74,18 +75,18 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
     Raises:
       ValueError: `norm` is not positive and finite, or `noise` negative; the grad_fn is one that
         must be outside; or, when called, the batch has leaves of unequal length, there is noise and
-        no key, or a `batch_norm` takes its statistics from the batch.
+        no key, or there is a key and a layer mixes examples (`batch_norm`).
       TypeError: `objective` is neither a layer nor a grad_fn.
 
     Example:
       >>> import funprop as fp
       >>> line = fp.objective(fp.dense(1, bias=False), fp.mean_squared())
-      >>> params = (fp.DenseParams(jnp.array([[1.0]]), None), ())
+      >>> params = fp.DenseParams(jnp.array([[1.0]]), None)
       >>> batch = jnp.array([[1.0], [2.0]]), jnp.array([[2.0], [4.0]])
-      >>> fp.backprop(line)(params, batch).grads[0].w.tolist()  # -2 and -8
+      >>> fp.backprop(line)(params, batch).grads.w.tolist()  # -2 and -8
       [[-10.0]]
       >>> gradient = clip_per_example(line, 3.0)(params, batch)
-      >>> gradient.grads[0].w.tolist(), float(gradient.metrics["clipped"].mean)
+      >>> gradient.grads.w.tolist(), float(gradient.metrics["clipped"].mean)
       ([[-5.0]], 0.5)
     """
     if not (norm > 0 and math.isfinite(norm)):
@@ -115,17 +116,28 @@ def by_norms(
 ) -> Gradient:
     """By two backward passes: one for the norms, one for the sum."""
     n = batch_size(batch)
-    check_params(objective, params, batch)
+    check_key(key)
+    refuse_mixing("clip_per_example", objective, key, sharded=False)
     watched = squared_norms(objective)
-    (loss, weight), residuals = watched.forward(params, batch, key)
+    with objective_meant(objective, params, batch):
+        check_params(objective, params, batch)
+        (loss, weight), residuals = run(watched, params, batch, key)
     records = recorded(without_input(residuals))
-    _refuse_batch_statistics(records, objective)
     dtotal = jnp.ones_like(loss) if dloss is None else jnp.asarray(dloss, loss.dtype)
     dy = Sum(dtotal, jnp.zeros_like(weight))
     squares = total(watched.backward(params, residuals, dy)[0])
     factors, clipped = _factors(squares, norm, dtotal, n)
-    grads, _ = weigh(objective, factors).backward(params, residuals, dy)
+    clipped = clipped._replace(weight=_with_weight(batch, clipped.weight))
+    grads, _ = weighted(objective, factors).backward(params, residuals, dy)
     return Gradient(grads, loss, weight, {**metrics_of(records), "clipped": clipped}, records)
+
+
+def _with_weight(batch: PyTree, n: Any) -> Any:
+    """How many of a batch's `n` examples have weight: padding has none."""
+    if not isinstance(batch, tuple) or len(batch) != 3:
+        return n
+    weights = jnp.asarray(batch[2])
+    return (weights.reshape(len(weights), -1) != 0).any(1).sum(dtype=n.dtype)
 
 
 def _by_rows(
@@ -133,14 +145,15 @@ def _by_rows(
 ) -> Gradient:
     """From every example's gradient."""
     n = batch_size(batch)
+    refuse_mixing("clip_per_example", objective_of(grad_fn), key, sharded=False)
     rows = jax.tree.map(lambda leaf: leaf[:, None], batch)
     keys = None if key is None else jax.random.split(key, n)
     each = jax.vmap(lambda row, key: call(grad_fn, params, row, key, dloss))(rows, keys)
-    _refuse_batch_statistics(each.recorded)
     dtotal = jnp.ones_like(each.loss[0]) if dloss is None else jnp.asarray(dloss)
     factors, clipped = _factors(sum_squares(each.grads), norm, dtotal, n)
     rest = jax.tree.map(lambda leaf: leaf.sum(0), each._replace(grads=None))
-    metrics = {**rest.metrics, "clipped": clipped}
+    counted = (each.weight != 0).sum(dtype=clipped.weight.dtype)
+    metrics = {**rest.metrics, "clipped": clipped._replace(weight=counted)}
     return rest._replace(grads=weighted_sum_of(each.grads, factors), metrics=metrics)
 
 
@@ -183,18 +196,3 @@ def _noisy(
     keys = jax.random.split(own, max(len(leaves), 1))
     noisy = [add(k, leaf) for k, leaf in zip(keys, leaves, strict=False)]
     return gradient._replace(grads=tree.unflatten(noisy))
-
-
-def _refuse_batch_statistics(records: PyTree, objective: Layer | None = None) -> None:
-    """Raise where a layer took statistics over the batch: its examples have no gradients."""
-
-    def is_record(node: Any) -> bool:
-        return isinstance(node, Recorded)
-
-    for path, record in jax.tree_util.tree_flatten_with_path(records, is_leaf=is_record)[0]:
-        if isinstance(record.value, BatchSums):
-            place = f"{'/'.join(names_along(objective, path)[0])}: " if objective else ""
-            raise ValueError(
-                f"{place}batch_norm mixes the examples of a batch in training, so that none has a "
-                "gradient of its own: use group_norm or layer_norm"
-            )

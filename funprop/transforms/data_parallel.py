@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.properties import refuse_mixing
 from funprop.transforms.devices import axis_size, check_split_once, on_each
-from funprop.transforms.made_of import Transformed, call, made_of, refuse
 from funprop.transforms.microbatch import batch_size, cast_like, summed_in
+from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -32,7 +33,7 @@ def data_parallel(grad_fn: GradFn, mesh: jax.sharding.Mesh, axis: str = "data") 
     Raises:
       ValueError: the mesh has no such axis; noise would be added on every device; `grad_fn` is
         split over devices already; or, when called, the devices do not divide the batch, or its
-        leaves are of unequal length.
+        leaves are of unequal length, or there is a key and a layer mixes examples (`batch_norm`).
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -48,6 +49,7 @@ def data_parallel(grad_fn: GradFn, mesh: jax.sharding.Mesh, axis: str = "data") 
     check_split_once("data_parallel", grad_fn)
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
+        refuse_mixing("data_parallel", objective_of(grad_fn), key)
         if batch_size(batch) % devices:
             raise ValueError(
                 f"the {devices} devices along {axis!r} must divide the batch, got "

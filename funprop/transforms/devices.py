@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from funprop.transforms.made_of import made_of
+from funprop.transforms.transformed import made_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

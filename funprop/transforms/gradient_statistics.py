@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.transforms.made_of import Transformed, call, made_of, refuse
+from funprop.properties import refuse_mixing
 from funprop.transforms.microbatch import over_parts
+from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
 from funprop.trees import Sum, wide_dtype, widen
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def gradient_statistics(grad_fn: GradFn, n: int = 2) -> Transformed:
     )
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
+        refuse_mixing("gradient_statistics", objective_of(grad_fn), key)
         unit = 1 if dloss is None else dloss
 
         def one(part: PyTree, key: Any) -> tuple[Gradient, Any]:

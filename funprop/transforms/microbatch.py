@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.layer import split_key
-from funprop.transforms.made_of import Transformed, call, made_of, refuse
+from funprop.properties import refuse_mixing
+from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -30,8 +31,10 @@ def microbatch(grad_fn: GradFn, n: int) -> Transformed:
       n: how many parts.
 
     Raises:
+      TypeError: `grad_fn` is none.
       ValueError: `n` is not positive; noise would be added in every part; or, when called, the
-        batch has fewer than `n` examples or leaves of unequal length.
+        batch has fewer than `n` examples or leaves of unequal length, or there is a key and a layer
+        mixes examples (`batch_norm`), whose parts do not add up to the whole.
 
     Example:
       >>> import funprop as fp
@@ -49,6 +52,7 @@ def microbatch(grad_fn: GradFn, n: int) -> Transformed:
     refuse("microbatch", made_of(grad_fn), why)
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
+        refuse_mixing("microbatch", objective_of(grad_fn), key)
         return over_parts(lambda part, key: call(grad_fn, params, part, key, dloss), batch, key, n)
 
     return Transformed("microbatch", grad_fn, function)

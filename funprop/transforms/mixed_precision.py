@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.rewrites.freeze import trained
-from funprop.transforms.made_of import Transformed, call
+from funprop.arguments import check_grad_fn
+from funprop.params.frozen import trained
+from funprop.params.roles import is_statistic
+from funprop.params.selection import Pattern, where
+from funprop.transforms.transformed import Transformed, call
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
@@ -23,20 +25,20 @@ def mixed_precision(
     grad_fn: GradFn,
     compute_dtype: DTypeLike = jnp.bfloat16,
     *,
-    keep: Callable[[str], bool] = lambda path: False,
+    keep: Pattern | None = None,
 ) -> Transformed:
     """The gradient computed in `compute_dtype`, in the dtypes of params again when it comes back.
 
-    Params are cast, and the inputs: the first part of a batch that is a tuple, since targets and
-    weights belong to the loss; the whole of any other batch. For anybody's grad_fn; of a funprop
-    model `cast(model, dtype)` does the same layer by layer, so that the cast params never exist
-    all at once. Float16 wants `loss_scale` too.
+    Params are cast, all but statistics, and the inputs: the first part of a batch that is a tuple,
+    since targets and weights belong to the loss; the whole of any other batch. For anybody's
+    grad_fn; of a funprop model `cast(model, dtype)` does the same layer by layer, so that the cast
+    params never exist all at once. Float16 wants `loss_scale` too.
     Source: Micikevicius et al., arXiv:1710.03740.
 
     Args:
       grad_fn: any; its losses should be summed in float32, as funprop's are.
       compute_dtype: of params and inputs.
-      keep: from the path of a leaf of params, `0/1/w`, to whether it stays as it is.
+      keep: a pattern for the names of params that stay as they are (see `fp.where`), as `*/norm`.
 
     Raises:
       TypeError: `compute_dtype` is not floating.
@@ -48,6 +50,7 @@ def mixed_precision(
       >>> gradient.grads.tolist(), str(gradient.grads.dtype)
       ([2.0, 2.0], 'float32')
     """
+    check_grad_fn(grad_fn)
     if not jnp.issubdtype(compute_dtype, jnp.floating):
         raise TypeError(
             f"compute_dtype must be a floating dtype, got {jnp.dtype(compute_dtype).name}"
@@ -57,9 +60,10 @@ def mixed_precision(
         return leaf.astype(compute_dtype) if trees.is_float(leaf) else leaf
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
-        low = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf if keep(trees.path_string(path)) else lower(leaf), params
-        )
+        kept = is_statistic(params)
+        if keep is not None:
+            kept = jax.tree.map(lambda one, other: one or other, kept, where(keep, params))
+        low = jax.tree.map(lambda leaf, same: leaf if same else lower(leaf), params, kept)
         if isinstance(batch, tuple):
             batch = (jax.tree.map(lower, batch[0]), *batch[1:])
         else:

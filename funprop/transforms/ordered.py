@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.properties import refuse_mixing
 from funprop.transforms.devices import axis_size, check_split_once, on_each
-from funprop.transforms.in_pairs import hidden_zero, sum_of_all, sums_of_own
-from funprop.transforms.made_of import Transformed, call, made_of, refuse
 from funprop.transforms.microbatch import batch_size, cast_like, summed_in
+from funprop.transforms.pairwise_sum import hidden_zero, sum_of_all, sums_of_own
+from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -43,7 +44,8 @@ def ordered(
     Raises:
       ValueError: `parts` is not positive, or no multiple of the devices; the mesh has no such axis;
         noise would be added in every part; `grad_fn` is split over devices already; or, when
-        called, `parts` does not divide the batch, or its leaves are of unequal length.
+        called, `parts` does not divide the batch, its leaves are of unequal length, or there is a
+        key and a layer mixes examples (`batch_norm`).
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -75,6 +77,7 @@ def ordered(
         return cast_like(total, spec)
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
+        refuse_mixing("ordered", objective_of(grad_fn), key)
         size, rest = divmod(batch_size(batch), parts)
         if rest:
             raise ValueError(f"parts must divide the batch, got {parts} and {batch_size(batch)}")

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.functions import by_vjp
-from funprop.layer import Layer
-from funprop.places import leaf_path
-from funprop.verify import internals
-from funprop.verify.evaluate import Evaluate
+from funprop.layer import Layer, leaf_of
+from funprop.names import title
+from funprop.params import is_trained, trained
 from funprop.verify.subject import (
     MismatchError,
     Subject,
@@ -24,6 +23,8 @@ from funprop.verify.subject import (
     suffix,
     without_keys,
 )
+from funprop.verify.truth import internals
+from funprop.verify.truth.evaluate import Evaluate
 
 # ------------------------------------------------------------------------------------ of a layer
 
@@ -35,7 +36,12 @@ def of_layer(layer: Layer, params: Any, x: Any, key: Any = None, path: str = "")
     leaves, structure = jax.tree.flatten((params, x, key))
     leaves, with_keys = without_keys([jnp.asarray(leaf) for leaf in leaves])
     n_params, n_data = len(jax.tree.leaves(params)), len(jax.tree.leaves((params, x)))
-    differentiable = tuple(i for i, leaf in enumerate(leaves) if is_floating(leaf))
+    given = jax.tree.leaves((is_trained(params), jax.tree.map(lambda _: True, (x, key))))
+    differentiable = tuple(
+        i
+        for i, (leaf, own) in enumerate(zip(leaves, given, strict=True))
+        if own and is_floating(leaf)
+    )
 
     def plain(*inputs: Any) -> list[Any]:
         params, x, key = structure.unflatten(with_keys(inputs))
@@ -45,7 +51,7 @@ def of_layer(layer: Layer, params: Any, x: Any, key: Any = None, path: str = "")
         params, x, key = structure.unflatten(with_keys(inputs))
         y, residuals = judged.forward(params, x, key)
         got = judged.backward(params, residuals, _like_floats(y, dys))
-        want = jax.tree.map(lambda leaf: leaf if is_floating(leaf) else None, (params, x))
+        want = jax.tree.map(lambda leaf: leaf if is_floating(leaf) else None, (trained(params), x))
         return _checked(got, want, path or layer.name)
 
     def remade(specs: Any) -> list[Any]:
@@ -71,7 +77,8 @@ def _alone(layer: Layer) -> Layer:
 
     def by_autodiff(child: Layer) -> Layer:
         # A leaf: its residuals are no longer those of its children.
-        return Layer(child.init, *by_vjp(child.forward), child.name)
+        forward, backward = by_vjp(child.forward)
+        return leaf_of(child, forward=forward, backward=backward)
 
     return layer.rebuild(*map(by_autodiff, layer.children))
 
@@ -81,13 +88,13 @@ def _layer_paths(layer: Layer, path: str, structure: Any) -> list[str]:
     found = []
     for (which, *rest), _ in jax.tree_util.tree_flatten_with_path(filled)[0]:
         if which.idx == 0:
-            leaf = leaf_path(layer, tuple(rest)) or "params"
+            leaf = trees.path_string(tuple(rest)) or "params"
         elif which.idx == 2:
             leaf = "key"
         else:
             leaf = "/".join(["dx", *([trees.path_string(tuple(rest))] if rest else [])])
         if layer.children:
-            found.append(f"{path or layer.name}: {leaf}")
+            found.append(f"{title(path, layer)}: {leaf}")
         else:
             found.append(f"{path}/{leaf}" if path else leaf)
     return found

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.functions import by_vjp
+from funprop.inspect.table import aligned
 from funprop.layer import Layer
-from funprop.table import aligned
-from funprop.verify.evaluate import Evaluate
 from funprop.verify.subject import arrays, is_floating
+from funprop.verify.truth.evaluate import Evaluate
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
-from funprop.verify import internals
 from funprop.verify.adapters import of_rule
-from funprop.verify.evaluate import Evaluate
-from funprop.verify.examine import examine
+from funprop.verify.judging.examine import examine
+from funprop.verify.judging.rows import as_report
 from funprop.verify.report import Report
-from funprop.verify.rows import as_report
 from funprop.verify.subject import arrays, first_line, floats, refused, without_keys
+from funprop.verify.truth import internals
+from funprop.verify.truth.evaluate import Evaluate
 
 
 def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Report:

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from funprop.layer import Layer
 from funprop.verify.adapters import of_function, of_layer
-from funprop.verify.evaluate import Evaluate
-from funprop.verify.examine import examine
-from funprop.verify.instruments import random_numbers
+from funprop.verify.judging.examine import examine
+from funprop.verify.judging.rows import as_report
 from funprop.verify.report import Report
-from funprop.verify.rows import as_report
 from funprop.verify.subject import Subject, by_jax, first_line, floats
+from funprop.verify.truth.evaluate import Evaluate
+from funprop.verify.truth.instruments import random_numbers
 
 
 def verify_second_order(

@@ -9,17 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funprop.inspect.visits import compiled_visits
 from funprop.layer import Layer
-from funprop.places import check_params
-from funprop.verify import internals
+from funprop.located import check_params
 from funprop.verify.adapters import of_function, of_gradient, of_layer
-from funprop.verify.evaluate import Evaluate
-from funprop.verify.examine import examine
-from funprop.verify.instruments import Instruments
+from funprop.verify.judging.examine import examine
+from funprop.verify.judging.rows import Findings, as_report
 from funprop.verify.report import Report
-from funprop.verify.rows import Findings, as_report
 from funprop.verify.subject import Subject, arrays, first_line, floats, refused
-from funprop.visits import compiled_visits
+from funprop.verify.truth import internals
+from funprop.verify.truth.evaluate import Evaluate
+from funprop.verify.truth.instruments import Instruments
 
 
 def verify(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 import funprop as fp
-from funprop.per_example import sum_squares
+from funprop.quantities.closed_form import sum_squares
 from funprop.trees import size
 from tests.benchmarks.harness import header, ratio, temporary
 from tests.benchmarks.language_models import plain_loss, tokens, transformer, transformer_block
@@ -78,7 +78,7 @@ def mlp(batch: int, pairs: int) -> None:
     layer = fp.objective(model, fp.softmax_cross_entropy())
 
     def plain(params: Any, batch: Any) -> Any:
-        (x, labels), ((a, _, b, _, c), _) = batch, params
+        (x, labels), (a, _, b, _, c) = batch, params
         x = jax.nn.relu(x @ a.w + a.b)
         x = jax.nn.relu(x @ b.w + b.b)
         logits = x @ c.w + c.b

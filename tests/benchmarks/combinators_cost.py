@@ -51,7 +51,7 @@ def straight_serial(params: Any, x: Any, dy: Any) -> Any:
 @jax.jit
 def straight_residual(params: Any, x: Any, dy: Any) -> Any:
     """One block and the way around it."""
-    ((p, _),) = params
+    p, _ = params
     h = dense_tanh(p, x)
     dp, dh = dense_tanh_backward(p, x, h, dy)
     return x + h, (dp, dy + dh)
@@ -70,7 +70,7 @@ def straight_parallel(params: Any, x: Any, dy: Any) -> Any:
 @jax.jit
 def straight_repeat(params: Any, x: Any, dy: Any) -> Any:
     """Four blocks under a scan."""
-    ((p, _),) = params
+    p, _ = params
 
     def forward(x: Any, p: Any) -> Any:
         y = dense_tanh(p, x)

@@ -29,7 +29,7 @@ def main() -> None:
     for trained in (4, 2, 1):
         model, some = whole, params
         for i in range(BLOCKS - trained):
-            where = f"serial/residual[{i}]"
+            where = f"residual_{i}"
             model, some = fp.freeze(model, where), fp.frozen(model, where, some)
         backward = flops(jax.jit(fp.backprop(model)), some, batch) - forward
         bytes_ = _bytes(model, some, batch)

@@ -34,7 +34,7 @@ def transformer_block(
     heads: int, params: Any, x: Any, implementation: Literal["xla", "cudnn"] | None = None
 ) -> Any:
     """GPT-2's block in plain JAX, on the same params."""
-    (((n1, (qkv, _, out)),), ((n2, (up, _, down)),)) = params
+    (n1, qkv, _, out), (n2, up, _, down) = params
     split = affine(qkv, norm(n1, x)).reshape(*x.shape[:2], 3 * heads, -1)
     q, k, v = jnp.split(split, 3, 2)
     y = jax.nn.dot_product_attention(q, k, v, is_causal=True, implementation=implementation)
@@ -44,7 +44,7 @@ def transformer_block(
 
 def mlp_block(params: Any, x: Any) -> Any:
     """A residual block of two dense layers in plain JAX, on the same params."""
-    ((n, (up, _, down)),) = params
+    n, (up, _, down) = params
     return x + affine(down, jax.nn.gelu(affine(up, norm(n, x)), approximate=True))
 
 
@@ -52,14 +52,13 @@ def plain_loss(one: Callable[..., Any], tied: bool) -> Callable[..., Any]:
     """The whole model and optax's loss in plain JAX."""
 
     def loss(params: Any, batch: Any) -> Any:
-        (front, (stack,), last), *head = (params[0], *([] if tied else [params[1].w]))
+        own = params if tied else params[0]
         tokens, labels = batch
-        table, *positions = front
-        x = table[tokens]
-        if positions:
-            x = x + positions[0][: x.shape[1]]
-        x, _ = jax.lax.scan(lambda x, p: (one(p, x), None), x, stack)
-        logits = norm(last, x) @ (head[0] if head else table).T
+        x = own.embedding.table[tokens]
+        if hasattr(own, "positions"):
+            x = x + own.positions.table[: x.shape[1]]
+        x, _ = jax.lax.scan(lambda x, p: (one(p, x), None), x, own.blocks)
+        logits = norm(own.norm, x) @ (own.embedding.table if tied else params.head.w).T
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
 
     return loss
@@ -68,7 +67,7 @@ def plain_loss(one: Callable[..., Any], tied: bool) -> Callable[..., Any]:
 def compare(name: str, ours: dict[str, fp.Layer], one: Any, batch: Any, pairs: int) -> None:
     """Print the table of one model."""
     params = next(iter(ours.values())).init(jax.random.key(0), batch)
-    tied = len(params) == 1
+    tied = not hasattr(params, "head")
     forms = {"plain": one} | {
         f"checkpoint, {what}": jax.checkpoint(one, policy=policy)
         for what, policy in {
@@ -121,7 +120,9 @@ def residual_mlp(rewrite: Callable[[fp.Layer], fp.Layer], vocabulary: int = 1638
     """12 residual blocks of two dense layers, 256 features."""
     one = fp.residual(fp.serial(fp.layer_norm(), fp.feed_forward(256, 1024)))
     model = fp.serial(
-        fp.serial(fp.embedding(vocabulary, 256)), fp.repeat(rewrite(one), 12), fp.layer_norm()
+        fp.embedding(vocabulary, 256),
+        fp.named("blocks", fp.repeat(rewrite(one), 12)),
+        fp.named("norm", fp.layer_norm()),
     )
     return fp.language_model(model, vocabulary)
 

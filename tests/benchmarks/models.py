@@ -42,4 +42,4 @@ def expert_step(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
 
 def expert_params(params: Any) -> Any:
     """A copy of our params as the expert holds them."""
-    return [(p.w.copy(), p.b.copy()) for p in params[0] if p]
+    return [(p.w.copy(), p.b.copy()) for p in params if p]

@@ -11,9 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from funprop.verify.case import Case, Told
-from funprop.verify.evaluate import NotWideError
 from funprop.verify.stories.axes import coupled, diagonal, halves, reduced, shifted, transposed
+from funprop.verify.stories.case import Case, Told
 from funprop.verify.stories.cotangents import on_its_way
 from funprop.verify.stories.inputs import moved, overwritten, partial_sum, replaced
 from funprop.verify.stories.numbers import (
@@ -29,6 +28,7 @@ from funprop.verify.stories.paths import term
 from funprop.verify.stories.reductions import reduced_otherwise
 from funprop.verify.stories.regions import at_places, by_place, by_sign, complement
 from funprop.verify.stories.steps import step
+from funprop.verify.truth.evaluate import NotWideError
 
 STORIES: tuple[Callable[[Case], Told | None], ...] = (
     not_finite,

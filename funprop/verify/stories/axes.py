@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from funprop.verify.case import Case, Told
-from funprop.verify.evaluate import NotWideError
-from funprop.verify.instruments import Sample
+from funprop.verify.stories.case import Case, Told
+from funprop.verify.truth.evaluate import NotWideError
+from funprop.verify.truth.instruments import Sample
 
 
 def transposed(case: Case) -> Told | None:

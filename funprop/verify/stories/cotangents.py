@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from funprop.verify.case import Case, Told
 from funprop.verify.stories import graph
+from funprop.verify.stories.case import Case, Told
 from funprop.verify.stories.extremes import extremes
 from funprop.verify.stories.flow import Change, Flow, always, flow
 from funprop.verify.stories.inputs import along, in_part, moves

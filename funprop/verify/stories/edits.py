@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from funprop.verify import internals
-from funprop.verify.case import Case, Told
 from funprop.verify.stories import graph
+from funprop.verify.stories.case import Case, Told
 from funprop.verify.subject import is_floating
+from funprop.verify.truth import internals
 
 AT, SLOPE, OUT, AFTER = range(4)  # the kinds of edit
 EXCHANGES = 300  # more pairs of operands are not tried

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funprop.verify.case import Case, Told
 from funprop.verify.stories import graph
+from funprop.verify.stories.case import Case, Told
 from funprop.verify.subject import floats, is_floating
 
 CHANGES = 3000  # more are not tried

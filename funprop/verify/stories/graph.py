@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funprop.verify import internals
-from funprop.verify.case import Case
-from funprop.verify.evaluate import Evaluate
+from funprop.verify.stories.case import Case
 from funprop.verify.subject import floats, is_floating
+from funprop.verify.truth import internals
+from funprop.verify.truth.evaluate import Evaluate
 
 NUMBERS = 2_000_000  # at once, of all variants of the forward pass that a story tries
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from funprop.verify.case import Case, Told
-from funprop.verify.instruments import Sample
 from funprop.verify.stories.axes import rolls
+from funprop.verify.stories.case import Case, Told
 from funprop.verify.stories.regions import repeated
+from funprop.verify.truth.instruments import Sample
 
 
 def overwritten(case: Case) -> Told | None:

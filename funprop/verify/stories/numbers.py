@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from funprop.verify.case import Case, Told
-from funprop.verify.evaluate import NotWideError
+from funprop.verify.stories.case import Case, Told
+from funprop.verify.truth.evaluate import NotWideError
 
 
 def not_finite(case: Case) -> Told | None:

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from funprop.verify.case import Case, Told
 from funprop.verify.stories import graph
+from funprop.verify.stories.case import Case, Told
 
 EDGES = 600  # more are not tried
 IN_PAIRS = 60  # so many of the edges are tried two by two

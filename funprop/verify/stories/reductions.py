@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funprop.verify.case import Case, Told
 from funprop.verify.stories import graph
+from funprop.verify.stories.case import Case, Told
 from funprop.verify.subject import floats, is_floating
 
 VARIANTS = 8  # more are not tried: each is compiled

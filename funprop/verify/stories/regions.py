@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from funprop.verify.case import Case, Told
 from funprop.verify.stories import graph
+from funprop.verify.stories.case import Case, Told
 
 MANY = 100  # elements, of which one that is wrong may be the largest, but hardly by chance
 

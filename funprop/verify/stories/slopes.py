@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from funprop.verify.case import Told
+from funprop.verify.stories.case import Told
 from funprop.verify.stories.flow import Change, Flow, Place, Step, always
 
 # What derivatives of functions of one number look like, in its argument x or its value y.

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from funprop.verify.case import Case, Told
-from funprop.verify.evaluate import Evaluate
 from funprop.verify.stories import graph
+from funprop.verify.stories.case import Case, Told
 from funprop.verify.stories.edits import AFTER, AT, LINEAR, OUT, SLOPE, edits, is_branching
 from funprop.verify.subject import is_floating
+from funprop.verify.truth.evaluate import Evaluate
 
 EDITS = 1500  # more are not tried
 

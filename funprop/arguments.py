@@ -1,0 +1,131 @@
+"""Is what was given what was meant? Asked where calls come in, each a sentence where it is not."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+
+from funprop import trees
+from funprop.layer import Layer, output_spec
+from funprop.params.frozen import trained
+from funprop.trees import Sum
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+
+def described(given: Any) -> str:
+    """What something is, in a word or two, for an error message.
+
+    Example:
+      >>> described(jnp.ones(3)), described(Layer), described("adam")
+      ('float32[3]', 'the class Layer', "'adam'")
+    """
+    if isinstance(given, type):
+        return f"the class {given.__name__}"
+    if isinstance(given, (str, bool, int, float, complex)) or given is None:
+        return repr(given)
+    if hasattr(given, "dtype") and hasattr(given, "shape"):
+        return trees.spec_string(given)
+    if inspect.isfunction(given):
+        return f"the function {given.__name__}"
+    return type(given).__name__
+
+
+def check_layer(name: str, given: Any, such: str) -> None:
+    """Raise a `TypeError` where no layer was given, as `such` is one."""
+    if not isinstance(given, Layer):
+        raise TypeError(f"{name} must be a layer, as {such} is, got {described(given)}")
+
+
+def check_grad_fn(given: Any) -> None:
+    """Raise a `TypeError` where what was given cannot be a grad_fn: a layer, a step, a loss."""
+    wanted = (
+        "grad_fn must be a function (params, batch, key) -> Gradient, as backprop(objective) or "
+        "from_loss(loss_fn) makes it"
+    )
+    if not callable(given) or isinstance(given, type):
+        raise TypeError(f"{wanted}, got {described(given)}")
+    try:
+        signature = inspect.signature(given)
+    except (TypeError, ValueError):  # it cannot be told
+        return
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        raise TypeError(f"{wanted}, got {described(given)}{signature}") from None
+
+
+def check_optimizer(given: Any) -> None:
+    """Raise a `TypeError` where what was given is no optax transform."""
+    both = all(callable(getattr(given, name, None)) for name in ("init", "update"))
+    if not both or hasattr(given, "parts") or isinstance(given, type):  # parts: those of a Step
+        raise TypeError(
+            "optimizer must be an optax transform, as optax.sgd(0.1) is, got " + described(given)
+        )
+
+
+def check_key(given: Any) -> None:
+    """Raise a `TypeError` where what was given is neither one random key nor `None`."""
+    dtype = getattr(given, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if given is None or (typed and given.shape == ()):
+        return
+    if dtype == jnp.uint32 and given.ndim == 1:  # as `jax.random.PRNGKey` makes it
+        return
+    raise TypeError(
+        f"key must be one random key, as jax.random.key(0) makes it, got {described(given)}"
+    )
+
+
+def check_trainable(params: PyTree) -> None:
+    """Raise a `TypeError` where a leaf that would be trained is no floating number."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(trained(params)):
+        number = isinstance(leaf, (float, complex)) or (
+            hasattr(leaf, "dtype") and trees.is_float(leaf)
+        )
+        if not number:
+            raise TypeError(
+                f"params must be floating numbers where they are trained, got {described(leaf)} at "
+                f"{trees.path_string(path) or 'params'}: freeze it, or keep it apart from params"
+            )
+
+
+def as_sum(name: str, given: Any) -> Sum:
+    """A loss as a `Sum`, or a `TypeError`."""
+    if isinstance(given, tuple) and [jnp.shape(leaf) for leaf in given] == [(), ()]:
+        return Sum(*given)
+    got = ", ".join(map(trees.spec_string, jax.tree.leaves(given)))
+    raise TypeError(f"{name} must give a Sum, (total, weight) over the batch, got {got}")
+
+
+def run(objective: Layer, params: PyTree, batch: PyTree, key: Any) -> tuple[Sum, PyTree]:
+    """`objective.forward`, whose output must be a `Sum`."""
+    loss, residuals = objective.forward(params, batch, key)
+    return as_sum("objective", loss), residuals
+
+
+@contextmanager
+def objective_meant(objective: Layer, params: PyTree, batch: PyTree) -> Iterator[None]:
+    """Within, what fails because `objective` is a model without a loss fails with that sentence."""
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError):
+        if isinstance(batch, tuple) and _is_model(objective, params, batch):
+            raise TypeError(
+                "objective must give a Sum, as objective(model, loss) does, got the model "
+                f"{objective.name} alone"
+            ) from None
+        raise
+
+
+def _is_model(layer: Layer, params: PyTree, batch: tuple[Any, ...]) -> bool:
+    try:
+        return not isinstance(output_spec(layer, params, batch[0]), Sum)
+    except Exception:  # then it is none, or the params are not its
+        return False

@@ -1,0 +1,116 @@
+"""What each part of a model is given and gives, when the model runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+
+from funprop.layer import Layer
+from funprop.names import below
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+
+Trail = tuple[tuple[int, int], ...]
+
+
+class Visit(NamedTuple):
+    """One call of one layer's forward.
+
+    Attributes:
+      path: where in the model, as in `repeat[3]/dense`; empty for the model itself.
+      layer: which layer.
+      params, x, key: what its forward was given.
+      y: what it gave.
+    """
+
+    path: str
+    layer: Layer
+    params: Any
+    x: Any
+    key: Any
+    y: Any
+
+
+def visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) -> list[Visit]:
+    """Run `model` forward and list every call of every part, each node before its children.
+
+    Runs without `jit`, so that the copies under a scan are seen one by one. Keeps no residuals.
+
+    Example:
+      >>> import jax.numpy as jnp, funprop as fp
+      >>> model = fp.serial(fp.tanh(), fp.repeat(fp.relu(), 2))
+      >>> params = model.init(jax.random.key(0), jnp.zeros(3))
+      >>> [visit.path for visit in visits(model, params, jnp.zeros(3))]
+      ['', 'tanh', 'relu', 'relu[0]', 'relu[1]']
+    """
+    seen: list[Visit] = []
+    trails: list[Trail] = []  # of each visit: (child, which call) from the root
+    running: list[tuple[Trail, Counter[int]]] = [((), Counter())]  # each running node's, its calls
+
+    def watched(node: Layer, place: int) -> Layer:
+        children = [watched(child, i) for i, child in enumerate(node.children)]
+        node = node.rebuild(*children) if children else node
+
+        def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+            above, calls = running[-1]
+            trail = (*above, (place, calls[place]))
+            calls[place] += 1
+            number = len(seen)
+            trails.append(trail)
+            seen.append(Visit("", node, params, x, key, None))
+            running.append((trail, Counter()))
+            y, _ = node.forward(params, x, key)
+            running.pop()
+            seen[number] = seen[number]._replace(y=y)
+            return y, ()
+
+        return dataclasses.replace(node, forward=forward)
+
+    with jax.disable_jit():
+        watched(model, 0).forward(params, x, key)
+    copied = {_places(trail[:-1]) for trail in trails if trail[-1][1] > 0}
+    return [
+        visit._replace(path=_path(trail, copied, model))
+        for visit, trail in zip(seen, trails, strict=True)
+    ]
+
+
+def compiled_visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) -> list[Visit]:
+    """As `visits`, all in one compiled program; without `y`, which it need not compute.
+
+    Example:
+      >>> import jax.numpy as jnp, funprop as fp
+      >>> model = fp.serial(fp.tanh(), fp.relu())
+      >>> [visit.x.tolist() for visit in compiled_visits(model, ((), ()), jnp.zeros(1))]
+      [[0.0], [0.0], [0.0]]
+    """
+    seen: list[Visit] = []
+
+    def run(params: PyTree, x: PyTree) -> list[tuple[Any, Any, Any]]:
+        seen.extend(visits(model, params, x, key))
+        return [(visit.params, visit.x, visit.key) for visit in seen]
+
+    values = jax.jit(run)(params, x)
+    return [
+        visit._replace(params=p, x=here, key=k, y=None)
+        for visit, (p, here, k) in zip(seen, values, strict=True)
+    ]
+
+
+def _places(trail: Trail) -> tuple[int, ...]:
+    return tuple(place for place, _ in trail)
+
+
+def _path(trail: Trail, copied: set[tuple[int, ...]], model: Layer) -> str:
+    """`blocks[3]/dense`: the copy stands with the node that made the copies."""
+    path, node = "", model
+    for depth, (place, copy) in enumerate(trail[1:], start=1):
+        if _places(trail[:depth]) in copied:
+            path = f"{path or model.name}[{copy}]"
+        path, node = below(path, node)[place], node.children[place]
+    return path

@@ -1,0 +1,28 @@
+"""Functions that take a random key, and functions that do not."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+def with_key(function: Callable[..., Any], what: str) -> Callable[..., Any]:
+    """`function(params, x)` lifted to `(params, x, key=None)`; one that takes a key stays."""
+    if takes_key(function, what):
+        return lambda params, x, key=None: function(params, x, key)
+    return lambda params, x, key=None: function(params, x)
+
+
+def takes_key(function: Callable[..., Any], what: str) -> bool:
+    """Whether `function` has a third argument, beside params and input, that must be given or is
+    called `key`."""
+    arguments = inspect.signature(function).parameters.values()
+    places = [p for p in arguments if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p for p in places if p.default is p.empty or p.name == "key"]
+    open_ended = any(p.kind is p.VAR_POSITIONAL for p in arguments)
+    if len(needed) != 3 and not (len(needed) <= 2 and (len(places) >= 2 or open_ended)):
+        raise TypeError(
+            f"{what} must take (params, x) or (params, x, key), got {len(places)} arguments"
+        )
+    return len(needed) == 3

@@ -1,0 +1,48 @@
+"""What layers say of themselves, asked: which one it is, and what does not go together with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from funprop.layer import map_nodes
+
+if TYPE_CHECKING:
+    from funprop.layer import Layer
+
+
+def first_that(says: str, model: Layer) -> str:
+    """The path of the first part of `model` that says so, as far down as it can be told.
+
+    Example:
+      >>> import funprop as fp
+      >>> first_that("draws", fp.serial(fp.dense(4), fp.dropout(0.5)))
+      'dropout'
+    """
+    found = []
+
+    def look(path: str, node: Layer) -> Layer:  # children come before the node above them
+        if getattr(node, says):
+            found.append(path or node.name)
+        return node
+
+    map_nodes(look, model)
+    return found[0]
+
+
+def refuse_mixing(who: str, model: Layer | None, key: Any, *, sharded: bool = True) -> None:
+    """Raise where `who` takes a batch apart and a part of `model` mixes its examples.
+
+    They are mixed in training only: without a key there is nothing to refuse.
+
+    Args:
+      who: what takes it apart.
+      model: what is given the parts; `None` where nobody can tell.
+      key: what it is run with.
+      sharded: whether `shard` does what `who` was meant for.
+    """
+    if key is not None and model is not None and model.mixes:
+        raise ValueError(
+            f"{first_that('mixes', model)} mixes the examples of a batch in training, which {who} "
+            "takes apart: use group_norm or layer_norm"
+            + (", or shard, which is exact" if sharded else "")
+        )

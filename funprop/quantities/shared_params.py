@@ -1,0 +1,118 @@
+"""Which params of a node that shares them are used once and unchanged, and which are not."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+
+from funprop.layer import Layer
+from funprop.params.frozen import trained
+from funprop.params.selection import Place
+from funprop.quantities.closed_form import closed_of
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+
+class Part(NamedTuple):
+    """A leaf of a model, or a node that shares params.
+
+    Attributes:
+      place: which child of which child it is.
+      layer: itself.
+      tree: what stands in its place of a tree like the model's params.
+      stacked: whether it is within a `repeat`.
+    """
+
+    place: Place
+    layer: Layer
+    tree: Any
+    stacked: bool
+
+
+def parts(layer: Layer, tree: PyTree, place: Place = (), stacked: bool = False) -> Iterator[Part]:
+    """The parts of a model, from the first to the last, by the mirror law."""
+    if not layer.children or layer.shares:
+        yield Part(place, layer, tree, stacked)
+        return
+    for i, (child, sub) in enumerate(zip(layer.children, layer.split(tree), strict=True)):
+        yield from parts(child, sub, (*place, i), stacked or layer.copies is not None)
+
+
+def expansion(node: Layer) -> tuple[Callable[..., PyTree], Callable[..., PyTree]]:
+    """`params -> expanded` and its pullback `(params, dexpanded) -> dparams`, of a node that makes
+    its child's params from its own: what a child that echoes its params and `dy` tells."""
+
+    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+        return params, ()
+
+    def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        return dy, None
+
+    echo = node.rebuild(Layer(node.children[0].init, forward, backward, "echo"))
+
+    def expand(params: PyTree) -> PyTree:
+        return echo.forward(params, ())[0]
+
+    def pull(params: PyTree, dexpanded: PyTree) -> PyTree:
+        return echo.backward(params, echo.forward(params, ())[1], dexpanded)[0]
+
+    return expand, pull
+
+
+class Plan(NamedTuple):
+    """What to ask of each part of a node that shares params, for each example alone.
+
+    Attributes:
+      how: by the part's place: "squares", its squared norms; "gradients", its gradient; "both",
+        squared norms and all that their closed form is made of.
+      tied: pairs of places with one table between them, which the first looks rows up in.
+    """
+
+    how: dict[Place, str]
+    tied: list[tuple[Place, Place]]
+
+
+class Both(NamedTuple):
+    """What a part gives of which "both" is asked: `known` is `(params, residuals, dy)`."""
+
+    squares: Any
+    known: Any
+
+
+def plan(node: Layer, params: PyTree, *, all_made: bool = False) -> Plan:
+    """The plan for a node of one child, for params like `params`; or, with `all_made`, the one by
+    which each example's gradient of `params` is made."""
+    traced, expanded = jax.make_jaxpr(expansion(node)[0], return_shape=True)(params)
+    out = traced.jaxpr.outvars
+    numbers = jax.tree.unflatten(jax.tree.structure(params), range(len(traced.jaxpr.invars)))
+    given = [traced.jaxpr.invars[i] for i in jax.tree.leaves(trained(numbers))]
+    changed = [atom for eqn in traced.jaxpr.eqns for atom in eqn.invars]
+
+    def uses(i: int) -> list[int] | None:
+        """Where what is at place `i` goes unchanged; `None` if it is made, or is not trained."""
+        if not any(out[i] is v for v in given) or any(out[i] is v for v in changed):
+            return None
+        return [j for j, v in enumerate(out) if v is out[i]]
+
+    def alone(places: list[int]) -> bool:
+        return all(uses(i) == [i] for i in places)
+
+    numbered = jax.tree.unflatten(jax.tree.structure(expanded), range(len(out)))
+    found = [(p, jax.tree.leaves(p.tree)) for p in parts(node.children[0], numbered)]
+    how = {
+        p.place: "squares" if alone(places) and not all_made else "gradients" for p, places in found
+    }
+    tied = []
+    for (a, of_a), (b, of_b) in itertools.permutations(found, 2):
+        if all_made or a.stacked or b.stacked or not of_a or not of_b:
+            continue
+        one, two = closed_of(a.layer), closed_of(b.layer)
+        same = uses(of_a[0]) == sorted([of_a[0], of_b[0]])
+        if same and one and two and one.looked_up and two.rows and alone(of_a[1:] + of_b[1:]):
+            how[a.place] = how[b.place] = "both"
+            tied.append((a.place, b.place))
+    return Plan(how, tied)

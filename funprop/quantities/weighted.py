@@ -1,0 +1,69 @@
+"""Each example's part of the gradient multiplied by a factor."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from funprop.layer import Layer, map_layers
+from funprop.quantities.closed_form import closed_of
+from funprop.quantities.each_example import gradients, keeping, without_input
+from funprop.trees import Sum, spread, widen
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, PyTree
+
+
+def weighted(objective: Layer, factors: Float[Array, " b"]) -> Layer:
+    """The same objective, whose backward gives the gradient of the losses times the factors.
+
+    Backward is linear in `dy`, and what comes out of the loss is one cotangent an example: it is
+    multiplied there, once, and the rest is the backward pass as it is. Of a loss with params,
+    theirs must be weighted too: by a closed form, or from each example's gradient in them. A loss
+    is a leaf whose output, and so whose cotangent, is a `Sum`; there may be several.
+
+    Backward takes the residuals of `objective` or of `squared_norms(objective)`.
+
+    Raises:
+      ValueError: at backward, the cotangents of the loss's inputs have not one row an example.
+    """
+    return map_layers(lambda leaf: _weighed(leaf, factors), objective)
+
+
+def _weighed(loss: Layer, factors: Float[Array, " b"]) -> Layer:
+    known = closed_of(loss)
+
+    def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        kept = without_input(residuals)
+        if not isinstance(dy, Sum):
+            return loss.backward(params, kept, dy)
+        if known is not None and known.weighted is not None:
+            return loss.backward(params, known.weighted(kept, factors), dy)
+        dparams, dx = loss.backward(params, kept, dy)
+        if jax.tree.leaves(dparams):
+            dparams = weighted_sum_of(gradients(loss, params, residuals, dy), factors)
+        return dparams, jax.tree.map(lambda d: _each_times(d, factors), dx)
+
+    return keeping(loss, backward)
+
+
+def weighted_sum_of(grads: PyTree, factors: Float[Array, " b"]) -> PyTree:
+    """The sum over the first axis of every leaf, each entry times its factor."""
+
+    def summed(leaf: Array) -> Array:
+        wide = widen(leaf)
+        return jnp.tensordot(factors.astype(wide.dtype), wide, 1).astype(leaf.dtype)
+
+    return jax.tree.map(summed, grads)
+
+
+def _each_times(d: Array, factors: Float[Array, " b"]) -> Array:
+    if d.shape[:1] != factors.shape:
+        raise ValueError(
+            f"outputs and targets must have a first axis of {len(factors)} examples, got shape "
+            f"{tuple(d.shape)}"
+        )
+    wide = widen(d)
+    return (wide * spread(factors, wide)).astype(d.dtype)

@@ -1,0 +1,83 @@
+"""What people have their numbers in, as arrays that the device can hold; or why not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funprop import trees
+
+
+def listed(part: Any, name: str) -> Any:
+    """`part`, or where it is a list of numbers (and of lists of them) the array of them."""
+    leaves = jax.tree.leaves(part)
+    if not isinstance(part, list) or not all(
+        isinstance(x, complex | float | int | str) for x in leaves
+    ):
+        return part
+    try:
+        return np.asarray(part)
+    except ValueError:
+        raise ValueError(f"{name} must be an array, got lists of unequal length") from None
+
+
+def parts_of(data: tuple[Any, ...], names: tuple[str, ...]) -> dict[str, Any]:
+    """The leaves of a tuple's parts by the names of the parts, and their paths within."""
+    return {
+        "/".join([name, *([trees.path_string(path)] if path else [])]): leaf
+        for name, part in zip(names, data, strict=False)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(part)[0]
+    }
+
+
+def array(leaf: Any, name: str) -> Any:
+    """`leaf` as an array of NumPy's or JAX's, with an axis of examples.
+
+    Anything that NumPy takes for an array of numbers is one: a DataFrame, a tensor of another
+    library. Its dtype becomes the one that JAX would give it, quietly, where that has the numbers.
+
+    Raises:
+      TypeError: it is no array, or holds other than numbers.
+      ValueError: values are masked, or too large.
+
+    Example:
+      >>> array(np.array([1, 2**40]), "targets")
+      Traceback (most recent call last):
+        ...
+      ValueError: targets must fit in int32, got 1099511627776: set jax_enable_x64, or use less
+    """
+    if isinstance(leaf, jax.Array):
+        if leaf.ndim == 0:
+            raise TypeError(f"{name} must be an array with an axis of examples, got a scalar")
+        return leaf
+    if isinstance(leaf, np.ma.MaskedArray):
+        if np.ma.is_masked(leaf):
+            raise ValueError(f"{name} must not be masked: give weights of zero instead")
+        leaf = leaf.data
+    if not hasattr(leaf, "__array__") or np.ndim(leaf) == 0:
+        raise TypeError(
+            f"{name} must be an array with an axis of examples, got {type(leaf).__name__}"
+        )
+    found = np.asarray(leaf)
+    if not (jnp.issubdtype(found.dtype, jnp.number) or found.dtype == bool):
+        raise TypeError(f"{name} must hold numbers, got dtype {found.dtype}")
+    return _narrowed(found, name)
+
+
+def _narrowed(found: Any, name: str) -> Any:
+    """In the machine's byte order, and in a dtype that JAX has."""
+    native = found.dtype.newbyteorder("=")
+    dtype = jax.dtypes.canonicalize_dtype(native)
+    if dtype != native and found.size:
+        low, high = (found.min(), found.max()) if found.dtype.kind != "c" else (0, 0)
+        limits: Any = jnp.iinfo(dtype) if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo(dtype)
+        # Infinity and NaN are for the check of values to tell of, which says where they are.
+        over = [x for x in (low, high) if np.isfinite(x) and not limits.min <= x <= limits.max]
+        if over:
+            raise ValueError(
+                f"{name} must fit in {dtype}, got {over[0]}: set jax_enable_x64, or use less"
+            )
+    return np.asarray(found, dtype) if dtype != found.dtype else found

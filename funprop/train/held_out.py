@@ -1,0 +1,67 @@
+"""Measuring on data that is not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from funprop import trees
+from funprop.train.arrays import copies
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+# Held-out data is measured in batches of at least this many examples.
+MEASURED_AT_ONCE = 1024
+
+
+def params_of(state: Any) -> Any:
+    """Those to predict with: the average where the state has one (see `ema`)."""
+    average = getattr(state, "average", None)
+    return state.params if average is None else average
+
+
+def measuring(
+    held_out: PyTree,
+    measure: Callable[[PyTree, PyTree], dict[str, trees.Sum]],
+    batch_size: int,
+    mesh: jax.sharding.Mesh | None,
+    state: Any,
+) -> Callable[[Any], list[dict[str, trees.Sum]]]:
+    """`state -> sums over each batch of the held-out data`, which is put on the device once.
+
+    Raises:
+      TypeError: here, if it can be seen without computing, or when called: `measure` gives
+        something else than sums.
+    """
+    n = len(jax.tree.leaves(held_out)[0])
+    at_once = max(batch_size, MEASURED_AT_ONCE)
+    batches = [
+        copies(jax.tree.map(lambda leaf, i=i: leaf[i : i + at_once], held_out), mesh)
+        for i in range(0, n, at_once)
+    ]
+    if hasattr(measure, "eval_shape"):  # jitted: what is wrong is found before it is trained for
+        for batch in (batches[0], batches[-1]):
+            _check(measure.eval_shape(params_of(state), batch))  # pyright: ignore
+
+    def measured(state: Any) -> list[dict[str, trees.Sum]]:
+        params = params_of(state)
+        return [_check(measure(params, batch)) for batch in batches]
+
+    return measured
+
+
+def _check(found: Any) -> dict[str, trees.Sum]:
+    if not isinstance(found, dict):
+        raise TypeError(
+            "measure must give {name: Sum}, as fp.measure(grad_fn) does, got "
+            f"{type(found).__name__}"
+        )
+    for name, value in found.items():
+        if not isinstance(value, trees.Sum):
+            raise TypeError(
+                f"measure must give {{name: Sum}}, got {type(value).__name__} for {name!r}"
+            )
+    return found

@@ -1,0 +1,1 @@
+"""Inputs made from the given ones: those that people forget."""

@@ -1,0 +1,1 @@
+"""Is a gradient right, at the given inputs and at others?"""

@@ -1,0 +1,152 @@
+"""One part examined: at the given inputs, at those that people forget, and what is wrong told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from funprop.verify import stories
+from funprop.verify.inputs import points, properties
+from funprop.verify.judging import kinks, large, laws, shrink
+from funprop.verify.judging.by_differences import by_differences
+from funprop.verify.judging.judge import Judgement, Verdict, in_float64, judged
+from funprop.verify.judging.other_inputs import at_other_inputs
+from funprop.verify.judging.rows import Findings, misfit, row, wrong
+from funprop.verify.report import Check, Example
+from funprop.verify.stories.case import Case
+from funprop.verify.subject import MismatchError, Subject, first_line, is_floating
+from funprop.verify.truth.evaluate import NotWideError
+from funprop.verify.truth.instruments import (
+    EPS32,
+    EPS64,
+    Instruments,
+    Sample,
+    drawn_sample,
+    random_numbers,
+)
+
+
+@np.errstate(all="ignore")  # infinities and NaN are what it looks for
+def examine(
+    subject: Subject,
+    seed: int = 0,
+    thorough: bool = True,
+    tools: Instruments | None = None,
+    first: bool = True,
+) -> Findings:
+    """Judge every leaf of one part.
+
+    Args:
+      subject: the part.
+      seed: of cotangents and inputs.
+      thorough: whether to look beyond the given inputs.
+      tools: made for a part that differs in its name and the values of its inputs only.
+      first: whether no such part was examined before.
+    """
+    rng = random_numbers(seed)
+    try:
+        tools = tools or Instruments(subject, subject.args)
+    except MismatchError as error:
+        return Findings([misfit(subject, error)], [], [])
+    except Exception as error:  # whatever a backward pass raises that cannot even be traced
+        failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
+        return Findings([misfit(subject, failed)], [], [])
+    if tools.many and (rows := large.all_right(subject, tools, rng)) is not None:
+        return Findings(rows, [], [])
+    samples = _samples(tools, subject.args, 1 if tools.many else 3, rng)
+    try:
+        measured = _measured(tools, samples, rng)
+    except NotWideError as error:
+        here = [s for s in samples if s.inputs is samples[0].inputs]
+        return by_differences(subject, tools, here, str(error), rng)
+    except jax.errors.JaxRuntimeError as error:  # raised by Python code that it calls
+        failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
+        return Findings([misfit(subject, failed)], [], [])
+    verdicts, remarks = _combined(measured, samples, tools)
+    checks = []
+    for k, (verdict, remark) in enumerate(zip(verdicts, remarks, strict=True)):
+        if verdict.ok:
+            checks.append(row(subject, k, verdict, remark))
+        else:
+            told = stories.told(_case(tools, measured, samples, k, verdict))
+            checks.append(wrong(subject, k, verdict, told, "", remark))
+    bad = [k for k, verdict in enumerate(verdicts) if not verdict.ok]
+    notes: list[str] = []
+    examples: list[Example] = []
+    beyond = thorough and first and not tools.many and measured.exact is not None
+    if beyond and not bad:
+        found, notes = at_other_inputs(subject, tools, samples, rng)
+        for k, check in found.items():
+            checks[k] = check
+        bad = list(found)
+    if first and not bad:
+        checks += [
+            Check(subject.name, subject.name, problem=sentence, story=story)
+            for story, sentence in laws.broken_laws(
+                tools, samples[0], [v.allowed[0] for v in measured.running]
+            )
+        ]
+    if beyond and bad:
+        examples = shrink.smallest(subject, bad[0], rng)
+    return Findings(checks, notes, examples)
+
+
+def _samples(tools: Instruments, args: Any, n: int, rng: np.random.Generator) -> list[Sample]:
+    """The given inputs under `n` cotangents of several sizes, then `n` inputs nearby."""
+    given = [properties.drawn(leaf) for leaf in args]
+    samples = [drawn_sample(tools, given, unit, rng) for unit in (1.0, 32.0, 1 / 32)[:n]]
+    return samples + [
+        drawn_sample(tools, points.nearby(args, rng, tools.subject.differentiable), 1.0, rng)
+        for _ in range(n)
+    ]
+
+
+def _measured(tools: Instruments, samples: list[Sample], rng: Any) -> Judgement:
+    """The verdicts at samples, those that share the inputs of the first in the dtype as given."""
+    here = [s for s in samples if s.inputs is samples[0].inputs]
+    found = in_float64(tools, samples)._replace(hands=[tools.hand(s) for s in here])
+    if tools.eps > EPS64:
+        autos = [tools.auto(s) for s in here]
+    else:  # float64: as far as the truth moves when the inputs are rounded to float32
+        autos = [tools.truth(s._replace(inputs=_jittered(s.inputs, rng))) for s in here]
+    return judged(found._replace(autos=autos), tools.eps, tools.constants)
+
+
+def _jittered(inputs: list[Any], rng: Any) -> list[Any]:
+    return [
+        v * (1 + EPS32 * rng.uniform(-1, 1, v.shape))
+        if isinstance(v, np.ndarray) and is_floating(v)
+        else v
+        for v in inputs
+    ]
+
+
+def _combined(
+    found: Judgement, samples: list[Sample], tools: Instruments
+) -> tuple[list[Verdict], list[str]]:
+    """For each leaf the verdict that counts, kinks forgiven, and a note of them."""
+    verdicts, notes = [], []
+    for k, running in enumerate(found.running):
+        note = ""
+        candidates = [running] if found.exact is None else [found.exact[k], running]
+        settled = []
+        for verdict in candidates:
+            if not verdict.ok:
+                verdict, kink = kinks.forgiven(verdict, tools, samples[: len(verdict.got)], k)
+                if kink.any():
+                    at = [int(i) for i in np.argwhere(kink)[0][1:]]
+                    note = f"a kink at {at}: any slope between the one-sided ones is accepted"
+            settled.append(verdict)
+        verdicts.append(next((v for v in settled if not v.ok), settled[-1]))
+        notes.append(note)
+    return verdicts, notes
+
+
+def _case(
+    tools: Instruments, found: Judgement, samples: list[Sample], k: int, verdict: Verdict
+) -> Case:
+    right = found.exact is not None and found.exact[k].ok
+    n = len(verdict.got)
+    return Case(tools, samples[:n], k, verdict, [t[:n] for t in found.truths], right)

@@ -1,0 +1,135 @@
+"""What a backward pass must be beside right: zero for zero, and the same under jit, vmap and scan.
+
+And the forward pass must give the same when it is differentiated.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from funprop.verify.judging.judge import FACTOR, UNITS
+from funprop.verify.subject import Subject, first_line, floats, of_floats
+from funprop.verify.truth.evaluate import NotWideError
+from funprop.verify.truth.instruments import Instruments, Sample
+
+
+def broken_laws(
+    tools: Instruments, sample: Sample, allowed: Sequence[np.ndarray]
+) -> list[tuple[str, str]]:
+    """The laws that the hand-written backward pass breaks: pairs of a story and a sentence.
+
+    Args:
+      tools: of the part.
+      sample: where to look, of unit one.
+      allowed: how far each of its gradients may be from the truth there.
+    """
+    subject = tools.subject
+    inputs, dys = tools.working(sample.inputs), tools.working_dys(sample)
+    there, broken = _transformed(tools, inputs, dys)
+    broken += _of_the_output(tools, sample)
+    for i, zero in enumerate(np.asarray(g, np.float64) for g in there.pop("zero", ())):
+        if np.any(zero) and np.all(np.isfinite(zero)):
+            worst = float(np.max(np.abs(zero)))
+            broken.append(("not linear", f"{subject.leaf(i)} is {worst:.3g} for a zero cotangent"))
+    for name, grads in there.items():
+        for i, (a, b, slack) in enumerate(zip(tools.hand(sample), grads, allowed, strict=True)):
+            far = np.abs(np.asarray(b, np.float64) - a)
+            if np.any(far > 2 * slack):  # two roundings, one each
+                sentence = f"{subject.leaf(i)} differs by {np.nanmax(far):.2g} under {name}"
+                broken.append((f"differs under {name}", sentence))
+    return broken
+
+
+def _transformed(
+    tools: Instruments, inputs: list[Any], dys: list[Any]
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The gradient under every transformation, and a sentence for each that it fails under."""
+    subject = tools.subject
+    try:  # all at once: compiling is what takes time
+        run = tools.jit(lambda i, d: {n: way(subject.backward, i, d) for n, way in WAYS.items()})
+        return run(inputs, dys), []
+    except Exception:  # whatever a rule raises that was not made for one of them: which?
+        there, broken = {}, []
+    for name, way in WAYS.items():
+        try:
+            there[name] = tools.jit(functools.partial(way, subject.backward))(inputs, dys)
+        except Exception as error:
+            if _forward_can(way, subject, inputs):
+                sentence = f"backward fails under {name}: {first_line(error)}"
+                broken.append((f"fails under {name}", sentence))
+    return there, broken
+
+
+def _of_the_output(tools: Instruments, sample: Sample) -> list[tuple[str, str]]:
+    """Whether the forward pass gives something else when it is differentiated."""
+    subject = tools.subject
+    if subject.forward is None:
+        return []
+    ys, plain = tools.jit(
+        lambda given: (differentiated(subject, given), floats(subject.plain(*given)))
+    )(tools.working(sample.inputs))
+    for n, (y, p) in enumerate(zip(ys, plain, strict=True)):
+        y, p = np.asarray(y, np.float64), np.asarray(p, np.float64)
+        try:
+            rounding = np.max(np.abs(p - tools.output(sample)[n]), initial=0)
+        except NotWideError:
+            rounding = 0.0
+        size = np.max(np.abs(p), initial=0)
+        far = float(np.max(np.abs(y - p), initial=0))
+        if far > UNITS * tools.eps * size + FACTOR * rounding:
+            which = f"output {n}" if len(ys) > 1 else "the output"
+            sentence = f"{which} differs by {far:.2g} where the function is differentiated"
+            return [("other output", sentence)]
+    return []
+
+
+def differentiated(subject: Subject, inputs: list[Any]) -> list[Any]:
+    """The float outputs that the forward pass gives while it is differentiated."""
+    places = subject.differentiable
+    function = of_floats(subject.forward or subject.plain, inputs, places)
+    return jax.vjp(function, *(inputs[i] for i in places))[0]
+
+
+def _zero(function: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
+    return function(inputs, [0 * d for d in dys])
+
+
+def _vmapped(function: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
+    """One example of a stack, the other of other values; integers and random keys are shared."""
+    floating = [jnp.issubdtype(v.dtype, jnp.floating) for v in inputs]
+    stack = [jnp.stack([v, v / 2]) if f else v for v, f in zip(inputs, floating, strict=True)]
+    axes = [0 if f else None for f in floating]
+    return [
+        g[0] for g in jax.vmap(function, (axes, 0))(stack, [jnp.stack([d, d / 2]) for d in dys])
+    ]
+
+
+def _scanned(function: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
+    floating = [jnp.issubdtype(v.dtype, jnp.floating) for v in inputs]
+    moving = [jnp.stack([v / 2, v]) for v, f in zip(inputs, floating, strict=True) if f]
+
+    def body(carry: int, x: tuple[list[Any], list[Any]]) -> tuple[int, list[Any]]:
+        here = iter(x[0])
+        return carry, function(
+            [next(here) if f else v for v, f in zip(inputs, floating, strict=True)], x[1]
+        )
+
+    return [g[1] for g in lax.scan(body, 0, (moving, [jnp.stack([d / 2, d]) for d in dys]))[1]]
+
+
+WAYS = {"zero": _zero, "vmap": _vmapped, "scan": _scanned}
+
+
+def _forward_can(transformed: Any, subject: Subject, inputs: list[Any]) -> bool:
+    try:
+        jax.jit(functools.partial(transformed, lambda i, d: subject.plain(*i)))(inputs, [])
+    except Exception:
+        return False
+    return True

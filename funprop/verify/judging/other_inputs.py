@@ -1,0 +1,98 @@
+"""A part looked at beyond the given inputs: is it wrong at those that people forget?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from funprop.verify import stories
+from funprop.verify.inputs import points
+from funprop.verify.judging import kinks
+from funprop.verify.judging.judge import in_float64, judged
+from funprop.verify.judging.rows import wrong
+from funprop.verify.report import Check
+from funprop.verify.stories.case import Case
+from funprop.verify.subject import Subject, first_line, is_floating
+from funprop.verify.truth.evaluate import NotWideError
+from funprop.verify.truth.instruments import Instruments, Sample, drawn_sample
+
+
+def at_other_inputs(
+    subject: Subject, tools: Instruments, given: list[Sample], rng: np.random.Generator
+) -> tuple[dict[int, Check], list[str]]:
+    """Leaves that are wrong in exact arithmetic at other inputs: the first such inputs found.
+
+    A backward pass that does not take inputs of other shapes is not wrong: that is only noted.
+    """
+    for point in (*points.same_shape(subject, rng), *_unseen(tools, given)):
+        if found := _at(subject, tools, point, rng):
+            return found, []
+    notes = []
+    for point in points.other_shapes(subject, rng):
+        try:
+            args = [
+                np.asarray(v, a.dtype) if is_floating(a) else v
+                for v, a in zip(point.inputs, subject.args, strict=True)
+            ]
+            there = Instruments(subject, args)
+        except Exception as error:  # whatever a backward pass raises at a shape
+            notes.append(
+                f"{subject.name}: backward does not take {point.name}, as forward does: "
+                f"{first_line(error)}"
+            )
+            continue
+        if found := _at(subject, there, point, rng):
+            return found, notes
+    return {}, notes
+
+
+def _at(
+    subject: Subject, tools: Instruments, point: points.Point, rng: np.random.Generator
+) -> dict[int, Check]:
+    samples = [drawn_sample(tools, point.inputs, 1.0, rng) for _ in range(2)]
+    samples.append(
+        drawn_sample(tools, points.nearby(point.inputs, rng, subject.differentiable), 1.0, rng)
+    )
+    try:
+        if not all(np.isfinite(y).all() for s in samples for y in tools.output(s)):
+            return {}  # outside the domain of the forward pass
+        truths, exact, *_ = judged(in_float64(tools, samples), tools.eps, tools.constants)
+    except NotWideError:
+        return {}
+    found = {}
+    for k, verdict in enumerate(exact or ()):
+        if not verdict.ok:  # inputs that nobody gave are full of ties, several at once
+            verdict, _ = kinks.forgiven(verdict, tools, samples, k, beyond=0.5)
+        if not verdict.ok:
+            told = stories.told(Case(tools, samples, k, verdict, truths))
+            found[k] = wrong(subject, k, verdict, told, point.name)
+    return found
+
+
+def _unseen(tools: Instruments, given: list[Sample]) -> list[points.Point]:
+    """NaN in the places that the forward pass does not look at: padding, what a mask hides."""
+    truths = [tools.truth(s) for s in given]
+    inputs, hidden = list(given[0].inputs), []
+    for k, i in enumerate(tools.subject.differentiable):
+        unseen = np.all([t[k] == 0 for t in truths], axis=0)
+        if not unseen.any():
+            continue
+        filled: list[Any] = list(given[0].inputs)
+        filled[i] = np.where(unseen, np.nan, filled[i])
+        try:
+            same = all(
+                np.array_equal(a, b)
+                for a, b in zip(
+                    tools.values(given[0]),
+                    tools.values(given[0]._replace(inputs=filled)),
+                    strict=True,
+                )
+            )
+        except NotWideError:
+            return []
+        if same:
+            inputs[i] = filled[i]
+            hidden.append(tools.subject.paths[i] or "an input")
+    name = f"NaN where forward does not look at {' and '.join(hidden)}"
+    return [points.Point(name, inputs)] if hidden else []

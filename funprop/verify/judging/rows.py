@@ -1,0 +1,66 @@
+"""What is reported of one part: a row for each leaf, right or wrong."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from funprop.verify.judging.judge import Verdict
+from funprop.verify.report import Check, Example, Report
+from funprop.verify.stories.case import Told
+from funprop.verify.subject import MismatchError, Subject
+
+
+class Findings(NamedTuple):
+    """What was found of one part."""
+
+    checks: list[Check]
+    notes: list[str]
+    examples: list[Example]
+
+
+def row(subject: Subject, k: int, verdict: Verdict, note: str = "") -> Check:
+    """A leaf that is right."""
+    return Check(
+        subject.name,
+        subject.leaf(k),
+        verdict.relative(verdict.error),
+        verdict.relative(verdict.allowed),
+        verdict.worst[1:],
+        note=note,
+    )
+
+
+def wrong(
+    subject: Subject, k: int, verdict: Verdict, told: Told | None, point: str = "", note: str = ""
+) -> Check:
+    """A leaf that is wrong, with the story that explains it."""
+    worst = verdict.worst
+    got, true = float(verdict.got[worst]), float(verdict.truth[worst])
+    numbers = f"at {list(worst[1:])} it is {got:.4g} and should be {true:.4g}"
+    if told is None:
+        others = int(np.sum(verdict.wrong[worst[0]])) - 1
+        more = f", and {others} more elements" if others > 0 else ""
+        sentence = f"wrong, in no way that is known here: {numbers}{more}"
+    else:
+        sentence = f"wrong: {told.sentence}: {numbers}"
+    if point:
+        sentence = f"{sentence}, with {point}"
+    found = row(subject, k, verdict, note)
+    return found._replace(problem=sentence, story=told.kind if told else "", point=point)
+
+
+def misfit(subject: Subject, error: MismatchError) -> Check:
+    """A gradient of another structure, shape or dtype than what it belongs to."""
+    return Check(subject.name, error.path, math.inf, 0.0, problem=error.sentence, story="structure")
+
+
+def as_report(found: list[Findings]) -> Report:
+    """The report of many parts."""
+    return Report(
+        tuple(check for f in found for check in f.checks),
+        tuple(note for f in found for note in f.notes),
+        tuple(example for f in found for example in f.examples),
+    )

@@ -1,0 +1,89 @@
+"""A wrong gradient, and what there is to explain it with."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from funprop.verify.judging.judge import Verdict
+from funprop.verify.truth.evaluate import NotWideError
+from funprop.verify.truth.instruments import Instruments, Sample
+
+
+class Told(NamedTuple):
+    """A story: its kind in a word or two, and what it says of this leaf."""
+
+    kind: str
+    sentence: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """A wrong leaf and what there is to explain it with.
+
+    Attributes:
+      tools: of the part.
+      samples: where it was measured; those with the same inputs first.
+      leaf: which of the differentiable inputs.
+      verdict: on it.
+      truths: of all leaves, as in the verdict.
+      mathematics: whether the exact gradient was found to be right.
+    """
+
+    tools: Instruments
+    samples: list[Sample]
+    leaf: int
+    verdict: Verdict
+    truths: list[np.ndarray]
+    mathematics: bool = False
+
+    @property
+    def place(self) -> int:
+        """Which of the inputs."""
+        return self.tools.subject.differentiable[self.leaf]
+
+    @property
+    def short(self) -> str:
+        """What the input is called in a sentence: `x`, `w`."""
+        name = self.tools.subject.paths[self.place].rpartition(": ")[2].rpartition("/")[2]
+        return "x" if name == "dx" else name or "it"
+
+    def where_given(self) -> Case | None:
+        """The case at the given inputs alone; `None` where that says no more or too little.
+
+        Inputs nearby do not keep what the given ones may have had in common.
+        """
+        n = sum(s.inputs is self.samples[0].inputs for s in self.samples)
+        if n in (1, len(self.samples)) or self.verdict.truth[0].size < 4:
+            return None
+        cut = self.at_first(n)
+        return None if cut.verdict.ok else cut
+
+    def at_first(self, n: int) -> Case:
+        """The case at the first `n` samples."""
+        v = self.verdict
+        cut = v._replace(got=v.got[:n], truth=v.truth[:n], error=v.error[:n], allowed=v.allowed[:n])
+        truths = [t[:n] for t in self.truths]
+        return dataclasses.replace(self, samples=self.samples[:n], verdict=cut, truths=truths)
+
+    def close(self, candidate: np.ndarray, to: np.ndarray | None = None) -> bool:
+        """Whether the candidate is the gradient that was found, at every element that is known."""
+        v = self.verdict
+        to = v.got if to is None else to
+        if candidate.shape != to.shape:
+            return False
+        known = np.isfinite(v.truth)
+        slack = 4 * np.where(np.isfinite(v.allowed), v.allowed, 0) + 1e-6 * v.size
+        with np.errstate(invalid="ignore"):
+            far = np.abs(candidate - to)
+        return bool(np.all((far <= slack) | ~known))
+
+    def truth_at(self, samples: list[Sample]) -> np.ndarray | None:
+        """The leaf's true gradient at other samples; `None` where there is none."""
+        try:
+            found = [self.tools.truth(s)[self.leaf] / s.unit for s in samples]
+        except (NotWideError, ValueError, TypeError, IndexError):
+            return None
+        return np.stack(found)

@@ -1,0 +1,272 @@
+"""The four gradients that a judgement needs: the hand-written one and autodiff's as they run, and
+both in exact arithmetic (float64), compiled once for inputs of one shape."""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funprop import trees
+from funprop.verify.subject import Subject, first_line, floats, is_floating, of_floats
+from funprop.verify.truth.evaluate import Evaluate, NotWideError, through_bits
+from funprop.verify.truth.internals import equations
+
+# With more numbers than this in inputs and outputs a part is examined at the given inputs only.
+MANY = 200_000
+QUICKLY = {"xla_backend_optimization_level": 0}
+
+EPS64 = float(np.finfo(np.float64).eps)
+EPS32 = float(np.finfo(np.float32).eps)
+
+
+class Sample(NamedTuple):
+    """Inputs, and cotangents of the float outputs: both in float64, integers as they are.
+
+    Attributes:
+      unit: the size of the cotangents; gradients are divided by it, to be compared.
+    """
+
+    inputs: list[Any]
+    dys: list[Any]
+    unit: float = 1.0
+
+
+class Instruments:
+    """What can be measured of a subject at inputs of one shape and dtype.
+
+    Attributes:
+      outputs: the specs of its outputs.
+      eps: the rounding unit of the working precision, that of the narrowest float input.
+      backward_jaxpr: the trace of the hand-written backward pass; `None` where it cannot be traced.
+    """
+
+    def __init__(self, subject: Subject, args: Sequence[Any]):
+        self.subject = subject
+        self.dtypes = [leaf.dtype for leaf in args]
+        given = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in args]
+        self.plain_jaxpr, self.outputs = _traced(subject.plain, *given)
+        self.eps = max(
+            float(jnp.finfo(given[i].dtype).eps) for i in subject.differentiable
+        )  # the coarsest that takes part
+        self.dys = [jax.ShapeDtypeStruct(y.shape, y.dtype) for y in floats(self.outputs)]
+        self.backward_jaxpr, _ = _traced(subject.backward, given, self.dys)
+        self.many = sum(np.size(a) for a in args) + trees.size(self.outputs) > MANY
+        # Where the truth is computed, of few numbers, compiling is what takes time.
+        self.jit = jax.jit if self.many else functools.partial(jax.jit, compiler_options=QUICKLY)
+        self._memory: dict[tuple[str, int], tuple[Any, Any]] = {}
+        self._by_ties: dict[str, Callable[..., Any]] = {}
+
+    def working(self, values: Sequence[Any]) -> list[Any]:
+        """Values in the dtypes that the subject was given."""
+        return [jnp.asarray(v, d) for v, d in zip(values, self.dtypes, strict=True)]
+
+    def working_dys(self, sample: Sample) -> list[Any]:
+        """The sample's cotangents in the dtypes of the outputs."""
+        return [jnp.asarray(d, spec.dtype) for d, spec in zip(sample.dys, self.dys, strict=True)]
+
+    # ------------------------------------------------------------------ in the working precision
+
+    def hand(self, sample: Sample) -> list[np.ndarray]:
+        """The hand-written gradient as it runs."""
+        return self._running(sample)[0]
+
+    def auto(self, sample: Sample) -> list[np.ndarray]:
+        """The gradient by `jax.vjp` of the plain forward pass, in the working precision.
+
+        Raises:
+          NotWideError: a part of the forward pass has no derivative.
+        """
+        return self._running(sample)[1]
+
+    def _running(self, sample: Sample) -> tuple[list[np.ndarray], ...]:
+        return self.kept("running", sample, lambda: self._run(self._hand_and_auto, sample))
+
+    def _run(self, function: Callable[..., Any], sample: Sample) -> tuple[list[np.ndarray], ...]:
+        found = function(self.working(sample.inputs), self.working_dys(sample))
+        return tuple(_float64(part) for part in found)
+
+    def only_hand(self, sample: Sample) -> list[np.ndarray]:
+        """As `hand`, where autodiff has nothing to say."""
+        return self._run(self._hand, sample)[0]
+
+    @functools.cached_property
+    def _hand(self) -> Callable[..., Any]:
+        return jax.jit(lambda inputs, dys: (Evaluate()(self.backward_jaxpr, *inputs, *dys),))
+
+    @functools.cached_property
+    def _hand_and_auto(self) -> Callable[..., Any]:
+        def both(inputs: list[Any], dys: list[Any]) -> tuple[list[Any], list[Any]]:
+            auto, _ = self.pulled(Evaluate(), self.plain_jaxpr, inputs, dys)
+            return Evaluate()(self.backward_jaxpr, *inputs, *dys), auto
+
+        return jax.jit(both)
+
+    def pulled(
+        self, run: Evaluate, jaxpr: Any, inputs: list[Any], dys: list[Any]
+    ) -> tuple[list[Any], list[Any]]:
+        """The derivative of a jaxpr, and its float outputs.
+
+        Raises:
+          NotWideError: JAX has none.
+        """
+        if through_bits(jaxpr):
+            raise NotWideError("the bits of a number have no derivative in JAX")
+        places = self.subject.differentiable
+        forward = of_floats(functools.partial(run, jaxpr), inputs, places)
+        ys, pullback = jax.vjp(forward, *(inputs[i] for i in places))
+        return list(pullback([d.astype(y.dtype) for d, y in zip(dys, ys, strict=True)])), ys
+
+    def kept(self, what: str, sample: Any, measure: Callable[[], Any]) -> Any:
+        """What was measured at a sample before, or is now."""
+        key = (what, id(sample))
+        if key not in self._memory:
+            self._memory[key] = (sample, measure())  # with the sample, or its id may be used again
+        return self._memory[key][1]
+
+    # ------------------------------------------------------------------------- in float64
+
+    def truth(self, sample: Sample, ties: str = "") -> list[np.ndarray]:
+        """The derivative of what the plain forward pass computes, in float64.
+
+        Raises:
+          NotWideError: a part of the forward pass cannot run in float64, or has no derivative.
+        """
+        if not ties:
+            return self._in_float64(sample)[0]
+        with jax.enable_x64(True):
+            return _float64(_wide(self._truth_by(ties), sample.inputs, sample.dys)[0])
+
+    def output(self, sample: Sample) -> list[np.ndarray]:
+        """The outputs of the plain forward pass in float64."""
+        return self._in_float64(sample)[1]
+
+    def exact(self, sample: Sample) -> list[np.ndarray]:
+        """The hand-written gradient, every step of it in float64.
+
+        Raises:
+          NotWideError: a part of it cannot run in float64.
+        """
+        found = self._in_float64(sample)
+        if len(found) < 3:
+            raise NotWideError("a part of the backward pass cannot run in float64")
+        return found[2]
+
+    def values(self, sample: Sample) -> list[np.ndarray]:
+        """The outputs of the plain forward pass in float64, nothing differentiated."""
+        with jax.enable_x64(True):
+            return _float64(_wide(self._output, sample.inputs))
+
+    def _in_float64(self, sample: Sample) -> tuple[list[np.ndarray], ...]:
+        def measure() -> tuple[list[np.ndarray], ...]:
+            with jax.enable_x64(True):
+                for function in (self._all, self._truth_by("")):
+                    try:
+                        found = _wide(function, sample.inputs, sample.dys)
+                        return tuple(_float64(part) for part in found)
+                    except NotWideError as error:
+                        reason = error
+                raise reason
+
+        return self.kept("float64", sample, measure)
+
+    @functools.cached_property
+    def wide_jaxprs(self) -> tuple[Any, Any, float]:
+        """The traces for float64, and the rounding of the constants in them.
+
+        Traced anew with float64 inputs, where the functions take them; else as they were traced
+        first, with constants that are rounded to the working precision.
+        """
+        if self.subject.source:  # found in a jaxpr: there is nothing to trace anew
+            return self.plain_jaxpr, self.backward_jaxpr, self.eps
+        inputs = [_wide_spec(aval) for aval in self.plain_jaxpr.in_avals]
+        try:
+            plain, outputs = _traced(self.subject.plain, *inputs)
+            dys = [jax.ShapeDtypeStruct(y.shape, y.dtype) for y in floats(outputs)]
+            backward, _ = _traced(self.subject.backward, inputs, dys)
+        except Exception:  # anything may go wrong in a function that was not made for float64
+            return self.plain_jaxpr, self.backward_jaxpr, self.eps
+        return plain, backward, 2.0**10 * EPS64
+
+    @property
+    def constants(self) -> float:
+        """How far the constants in the exact gradients are rounded, relative."""
+        with jax.enable_x64(True):
+            return self.wide_jaxprs[2]
+
+    @functools.cached_property
+    def _all(self) -> Callable[..., Any]:
+        def measured(inputs: list[Any], dys: list[Any]) -> tuple[list[Any], ...]:
+            run, (plain, backward, _) = Evaluate(wide=True), self.wide_jaxprs
+            return *self.pulled(run, plain, inputs, dys), run(backward, *inputs, *dys)
+
+        return self.jit(measured)
+
+    def _truth_by(self, ties: str) -> Callable[..., Any]:
+        if ties not in self._by_ties:
+            run = Evaluate(wide=True, ties=ties)
+            pulled = functools.partial(self.pulled, run, self.wide_jaxprs[0])
+            self._by_ties[ties] = self.jit(pulled)
+        return self._by_ties[ties]
+
+    @functools.cached_property
+    def _output(self) -> Callable[..., Any]:
+        return self.jit(lambda inputs: floats(Evaluate(wide=True)(self.wide_jaxprs[0], *inputs)))
+
+    @property
+    def wide_plain(self) -> Any:
+        """The trace of the plain forward pass that the truth is taken of."""
+        with jax.enable_x64(True):
+            return self.wide_jaxprs[0]
+
+    def draws_random_numbers(self) -> bool:
+        """Whether the forward pass draws numbers, which differ with the dtype."""
+        return any(e.primitive.name == "random_bits" for e in equations(self.plain_jaxpr))
+
+
+def random_numbers(seed: int) -> np.random.Generator:
+    """A generator whose numbers are not those that people draw their inputs from."""
+    return np.random.default_rng([seed, zlib.crc32(b"funprop.verify")])
+
+
+def drawn_sample(
+    tools: Instruments, inputs: list[Any], unit: float, rng: np.random.Generator
+) -> Sample:
+    """Inputs under random cotangents of a size; of a loss's gradient, under one."""
+    free = tools.subject.free_cotangent
+    dys = [
+        unit * (rng.standard_normal(spec.shape) if free else np.ones(spec.shape))
+        for spec in tools.dys
+    ]
+    # The numbers that the working precision makes of it: everybody shall see the same.
+    rounded = [
+        np.asarray(d.astype(spec.dtype), np.float64) for d, spec in zip(dys, tools.dys, strict=True)
+    ]
+    return Sample(inputs, rounded, unit)
+
+
+def _traced(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
+    jaxpr, outputs = jax.make_jaxpr(function, return_shape=True)(*args)
+    return jaxpr, outputs
+
+
+def _wide(run: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return run(*args)
+    except NotWideError:
+        raise
+    except Exception as error:  # a primitive that has no derivative, or takes no float64
+        raise NotWideError(first_line(error)) from error
+
+
+def _wide_spec(aval: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(aval.shape, np.float64 if is_floating(aval) else aval.dtype)
+
+
+def _float64(values: Sequence[Any]) -> list[np.ndarray]:
+    return [np.asarray(value).astype(np.float64) for value in values]

@@ -1,0 +1,197 @@
+"""Something else than what was meant, given to a step, a wrapper, a transform or an objective: one
+sentence, where it comes in."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import funprop as fp
+from tests.test_bad_input import raises
+
+KEY = jax.random.key(0)
+MODEL = fp.serial(fp.dense(4), fp.tanh())
+LOSS = fp.softmax_cross_entropy()
+OBJECTIVE = fp.objective(MODEL, LOSS)
+BATCH = jnp.ones((8, 5)), jnp.zeros(8, int)
+PARAMS, MODEL_PARAMS = OBJECTIVE.init(KEY, BATCH), MODEL.init(KEY, BATCH[0])
+GRAD_FN = fp.backprop(OBJECTIVE)
+SGD = optax.sgd(0.1)
+STEP = fp.step(GRAD_FN, SGD)
+MESH = fp.make_mesh(data=1)
+
+
+def own_loss(params, batch):
+    return OBJECTIVE.forward(params, batch)[0].total
+
+
+WRAPPERS = {
+    "ema": lambda step: fp.ema(step, 0.5),
+    "skip_nonfinite": fp.skip_nonfinite,
+    "loss_scale": fp.loss_scale,
+    "scan": fp.scan,
+    "shard": lambda step: fp.shard(step, MESH, fp.data_parallel_rules()),
+}
+TAKE_A_GRAD_FN = {
+    "step": lambda g: fp.step(g, SGD),
+    "measure": fp.measure,
+    "microbatch": lambda g: fp.microbatch(g, 2),
+    "mixed_precision": fp.mixed_precision,
+    "gradient_statistics": fp.gradient_statistics,
+    "data_parallel": lambda g: fp.data_parallel(g, MESH),
+    "ordered": lambda g: fp.ordered(g, 2),
+}
+
+
+@pytest.mark.parametrize("name", TAKE_A_GRAD_FN)
+def test_what_is_no_grad_fn(name):
+    for given, got in (
+        (STEP, "Step"),
+        (OBJECTIVE, "Layer"),
+        (SGD, "GradientTransformationExtraArgs"),
+        (own_loss, "the function own_loss(params, batch)"),
+        (fp.Gradient, "the class Gradient"),
+        (None, "None"),
+    ):
+        raises(
+            TypeError,
+            "grad_fn must be a function (params, batch, key) -> Gradient, as backprop(objective) "
+            f"or from_loss(loss_fn) makes it, got {got}",
+            lambda given=given: TAKE_A_GRAD_FN[name](given),
+        )
+
+
+def test_a_loss_that_takes_a_key_in_the_place_of_a_grad_fn():
+    step = fp.step(lambda params, batch, key=None: own_loss(params, batch), SGD)
+    raises(
+        TypeError,
+        "grad_fn must give a Gradient, as that of from_loss(loss_fn) does, got float32[]",
+        lambda: step.update(step.init(PARAMS, None), BATCH),
+    )
+
+
+@pytest.mark.parametrize("name", [*WRAPPERS, "fit"])
+def test_what_is_no_step(name):
+    fit = lambda step: fp.fit(step, STEP.init(PARAMS, KEY), BATCH, epochs=1, batch_size=4)
+    for given, got in ((GRAD_FN, "the function grad_fn"), (SGD, "GradientTransformationExtraArgs")):
+        raises(
+            TypeError,
+            f"step must be a Step, as step(grad_fn, optimizer) makes it, got {got}",
+            lambda given=given: WRAPPERS.get(name, fit)(given),
+        )
+
+
+@pytest.mark.parametrize(
+    "make", [lambda o: fp.step(GRAD_FN, o), lambda o: fp.fused_step(OBJECTIVE, o)]
+)
+def test_what_is_no_optimizer(make):
+    for given, got in (
+        (optax.sgd, "the function sgd"),
+        (0.1, "0.1"),
+        ("adam", "'adam'"),
+        (STEP, "Step"),
+        (GRAD_FN, "the function grad_fn"),
+    ):
+        told = f"optimizer must be an optax transform, as optax.sgd(0.1) is, got {got}"
+        raises(TypeError, told, lambda given=given: make(given))
+
+
+def test_a_model_where_an_objective_is_meant():
+    told = "objective must give a Sum, as objective(model, loss) does, got the model serial alone"
+    for grad_fn in (
+        fp.backprop(MODEL),
+        fp.clip_per_example(MODEL, 1.0),
+        fp.microbatch(fp.backprop(MODEL), 2),
+    ):
+        raises(TypeError, told, lambda grad_fn=grad_fn: grad_fn(MODEL_PARAMS, BATCH))
+    for step in (fp.step(fp.backprop(MODEL), SGD), fp.fused_step(MODEL, SGD)):
+        state = step.init(MODEL_PARAMS, None)
+        raises(TypeError, told, lambda step=step, state=state: step.update(state, BATCH))
+    raises(
+        TypeError,
+        "objective must give a Sum, (total, weight) over the batch, got float32[8,4]",
+        lambda: fp.backprop(MODEL)(MODEL_PARAMS, BATCH[0]),
+    )
+    raises(
+        TypeError,
+        "objective must be a layer, as objective(model, loss) is, got the function grad_fn",
+        lambda: fp.backprop(GRAD_FN),
+    )
+
+
+def test_what_an_objective_is_not_made_of():
+    for call, told in (
+        (
+            lambda: fp.objective(fp.relu, LOSS),
+            "model must be a layer, as serial(dense(4)) is, got the function relu",
+        ),
+        (
+            lambda: fp.objective(MODEL, fp.mean_squared),
+            "loss must be a layer, as mean_squared() is, got the function mean_squared",
+        ),
+        (
+            lambda: fp.objective(MODEL, LOSS, accuracy=LOSS),
+            "accuracy must be a function (outputs, targets, weights) -> Sum, got Layer",
+        ),
+        (
+            lambda: fp.from_loss(OBJECTIVE),
+            "loss_fn must be a function (params, batch) or (params, batch, key), got Layer",
+        ),
+    ):
+        raises(TypeError, told, call)
+    mean = fp.layer(forward=lambda p, x: (x[0].mean(), ()), backward=lambda p, r, dy: ((), dy))
+    of_a_mean = fp.objective(MODEL, mean)
+    raises(
+        TypeError,
+        "loss must give a Sum, (total, weight) over the batch, got float32[]",
+        lambda: of_a_mean.forward(of_a_mean.init(KEY, BATCH), BATCH),
+    )
+
+
+@pytest.mark.parametrize("name", [*WRAPPERS, "step", "fused_step"])
+def test_a_state_of_something_else_and_one_given_twice(name):
+    plain = {"step": STEP, "fused_step": fp.fused_step(OBJECTIVE, SGD)}
+    step = plain[name] if name in plain else WRAPPERS[name](STEP)
+    batch = jax.tree.map(lambda leaf: leaf[None], BATCH) if name == "scan" else BATCH
+    for given in (PARAMS, {"params": PARAMS}, (PARAMS, None)):
+        with pytest.raises(
+            TypeError, match=r"^state must be .* init of the same step gives.* got "
+        ):
+            step.update(given, batch)
+    if name in ("ema", "skip_nonfinite", "loss_scale", "fused_step"):
+        with pytest.raises(TypeError, match=r"^state must be of type \w+, .* got TrainState"):
+            step.update(STEP.init(PARAMS, KEY), batch)
+    state = step.init(PARAMS, KEY)
+    new, _ = step.update(state, batch)
+    told = (
+        "state must not have been given to an update before, which used up its memory: go on with "
+        "the state that update gave"
+    )
+    raises(ValueError, told, lambda: step.update(state, batch))
+    if name != "scan":
+        fit = lambda: fp.fit(step, state, BATCH, epochs=1, batch_size=4, progress=None)
+        raises(ValueError, told, fit)
+    step.update(new, batch)
+    assert "while" in step.update.lower(step.init(PARAMS, KEY), batch).as_text() or name != "scan"
+
+
+def test_params_that_cannot_be_trained():
+    for leaf, got in (
+        (np.arange(3), "int64[3]"),
+        (jnp.ones(2, bool), "bool[2]"),
+        (KEY, "key<fry>[]"),
+        (3, "3"),
+        ("relu", "'relu'"),
+        (jnp.tanh, "PjitFunction"),
+    ):
+        told = (
+            f"params must be floating numbers where they are trained, got {got} at a/1: freeze it, "
+            "or keep it apart from params"
+        )
+        params = {"a": (jnp.ones(2), leaf), "b": fp.Frozen(jnp.arange(3))}
+        for step in (STEP, fp.ema(STEP, 0.9)):
+            raises(TypeError, told, lambda params=params, step=step: step.init(params, None))
+    grad_fn = fp.from_loss(lambda params, batch: (params["a"].sum(), 1))
+    with pytest.raises(TypeError, match=r"^params must be floating .* got int32\[3\] at a: "):
+        grad_fn({"a": jnp.arange(3)}, BATCH)

@@ -1,0 +1,225 @@
+"""Params are called what people call them, everywhere: by JAX, by patterns, by tables."""
+
+import copy
+import pickle
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import funprop as fp
+from tests.cases import COMPOSITE, build
+
+TOKENS = jnp.zeros((2, 4), int)
+
+
+def specs(model, x):
+    return jax.eval_shape(model.init, jax.random.key(0), x)
+
+
+def gpt(**more):
+    return fp.language_model(fp.gpt(50, features=8, depth=4, heads=2, longest=8), 50, **more)
+
+
+MODELS = {
+    "gpt": (gpt(), (TOKENS, TOKENS)),
+    "gpt-untied": (gpt(tied=False), (TOKENS, TOKENS)),
+    "llama": (fp.language_model(fp.llama(50, features=16, depth=2, heads=2), 50), (TOKENS, TOKENS)),
+    "cnn": (fp.cnn(10, widths=(4, 8), blocks=2, norm=fp.batch_norm), jnp.zeros((2, 8, 8, 1))),
+    "rnn": (fp.rnn(3, fp.lstm(4), fp.gru(4)), jnp.zeros((2, 8, 3))),
+    "mlp": (fp.mlp(8, 4, 2), jnp.zeros((2, 3))),
+    "autoencoder": (fp.autoencoder((8, 8, 1), code=3, widths=(4,)), jnp.zeros((2, 8, 8, 1))),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_path_that_jax_prints_is_readable(name):
+    """No number but that of like siblings, no name twice, and no level that nobody gave."""
+    leaves = jax.tree_util.tree_leaves_with_path(specs(*MODELS[name]))
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    assert len(set(paths)) == len(paths)
+    for path in paths:
+        for part in path.split("/"):
+            assert re.fullmatch(r"[a-z][a-z_]*(_\d+)?", part), path
+            assert part not in {"serial", "residual", "repeat", "reparam", "objective"}, path
+    assert paths == list(fp.by_name(specs(*MODELS[name])))
+
+
+def test_papers_names():
+    params = specs(*MODELS["gpt-untied"])
+    assert {"gpt/embedding/table", "gpt/positions/table", "gpt/blocks/attention/output/w"} <= {
+        *fp.by_name(params)
+    }
+    assert params.gpt.blocks.attention.output.w is params[0][2][0][3][0]
+    assert params.head.w.shape == (50, 8)
+
+
+def test_params_are_tuples_that_copy_and_pickle():
+    params = fp.serial(fp.dense(4), fp.relu(), fp.dense(2)).init(
+        jax.random.key(0), jnp.zeros((1, 3))
+    )
+    assert isinstance(params, tuple) and params._fields == ("dense_0", "relu", "dense_1")
+    for other in (pickle.loads(pickle.dumps(params)), copy.deepcopy(params)):
+        assert type(other) is type(params)
+        assert jax.tree.structure(other) == jax.tree.structure(params)
+
+
+def test_names_that_nobody_could_write_are_made_so():
+    siblings = (
+        fp.named("dense_1", fp.dense(3)),
+        fp.dense(3),
+        fp.dense(3),
+        fp.named("a b", fp.relu()),
+    )
+    params = fp.serial(*siblings, fp.named("class", fp.tanh())).init(
+        jax.random.key(0), jnp.zeros((1, 3))
+    )
+    assert params._fields == ("dense_1", "dense_0", "dense_2", "a_b", "layer_class")
+    assert len(jax.tree.leaves(params)) == len(fp.by_name(params)) == 6
+    with pytest.raises(ValueError, match="name must not be one of frozen, statistic"):
+        fp.named("frozen", fp.relu())
+
+
+@pytest.mark.parametrize("case", COMPOSITE, ids=lambda case: case.id)
+def test_rewrites_keep_the_names(case):
+    params, x, _ = build(case)
+    want = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for rewrite in (fp.autodiff, fp.remat, lambda layer: fp.map_layers(fp.autodiff, layer)):
+        got = jax.eval_shape(rewrite(case.layer).init, jax.random.key(0), x)
+        assert [path for path, _ in jax.tree_util.tree_leaves_with_path(got)] == want
+
+
+# ----------------------------------------------------------------------------------------- patterns
+
+
+def meant(pattern, params):
+    mask = fp.where(pattern, params)
+    return [name for name, chosen in fp.by_name(mask).items() if chosen]
+
+
+def test_patterns_mean_what_they_say():
+    params = fp.mlp(4, 3, 2).init(jax.random.key(0), jnp.zeros((1, 5)))
+    assert meant("*/w", params) == ["dense_0/w", "dense_1/w", "dense_2/w"]
+    assert meant("dense_0", params) == ["dense_0/w", "dense_0/b"]
+    assert meant(("dense_0/w", "*_2/b"), params) == ["dense_0/w", "dense_2/b"]
+    assert meant("*/w", fp.dense(2).init(jax.random.key(0), jnp.zeros((1, 5)))) == ["w"]
+    assert meant("a/*", {"a": {"w": 1.0}, "b": 2.0}) == ["a/w"]  # anybody's params
+    with pytest.raises(ValueError, match="'dens_0' must match a name, the nearest are dense_0"):
+        fp.where("dens_0", params)
+
+
+@pytest.mark.parametrize(
+    ("use", "sentence"),
+    [
+        (lambda m: fp.freeze(m, "block"), "'block' must match a name, the nearest are blocks"),
+        (lambda m: fp.low_rank(m, "*/qvk", 2), "'\\*/qvk' must match a name, the nearest are"),
+        (lambda m: fp.tap(m, "nrom", forward=jnp.sum), "'nrom' must match a name, the nearest are"),
+        (lambda m: fp.remat(m, keep="corr"), "'corr' must match a name, the nearest are"),
+        (lambda m: fp.freeze(m, "head"), "params are made of others cannot be chosen, got 'head'"),
+        (lambda m: fp.freeze(m, "blocks[4]"), "some of the 4 copies in a row, got 'blocks\\[4\\]'"),
+        (lambda m: fp.freeze(m, "norm[0]"), "copies must be of what is repeated, got 'norm"),
+        (lambda m: fp.freeze(m, "blocks[x]"), "by an index or a slice, got 'blocks\\[x\\]'"),
+        (lambda m: fp.tap(m, "blocks[0]", forward=jnp.sum), "copies can be frozen or adapted"),
+    ],
+)
+def test_what_means_nothing_is_told(use, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        use(gpt())
+
+
+@pytest.mark.parametrize("where", ["blocks[:-1]", "blocks[-1]/attention", ("blocks[0]", "norm")])
+def test_copies_are_frozen_one_by_one(where):
+    """The function is the same, what is frozen has no gradient, and the rest has the same one."""
+    model = gpt()
+    batch = (jnp.arange(8).reshape(2, 4), jnp.arange(8).reshape(2, 4) + 1)
+    params = model.init(jax.random.key(0), batch)
+    part, of_part = fp.freeze(model, where), fp.frozen(model, where, params)
+    want, got = fp.backprop(model)(params, batch), fp.backprop(part)(of_part, batch)
+    np.testing.assert_allclose(got.loss, want.loss, rtol=1e-6)
+    whole = {"blocks[:-1]": 0, "blocks[-1]/attention": 3, ("blocks[0]", "norm"): 1}[where]
+    stack = want.grads.blocks.network.output.w
+    cut = got.grads.blocks[0 if whole == 3 else 1].network.output.w
+    expected = {0: stack[3:], 3: stack[:3], 1: stack[1:]}[whole]
+    np.testing.assert_allclose(cut, expected, rtol=1e-4, atol=1e-6)
+    assert jax.tree.structure(got.grads) == jax.tree.structure(fp.trained(of_part))
+    assert jax.tree.structure(of_part) == jax.tree.structure(specs(part, batch))
+
+
+def test_low_rank_trains_its_own_numbers_alone_in_a_tied_model_too():
+    model, batch = gpt(), (TOKENS, TOKENS)
+    params = model.init(jax.random.key(0), batch)
+    small = fp.low_rank(model, "*/qkv", 2, train="*/norm")
+    own = fp.adapted(model, "*/qkv", 2, params, jax.random.key(1), train="*/norm")
+    assert {name.split("/")[-2] for name in fp.by_name(fp.trained(own))} == {"qkv", "norm"}
+    assert jax.tree.structure(own) == jax.tree.structure(specs(small, batch))
+    np.testing.assert_array_equal(
+        small.forward(own, batch)[0].total, model.forward(params, batch)[0].total
+    )
+    for node in (small, small.rebuild(*small.children)):  # the rebuild law
+        assert jax.tree.structure(specs(node, batch)) == jax.tree.structure(own)
+    train = fp.step(fp.backprop(small), optax.sgd(0.1))
+    after = train.update(train.init(own, None), batch)[0].params
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), own, after)
+    trained = [name for name, moved in fp.by_name(changed).items() if moved]
+    assert trained and {name.split("/")[-1] for name in trained} <= {"up", "down", "scale", "bias"}
+
+
+# -------------------------------------------------------------------------------------------- roles
+
+
+def test_roles_and_the_decay_mask_hold_under_repeat():
+    params = specs(*MODELS["gpt-untied"])
+    by_role = {}
+    for name, role in fp.by_name(fp.roles(params)).items():
+        by_role.setdefault(role, set()).add(name.split("/")[-1])
+    assert by_role == {
+        "weight": {"w"},
+        "bias": {"b", "bias"},
+        "scale": {"scale"},
+        "table": {"table"},
+    }
+    decayed = {name for name, chosen in fp.by_name(fp.decayed(params)).items() if chosen}
+    assert decayed == {n for n in fp.by_name(params) if n.split("/")[-1] in ("w", "table")}
+
+
+def test_roles_of_others_params():
+    flax = {"Dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}, "Norm": {"scale": 1.0}}
+    assert fp.roles(flax) == {
+        "Dense_0": {"kernel": "weight", "bias": "bias"},
+        "Norm": {"scale": "scale"},
+    }
+    assert fp.roles({"embedding": jnp.ones((3, 2))}) == {"embedding": "table"}
+    assert fp.roles({"norm": {"weight": jnp.ones(3)}}) == {"norm": {"weight": "scale"}}
+
+
+def test_what_is_not_trained_does_not_decay():
+    model = fp.freeze(fp.serial(fp.dense(4), fp.batch_norm(), fp.dense(2)), "dense_0")
+    params = model.init(jax.random.key(0), jnp.ones((3, 5)))
+    optimizer = optax.chain(
+        optax.trace(0.9), optax.add_decayed_weights(0.5, mask=fp.decayed), optax.sgd(0.1)
+    )
+    zero = jax.tree.map(jnp.zeros_like, fp.trained(params))
+    state = optimizer.init(fp.trained(params))
+    updates, _ = optimizer.update(zero, state, fp.trained(params))
+    moved = {name for name, u in fp.by_name(updates).items() if jnp.abs(u).max() > 0}
+    assert moved == {"dense_1/w"}
+    assert len(jax.tree.leaves(state[0].trace)) == 4  # scale, bias, w, b
+
+
+def test_a_table_tells_role_state_and_place():
+    model = fp.low_rank(
+        fp.serial(fp.dense(4), fp.batch_norm(), fp.dense(2)), "dense_0", 1, train="batch_norm"
+    )
+    params = model.init(jax.random.key(0), jnp.ones((3, 5)))
+    table = fp.param_table(params)
+    state = {row.name: (row.role, row.state) for row in table.rows}
+    assert state["dense_0/w"] == ("weight", "adapted")
+    assert state["dense_0/up"] == ("weight", "trained")
+    assert state["batch_norm/mean"] == ("statistic", "statistic")
+    assert state["dense_1/b"] == ("bias", "frozen")
+    assert table.trained == (5 + 4) + (4 + 4)
+    assert "one device" in str(table)
+    assert fp.summary(model, jnp.ones((3, 5))).total.trained == 17
