@@ -12,7 +12,7 @@ from funprop.decoding import Decoding, one_array, place, refused
 from funprop.layer import Layer, layer
 from funprop.layers import blockwise, fused
 from funprop.layers.heads import Heads
-from funprop.trees import Static, require_float, widen
+from funprop.trees import Static, lifted, require_float, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -141,10 +141,10 @@ def attention(
             for part, one in zip(past, new, strict=True)
         )
         z = jnp.einsum("bgrif,bgjf->bgrij", q, k, preferred_element_type=widen(q).dtype)
-        seen = how.visible(now, jnp.arange(k.shape[2], dtype=now.dtype))
+        seen = lifted(how.visible(now, jnp.arange(k.shape[2], dtype=now.dtype)), z)
         p = jax.nn.softmax(jnp.where(seen, z, -jnp.inf), -1).astype(v.dtype)
         y = jnp.einsum("bgrij,bgjf->bgrif", p, v, preferred_element_type=widen(v).dtype)
-        return y.astype(x.dtype).reshape(len(x), 1, -1), (k, v, now + 1)
+        return y.astype(x.dtype).reshape(len(x), 1, how.heads * y.shape[-1]), (k, v, now + 1)
 
     return layer(
         forward=forward,

@@ -15,11 +15,9 @@ from funprop.layers.windows import (
     Numbers,
     Pairs,
     check_input,
-    check_padding,
     extent,
+    kernel_numbers,
     pad_pairs,
-    per_axis,
-    space_axes,
 )
 from funprop.trees import lifted
 
@@ -100,7 +98,7 @@ def conv(
       >>> y.shape, dparams.w.shape, dx.shape
       ((5, 4, 4, 4), (3, 3, 1, 4), (5, 8, 8, 1))
     """
-    axes, numbers = _numbers(kernel, stride, padding, dilation)
+    axes, numbers = kernel_numbers(kernel, stride, padding, dilation)
     if groups < 1 or features < 1 or features % groups:
         raise ValueError(f"features must be a positive multiple of groups {groups}, got {features}")
 
@@ -133,16 +131,19 @@ def conv(
         dx = pull_x(params.w, dy, how, sizes).astype(x.dtype)
         return ConvParams(dw, _pull_b(params.b, dy)), dx
 
+    window, strides, pad, dilations = numbers(1 if axes is None else axes)
+    reach = extent(window, dilations)  # token by token, over one axis
+
     def prefill(params: ConvParams, x: X, length: int) -> tuple[Y, X]:
         y = forward(params, x)[0]
-        (past,) = (k - 1 for k in extent(kernel, dilations))
+        past = reach[0] - 1
         padded = jnp.pad(x, ((0, 0), (past, 0), (0, 0)))
         return y, padded[:, padded.shape[1] - past :]
 
     def advance(params: ConvParams, cache: X, x: X) -> tuple[Y, X]:
         seen = jnp.concatenate([cache, x], 1)
-        y = convolve(seen, params.w, Slide(strides, ((0, 0),), dilations, groups))
-        return (y if params.b is None else y + params.b), seen[:, 1:]
+        y = convolve(seen, params.w, Slide((1,), ((0, 0),), dilations, groups))
+        return (y if params.b is None else y + lifted(params.b, y)), seen[:, 1:]
 
     return layer(
         init=init,
@@ -150,10 +151,10 @@ def conv(
         backward=backward,
         name="conv",
         decoding=Decoding(prefill, advance)
-        if _is_causal(extent(kernel, dilations), strides, pad)
+        if _is_causal(reach, strides, pad)
         else refused(
             "a convolution must be causal to run token by token: one space axis, stride 1 and "
-            f"padding=[({extent(kernel, dilations)[0] - 1}, 0)], got padding={padding!r}"
+            f"padding=[({reach[0] - 1}, 0)], got padding={padding!r}"
         ),
     )
 
@@ -200,7 +201,7 @@ def conv_transpose(
       >>> layer.forward(params, jnp.ones((5, 8, 8, 1)))[0].shape
       (5, 16, 16, 4)
     """
-    axes, numbers = _numbers(kernel, stride, padding, dilation)
+    axes, numbers = kernel_numbers(kernel, stride, padding, dilation)
     if features < 1:
         raise ValueError(f"features must be at least 1, got {features}")
 
@@ -237,19 +238,6 @@ def conv_transpose(
         return ConvParams(dw, _pull_b(params.b, dy)), dx
 
     return layer(init=init, forward=forward, backward=backward, name="conv_transpose")
-
-
-def _numbers(kernel: Any, stride: Any, padding: Any, dilation: Any) -> tuple[int | None, Any]:
-    """How many space axes are meant, if that is said, and what gives, for so many, the window,
-    strides, padding and dilations, checked."""
-    axes = space_axes(kernel=kernel, stride=stride, dilation=dilation, padding=padding)
-
-    def numbers(axes: int) -> tuple[Numbers, Numbers, str | Pairs, Numbers]:
-        window, strides = per_axis("kernel", kernel, axes), per_axis("stride", stride, axes)
-        return window, strides, check_padding(padding, axes), per_axis("dilation", dilation, axes)
-
-    numbers(1 if axes is None else axes)
-    return axes, numbers
 
 
 def _transposed_pairs(padding: str, window: Numbers, stride: Numbers) -> Pairs:

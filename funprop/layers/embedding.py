@@ -186,7 +186,7 @@ def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> La
     def advance(
         params: EmbeddingParams, now: Any, x: Float[Array, "b 1 f"]
     ) -> tuple[Float[Array, "b 1 f"], Any]:
-        return x + jax.lax.dynamic_slice_in_dim(params.table, now, 1), now + 1
+        return x + lifted(jax.lax.dynamic_slice_in_dim(params.table, now, 1), x), now + 1
 
     return layer(
         init=make,

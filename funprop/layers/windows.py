@@ -69,6 +69,19 @@ def check_padding(padding: Any, axes: int) -> str | Pairs:
     return tuple((int(before), int(after)) for before, after in pairs)
 
 
+def kernel_numbers(kernel: Any, stride: Any, padding: Any, dilation: Any) -> tuple[int | None, Any]:
+    """How many space axes are meant, if that is said, and what gives, for so many, the window,
+    strides, padding and dilations, checked."""
+    axes = space_axes(kernel=kernel, stride=stride, dilation=dilation, padding=padding)
+
+    def numbers(axes: int) -> tuple[Numbers, Numbers, str | Pairs, Numbers]:
+        window, strides = per_axis("kernel", kernel, axes), per_axis("stride", stride, axes)
+        return window, strides, check_padding(padding, axes), per_axis("dilation", dilation, axes)
+
+    numbers(1 if axes is None else axes)
+    return axes, numbers
+
+
 def check_input(x: Any, axes: int | None) -> Numbers:
     """The sizes of the space axes of `x`, `axes` of them or any number; raise where it is not
     `[batch, *space, channels]`."""
