@@ -1,5 +1,7 @@
 """funprop: the backward pass as a pure function that you can read, verify, swap and measure."""
 
+# First of all: Ctrl-C during what follows.
+from funprop import starting  # noqa: F401  # isort: split
 from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.decoding import Decoding
 from funprop.functions import as_function, from_function
@@ -118,7 +120,7 @@ from funprop.steps import (
     step,
 )
 from funprop.steps.fused_step import FusedState, fused_step
-from funprop.train import Fit, at_least, at_most, fit, patience
+from funprop.train import Fit, at_least, at_most, fit, load, patience, save
 from funprop.transforms import (
     Transformed,
     clip_per_example,
@@ -226,6 +228,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_predictions",
     "llama",
+    "load",
     "log_softmax",
     "loss_scale",
     "low_rank",
@@ -255,6 +258,7 @@ __all__ = [
     "rms_norm",
     "rnn",
     "roles",
+    "save",
     "scan",
     "self_attention",
     "serial",

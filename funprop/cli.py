@@ -6,13 +6,44 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
+
+import funprop
+from funprop.starting import INTERRUPTED, started
+from funprop.train.output import lasting_output
+
 
 def main() -> None:
-    """Parse the command line and run what it names; a wrong argument ends with one sentence."""
+    """Parse the command line and run what it names.
+
+    What goes wrong ends with one sentence on standard error and 1; Ctrl-C, where nothing has been
+    reached that could be written, with 130.
+    """
+    lasting = lasting_output()
+    try:
+        code = _run()
+        sys.stdout.flush()
+        if lasting.problem is not None:
+            raise lasting.problem
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    except (ValueError, TypeError, FloatingPointError, ModuleNotFoundError, OSError) as error:
+        code = f"error: {error}"
+    sys.exit(code)
+
+
+def _run() -> int:
+    """The command's exit code, where it ends well."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"funprop {funprop.__version__}, JAX {jax.__version__}")
+        return 0
     try:
         import tyro
     except ModuleNotFoundError:
-        sys.exit("error: the funprop command needs tyro: pip install 'funprop[train]'")
+        raise ModuleNotFoundError(
+            "the funprop command needs tyro: pip install 'funprop[train]'"
+        ) from None
 
     def train(
         data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")],
@@ -27,7 +58,7 @@ def main() -> None:
         processes: int | None = None,
         distributed: bool = False,
         ordered: int | None = None,
-    ) -> None:
+    ) -> int:
         """Train a network on real data by a hand-written backward pass.
 
         Prints the model, checks the gradient of every layer, trains, reports on held-out data and
@@ -78,12 +109,14 @@ def main() -> None:
             print(f"Compiling took {sum(seconds):.1f} s of it")
 
         cache_compilations()
+        started()
         if processes is not None and processes > 1:
             launch(processes, run)
         elif distributed:
             joined(timed)
         else:
             timed()
+        return 0
 
     def chosen(
         data: str, model: str | None, optimizer: str, given: dict[str, Any]
@@ -105,7 +138,7 @@ def main() -> None:
         ],
         rules: bool = False,
         seed: int = 0,
-    ) -> None:
+    ) -> int:
         """Judge a backward pass: is it right, where is it wrong, and in what way?
 
         OBJECT is a pair `(target, example)`, or a triple with the reference of a hand-written
@@ -119,12 +152,10 @@ def main() -> None:
         """
         from funprop.verify.command import run
 
-        sys.exit(0 if run(object, rules=rules, seed=seed) else 1)
+        started()
+        return 0 if run(object, rules=rules, seed=seed) else 1
 
-    try:
-        tyro.extras.subcommand_cli_from_dict({"train": train, "verify": verify}, prog="funprop")
-    except (ValueError, TypeError, ModuleNotFoundError, ChildProcessError) as error:
-        sys.exit(f"error: {error}")
+    return tyro.extras.subcommand_cli_from_dict({"train": train, "verify": verify}, prog="funprop")
 
 
 if __name__ == "__main__":

@@ -66,8 +66,9 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
         without the third argument is for batches without weights.
 
     Returns:
-      A layer whose input is a batch, `(inputs, targets)` or `(inputs, targets, weights)`. Its
-      params are the model's; of a loss that has params of its own, both by name.
+      A layer whose input is a batch, `(inputs, targets)` or `(inputs, targets, weights)`. An
+      example of weight zero has no say in value and gradient, whatever it holds. Its params are the
+      model's; of a loss that has params of its own, both by name.
 
     Raises:
       TypeError: `model` or `loss` is no layer, or a metric no function; or, at forward, `loss`
@@ -106,6 +107,7 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
     def forward(params: Any, batch: Any, key: Any = None) -> tuple[Sum, tuple[Any, Any, Any]]:
         _check_batch(batch)
         inputs, *targets = batch
+        inputs = _with_a_say(inputs, *targets[1:])
         of_model, of_loss = node.split(params)
         model_key, loss_key = split_key(key, 2)
         outputs, model_kept = parts[0].forward(of_model, inputs, model_key)
@@ -138,6 +140,22 @@ def _check_batch(batch: Any) -> None:
     if len(lengths) > 1:
         shapes = [leaf.shape for leaf in jax.tree.leaves(batch)]
         raise ValueError(f"inputs and targets must have the same length, got shapes {shapes}")
+
+
+def _with_a_say(inputs: PyTree, *weights: Any) -> PyTree:
+    """`inputs`, zero where an example of weight zero has NaN or infinity. Its cotangents are zero,
+    but times NaN they would be NaN in the gradient of every weight."""
+    if not weights:
+        return inputs
+    silent = (jnp.asarray(weights[0]) == 0).all(tuple(range(1, weights[0].ndim)))
+
+    def cleaned(leaf: Any) -> Any:
+        if not trees.is_float(leaf):
+            return leaf
+        without = silent.reshape(len(silent), *(1,) * (leaf.ndim - 1))
+        return jnp.where(without & ~jnp.isfinite(leaf), 0, leaf)
+
+    return jax.tree.map(cleaned, inputs)
 
 
 def backprop(objective: Layer) -> GradFn:
@@ -201,7 +219,9 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
         metrics)` or `(total, weight, metrics, statistics)`: sums over the batch's examples, a `Sum`
         by name, and the next of what a `Statistic` among the params holds (batch statistics of a
         Flax, Equinox or Haiku model), which a step carries. For a mean over `n` examples return
-        `(mean * n, n)`.
+        `(mean * n, n)`: `step` divides by the weight, so that of `(mean, n)` the gradient is `n`
+        times too small. No number tells a sum from a mean; `verify(from_loss(loss_fn), params,
+        batch, reference=loss_fn)` looks whether the total grows with the batch as the weight does.
 
     Raises:
       TypeError: `loss_fn` is no such function; or, when called, at trace time: it gives something

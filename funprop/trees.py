@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from funprop.values import known
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Num, PyTree, Shaped
@@ -45,7 +48,9 @@ def weighted_sum(
     and masks may hold anything. The sum is taken in float32 at least.
 
     Raises:
-      ValueError: `weights` has a shape that is not a leading part of that of `terms`.
+      ValueError: `weights` has a shape that is not a leading part of that of `terms`; or a weight
+        is negative, infinite or NaN, where its value is known. Inside `jit`, where it is not, it
+        makes the sum NaN.
 
     Example:
       >>> s = weighted_sum(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([1.0, 3.0, 0.0]))
@@ -55,8 +60,33 @@ def weighted_sum(
     terms = widen(terms)
     if weights is None:
         return Sum(terms.sum(), jnp.asarray(terms.size, terms.dtype))
-    weights = spread(weights, terms)
-    return Sum(jnp.where(weights == 0, 0, weights * terms).sum(), weights.sum())
+    weights = spread_weights(weights, terms)
+    lost = is_lost(terms, weights)
+    # Once for JAX's derivative by the weights, once for XLA, which then sums as it goes.
+    products = jnp.where(lost, 0, weights * jnp.where(lost, 0, terms))
+    return Sum(products.sum(), weights.sum())
+
+
+def is_lost(
+    terms: Float[Array, "*shape"], weights: Float[Array, "*shape"]
+) -> Bool[Array, "*shape"]:
+    """Which terms are infinite or NaN and have a weight of zero: their product is NaN, and should
+    be zero. The others are the derivative with respect to their weights."""
+    return (weights == 0) & ~jnp.isfinite(terms)
+
+
+def spread_weights(
+    weights: Num[Array, "*leading"], terms: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """`spread`, for weights of a sum, each finite and not negative: else an error, or NaN where the
+    values are not known."""
+    values = known(weights)
+    if values is not None:
+        wrong = ~((values >= 0) & np.isfinite(values.astype(np.float64)))
+        if wrong.any():
+            raise ValueError(f"weights must be finite and at least 0, got {values[wrong][0]}")
+    weights = jnp.asarray(weights).astype(terms.dtype)  # looked at before they are many
+    return spread(jnp.where((weights >= 0) & (weights < jnp.inf), weights, jnp.nan), terms)
 
 
 def spread(

@@ -1,10 +1,16 @@
 """The main job, whole: what it prints and what it writes."""
 
+import importlib.util
+import io
 import json
 import os
 import runpy
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import jax
@@ -12,8 +18,8 @@ import numpy as np
 import pytest
 
 import funprop as fp
-from funprop.train import job
-from funprop.train.runs import load_params, new_folder
+from funprop.train import job, plots, progress, runs
+from funprop.train.output import lasting_output
 from funprop.train.tasks import task
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +41,7 @@ def test_digits(tmp_path, capsys):
     assert accuracy >= 96
     assert "Confusion matrix" in printed
     assert {file.name for file in out.iterdir()} == {
-        *("history.jsonl", "params.npz", "report.png", "run.json")
+        *("history.jsonl", "params.safetensors", "report.png", "run.json")
     }
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in history] == list(range(1, 16))
@@ -43,7 +49,8 @@ def test_digits(tmp_path, capsys):
     assert (out / "report.png").read_bytes()[:4] == b"\x89PNG"
     chosen = task("digits")
     model = chosen.models["mlp"]()
-    params = load_params(out / "params.npz", model, chosen.test[0])
+    like = jax.eval_shape(model.init, jax.random.key(0), chosen.test[0])
+    params = fp.load(out / "params.safetensors", like)
     said = np.asarray(model.forward(params, chosen.test[0])[0]).argmax(1)
     assert (said == chosen.test[1]).mean() * 100 == pytest.approx(accuracy, abs=0.01)
 
@@ -74,9 +81,6 @@ def test_noise_never_mixes_pictures():
     )
     assert len(chosen.train[0]) == 8 * len(task("digits").train[0])
     assert not train & test
-
-
-NO_CACHE = {"JAX_COMPILATION_CACHE_DIR": ""}
 
 
 @pytest.mark.slow
@@ -122,20 +126,138 @@ def test_a_wrong_backward_stops_the_job(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "run") as draft:
-        (draft / "half").write_text("")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
+def quick(monkeypatch, model=lambda: fp.mlp(4, 3)):
+    """The iris job, small, without its check of the gradients, which other tests make."""
+    chosen = task("iris")._replace(models={"mlp": model}, epochs=2)
+    monkeypatch.setattr(job, "task", lambda name: chosen)
+    monkeypatch.setattr(job, "_verify", lambda *_: None)
 
 
-def command(*words, cache=""):
-    environment = os.environ | ({"XDG_CACHE_HOME": cache} if cache else NO_CACHE)
+def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path, monkeypatch):
+    quick(monkeypatch)
+    monkeypatch.setattr(job, "fit", None)  # is not reached
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for out, words in (
+        ("file", r"file exists already"),
+        ("link", r"link exists already"),
+        ("file/run", r"file/run cannot be written: Not a directory"),
+        ("above/" + "n" * 256, r"cannot be written: File name too long"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            job.train("iris", out=tmp_path / out)
+    full = shutil.disk_usage(tmp_path)._replace(free=9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    with pytest.raises(ValueError, match=r"must have room for [0-9,]+ bytes, 9 are free"):
+        job.train("iris", out=tmp_path / "run")
+    assert {file.name for file in tmp_path.iterdir()} == {"file", "link"}
+
+
+def test_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda _: "now")
+    for name in ("iris-now", "iris-now-2", "iris-now-3"):
+        with runs.run_folder("iris", None, {"seed": 0}) as folder:
+            assert folder == Path("runs") / name
+            assert not json.loads((folder / "run.json").read_text())["finished"]
+            (folder / "results").touch()
+
+
+def test_a_diverged_run_is_written_and_raises(tmp_path, monkeypatch):
+    quick(monkeypatch, lambda: fp.dense(3))
+    # The search for a layer that says what is wrong runs without jit, and takes long.
+    monkeypatch.setattr(sys.modules["funprop.train.fit"], "_check_loss", lambda *_: None)
+    out = tmp_path / ("n" * 250)
+    with pytest.raises(FloatingPointError, match=r"^training diverged, the loss is nan; "):
+        job.train("iris", optimizer="sgd", learning_rate=3e38, batch_size=120, epochs=5, out=out)
+
+    def no_json(name):
+        raise AssertionError(name)
+
+    lines = (out / "history.jsonl").read_text().splitlines()
+    history = [json.loads(line, parse_constant=no_json) for line in lines]
+    assert history[-1]["loss"] is None
+    run = json.loads((out / "run.json").read_text(), parse_constant=no_json)
+    assert run["final"]["loss"] is None and "diverged" in run["stopped"]
+    assert (out / "report.png").exists() and (out / "params.safetensors").exists()
+
+
+def test_what_has_been_trained_is_written_elsewhere_where_the_folder_is_gone(tmp_path, monkeypatch):
+    quick(monkeypatch)
+    real = job.fit
+
+    def fit(*args, **kwargs):
+        shutil.rmtree(tmp_path / "run")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(job, "fit", fit)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(OSError, match=r"No such file .*; what was reached is in .*funprop-"):
+        job.train("iris", out=tmp_path / "run")
+    (rescued,) = tmp_path.iterdir()
+    assert {file.name for file in rescued.iterdir()} == {
+        *("history.jsonl", "params.safetensors", "report.png", "run.json")
+    }
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "safetensors"])
+def test_what_is_missing_is_said_before_training(missing, tmp_path, monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == missing else real(name)
+    )
+    with pytest.raises(ModuleNotFoundError, match=f"needs {missing}: pip install"):
+        job.train("iris", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("losses", "labels"),
+    [
+        ([1.0, 0.01, 0.0001], {"1e-4", "0.001"}),
+        ([0.9, 0.8, 0.7], {"0.8"}),
+        ([np.nan], set()),
+        ([3e4, 3e9, np.inf], {"1e5", "1e9"}),
+    ],
+)
+def test_the_numbers_beside_a_curve_are_inside_the_picture(losses, labels, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures = []
+    real = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (figures.append(f), real(f, *a, **k)))
+    history = [
+        {"epoch": i + 1.0, "loss": loss, "held_out/loss": loss} for i, loss in enumerate(losses)
+    ]
+    plots.curve(tmp_path / "curve.png", history, "loss", "title")
+    (axes,) = figures[0].axes
+    low, high = axes.get_ylim()
+    shown = [text for text in axes.get_yticklabels() if low <= text.get_position()[1] <= high]
+    assert labels <= {text.get_text() for text in shown}
+    assert all(text.get_window_extent().x0 >= 0 for text in shown)
+
+
+def test_the_live_line_ends_on_the_last_epoch(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    means = {"loss": 0.5, "accuracy": 0.75}
+    with progress.live() as display:
+        for turn in (1, 2):
+            display.update(turn, 2, 100, means)
+            held_out = {"held_out/loss": 0.625 + turn, "held_out/accuracy": turn / 4}
+            row = {"epoch": turn, **means, **held_out, "seconds": 1.0, "examples_per_second": 2.0}
+            display.epoch(row, 2)
+        display.end("all 2 epochs done")
+    assert "epoch 2/2 loss 0.500/2.625 accuracy 0.750/0.500" in capsys.readouterr().out
+
+
+def command(*words, cache="", **options):
+    environment = os.environ | ({"XDG_CACHE_HOME": cache} if cache else {})
+    environment |= options.pop("env", {})
+    for name in ("JAX_COMPILATION_CACHE_DIR",) if cache else ():
+        environment.pop(name, None)
     return subprocess.run(
         [sys.executable, "-m", "funprop.cli", *words],
-        capture_output=True,
-        text=True,
-        env=environment,
+        **{"capture_output": True, "text": True, "env": environment, "cwd": ROOT, **options},
     )
 
 
@@ -146,14 +268,109 @@ def test_the_command_line(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "Written to" in done.stdout and "Compiling took" in done.stdout
     assert list((cache / "funprop" / "jax").iterdir())
-    wrong = command("train", "mnist")
-    assert wrong.returncode != 0
-    assert wrong.stderr.strip() == (
-        "error: unknown data set 'mnist', there are digits, digits-denoise, iris, breast-cancer, "
-        "diabetes"
-    )
-    negative = command("train", "iris", "--learning-rate", "-1")
-    assert negative.stderr.strip() == "error: learning_rate must be positive and finite, got -1.0"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            "mnist",
+            "unknown data set 'mnist', there are digits, digits-denoise, iris, breast-cancer, "
+            "diabetes, stdlib",
+        ),
+        ("iris --learning-rate -1", "learning_rate must be positive and finite, got -1.0"),
+        ("iris --seed -1", "seed must be from 0 to 2**32 - 1, got -1"),
+        ("iris --out /dev/null", "the run folder /dev/null exists already"),
+        ("iris --out /dev/null/x", "the run folder /dev/null/x cannot be written: Not a directory"),
+    ],
+)
+def test_the_command_refuses_in_one_sentence(words, sentence):
+    wrong = command("train", *words.split())
+    assert (wrong.returncode, wrong.stdout, wrong.stderr) == (1, "", f"error: {sentence}\n")
+
+
+@pytest.mark.slow
+def test_the_command_says_its_version():
+    done = command("--version")
+    assert (done.returncode, done.stdout.split(",")[0]) == (0, f"funprop {fp.__version__}")
+
+
+@pytest.mark.slow
+def test_a_diverged_run_ends_with_one(tmp_path):
+    words = ("train", "iris", "--learning-rate", "1e30", "--out", str(tmp_path / "run"))
+    done = command(*words)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: training diverged, the loss is nan; ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["a reader that has seen enough", "a full disk", "closed"])
+def test_a_run_outlives_its_output(output, tmp_path):
+    words = ("train", "iris", "--epochs", "3", "--out", str(tmp_path / "run"))
+    if output == "a full disk":
+        with Path("/dev/full").open("w") as full:
+            done = command(*words, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+        said = "error: [Errno 28] No space left on device: 'standard output'\n"
+        assert (done.returncode, done.stderr) == (1, said)
+    elif output == "closed":
+        done = command(*words, capture_output=False, preexec_fn=lambda: os.close(1))
+        assert done.returncode == 0
+    else:
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = command(*words, capture_output=False, stdout=writing, stderr=subprocess.PIPE)
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["finished"]
+
+
+def test_output_outlives_its_encoding(monkeypatch, tmp_path):
+    bytes_written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(bytes_written, encoding="ascii"))
+    lasting_output()
+    print("def naïve() -> '\ufffd':", flush=True)
+    assert bytes_written.getvalue() == b"def na?ve() -> '?':\n"
+    runs.write_text(tmp_path / "samples.txt", "naïve\n")
+    assert (tmp_path / "samples.txt").read_bytes() == "naïve\n".encode()
+
+
+def interrupted(*words, after, **options):
+    """What the command says and ends with, when Ctrl-C comes some seconds after a line that begins
+    so."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "funprop", *words],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        **options,
+    ) as run:
+        begins, seconds = after
+        while begins and not run.stdout.readline().startswith(begins):
+            assert run.poll() is None
+        time.sleep(seconds)
+        run.send_signal(signal.SIGINT)
+        said, error = run.communicate(timeout=100)
+    return run.returncode, said, error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [("", 0.4), ("", 0.8), ("", 1.6), ("layer", 0.1)])
+def test_ctrl_c_before_training_is_one_line(after, tmp_path):
+    words = ("train", "digits", "--out", str(tmp_path / "run"))
+    code, _, error = interrupted(*words, after=after)
+    assert (code, error) == (130, "interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_an_ignored_ctrl_c_stays_ignored(tmp_path):
+    words = ("train", "iris", "--epochs", "400", "--out", str(tmp_path / "run"))
+    ignore = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)  # as nohup does for SIGHUP
+    code, said, error = interrupted(*words, after=("epoch", 0.1), preexec_fn=ignore)
+    assert code == 0 and "stopped: all 400 epochs done" in said, error
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda file: file.stem)

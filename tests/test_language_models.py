@@ -141,7 +141,7 @@ def test_the_text_job_learns_and_writes_a_run(tmp_path, monkeypatch, capsys):
     history = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
     assert history[-1]["held_out/bits_per_byte"] < 4.5 < 8  # a uniform guess takes 8
     assert "tokens/s" in capsys.readouterr().out
-    names = {"history.jsonl", "params.npz", "report.png", "run.json", "samples.txt"}
+    names = {"history.jsonl", "params.safetensors", "report.png", "run.json", "samples.txt"}
     assert {file.name for file in out.iterdir()} == names
 
 

@@ -222,9 +222,10 @@ def test_manual_and_autodiff_agree_through_a_step(x64):
 
 
 # From the ground floor up: a room may import the ground floor and, above it, what it says.
-GROUND = {"trees", "keys", "names", "decoding", "layer", "located", "properties"}
+GROUND = {"values", "trees", "keys", "names", "decoding", "layer", "located", "properties"}
 IMPORTS = {
-    "trees": set(),
+    "values": set(),
+    "trees": {"values"},
     "keys": set(),
     "names": {"layer"},  # for the type alone
     "decoding": {"trees"},
@@ -238,7 +239,7 @@ IMPORTS = {
     "combinators": GROUND | {"params"},
     "layers": GROUND | {"params", "quantities", "functions"},
     "losses": GROUND | {"quantities"},
-    "metrics": {"trees"},
+    "metrics": {"trees", "losses"},
     "gradients": GROUND | {"params", "arguments", "metrics"},
     "rewrites": GROUND
     | {"params", "arguments", "quantities", "functions", "layers", "combinators"},

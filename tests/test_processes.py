@@ -1,5 +1,6 @@
 """One run by many processes: the bits of one, and an end for all where one ends badly."""
 
+import contextlib
 import os
 import re
 import signal
@@ -31,11 +32,6 @@ def train(out, **options):
     job.train("iris", epochs=3, out=out, **options)
 
 
-def params_of(folder):
-    with np.load(folder / "params.npz") as stored:
-        return {name: stored[name] for name in stored.files}
-
-
 def test_two_processes_give_the_bits_of_one(tmp_path, capfd, monkeypatch):
     processes.launch(2, train, tmp_path / "two", ordered=4)
     printed = capfd.readouterr().out
@@ -43,9 +39,9 @@ def test_two_processes_give_the_bits_of_one(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(job, "_verify", job._verify)  # for `train` to replace
     with jax.numpy_dtype_promotion("standard"):  # optax itself promotes
         train(tmp_path / "one", ordered=4)
-    one, two = (params_of(tmp_path / name) for name in ("one", "two"))
-    assert all((one[name] == two[name]).all() for name in one | two)
-    written = {"history.jsonl", "params.npz", "report.png", "run.json"}
+    one, two = ((tmp_path / name / "params.safetensors").read_bytes() for name in ("one", "two"))
+    assert one == two
+    written = {"history.jsonl", "params.safetensors", "report.png", "run.json"}
     assert {file.name for file in (tmp_path / "two").iterdir()} == written
 
 
@@ -107,15 +103,54 @@ def test_a_wrong_argument_is_one_sentence(words, message):
 
 
 @SLOW
-def test_ctrl_c_ends_all_with_what_has_been_reached(tmp_path):
+@pytest.mark.parametrize("send", [os.kill, os.killpg])  # to the launcher alone; as a terminal does
+def test_ctrl_c_ends_all_with_what_has_been_reached(send, tmp_path):
     words = ("digits", "--epochs", "100000", "--processes", "2", "--out", str(tmp_path / "run"))
     with command(*words, start_new_session=True) as run:
         while not run.stdout.readline().startswith("epoch"):
             assert run.poll() is None
-        os.killpg(run.pid, signal.SIGINT)
-        said, _ = run.communicate(timeout=60)
+        send(run.pid, signal.SIGINT)
+        said, _ = run.communicate(timeout=60)  # ends when nobody holds the pipe any more
     assert "stopped: interrupted" in said and run.returncode == 0
-    assert (tmp_path / "run" / "params.npz").exists()
+    assert (tmp_path / "run" / "params.safetensors").exists()
+
+
+@SLOW
+@pytest.mark.parametrize("seconds", [0.5, 3, 5])
+def test_ctrl_c_before_training_ends_all_in_one_line(seconds, tmp_path):
+    words = ("digits", "--processes", "2", "--out", str(tmp_path / "run"))
+    with command(*words) as run:
+        time.sleep(seconds)
+        run.send_signal(signal.SIGINT)
+        said, _ = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert said.splitlines()[-1] == "interrupted" and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def listening():
+    """The addresses at which this process waits for others."""
+    own = set()
+    for file in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            own.add(str(file.readlink()))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/self/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and f"socket:[{words[9]}]" in own:
+                yield words[1].partition(":")[0]
+
+
+def heard_here_only():
+    processes.anywhere(True)
+    addresses = {address[-8:] for address in listening()}  # an IPv4 one ends an IPv6 one
+    if processes.first() and addresses & {"00000000"}:
+        raise ValueError(f"listens everywhere: {addresses}")
+
+
+@pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="asks Linux")
+def test_the_coordinator_of_own_processes_listens_on_loopback():
+    processes.launch(2, heard_here_only)
 
 
 @SLOW

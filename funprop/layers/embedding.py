@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jax.nn import initializers
 
 from funprop.decoding import Decoding, place
 from funprop.layer import Layer, layer
 from funprop.quantities.closed_form import closed, sum_squares
 from funprop.trees import Static, lifted, require_float, spec_string, widen
+from funprop.values import known, to_int32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +83,7 @@ def embedding(
     ) -> tuple[Float[Array, "*shape f"], Int[Array, "*shape"]]:
         _check_integers(x)
         _check_range(x, rows)
-        table = params.table
+        x, table = to_int32(x), params.table
         return table.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False), x
 
     def backward(
@@ -203,9 +202,9 @@ def _check_integers(x: Any) -> None:
 
 
 def _check_range(x: Any, rows: int) -> None:
-    if isinstance(x, Tracer):
+    values = known(x)
+    if values is None:
         return
-    known = np.asarray(x)
-    wrong = known[(known < 0) | (known >= rows)]
+    wrong = values[(values < 0) | (values >= rows)]
     if wrong.size:
         raise ValueError(f"x must be from 0 to {rows - 1}, got {wrong[0]}")

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jax.nn import initializers
 
 from funprop.decoding import Decoding, one_array
 from funprop.layer import Layer, layer
 from funprop.located import located
 from funprop.trees import Static, lifted, require_float, spec_string, wide_dtype
+from funprop.values import known, to_int32
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +106,7 @@ def last_step() -> Layer:
         time = Static(x.shape[1])
         if lengths is None:
             return x[:, -1], (time, None)
-        lengths = lengths.astype(jnp.int32)
+        lengths = to_int32(lengths)
         last = jnp.maximum(lengths - 1, 0)[:, None, None]
         y = jnp.take_along_axis(x, last, axis=1, mode="clip")[:, 0]
         y = jnp.where((lengths > 0)[:, None], y, 0)
@@ -220,7 +219,7 @@ def _hide(x: Sequences, lengths: Lengths) -> Sequences:
     """Zero behind each sequence; a sequence with a length out of range is all NaN."""
     if lengths is None:
         return x
-    lengths, time = lengths.astype(jnp.int32), x.shape[1]
+    lengths, time = to_int32(lengths), x.shape[1]
     shown = (jnp.arange(time, dtype=jnp.int32)[None] < lengths[:, None])[..., None]
     return jnp.where(shown, x, 0) + _nan_out_of_range(lengths, x)[:, None, None]
 
@@ -258,9 +257,9 @@ def _check_lengths(lengths: Any, x: Any) -> None:
         raise TypeError(f"lengths must be integers, got {spec_string(lengths)}")
     if lengths.shape != x.shape[:1]:
         raise ValueError(f"lengths must have shape {x.shape[:1]}, got {tuple(lengths.shape)}")
-    if isinstance(lengths, (Tracer, jax.ShapeDtypeStruct)):
+    values = known(lengths)
+    if values is None:
         return
-    values = np.asarray(lengths)  # NumPy computes at once, inside a trace too
     wrong = ~_in_range(values, x.shape[1])
     if wrong.any():
         raise ValueError(f"lengths must be from 0 to {x.shape[1]}, got {values[wrong][0]}")

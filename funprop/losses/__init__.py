@@ -2,7 +2,9 @@
 
 A loss is the weighted sum of its *terms*, with the sum of their weights beside it; nobody takes a
 mean before the step does. `weights` covers the leading axes of the terms: one weight an example, or
-one a token. Terms are computed in float32 at least, cotangents returned in the inputs' dtypes.
+one a token. One of exactly zero removes its term from value and gradient, whatever outputs and
+targets hold there. Terms are computed in float32 at least, cotangents returned in the dtypes of the
+inputs.
 """
 
 from funprop.losses.cross_entropy import binary_cross_entropy, softmax_cross_entropy

@@ -24,11 +24,12 @@ class Chunk(NamedTuple):
     def logits(self, rows: Float[Array, "n i"]) -> Float[Array, "n c"]:
         """`z[n,c] = sum_i x[n,i] w[c,i] + b[c]`, in float32 at least."""
         z = product(rows, self.w.T)
-        return z if self.b is None else z + self.b[None].astype(z.dtype)
+        return z if self.b is None else z + self.b.astype(z.dtype)[None]
 
     def is_target(self, labels: Int[Array, " n"]) -> Any:
         """Which of these classes is the label's: `[n, c]`."""
-        return labels[:, None] == (self.start + jnp.arange(len(self.w))).astype(labels.dtype)[None]
+        here = (self.start + jnp.arange(len(self.w))).astype(labels.dtype)
+        return labels[:, None] == here[None]
 
     def at_target(self, z: Float[Array, "n c"], labels: Int[Array, " n"], other: Any) -> Any:
         """`z` at the label, where that is one of these classes, else `other`: `[n]`. Looked up: to

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
 from funprop.layer import Layer
-from funprop.losses.terms import check_outputs, difference, from_terms
+from funprop.losses.targets import classes, shares
+from funprop.losses.terms import from_terms
 from funprop.trees import is_float, widen
 
 if TYPE_CHECKING:
@@ -27,17 +26,20 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
     Targets are either labels, integers in `[0, classes)`, of the logits' shape without the last
     axis, or distributions, of the logits' shape; either becomes `q`, a share `smoothing` of it
     spread evenly over the classes. Backward: `dlogits = p sum(q) - q`; `p` is not kept but made
-    again from the logits. Safe at logits of any size, and for classes masked with `-inf`.
+    again from the logits. Safe at logits of any size. A class masked with `-inf` has a `p` of zero:
+    where it has a share of the target, the loss is infinite, the gradient still `p sum(q) - q`.
+    Classes at `+inf` share all of `p` evenly.
 
-    A label out of range raises where its value is known, unless its weight is zero. Inside `jit`,
-    where it is not, it makes the loss NaN, so that it cannot pass unseen; `fit` then looks at the
-    values and says which.
+    A label out of range, or shares that are negative or do not sum to one (within 1%, or the
+    rounding of their dtype), raise where their values are known, unless the weight is zero. Inside
+    `jit`, where they are not, they make loss and gradient NaN, so that they cannot pass unseen;
+    `fit` then looks at the values and says which.
 
     Source of label smoothing: Szegedy et al., arXiv:1512.00567, section 7.
 
     Raises:
       ValueError: `smoothing` is not in `[0, 1)`; the shapes do not go together; a label is out of
-        range.
+        range, or a target no distribution.
       TypeError: labels are neither integers nor distributions.
 
     Example:
@@ -54,25 +56,27 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
         raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
 
     def forward(logits: Numbers, targets: Numbers) -> tuple[Terms, Any]:
-        _check_classes(logits, targets)
-        z = widen(logits)
-        shift = jax.lax.stop_gradient(z.max(-1, keepdims=True))
-        shift = jnp.where(jnp.isfinite(shift), shift, 0)
+        if not logits.size and 0 in logits.shape[-1:]:
+            raise ValueError(f"logits must have a last axis of classes, got shape {logits.shape}")
+        top = jax.lax.stop_gradient(widen(logits).max(-1, keepdims=True))
+        shift = finite_below(top)
         # The shift stays apart from the norm: their sum would lose the norm's digits.
-        z = z - shift
+        z = relative(widen(logits), shift)
         norm = jnp.exp(z).sum(-1, keepdims=True)
+        norm = jnp.where(norm == 0, 1, norm)  # all classes masked: each has a p of zero
         kept = logits, shift, norm, targets
         if is_float(targets):
-            return -_dot(smooth(targets, z), z - jnp.log(norm)), kept
+            # Not from `z`: XLA would keep that for here, rather than make it again.
+            log_p = relative(widen(logits), shift, jnp.log(norm))
+            return -_dot(smooth(targets, z), log_p), kept
         chosen = jnp.take_along_axis(z, targets[..., None], -1, mode="clip")[..., 0]
         if smoothing:  # a Python branch, so that no smoothing costs nothing
             chosen = (1 - smoothing) * chosen + smoothing * z.mean(-1)
-        terms = jnp.log(norm)[..., 0] - chosen
-        return jnp.where(in_range(targets, z), terms, jnp.nan), kept
+        return jnp.log(norm)[..., 0] - chosen, kept
 
     def backward(kept: Any, dterms: Terms) -> Cotangents:
         logits, shift, norm, targets = kept
-        z, d = widen(logits) - shift, dterms[..., None]
+        z, d = relative(widen(logits), shift), dterms[..., None]
         p = jnp.exp(z) / norm
         if not is_float(targets):
             return (p - smooth(jax.nn.one_hot(targets, z.shape[-1]), z)) * d, None
@@ -84,56 +88,37 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
         q = targets.astype(like.dtype)
         return (1 - smoothing) * q + smoothing / like.shape[-1] if smoothing else q
 
-    return from_terms("softmax_cross_entropy", forward, backward, check=check_labels)
+    return from_terms("softmax_cross_entropy", classes, forward, backward, over=1)
+
+
+def finite_below(top: Float[Array, "..."]) -> Float[Array, "..."]:
+    """What is taken from logits whose largest is `top`: that, or zero where all are `-inf`."""
+    return jnp.where(top == -jnp.inf, 0, top)
+
+
+def relative(
+    z: Float[Array, "*n c"], shift: Float[Array, "*n 1"], less: Any = 0
+) -> Float[Array, "*n c"]:
+    """`z - shift - less`; a logit of `+inf` is the largest there is, and level with its like."""
+    return jnp.where(z == jnp.inf, -less, z - shift - less)
 
 
 def _dot(q: Float[Array, "*n c"], log_p: Float[Array, "*n c"]) -> Float[Array, "*n"]:
     """`sum_c q_c log p_c`, where a class that has no share may have a log p of `-inf`."""
-    return jnp.where(q == 0, 0, q * log_p).sum(-1)
-
-
-def _check_classes(logits: Num[Array, "*n c"], targets: Num[Array, "..."]) -> None:
-    check_outputs(logits)
-    if not logits.ndim or not logits.shape[-1]:
-        raise ValueError(f"logits must have a last axis of classes, got shape {logits.shape}")
-    if is_float(targets):
-        if targets.shape == logits.shape:
-            return
-        if targets.shape == logits.shape[:-1]:
-            raise TypeError(f"labels must be integers, got {targets.dtype}")
-        raise ValueError(f"targets must have the shape {logits.shape}, got {targets.shape}")
-    if targets.shape != logits.shape[:-1]:
-        raise ValueError(f"labels must have the shape {logits.shape[:-1]}, got {targets.shape}")
-
-
-def check_labels(logits: Any, targets: Any, weights: Any = None) -> None:
-    """Raise for a label out of range; one of weight zero may be anything (often -1 or -100)."""
-    if is_float(targets) or any(isinstance(x, Tracer) for x in (targets, weights)):
-        return
-    labels = np.asarray(targets)  # NumPy computes at once, inside a trace too
-    wrong = ~in_range(labels, logits)
-    if weights is not None:
-        weighted = np.asarray(weights) != 0
-        wrong &= weighted.reshape(weighted.shape + (1,) * (wrong.ndim - weighted.ndim))
-    if wrong.any():
-        last = logits.shape[-1] - 1
-        raise ValueError(f"labels must be from 0 to {last}, got {labels[wrong][0]}")
-
-
-def in_range(labels: Any, logits: Any) -> Any:
-    return (labels >= 0) & (labels < logits.shape[-1])
+    return jnp.where((q == 0) & (log_p == -jnp.inf), 0, q * log_p).sum(-1)
 
 
 def binary_cross_entropy() -> Layer:
     """`-t log s - (1 - t) log(1 - s)` with `s = sigmoid(logit)`, one term an element.
 
-    Targets are 0 or 1, or probabilities between. Computed as
-    `max(z, 0) - z t + log(1 + exp(-|z|))`, safe at logits of any size. Backward:
+    Targets are 0 or 1, or probabilities between; others raise, or inside `jit` make loss and
+    gradient NaN. Computed as `log(1 + exp(-|z|))` and `|z|` times the share of the other side, safe
+    at logits of any size, infinite ones too. Backward:
     `dz = (1 - t) s - t (1 - s)`, in that form because `s - t` loses its digits where both are near
     one.
 
     Raises:
-      ValueError: logits and targets differ in shape.
+      ValueError: logits and targets differ in shape, or a target is not from 0 to 1.
 
     Example:
       >>> from funprop import Sum
@@ -145,17 +130,18 @@ def binary_cross_entropy() -> Layer:
       [-0.5, 0.0]
     """
 
-    def forward(logits: Numbers, targets: Numbers) -> tuple[Terms, Any]:
-        difference(logits, targets)  # for its checks
+    def forward(logits: Numbers, t: Numbers) -> tuple[Terms, Any]:
         z = widen(logits)
-        t = targets.astype(z.dtype)
-        terms = jnp.maximum(z, 0) - z * t + jnp.log1p(jnp.exp(-jnp.abs(z)))
-        return terms, (logits, targets)
+        positive = z > 0
+        below = jnp.where(positive, -z, z)  # -|z|
+        # The share of the other side: its sum with `max(z, 0)` would lose digits, or be inf - inf.
+        share = jnp.where(positive, 1 - t, t)
+        linear = jnp.where((share == 0) & (below == -jnp.inf), 0, share * below)
+        return jnp.log1p(jnp.exp(below)) - linear, (logits, t)
 
     def backward(kept: Any, dterms: Terms) -> Cotangents:
-        z = widen(kept[0])
-        t = kept[1].astype(z.dtype)
+        z, t = widen(kept[0]), kept[1]
         dz = (1 - t) * jax.nn.sigmoid(z) - t * jax.nn.sigmoid(-z)
         return dz * dterms, -z * dterms
 
-    return from_terms("binary_cross_entropy", forward, backward)
+    return from_terms("binary_cross_entropy", shares, forward, backward)

@@ -3,6 +3,7 @@ nor their gradient ever exist whole."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,10 +14,13 @@ from jax.nn import initializers
 from funprop import trees
 from funprop.layer import Layer, layer
 from funprop.losses.chunks import Chunk, over_chunks, product
-from funprop.losses.cross_entropy import check_labels, in_range
-from funprop.losses.terms import pull_sum
+from funprop.losses.cross_entropy import finite_below, relative
+from funprop.losses.targets import given
+from funprop.losses.targets import labels as check_labels
+from funprop.losses.terms import apart, pull_sum, spoiled, without_say, zero_at
 from funprop.quantities.closed_form import closed, gram, sum_squares
 from funprop.trees import Sum, spread, weighted_sum, widen
+from funprop.values import to_int32
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
@@ -65,7 +69,8 @@ def linear_cross_entropy(
     more. The last chunk may be shorter.
 
     A label out of range raises where its value is known, unless its weight is zero; inside `jit`,
-    where it is not, it makes the loss NaN.
+    where it is not, it makes the loss NaN, and all of `dw`. Infinite logits: as in
+    `softmax_cross_entropy`.
 
     Args:
       classes: how many; the size of the vocabulary.
@@ -108,42 +113,56 @@ def linear_cross_entropy(
         return LinearParams(w, jnp.zeros(classes, outputs.dtype) if bias else None)
 
     def forward(params: LinearParams, batch: tuple[Any, ...]) -> tuple[Sum, Any]:
-        x, labels, *weights = _checked(params, batch, classes)
-        rows, chosen = x.reshape(-1, x.shape[-1]), labels.reshape(-1)
+        x, labels, valid, *weights = _checked(params, batch, classes)
+        rows, hidden, lost = rows_with_a_say(x, *weights)
+        chosen = labels.reshape(-1)
 
         def step(carry: Any, part: Chunk) -> Any:
             top, norm, target, total = carry
-            z = part.logits(rows)
-            higher = jnp.maximum(top, z.max(-1))
-            # The sum so far was relative to the old maximum.
-            norm = norm * jnp.exp(top - higher) + jnp.exp(z - higher[:, None]).sum(-1)
+            z = apart(part.logits(rows), hidden)
+            higher = jnp.maximum(top, jax.lax.stop_gradient(z.max(-1)))
+            # The sums so far were relative to the old maximum.
+            shift = finite_below(higher)
+            norm = norm * jnp.exp(relative(top, shift)) + jnp.exp(each(z, shift)).sum(-1)
             target = part.at_target(z, chosen, target)
-            return higher, norm, target, total + z.sum(-1) if smoothing else total
+            if smoothing:
+                moved = jnp.where(part.start == 0, 0, relative(finite_below(top), shift))
+                before = jnp.asarray(part.start, z.dtype) * moved
+                total = total + before + each(z, shift).sum(-1)
+            return higher, norm, target, total
 
         zeros = jnp.zeros(len(rows), widen(rows).dtype)
         top, norm, target, total = over_chunks(
             step, (zeros - jnp.inf, zeros, zeros, zeros), params, chunk
         )
-        norm = jnp.log(norm)
-        terms = norm + (top - (1 - smoothing) * target - smoothing / classes * total)
-        terms = terms + z_loss * (top + norm) ** 2
-        terms = jnp.where(in_range(chosen, params.w.T), terms, jnp.nan).reshape(labels.shape)
-        # `l = top + norm`, apart from each other: their sum would lose the norm's digits.
-        return weighted_sum(terms, *weights), (x, (top, norm), labels, terms, *weights)
+        shift = finite_below(top)
+        norm = jnp.log(jnp.where(norm == 0, 1, norm))  # zero: all classes are masked
+        terms = norm - (1 - smoothing) * relative(target, shift)
+        if smoothing:
+            terms = terms - smoothing / classes * total
+        if z_loss:
+            terms = terms + z_loss * (shift + norm) ** 2
+        terms = spoiled(terms if lost is None else jnp.where(lost, jnp.nan, terms), valid.ravel())
+        terms = terms.reshape(labels.shape)
+        # `l = shift + norm`, apart from each other: their sum would lose the norm's digits.
+        return weighted_sum(terms, *weights), (x, (shift, norm), labels, valid, terms, *weights)
 
     def logit_cotangents(residuals: Any, dy: Any) -> tuple[Any, Any, Any]:
         """The rows of `x`, the function from `z` and which of it is the target to `dz`, and the
         weights' cotangents."""
-        x, (top, norm), _, terms, *weights = residuals
+        x, (shift, norm), _, valid, terms, *weights = residuals
         dterms, dweights = pull_sum(dy, terms, *weights)
-        top, norm, d = (a.reshape(-1, 1) for a in (top, norm, dterms))
+        rows, hidden, _ = rows_with_a_say(x, *weights)
+        norm, d = (a.reshape(-1, 1) for a in (norm, spoiled(dterms, valid)))
 
         def dz(z: Any, is_target: Any) -> Any:
-            p = jnp.exp(z - top - norm)
+            p = jnp.exp(each(z, shift) - norm)
+            if z_loss:
+                p = p * (1 + 2 * z_loss * (shift[:, None] + norm))
             q = jnp.where(is_target, 1 - smoothing, 0) + smoothing / classes
-            return (p * (1 + 2 * z_loss * (top + norm)) - q) * d
+            return zero_at((p - q) * d, hidden)
 
-        return x.reshape(-1, x.shape[-1]), dz, dweights
+        return rows, dz, dweights
 
     def backward(
         params: LinearParams, residuals: tuple[Any, ...], dy: Any
@@ -171,19 +190,19 @@ def linear_cross_entropy(
         """By `outer_squares` a chunk at a time: a sum over classes, in either form."""
         x, _, labels, *_ = residuals
         rows, dz_of, dweights = logit_cotangents(residuals, dy)
-        chosen, wide = labels.reshape(-1), widen(rows).reshape(len(x), -1, x.shape[-1])
+        chosen, wide = labels.reshape(-1), by_example(rows, x)
         b, t, i = wide.shape
 
         def step(carry: Any, part: Chunk) -> Any:
             dx, found, products = carry
             dz = dz_of(part.logits(rows), part.is_target(chosen))
-            each = dz.reshape(b, t, -1)
+            one = dz.reshape(b, t, part.w.shape[0])
             if params.b is not None:
-                found = found + sum_squares(each.sum(1))
+                found = found + sum_squares(one.sum(1))
             if t <= i:
-                products = products + gram(each)
+                products = products + gram(one)
             else:
-                found = found + sum_squares(jnp.einsum("btc,bti->bci", each, wide, precision=HIGH))
+                found = found + sum_squares(jnp.einsum("btc,bti->bci", one, wide, precision=HIGH))
             return dx + product(dz.astype(x.dtype), part.w), found, products
 
         zeros = jnp.zeros(b, wide.dtype)
@@ -201,18 +220,19 @@ def linear_cross_entropy(
         """`sum_t dz[b,t,c] x[b,t,i]` for the classes `c` that are given, of each example's `dw`."""
         x, _, labels, *_ = residuals
         rows, dz_of, _ = logit_cotangents(residuals, dy)
-        wide = widen(rows).reshape(len(x), -1, x.shape[-1])
+        wide = by_example(rows, x)
         z = jnp.einsum("bti,bsi->bts", wide, widen(params.w[numbers]), precision=HIGH)
         if params.b is not None:
             z = z + widen(params.b[numbers])[:, None]
-        same = labels.reshape(len(x), -1, 1) == numbers[:, None].astype(labels.dtype)
-        dz = dz_of(*(a.reshape(len(rows), -1) for a in (z, same))).reshape(z.shape)
+        same = labels.reshape(*wide.shape[:2], 1) == to_int32(numbers)[:, None]
+        dz = dz_of(*(a.reshape(len(rows), z.shape[-1]) for a in (z, same))).reshape(z.shape)
         return jnp.einsum("bts,bti->bsi", dz, wide, precision=HIGH)
 
     def weighted(residuals: tuple[Any, ...], factors: Float[Array, " b"]) -> tuple[Any, ...]:
-        x, norms, labels, terms, *weights = residuals
+        x, norms, labels, valid, terms, *weights = residuals
         factors = spread(factors, terms)
-        return x, norms, labels, terms, factors * spread(weights[0], terms) if weights else factors
+        weights = factors * spread(weights[0], terms) if weights else factors
+        return x, norms, labels, valid, terms, weights
 
     marked = closed(backward, squares, weighted=weighted, rows=gradient_rows)
     return layer(init=init, forward=forward, backward=marked, name="linear_cross_entropy")
@@ -242,24 +262,40 @@ def linear_predictions(
     return best.reshape(x.shape[:-1])
 
 
+def rows_with_a_say(x: Float[Array, "*n i"], *weights: Any) -> tuple[Any, Any, Any]:
+    """`x` as rows; which of them have a weight of zero; and which of those hold NaN or infinity,
+    which are zero in the rows, as `dw = dz^T x` would otherwise be NaN."""
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    hidden = without_say(x.shape[:-1], x.dtype, *weights)
+    if hidden is None:
+        return rows, None, None
+    hidden = hidden.reshape(-1)
+    lost = hidden & ~jnp.isfinite(jnp.abs(rows).max(-1, initial=0))
+    return jnp.where(lost[:, None], 0, rows), hidden, lost
+
+
+def by_example(rows: Rows, x: Float[Array, "b *t i"]) -> Float[Array, "b t i"]:
+    """The rows of each example together, in float32 at least."""
+    return widen(rows).reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1])
+
+
+def each(z: Float[Array, "n c"], shift: Float[Array, " n"]) -> Float[Array, "n c"]:
+    """`z` relative to each row's shift."""
+    return relative(z, shift[:, None])
+
+
 def _checked(params: Any, batch: Any, classes: int) -> tuple[Any, ...]:
-    if not isinstance(batch, tuple) or len(batch) not in (2, 3):
-        raise ValueError("x must be (outputs, labels) or (outputs, labels, weights)")
+    """`x`, the labels in int32, which of them are in range, and the weights, if any."""
+    x, labels, *weights = given(batch, "labels")
     if not isinstance(params, LinearParams):
         raise TypeError(f"params must be LinearParams(w, b), got {type(params).__name__}")
-    x, labels, *weights = (jnp.asarray(part) for part in batch)
     _check_inputs(x)
-    if trees.is_float(labels):
-        raise TypeError(f"labels must be integers, got {labels.dtype}")
-    if labels.shape != x.shape[:-1]:
-        raise ValueError(f"labels must have the shape {x.shape[:-1]}, got {labels.shape}")
     if params.w.shape != (classes, x.shape[-1]):
         raise ValueError(
             f"x must have a last axis of {params.w.shape[-1]} to go with w of shape "
             f"{tuple(params.w.shape)}, got x of shape {tuple(x.shape)}"
         )
-    check_labels(params.w.T, labels, *weights)
-    return (x, labels, *weights)
+    return (x, *check_labels(labels, x.shape[:-1], classes, *weights), *weights)
 
 
 def _check_inputs(x: Any) -> None:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 
 from funprop.layer import Layer
-from funprop.losses.terms import difference, from_terms
+from funprop.losses.targets import numbers
+from funprop.losses.terms import from_terms
+from funprop.trees import widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Num
@@ -30,13 +32,13 @@ def mean_squared() -> Layer:
     """
 
     def forward(outputs: Numbers, targets: Numbers) -> tuple[Terms, Any]:
-        error = difference(outputs, targets)
+        error = widen(outputs) - targets
         return error * error, error
 
     def backward(error: Terms, dterms: Terms) -> Cotangents:
         return 2 * error * dterms, -2 * error * dterms
 
-    return from_terms("mean_squared", forward, backward)
+    return from_terms("mean_squared", numbers, forward, backward)
 
 
 def mean_absolute() -> Layer:
@@ -52,13 +54,13 @@ def mean_absolute() -> Layer:
     """
 
     def forward(outputs: Numbers, targets: Numbers) -> tuple[Terms, Any]:
-        error = difference(outputs, targets)
+        error = widen(outputs) - targets
         return jnp.abs(error), error
 
     def backward(error: Terms, dterms: Terms) -> Cotangents:
         return jnp.sign(error) * dterms, -jnp.sign(error) * dterms
 
-    return from_terms("mean_absolute", forward, backward)
+    return from_terms("mean_absolute", numbers, forward, backward)
 
 
 def huber(delta: float = 1.0) -> Layer:
@@ -78,11 +80,11 @@ def huber(delta: float = 1.0) -> Layer:
         raise ValueError(f"delta must be positive, got {delta}")
 
     def forward(outputs: Numbers, targets: Numbers) -> tuple[Terms, Any]:
-        error = difference(outputs, targets)
+        error = widen(outputs) - targets
         clipped = jnp.clip(error, -delta, delta)
         return clipped * (error - 0.5 * clipped), clipped
 
     def backward(clipped: Terms, dterms: Terms) -> Cotangents:
         return clipped * dterms, -clipped * dterms
 
-    return from_terms("huber", forward, backward)
+    return from_terms("huber", numbers, forward, backward)

@@ -1,49 +1,71 @@
-"""What losses share: each is the weighted sum of its *terms*, beside the sum of the weights."""
+"""What losses share: each is the weighted sum of its *terms*, beside the sum of the weights.
+
+Here, and in `weighted_sum`, is all that a weight of zero does: it removes its term from the value
+and from every gradient, whatever outputs and targets hold there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 
 from funprop.layer import Layer, layer
-from funprop.trees import Sum, is_float, spread, weighted_sum, widen
+from funprop.losses.targets import check_outputs, given
+from funprop.trees import (
+    Static,
+    Sum,
+    is_float,
+    is_lost,
+    spread,
+    spread_weights,
+    weighted_sum,
+    wide_dtype,
+)
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Num
+    from jaxtyping import Array, Bool, Float, Num
 
 
 def from_terms(
     name: str,
+    targets: Callable[..., tuple[Any, Any]],
     forward: Callable[[Any, Any], tuple[Float[Array, "*terms"], Any]],
     backward: Callable[[Any, Float[Array, "*terms"]], tuple[Any, Any]],
-    check: Callable[..., None] = lambda outputs, targets, weights=None: None,
+    *,
+    over: int = 0,
 ) -> Layer:
     """A loss from its terms.
 
     Args:
       name: what paths and messages call it.
+      targets: `(outputs, targets, *weights) -> (targets, valid)`, as `funprop.losses.targets` has
+        them.
       forward: `(outputs, targets) -> (terms, kept)`, in float32 at least.
       backward: `(kept, dterms) -> (doutputs, dtargets)`.
-      check: `(outputs, targets, weights=None)`, raises where their values, if known, are wrong.
+      over: how many of the last axes of the outputs a term is over.
     """
 
     def loss_forward(params: tuple[()], x: tuple[Any, ...]) -> tuple[Sum, Any]:
-        if not isinstance(x, tuple) or len(x) not in (2, 3):
-            raise ValueError("x must be (outputs, targets) or (outputs, targets, weights)")
-        outputs, targets, *weights = (jnp.asarray(part) for part in x)
-        terms, kept = forward(outputs, targets)
-        check(outputs, targets, *weights)
-        return weighted_sum(terms, *weights), (kept, terms, outputs, targets, *weights)
+        outputs, wanted, *weights = given(x)
+        check_outputs(outputs)
+        checked, valid = targets(outputs, wanted, *weights)
+        hidden = without_say(outputs.shape[: outputs.ndim - over], outputs.dtype, *weights)
+        terms, kept = forward(apart(outputs, hidden), apart(checked, hidden))
+        terms = spoiled(terms, valid)
+        dtypes = Static((outputs.dtype, wanted.dtype))
+        return weighted_sum(terms, *weights), (kept, terms, valid, dtypes, *weights)
 
     def loss_backward(
         params: tuple[()], residuals: tuple[Any, ...], dy: tuple[Any, Any]
     ) -> tuple[tuple[()], tuple[Any, ...]]:
-        kept, terms, outputs, targets, *weights = residuals
+        kept, terms, valid, dtypes, *weights = residuals
         dterms, dweights = pull_sum(dy, terms, *weights)
-        cotangents = zip(backward(kept, dterms), (outputs, targets), strict=True)
-        return (), (*(_like(d, part) for d, part in cotangents), *dweights)
+        hidden = without_say(terms.shape, terms.dtype, *weights)
+        cotangents = zip(backward(kept, spoiled(dterms, valid)), dtypes.value, strict=True)
+        return (), (*(_like(zero_at(d, hidden), dtype) for d, dtype in cotangents), *dweights)
 
     return layer(forward=loss_forward, backward=loss_backward, name=name)
 
@@ -55,28 +77,50 @@ def pull_sum(
     dtotal, dweight = dy
     if not weights:
         return jnp.broadcast_to(dtotal, terms.shape).astype(terms.dtype), ()
-    (w,) = weights
-    trailing = tuple(range(w.ndim, terms.ndim))
-    return dtotal * spread(w, terms), (_like((dtotal * terms + dweight).sum(trailing), w),)
+    (given,) = weights
+    w = spread_weights(given, terms)
+    each = dtotal * jnp.where(is_lost(terms, w), 0, terms) + dweight
+    return dtotal * w, (_like(each.sum(tuple(range(given.ndim, terms.ndim))), given.dtype),)
 
 
-def _like(cotangent: Any, part: Any) -> Any:
+def _like(cotangent: Any, dtype: Any) -> Any:
     """In the dtype of what it belongs to; `None` for integers."""
-    return cotangent.astype(part.dtype) if is_float(part) else None
+    return cotangent.astype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else None
 
 
-def difference(
-    outputs: Num[Array, "*terms"], targets: Num[Array, "*terms"]
+def spoiled(
+    terms: Float[Array, "*terms"], valid: Bool[Array, "*terms"] | None
 ) -> Float[Array, "*terms"]:
-    """`outputs - targets` in float32 at least, their shapes checked."""
-    check_outputs(outputs)
-    if outputs.shape != targets.shape:
-        raise ValueError(f"targets must have the shape {outputs.shape}, got {targets.shape}")
-    outputs = widen(outputs)
-    return outputs - targets.astype(outputs.dtype)
+    """NaN where a target makes no sense, in terms as in their cotangents. A product, so that JAX's
+    derivative of the terms is NaN there too."""
+    return terms if valid is None else terms * jnp.where(valid, 1, jnp.nan).astype(terms.dtype)
 
 
-def check_outputs(outputs: Num[Array, "..."]) -> None:
-    """Raise a `TypeError` where they are not of floating dtype."""
-    if not is_float(outputs):
-        raise TypeError(f"outputs must be of floating dtype, got {outputs.dtype}")
+# --------------------------------------------------------------------------- what has no say
+
+
+def without_say(
+    shape: tuple[int, ...], dtype: Any, *weights: Num[Array, "..."]
+) -> Bool[Array, "*terms"] | None:
+    """Which of the terms have a weight of zero; `None` where there are no weights."""
+    if not weights:
+        return None
+    terms: Any = jax.ShapeDtypeStruct(shape, wide_dtype(dtype))
+    return spread(weights[0], terms) == 0
+
+
+def zero_at(d: Any, hidden: Bool[Array, "*terms"] | None) -> Any:
+    """A cotangent, exactly zero at terms without a say: a weight of zero times NaN is NaN."""
+    return d if hidden is None or d is None else jnp.where(_over(hidden, d), 0, d)
+
+
+def apart(x: Any, hidden: Bool[Array, "*terms"] | None) -> Any:
+    """`x` as it is, for JAX a constant at terms without a say: what `zero_at` is to a backward pass
+    by hand, this is to a forward pass that JAX differentiates. Costs nothing, compiled."""
+    if hidden is None or not is_float(x):
+        return x
+    return jnp.where(_over(hidden, x), jax.lax.stop_gradient(x), x)
+
+
+def _over(hidden: Bool[Array, "*terms"], x: Any) -> Any:
+    return hidden.reshape(hidden.shape + (1,) * (x.ndim - hidden.ndim))

@@ -95,11 +95,11 @@ def gradients(leaf: Layer, params: PyTree, kept: Kept, dy: PyTree) -> PyTree:
         return untap(leaf.backward(params, residuals, dy)[0])[0]
 
     def of_whole(i: Any) -> PyTree:
-        alone = jax.tree.map(lambda d: d * one_hot(i, d), dy)
+        alone = jax.tree.map(lambda d: jnp.where(is_at(i, d), d, 0), dy)  # others may be infinite
         return untap(leaf.backward(params, kept.residuals, alone)[0])[0]
 
-    def one_hot(i: Any, d: Any) -> Any:
-        return (jnp.arange(n) == i).astype(d.dtype).reshape(n, *(1,) * (d.ndim - 1))
+    def is_at(i: Any, d: Any) -> Any:
+        return (jnp.arange(n) == i).reshape(n, *(1,) * (d.ndim - 1))
 
     if kept.key is not None:
         return jax.lax.map(of_whole, jnp.arange(n))

@@ -51,12 +51,7 @@ def _weighed(loss: Layer, factors: Float[Array, " b"]) -> Layer:
 
 def weighted_sum_of(grads: PyTree, factors: Float[Array, " b"]) -> PyTree:
     """The sum over the first axis of every leaf, each entry times its factor."""
-
-    def summed(leaf: Array) -> Array:
-        wide = widen(leaf)
-        return jnp.tensordot(factors.astype(wide.dtype), wide, 1).astype(leaf.dtype)
-
-    return jax.tree.map(summed, grads)
+    return jax.tree.map(lambda leaf: _times(leaf, factors).sum(0).astype(leaf.dtype), grads)
 
 
 def _each_times(d: Array, factors: Float[Array, " b"]) -> Array:
@@ -65,5 +60,12 @@ def _each_times(d: Array, factors: Float[Array, " b"]) -> Array:
             f"outputs and targets must have a first axis of {len(factors)} examples, got shape "
             f"{tuple(d.shape)}"
         )
+    return _times(d, factors).astype(d.dtype)
+
+
+def _times(d: Array, factors: Float[Array, " b"]) -> Array:
+    """Each entry times its factor, in float32 at least; a factor of zero removes it, whatever it
+    is."""
     wide = widen(d)
-    return (wide * spread(factors, wide)).astype(d.dtype)
+    each = spread(factors, wide)
+    return jnp.where(each == 0, 0, wide * each)

@@ -80,7 +80,7 @@ def _remat(layer: Layer, chosen: frozenset[Place]) -> Layer:
 )
 @dataclasses.dataclass(frozen=True)
 class _Saved:
-    """What the forward pass of a chosen part gave, and with which others: `remat`s may be nested."""
+    """What the forward pass of a chosen part gave, and with which others: one may be in another."""
 
     y: Any
     residuals: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,8 @@ CALL_SECONDS = 0.2
 # A state of at most so many bytes is not donated to the next call: its memory stays its own, and so
 # the next call can be under way before this one's sums are read, even where they end the run.
 KEPT_BYTES = 4 * 2**20
+# A run whose loss is NaN ends; without jit, batches of a large model may take minutes each.
+SEARCH_SECONDS = 20
 
 
 class Fit(NamedTuple):
@@ -290,6 +293,8 @@ def _check_values(step: Step, call: _Call, data: PyTree, padded: bool) -> None:
     objective = getattr(getattr(step.grad_fn, "plain", step.grad_fn), "objective", None)
     if objective is None:
         return
+    until = time.monotonic() + SEARCH_SECONDS
+    rows = np.asarray(call.rows[call.first : call.end])
     with jax.disable_jit():
-        for rows in np.asarray(call.rows[call.first : call.end]):
-            objective.forward(call.state.params, gather(data, rows, padded))
+        for some in itertools.takewhile(lambda _: time.monotonic() < until, rows):
+            objective.forward(call.state.params, gather(data, some, padded))

@@ -12,7 +12,10 @@ from typing import Any
 @contextmanager
 def interrupts() -> Iterator[Callable[[], bool]]:
     """Within, the first Ctrl-C is only noted; the function given tells whether there was one."""
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before in (
+        *(signal.SIG_IGN, None),  # left ignored, as for `nohup`; or in hands that are not Python's
+    ):
         yield lambda: False  # only the main thread may handle signals
         return
     seen = False
@@ -22,7 +25,6 @@ def interrupts() -> Iterator[Callable[[], bool]]:
         seen = True
         signal.signal(signal.SIGINT, before)
 
-    before = signal.getsignal(signal.SIGINT)
     signal.signal(signal.SIGINT, note)
     try:
         yield lambda: seen

@@ -14,25 +14,30 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from funprop import trees
 from funprop.gradients import backprop, measure, objective
 from funprop.inspect.summary import summary
 from funprop.inspect.table import aligned
 from funprop.inspect.visits import compiled_visits
+from funprop.layer import Layer
 from funprop.rewrites import autodiff
 from funprop.steps import step
 from funprop.train import processes
 from funprop.train.arguments import check_sizes
 from funprop.train.arrays import spread
-from funprop.train.fit import fit
+from funprop.train.fit import Fit, fit
 from funprop.train.plots import confusion, draw
 from funprop.train.runs import (
     check_choice,
+    check_installed,
+    check_not_diverged,
     check_rate,
+    check_seed,
     contents,
-    new_folder,
     run_folder,
-    save_params,
+    save_reached,
     write_history,
+    write_run,
     write_settings,
 )
 from funprop.train.tasks import Task, task
@@ -69,10 +74,11 @@ def train(
     for bits that do not depend on their number.
 
     Returns:
-      The folder: `history.jsonl`, `params.npz`, `report.png`, `run.json`.
+      The folder: `history.jsonl`, `params.safetensors`, `report.png`, `run.json`.
 
     Raises:
-      ValueError: an argument that cannot be; before anything is computed or written.
+      ValueError: an argument that cannot be, or a folder; before anything is computed or written.
+      FloatingPointError: training diverged; the folder is written all the same.
     """
     check_choice("optimizer", optimizer, OPTIMIZERS)
     check_choice("backward", backward, ("manual", "autodiff"))
@@ -83,6 +89,7 @@ def train(
         SGD_RATES.get(optimizer, chosen.learning_rate) if learning_rate is None else learning_rate
     )
     check_rate(rate)
+    check_seed(seed)
     epochs = chosen.epochs if epochs is None else epochs
     batch_size = chosen.batch_size if batch_size is None else batch_size
     check_sizes(len(chosen.train[0]), epochs, batch_size)
@@ -97,54 +104,61 @@ def train(
         "backward": backward,
         "ordered": ordered,
     }
+    check_installed()
     processes.check_same((chosen.train, chosen.test), settings)
-    out = run_folder(name, out)
 
     network = chosen.models[model]()
     whole = objective(network, chosen.loss, **chosen.metrics)
+    grad_fn = backprop(whole if backward == "manual" else autodiff(whole))
+    split, mesh = spread(grad_fn, batch_size, all_devices, ordered)
+    training = step(split, OPTIMIZERS[optimizer](rate))
     init_key, train_key = jax.random.split(jax.random.key(seed))
     params = whole.init(init_key, chosen.train)
+    with run_folder(name, out, settings, trees.nbytes(params)) as folder:
+        _describe(chosen, network, batch_size)
+        _verify(whole, params, chosen)
+        by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
+        print(f"Training by {by}: {optimizer}, learning rate {rate:g}, seed {seed}\n")
+        result = fit(
+            training,
+            training.init(params, train_key),
+            chosen.train,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            held_out=chosen.test,
+            measure=measure(grad_fn),
+            mesh=mesh,
+        )
+        if processes.first():
+            write_run(folder, lambda place: _write(place, chosen, network, settings, result))
+        check_not_diverged(result.history, folder)
+    return folder
 
+
+def _describe(chosen: Task, network: Layer, batch_size: int) -> None:
     n, n_test = len(chosen.train[0]), len(chosen.test[0])
     print(f"{chosen.title}: {n} examples to train on, {n_test} held out\n")
     specs = jax.ShapeDtypeStruct((batch_size, *chosen.train[0].shape[1:]), jnp.float32)
     print(f"The model, for a batch of {batch_size}\n\n{summary(network, specs)}\n")
-    _verify(whole, params, chosen)
 
-    by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
-    print(f"Training by {by}: {optimizer}, learning rate {rate:g}, seed {seed}\n")
-    trained = whole if backward == "manual" else autodiff(whole)
-    grad_fn = backprop(trained)
-    split, mesh = spread(grad_fn, batch_size, all_devices, ordered)
-    training = step(split, OPTIMIZERS[optimizer](rate))
-    result = fit(
-        training,
-        training.init(params, train_key),
-        chosen.train,
-        epochs=epochs,
-        batch_size=batch_size,
-        seed=seed,
-        held_out=chosen.test,
-        measure=measure(grad_fn),
-        mesh=mesh,
-    )
-    if not processes.first():
-        return out
+
+def _write(
+    folder: Path, chosen: Task, network: Layer, settings: dict[str, Any], result: Fit
+) -> None:
+    """Write what training came to, what took longest first; then say how good it is."""
     params = jax.device_get(result.state.params)
-    outputs = jax.jit(lambda p, x: network.forward(p, x)[0])(params, chosen.test[0])
-    outputs = np.asarray(outputs)
-    print(f"\n{_report(chosen, outputs)}\n")
-    with new_folder(out) as draft:
-        write_history(draft / "history.jsonl", result.history)
-        save_params(draft / "params.npz", network, params)
-        title = f"funprop train {name}: {model}, {optimizer}, learning rate {rate:g}"
-        if result.history:
-            draw(draft / "report.png", chosen, result.history, outputs, title)
-        final = result.history[-1] if result.history else None
-        settings |= {"stopped": result.stopped, "final": final}
-        write_settings(draft / "run.json", settings)
-    print(contents(out))
-    return out
+    save_reached(folder, params)
+    write_history(folder, result.history)
+    final = result.history[-1] if result.history else None
+    write_settings(folder, settings | {"stopped": result.stopped, "final": final}, finished=True)
+    outputs = np.asarray(jax.jit(lambda p, x: network.forward(p, x)[0])(params, chosen.test[0]))
+    if np.isfinite(outputs).all():
+        print(f"\n{_report(chosen, outputs)}\n")
+    if result.history:
+        title = "funprop train {data}: {model}, {optimizer}, learning rate {learning_rate:g}"
+        draw(folder / "report.png", chosen, result.history, outputs, title.format(**settings))
+    print(contents(folder))
 
 
 def _verify(whole: Any, params: Any, chosen: Task) -> None:

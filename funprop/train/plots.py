@@ -35,10 +35,13 @@ def draw(file: Path, task: Task, history: Sequence[Row], outputs: Any, title: st
     panels: Any = figure.subfigures(1, 2, width_ratios=[1.15, 1])
     left, right = panels
     metric = next(iter(task.metrics))
-    for axes, name in zip(left.subplots(1, 2), ["loss", metric], strict=True):
+    curves = left.subplots(1, 2)
+    for axes, name in zip(curves, ["loss", metric], strict=True):
         _curve(axes, history, name)
-    left.subplots_adjust(left=0.09, right=0.97, top=0.8, bottom=0.13, wspace=0.3)
-    if task.image_shape and task.classes:
+    _make_room(left, curves)
+    if not np.isfinite(outputs).all():
+        _heading(right, "test data", "the network says NaN or infinity")
+    elif task.image_shape and task.classes:
         _gallery(right, task, outputs)
     elif task.image_shape:
         _restored(right, task, outputs)
@@ -54,7 +57,7 @@ def curve(file: Path, history: Sequence[Row], name: str, title: str) -> None:
     figure = _figure((6.5, 4.2), title)
     axes = figure.subplots()
     _curve(axes, history, name)
-    figure.subplots_adjust(left=0.12, right=0.95, top=0.8, bottom=0.13)
+    _make_room(figure, [axes])
     figure.savefig(file)
 
 
@@ -71,25 +74,71 @@ def _figure(size: tuple[float, float], title: str) -> Any:
 
 
 def _curve(axes: Axes, history: Sequence[Row], name: str) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     epochs = [row["epoch"] for row in history]
+    finite: list[float] = []
     for key, label, color in (
         (name, "training", TRAIN),
         (f"held_out/{name}", "held out", HELD_OUT),
     ):
         values = [row[key] for row in history]
-        axes.plot(epochs, values, color=color, linewidth=2, label=f"{label} {values[-1]:.3f}")
-    if name == "loss" and min(row["loss"] for row in history) > 0:
-        from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
+        shown = np.asarray(values)[np.isfinite(values)]
+        finite.extend(shown)
+        marker = "o" if len(shown) == 1 else ""  # a line needs two
+        label = f"{label} {short(values[-1])}"
+        axes.plot(epochs, values, color=color, linewidth=2, marker=marker, label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if len(history) == 1:
+        axes.set(xticks=epochs, xlim=(epochs[0] - 1, epochs[0] + 1))
+    if not finite:
+        axes.text(0.5, 0.4, "no finite value", ha="center", color=QUIET, transform=axes.transAxes)
+        axes.set_yticks([])
+    elif name == "loss" and min(finite) > 0:
+        _log(axes, max(finite) / min(finite))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value, 6)))
     axes.set_title(name.replace("_", " "), loc="left", fontsize=11)
     axes.set_xlabel("epoch")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
+
+
+def _log(axes: Axes, ratio: float) -> None:
+    """A logarithmic axis, with between two and ten numbers on it."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    axes.set_yscale("log")
+    if ratio < 10:
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+    else:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if ratio < 1e3 else (1,)))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def short(value: float, digits: int = 3) -> str:
+    """A number in few characters.
+
+    Example:
+      >>> short(0.25), short(0.0001), short(123456.0), short(2e30)
+      ('0.25', '1e-4', '1.23e5', '2e30')
+    """
+    if value == 0 or not np.isfinite(value) or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def _make_room(figure: Any, rows: Sequence[Axes], top: float = 0.8) -> None:
+    """Margins as wide as the numbers beside the axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(figure.figure).get_renderer()
+    figure.figure.draw_without_rendering()
+    boxes = [axes.yaxis.get_tightbbox(renderer) for axes in rows]
+    margin = 0.03 + max(box.width if box else 0 for box in boxes) / figure.bbox.width
+    each = (0.97 - margin * len(rows)) / len(rows)
+    figure.subplots_adjust(left=margin, right=0.97, top=top, bottom=0.13, wspace=margin / each)
 
 
 def _gallery(figure: SubFigure, task: Task, outputs: Any) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import hashlib
 import json
 import multiprocessing
 import os
 import pickle
+import signal
 import socket
 import sys
 import threading
@@ -19,18 +22,23 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from funprop.starting import INTERRUPTED
+from funprop.train.output import lasting_output
+
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
 HOST = "127.0.0.1"
 # A process that is silent for so long has died, and JAX ends the others.
 HEARTBEAT_SECONDS = 10
+LONGEST_WORDS = 8192  # bytes
 
 
 def launch(n: int, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
     """Run `function(*args, **kwargs)` in `n` processes of this host that are one run of JAX.
 
-    Where one ends badly the others are killed: they would wait for it forever.
+    Where one ends badly the others are killed: they would wait for it forever. The first Ctrl-C is
+    passed on to all of them, the second kills them.
 
     Args:
       n: how many processes; where there are accelerators, each has one.
@@ -40,6 +48,7 @@ def launch(n: int, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -
     Raises:
       ValueError: a process raised one, or what else a wrong argument comes to; its message.
       ChildProcessError: a process ended in another way; says which, and how.
+      KeyboardInterrupt: Ctrl-C ended them.
     """
     with socket.create_server((HOST, 0)) as free:
         port = free.getsockname()[1]
@@ -48,14 +57,24 @@ def launch(n: int, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -
     # Pickled here, to be unpickled when the process has joined: importing the function's module may
     # start JAX, which would then be one of its own.
     work = pickle.dumps((function, args, kwargs))
+    address, interrupts = f"{HOST}:{port}", [context.Pipe(duplex=False) for _ in range(n)]
     running = [
-        context.Process(target=_run, args=(f"{HOST}:{port}", n, i, work, problems), daemon=True)
+        context.Process(
+            target=_run, args=(address, n, i, work, problems, interrupts[i][0]), daemon=True
+        )
         for i in range(n)
     ]
     try:
-        for process in running:
-            process.start()
-        _wait(running, problems)
+        # They inherit that SIGINT is blocked, and keep it so: a terminal sends it to the launcher
+        # and to them, a person or a scheduler may send it to the launcher alone, and they shall
+        # hear of it once, from here.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for process in running:
+                process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        _wait(running, problems, [end for _, end in interrupts])
     finally:
         for process in running:
             if process.is_alive():
@@ -65,7 +84,7 @@ def launch(n: int, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -
                 process.join()
 
 
-def _wait(running: list[Any], problems: Any) -> None:
+def _wait(running: list[Any], problems: Any, interrupts: list[Any]) -> None:
     """Until all have ended well. The first Ctrl-C is theirs, who heed it together."""
     waiting, interrupted = dict(enumerate(running)), False
     while waiting:
@@ -75,24 +94,41 @@ def _wait(running: list[Any], problems: Any) -> None:
             if interrupted:
                 raise
             interrupted = True
+            for i in waiting:
+                with contextlib.suppress(OSError):  # it has ended meanwhile
+                    interrupts[i].send_bytes(b"interrupt")
         codes = {i: process.exitcode for i, process in waiting.items() if not process.is_alive()}
         if any(codes.values()) and not problems.empty():
             raise ValueError(problems.get())
         # One that was killed has a code below zero; others may have failed for the lack of it.
         for i in sorted(codes, key=lambda i: codes[i]):
+            if interrupted and codes[i]:
+                raise KeyboardInterrupt
             if codes[i]:
                 raise ChildProcessError(f"process {i} of {len(running)} ended with code {codes[i]}")
             del waiting[i]
 
 
-def _run(address: str, n: int, i: int, work: bytes, problems: Any) -> None:
+def _run(address: str, n: int, i: int, work: bytes, problems: Any, interrupts: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
     def unpickled() -> None:
         function, args, kwargs = pickle.loads(work)
         function(*args, **kwargs)
 
-    joined(unpickled, address, n, i, tell=problems.put)
+    try:
+        threading.Thread(target=_heed, args=(interrupts,), daemon=True).start()
+        joined(unpickled, address, n, i, tell=problems.put)
+    except KeyboardInterrupt:  # it was waiting here already
+        os._exit(INTERRUPTED)
+
+
+def _heed(interrupts: Any) -> None:
+    """What the launcher passes on is as Ctrl-C is."""
+    with contextlib.suppress(EOFError):
+        while interrupts.recv_bytes():
+            _thread.interrupt_main()
 
 
 def joined(
@@ -107,18 +143,22 @@ def joined(
     Where it raises, this process ends at once. Otherwise JAX's farewell, which waits for all the
     others, would wait for those that wait for this one.
     """
+    code = 1
     try:
         join(address, n, i)
         function()
-    except (ValueError, TypeError, ModuleNotFoundError) as error:
+    except (ValueError, TypeError, ModuleNotFoundError, FloatingPointError, OSError) as error:
         tell(str(error))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     except BaseException:
         traceback.print_exc()
     else:
         return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _end_with_parent() -> None:
@@ -134,13 +174,22 @@ def join(address: str | None = None, n: int | None = None, i: int | None = None)
 
     Without arguments JAX asks the scheduler: SLURM, Open MPI, Kubernetes and TPU pods.
     """
-    jax.distributed.initialize(
-        address,
-        n,
-        i,
-        local_device_ids=None if i is None else [i],
-        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-    )
+    # Nobody elsewhere need reach the coordinator of processes of this host.
+    own = address is not None and address.rpartition(":")[0] == HOST
+    try:
+        jax.distributed.initialize(
+            address,
+            n,
+            i,
+            local_device_ids=None if i is None else [i],
+            coordinator_bind_address=address if own else None,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        )
+    except ValueError as error:
+        if address is not None:
+            raise
+        raise ValueError(f"JAX has found no scheduler that started this: {error}") from None
+    lasting_output()
     if not first():
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115  # as long as the process
 
@@ -179,3 +228,14 @@ def of_first(number: int) -> int:
     if jax.process_count() == 1:
         return number
     return int(multihost_utils.broadcast_one_to_all(np.asarray(number, np.int32)))
+
+
+def words_of_first(words: str) -> str:
+    """The words that the first process has; all of them must ask."""
+    if jax.process_count() == 1:
+        return words
+    told = np.zeros(LONGEST_WORDS, np.uint8)
+    encoded = words.encode(errors="surrogateescape")[:LONGEST_WORDS]
+    told[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    heard = np.asarray(multihost_utils.broadcast_one_to_all(told), np.uint8)
+    return heard.tobytes().rstrip(b"\0").decode(errors="surrogateescape")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from contextlib import AbstractContextManager
@@ -27,7 +28,7 @@ class Progress(AbstractContextManager, Protocol):
 
 def for_terminal() -> Progress:
     """`live` where standard output is a terminal and rich is installed, else `lines`."""
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         try:
             return live()
         except ModuleNotFoundError:
@@ -72,12 +73,16 @@ class lines(silent):
     def end(self, reason: str) -> None:
         if self.latest is not self.shown and self.latest is not None:
             self._show(self.latest)
-        print(f"stopped: {reason}", flush=True)
+        self._print(f"stopped: {reason}")
 
     def _show(self, row: Row) -> None:
         self.shown = row
         speed = f"{row['examples_per_second']:,.0f} examples/s"
-        print(f"epoch {row['epoch']:<6g} {_metrics(row)}  {speed}", flush=True)
+        self._print(f"epoch {row['epoch']:<6g} {_metrics(row)}  {speed}")
+
+    def _print(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # a reader that has seen enough ends no training
+            print(text, flush=True)
 
 
 class live(silent):
@@ -93,7 +98,7 @@ class live(silent):
         self.bar = Progress(
             TextColumn("[bold]epoch {task.fields[epoch]}"),
             *bar,
-            TextColumn("{task.fields[metrics]}"),
+            TextColumn("{task.fields[metrics]}", markup=False),
             TextColumn("[cyan]{task.fields[speed]} examples/s"),
             TimeRemainingColumn(),
             TextColumn("[dim]left"),
@@ -113,14 +118,16 @@ class live(silent):
     def update(self, epoch: float, epochs: int, examples: int, means: Row) -> None:
         if self.task is None:
             self.task = self.bar.add_task("", total=epochs, epoch="", metrics="", speed="")
-        speed = examples * epoch / max(time.monotonic() - self.start, 1e-9)
         self.bar.update(
             self.task,
             completed=epoch,
             epoch=f"{min(int(epoch) + 1, epochs)}/{epochs}",
-            metrics=" ".join(self._pair(name, value) for name, value in means.items()),
-            speed=f"{speed / 1000:,.0f}k" if speed >= 10_000 else f"{speed:,.0f}",
+            metrics=self._pairs(means),
+            speed=_short(examples * epoch / max(time.monotonic() - self.start, 1e-9)),
         )
+
+    def _pairs(self, means: Row) -> str:
+        return " ".join(self._pair(name, value) for name, value in means.items())
 
     def _pair(self, name: str, value: float) -> str:
         held_out = self.row.get(f"held_out/{name}")
@@ -128,10 +135,19 @@ class live(silent):
 
     def epoch(self, row: Row, epochs: int) -> None:
         self.row = row
+        if self.task is not None:  # what has been held out is measured after the last update
+            means = {name: v for name, v in row.items() if not name.startswith("held_out/")}
+            for name in HIDDEN:
+                means.pop(name, None)
+            self.bar.update(self.task, metrics=self._pairs(means))
 
     def end(self, reason: str) -> None:
         self.bar.stop()
         self.bar.console.print(f"[dim]stopped:[/dim] {reason}", highlight=False)
+
+
+def _short(speed: float) -> str:
+    return f"{speed / 1000:,.0f}k" if speed >= 10_000 else f"{speed:,.0f}"
 
 
 def _metrics(row: Row) -> str:

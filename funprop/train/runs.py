@@ -1,30 +1,38 @@
-"""A run: what it may be asked for, and its folder, written as a whole or not at all."""
+"""A run: what it may be asked for, and its folder, which is tried before anything is computed."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import importlib.util
+import itertools
 import json
 import math
+import os
 import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 import optax
 
 import funprop
-from funprop.layer import Layer
-from funprop.located import check_params
-from funprop.params.selection import name_of
+from funprop.train import processes
+from funprop.train.params_file import save
 from funprop.train.stopping import Row
+from funprop.train.whole_file import whole_file
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
+
+SETTINGS = "run.json"
+SMALL_FILES = 1 << 20  # bytes: curves, history, settings
 
 
 def check_choice(what: str, given: str, known: Iterable[str]) -> None:
@@ -39,56 +47,170 @@ def check_rate(rate: float) -> None:
         raise ValueError(f"learning_rate must be positive and finite, got {rate}")
 
 
-def run_folder(name: str, out: Path | None) -> Path:
-    """Where a run is written: `out`, or a new folder under `runs/` with the time in its name.
-
-    Raises:
-      ValueError: it exists already.
-    """
-    out = out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    check_new(out)
-    return out
+def check_seed(seed: int) -> None:
+    """Raise a `ValueError` where a seed is none of a random key's."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
 
 
-def check_new(folder: Path) -> None:
-    """Raise a `ValueError` where `folder` exists already: a run never writes over another."""
-    if folder.exists():
-        raise ValueError(f"the run folder {folder} exists already")
+def check_installed() -> None:
+    """Raise a `ModuleNotFoundError` where what the run is written with at its end is missing."""
+    for what, module in (("the picture", "matplotlib"), ("the file of params", "safetensors")):
+        if importlib.util.find_spec(module) is None:
+            raise ModuleNotFoundError(f"{what} needs {module}: pip install 'funprop[train]'")
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which takes its name only when all has been written.
+def run_folder(
+    name: str, out: Path | None, settings: dict[str, Any], nbytes: int = 0
+) -> Iterator[Path]:
+    """The folder of a run, made before anything is computed: one that cannot be written to is known
+    before it is trained for. Where nothing but `run.json` has been written, an exception takes the
+    folder away again.
+
+    Args:
+      name: of the data.
+      out: where it shall be; else a new one under `runs/`, with the time in its name.
+      settings: what the run was asked for; `run.json` has it from here on, as not `finished`.
+      nbytes: what will be written, about.
 
     Raises:
-      ValueError: `folder` exists already.
+      ValueError: it exists already, cannot be made or written to, or has too little room.
     """
-    check_new(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    made, problem = [], ""
+    if processes.first():
+        try:
+            made = _new_folder(name, out)
+            try:
+                write_settings(made[0], settings)
+                _check_room(made[0], nbytes)
+            except BaseException:
+                _take_away(made)
+                raise
+        except OSError as error:
+            problem = f"the run folder {out or 'runs'} cannot be written: {error.strerror}"
+        except ValueError as error:
+            problem = str(error)
+    problem = processes.words_of_first(problem)
+    if problem:
+        raise ValueError(problem)
+    folder = Path(processes.words_of_first(str(made[0]) if made else ""))
     try:
-        yield draft
-        draft.chmod(0o755)
-        draft.rename(folder)
+        yield folder
     except BaseException:
-        shutil.rmtree(draft)
+        _take_away(made)
         raise
 
 
-def write_history(file: Path, history: Sequence[Row]) -> None:
-    """One JSON object a line, one line an epoch."""
-    file.write_text("".join(json.dumps(row) + "\n" for row in history))
+def _new_folder(name: str, out: Path | None) -> list[Path]:
+    """The run's folder, and those above it that had to be made too. Making it is what finds out
+    whether there is one already, so that of two runs that start at once each gets its own."""
+    if out is not None:
+        try:
+            return _make(out)
+        except FileExistsError:
+            raise ValueError(f"the run folder {out} exists already") from None
+    now = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = now
+    for i in itertools.count(2):
+        try:
+            return _make(folder)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+            folder = now.with_name(f"{now.name}-{i}")
+    raise AssertionError("unreachable")
 
 
-def write_settings(file: Path, settings: dict[str, Any]) -> None:
-    """What a run was asked for and came to, with the versions of what it ran on, as JSON."""
+def _make(folder: Path) -> list[Path]:
+    made: list[Path] = []
+    try:
+        for above in reversed(folder.parents):
+            if above.exists() and not above.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), above)
+            if not above.exists():
+                above.mkdir(exist_ok=True)
+                made.insert(0, above)
+        folder.mkdir()
+    except BaseException:
+        _take_away(made)
+        raise
+    return [folder, *made]
+
+
+def _take_away(made: list[Path]) -> None:
+    """Remove folders that have been made, where `run.json` is all that there is in them."""
+    with contextlib.suppress(OSError):
+        if made and [file.name for file in made[0].iterdir()] == [SETTINGS]:
+            (made[0] / SETTINGS).unlink()
+        for folder in made:
+            folder.rmdir()
+
+
+def _check_room(folder: Path, nbytes: int) -> None:
+    needed, free = nbytes + SMALL_FILES, shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f"the run folder {folder} must have room for {needed:,} bytes, {free:,} are free"
+        )
+
+
+def write_run(folder: Path, write: Callable[[Path], None]) -> None:
+    """`write(folder)`; where that fails for the folder's sake, into one for temporary files, since
+    training may have taken days.
+
+    Raises:
+      OSError: it has failed; says where the results are instead.
+    """
+    try:
+        write(folder)
+    except OSError as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="funprop-"))
+        write(elsewhere)
+        raise OSError(f"{error}; what was reached is in {elsewhere}") from None
+
+
+def save_reached(folder: Path, params: PyTree) -> None:
+    """`params.safetensors`, to be loaded by `funprop.load`; whatever they are."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where training diverged, that is said
+        save(folder / "params.safetensors", params)
+
+
+def write_history(folder: Path, history: Sequence[Row]) -> None:
+    """`history.jsonl`: one JSON object a line, one line an epoch; NaN and infinity as null."""
+    write_text(folder / "history.jsonl", "".join(f"{_json(row)}\n" for row in history))
+
+
+def write_settings(folder: Path, settings: dict[str, Any], finished: bool = False) -> None:
+    """`run.json`: what a run was asked for and came to, with the versions of what it ran on."""
     versions = {
         "funprop": funprop.__version__,
         "jax": jax.__version__,
         "optax": optax.__version__,
         "python": platform.python_version(),
     }
-    file.write_text(json.dumps({**settings, "versions": versions}, indent=2) + "\n")
+    whole = {**settings, "finished": finished, "versions": versions}
+    write_text(folder / SETTINGS, _json(whole, indent=2) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Text into a file that is there as a whole or not at all; UTF-8, wherever one is."""
+    with whole_file(file) as draft:
+        draft.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(_without_nan(value), allow_nan=False, indent=indent)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN and no infinity: null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def contents(folder: Path) -> str:
@@ -96,41 +218,11 @@ def contents(folder: Path) -> str:
     return f"Written to {folder}: " + ", ".join(sorted(file.name for file in folder.iterdir()))
 
 
-def save_params(file: Path, layer: Layer, params: PyTree) -> None:
-    """Every leaf of `params` under its path, as NumPy's `.npz`."""
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    arrays: dict[str, Any] = {name_of(path): np.asarray(leaf) for path, leaf in leaves}
-    np.savez(file, **arrays)
-
-
-def load_params(file: Path, layer: Layer, x_spec: Any) -> PyTree:
-    """What `save_params` wrote, for a layer of the same shape.
-
-    Args:
-      file: the `.npz`.
-      layer: whose params they are.
-      x_spec: its input, or specs of it.
-
-    Raises:
-      ValueError: the file holds the params of another model; names the first leaf.
-
-    Example:
-      >>> import tempfile, jax.numpy as jnp, funprop as fp
-      >>> params = fp.dense(2).init(jax.random.key(0), jnp.zeros((1, 3)))
-      >>> file = Path(tempfile.mkdtemp()) / "params.npz"
-      >>> save_params(file, fp.dense(2), params)
-      >>> again = load_params(file, fp.dense(2), jnp.zeros((1, 3)))
-      >>> bool((again.w == params.w).all())
-      True
-    """
-    expected = jax.eval_shape(layer.init, jax.random.key(0), x_spec)
-    paths, tree = jax.tree_util.tree_flatten_with_path(expected)
-    with np.load(file) as stored:
-        names = {name_of(path): spec for path, spec in paths}
-        for name in (*names, *stored.files):
-            if name not in stored or name not in names:
-                where = "the file" if name in names else "the model"
-                raise ValueError(f"params in {file} are of another model: {where} has no {name}")
-        params = tree.unflatten(jax.numpy.asarray(stored[name]) for name in names)
-    check_params(layer, params, x_spec)
-    return params
+def check_not_diverged(history: Sequence[Row], folder: Path) -> None:
+    """Raise a `FloatingPointError` in all processes, once the first has written, where the last
+    loss is not finite."""
+    if history and not math.isfinite(history[-1]["loss"]):
+        processes.anywhere(True)  # waits for the first, whom an end of the others would end too
+        raise FloatingPointError(
+            f"training diverged, the loss is {history[-1]['loss']}; {folder} has what was reached"
+        )

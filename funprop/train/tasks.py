@@ -177,8 +177,10 @@ def task(name: str) -> Task:
     Raises:
       ValueError: there is none of that name.
     """
+    if name == "stdlib":
+        raise ValueError("stdlib is text, which funprop.train.text.train trains on")
     if name not in TASKS:
-        raise ValueError(f"unknown data set {name!r}, there are {', '.join(TASKS)}")
+        raise ValueError(f"unknown data set {name!r}, there are {', '.join(TASKS)}, stdlib")
     return TASKS[name]()
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from funprop import trees
 from funprop.gradients import backprop, measure
 from funprop.layer import Layer
 from funprop.losses import LinearParams
@@ -21,18 +22,24 @@ from funprop.rewrites import autodiff, remat
 from funprop.steps import step
 from funprop.train import processes
 from funprop.train.arrays import spread
-from funprop.train.fit import fit
+from funprop.train.fit import Fit, fit
+from funprop.train.interrupts import interrupts
 from funprop.train.plots import curve
 from funprop.train.runs import (
     check_choice,
+    check_installed,
+    check_not_diverged,
     check_rate,
+    check_seed,
     contents,
-    new_folder,
     run_folder,
-    save_params,
+    save_reached,
     write_history,
+    write_run,
     write_settings,
+    write_text,
 )
+from funprop.train.stopping import Row
 
 BYTES = 256
 TIME = 128  # bytes a window
@@ -98,10 +105,11 @@ def train(
       ordered: into how many parts, for bits that do not depend on the number of devices.
 
     Returns:
-      The folder: `history.jsonl`, `params.npz`, `report.png`, `samples.txt`, `run.json`.
+      The folder: `history.jsonl`, `params.safetensors`, `report.png`, `samples.txt`, `run.json`.
 
     Raises:
-      ValueError: an argument that cannot be; before anything is computed or written.
+      ValueError: an argument that cannot be, or a folder; before anything is computed or written.
+      FloatingPointError: training diverged; the folder is written all the same.
     """
     known = models()
     check_choice("model", model, known)
@@ -109,8 +117,10 @@ def train(
     rate = 3e-3 if learning_rate is None else learning_rate
     rounds, batch = 12 if epochs is None else epochs, 16 if batch_size is None else batch_size
     check_rate(rate)
+    check_seed(seed)
     if rounds < 1 or batch < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {rounds} and {batch}")
+    check_installed()
     text, unseen = sources()
     settings = {
         "data": "stdlib",
@@ -123,73 +133,99 @@ def train(
         "ordered": ordered,
     }
     processes.check_same((text, unseen), settings)
-    out = run_folder("stdlib", out)
 
     held_out = windows(unseen, HELD_OUT_WINDOWS, 0, 0)  # the same in every run
     network = known[model]
     whole = language_model(network, BYTES)
     grad_fn = backprop(whole if backward == "manual" else autodiff(whole))
-    updates = rounds * UPDATES
+    split, mesh = spread(grad_fn, batch, all_devices, ordered)
+    training = step(split, _optimizer(rate, rounds * UPDATES))
+    params_key, train_key, sample_key = jax.random.split(jax.random.key(seed), 3)
+    params = whole.init(params_key, held_out)
+    by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
+    with run_folder("stdlib", out, settings, trees.nbytes(params)) as folder:
+        print(
+            f"Python's standard library: {len(text):,} bytes to train on, {len(unseen):,} held "
+            f"out\n{model}, {trees.size(params):,} params, by {by}; {rounds} rounds of {UPDATES} "
+            f"updates of {batch} windows of {TIME} bytes\n",
+            flush=True,
+        )
+        state, history, samples = training.init(params, train_key), [], []
+        stopped = f"all {rounds} rounds done"
+        for turn in range(1, rounds + 1):
+            data = windows(text, UPDATES * batch, seed, turn)
+            start = time.perf_counter()
+            result = fit(
+                training, state, data, epochs=1, batch_size=batch, progress=None, mesh=mesh
+            )
+            speed = UPDATES * batch * TIME / (time.perf_counter() - start)
+            state = result.state
+            if not result.history:  # interrupted before the first update
+                stopped = result.stopped
+                break
+            with interrupts() as noted:
+                row = _row(turn, result, measure(grad_fn)(state.params, held_out), speed)
+                history.append(row)
+                sample = "(the loss is not finite: nothing is drawn)"
+                if math.isfinite(row["held_out/bits_per_byte"]):
+                    here = jax.device_get(state.params)
+                    sample = _sample(network, here, jax.random.fold_in(sample_key, turn))
+                samples.append(sample)
+                print(f"round {turn}/{rounds}  {_said(row)}\n{_quoted(samples[-1])}\n", flush=True)
+                interrupted = processes.anywhere(noted())
+            if interrupted or result.stopped == "interrupted":
+                stopped = "interrupted"
+                break
+            if not math.isfinite(row["loss"]):
+                stopped = result.stopped
+                break
+        if processes.first():
+            settings |= {"stopped": stopped, "final": history[-1] if history else None}
+            params = jax.device_get(state.params)
+            write_run(folder, lambda place: _write(place, settings, params, history, samples))
+        check_not_diverged(history, folder)
+    return folder
+
+
+def _optimizer(rate: float, updates: int) -> optax.GradientTransformation:
     schedule = optax.warmup_cosine_decay_schedule(0, rate, min(50, updates // 2), updates)
     # Decay for the matrices of the blocks, stacked by repeat; not for scales and biases.
     decay = optax.adamw(
         schedule, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda leaf: leaf.ndim > 2, p)
     )
-    split, mesh = spread(grad_fn, batch, all_devices, ordered)
-    training = step(split, optax.chain(optax.clip_by_global_norm(1.0), decay))
-    params_key, train_key, sample_key = jax.random.split(jax.random.key(seed), 3)
-    params = whole.init(params_key, held_out)
-    state = training.init(params, train_key)
-    n = sum(leaf.size for leaf in jax.tree.leaves(params))
-    by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
-    print(
-        f"Python's standard library: {len(text):,} bytes to train on, {len(unseen):,} held out\n"
-        f"{model}, {n:,} params, by {by}; {rounds} rounds of {UPDATES} updates of {batch} windows "
-        f"of {TIME} bytes\n",
-        flush=True,
+    return optax.chain(optax.clip_by_global_norm(1.0), decay)
+
+
+def _row(turn: int, result: Fit, held_out: dict[str, trees.Sum], speed: float) -> Row:
+    loss = result.history[-1]["loss"]
+    return {
+        "epoch": float(turn),
+        "loss": loss,
+        "bits_per_byte": loss / math.log(2),
+        "held_out/bits_per_byte": float(held_out["loss"].mean) / math.log(2),
+        "tokens_per_second": speed,
+    }
+
+
+def _said(row: Row) -> str:
+    return (
+        f"bits per byte {row['bits_per_byte']:.3f}, held out {row['held_out/bits_per_byte']:.3f}  "
+        f"{row['tokens_per_second']:,.0f} tokens/s"
     )
-    measured, history, samples = measure(grad_fn), [], []
-    for turn in range(1, rounds + 1):
-        data = windows(text, UPDATES * batch, seed, turn)
-        start = time.perf_counter()
-        result = fit(training, state, data, epochs=1, batch_size=batch, progress=None, mesh=mesh)
-        seconds = time.perf_counter() - start
-        state = result.state
-        if not result.history:  # interrupted before the first update
-            break
-        row = {"epoch": float(turn), "loss": result.history[-1]["loss"]}
-        row["bits_per_byte"] = row["loss"] / math.log(2)
-        row["held_out/bits_per_byte"] = float(measured(state.params, held_out)["loss"].mean) / (
-            math.log(2)
-        )
-        row["tokens_per_second"] = UPDATES * batch * TIME / seconds
-        history.append(row)
-        sample = "(the loss is not finite: nothing is drawn)"
-        if math.isfinite(row["held_out/bits_per_byte"]):
-            here = jax.device_get(state.params)
-            sample = _sample(network, here, jax.random.fold_in(sample_key, turn))
-        samples.append(sample)
-        print(
-            f"round {turn}/{rounds}  bits per byte {row['bits_per_byte']:.3f}, held out "
-            f"{row['held_out/bits_per_byte']:.3f}  {row['tokens_per_second']:,.0f} tokens/s\n"
-            f"{_quoted(sample)}\n",
-            flush=True,
-        )
-        if result.stopped == "interrupted" or not math.isfinite(row["loss"]):
-            break
-    if not processes.first():
-        return out
-    with new_folder(out) as draft:
-        write_history(draft / "history.jsonl", history)
-        save_params(draft / "params.npz", network, state.params)
-        (draft / "samples.txt").write_text("\n\n".join(samples) + "\n")
-        if history:
-            title = f"funprop train stdlib: {model}"
-            curve(draft / "report.png", history, "bits_per_byte", title)
-        settings["final"] = history[-1] if history else None
-        write_settings(draft / "run.json", settings)
-    print(contents(out))
-    return out
+
+
+def _write(
+    folder: Path, settings: dict[str, Any], params: Any, history: list[Row], samples: list[str]
+) -> None:
+    """Write what training came to, what took longest first."""
+    save_reached(folder, params)
+    write_history(folder, history)
+    write_text(folder / "samples.txt", "\n\n".join(samples) + "\n")
+    write_settings(folder, settings, finished=True)
+    if history:
+        title = f"funprop train stdlib: {settings['model']}"
+        curve(folder / "report.png", history, "bits_per_byte", title)
+    print(contents(folder))
 
 
 def _sample(network: Layer, params: Any, key: Any) -> str:

@@ -59,7 +59,8 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
 
     Loss, weight and the other metrics are those of the loss itself; "clipped" counts the examples
     that were. An example's weight in the batch scales its loss, and so its gradient before it is
-    clipped.
+    clipped. An example whose norm is infinite (in float32, from 1.8e19 on) has no direction to be
+    clipped to, and adds nothing; a NaN is a mistake, and stays.
 
     Args:
       objective: a layer from a batch to a `Sum`, as `objective(model, loss)` makes it, or any
@@ -126,7 +127,7 @@ def by_norms(
     dtotal = jnp.ones_like(loss) if dloss is None else jnp.asarray(dloss, loss.dtype)
     dy = Sum(dtotal, jnp.zeros_like(weight))
     squares = total(watched.backward(params, residuals, dy)[0])
-    factors, clipped = _factors(squares, norm, dtotal, n)
+    factors, clipped = _factors(squares, norm, dtotal, n, dloss)
     clipped = clipped._replace(weight=_with_weight(batch, clipped.weight))
     grads, _ = weighted(objective, factors).backward(params, residuals, dy)
     return Gradient(grads, loss, weight, {**metrics_of(records), "clipped": clipped}, records)
@@ -150,7 +151,7 @@ def _by_rows(
     keys = None if key is None else jax.random.split(key, n)
     each = jax.vmap(lambda row, key: call(grad_fn, params, row, key, dloss))(rows, keys)
     dtotal = jnp.ones_like(each.loss[0]) if dloss is None else jnp.asarray(dloss)
-    factors, clipped = _factors(sum_squares(each.grads), norm, dtotal, n)
+    factors, clipped = _factors(sum_squares(each.grads), norm, dtotal, n, dloss)
     rest = jax.tree.map(lambda leaf: leaf.sum(0), each._replace(grads=None))
     counted = (each.weight != 0).sum(dtype=clipped.weight.dtype)
     metrics = {**rest.metrics, "clipped": clipped._replace(weight=counted)}
@@ -158,16 +159,19 @@ def _by_rows(
 
 
 def _factors(
-    squares: Float[Array, " b"], norm: float, dtotal: Any, n: int
+    squares: Float[Array, " b"], norm: float, dtotal: Any, n: int, dloss: Any
 ) -> tuple[Float[Array, " b"], Sum]:
     """`min(1, norm / |g|)` of each example, and how many were clipped.
 
     The gradients are those for `dtotal` (in 16 bits they may need it), the norm is meant for one.
+    With a `dloss`, infinity means that it was too large: then it must be seen, and stays.
     """
     squares = jnp.broadcast_to(jnp.asarray(squares), n)
     found = jnp.sqrt(jnp.maximum(squares, 0)) / jnp.abs(dtotal).astype(squares.dtype)
     above = found > norm
     factors = jnp.where(above, norm / jnp.where(above, found, 1), 1)
+    if dloss is not None:
+        factors = jnp.where(found == jnp.inf, jnp.nan, factors)
     return factors, Sum(above.sum(dtype=found.dtype), jnp.asarray(n, found.dtype))
 
 

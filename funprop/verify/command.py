@@ -38,7 +38,7 @@ def run(place: str, rules: bool = False, seed: int = 0) -> bool:
 
 def _found(place: str) -> tuple[Any, ...]:
     module, colon, name = place.partition(":")
-    if not colon or not name:
+    if not colon or not name or not all(map(str.isidentifier, module.split("."))):
         raise ValueError(f"object must be package.module:object, got {place!r}")
     sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
     try:

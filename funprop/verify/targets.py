@@ -48,7 +48,7 @@ def verify(
     Raises:
       TypeError: an argument is not an array or not real, or does not fit the function.
       ValueError: nothing can be differentiated; or the forward pass is not deterministic, has side
-        effects, or gives NaN or infinity at this point.
+        effects, or gives NaN or infinity at this point; or a `reference` gives `(mean, n)`.
 
     Example:
       >>> import funprop as fp
@@ -71,6 +71,7 @@ def verify(
     if reference is None:
         subject = of_function(target, args)
     elif _is_gradient(target, reference, args):
+        _check_sums(reference, args)
         subject = of_gradient(target, reference, args)
     else:
         subject = of_function(target, args, reference)
@@ -146,6 +147,25 @@ def _check(subject: Subject) -> None:
         if not np.isfinite(values).all():
             at = [int(i) for i in np.argwhere(~np.isfinite(values))[0]]
             raise ValueError(f"{name} gives {values[tuple(at)]} at {at} for these arguments")
+
+
+def _check_sums(loss_fn: Any, args: tuple[Any, ...]) -> None:
+    """Raise where a loss gives a mean beside a weight: of a batch with every example twice the
+    weight doubles, and the total stays."""
+    value = loss_fn(*args)
+    if not isinstance(value, tuple) or len(value) < 2 or len(args) < 2:
+        return
+    try:
+        twice = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), args[1])
+        more = loss_fn(args[0], twice, *args[2:])
+    except Exception:  # not every function takes a batch of another size
+        return
+    (total, weight), (larger, heavier) = ([float(v) for v in got[:2]] for got in (value, more))
+    if heavier > 1.5 * weight and total and abs(larger - total) < 0.1 * abs(total):
+        raise ValueError(
+            "reference must give sums over the batch, got a total that stays where each example is "
+            "there twice and the weight doubles: for a mean over n examples return (mean * n, n)"
+        )
 
 
 def _is_gradient(target: Any, reference: Any, args: tuple[Any, ...]) -> bool:

@@ -1,0 +1,46 @@
+"""While the `funprop` command imports what it needs, Ctrl-C ends it in one line.
+
+The package is imported before the command's first line runs, and that takes a second or two.
+Nothing happens here where the package is imported by anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+INTERRUPTED = 128 + signal.SIGINT  # what a process ends with after Ctrl-C, as shells say it
+MODULES = ("funprop", "funprop.cli")
+
+
+def _is_the_command() -> bool:
+    words = sys.orig_argv
+    if "-m" in words:
+        return words[words.index("-m") + 1 :][:1] in ([name] for name in MODULES)
+    script = sys.argv[0] if sys.argv else ""
+    # Processes that the command starts have its arguments, but were not started by this script.
+    return script in words and Path(script).stem == "funprop"
+
+
+def _end(*_: Any) -> None:
+    # Not by an exception: an import under way may turn it into another one.
+    os.write(2, b"interrupted\n")
+    os._exit(INTERRUPTED)
+
+
+def started() -> None:
+    """From here on Ctrl-C is a `KeyboardInterrupt` again."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+if (
+    _is_the_command()
+    and threading.current_thread() is threading.main_thread()
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler  # an ignored one stays so
+):
+    signal.signal(signal.SIGINT, _end)
