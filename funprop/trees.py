@@ -115,6 +115,17 @@ def widen(x: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x.astype(wide_dtype(x.dtype))
 
 
+def lifted(x: Num[Array, "*shape"], like: Any) -> Num[Array, "..."]:
+    """`x` with axes of one in front, as many as `like` has axes: for it to be added or multiplied,
+    JAX wants that said where `jax_numpy_rank_promotion` is "raise".
+
+    Example:
+      >>> lifted(jnp.ones(3), jnp.ones((5, 4, 3))).shape
+      (1, 1, 3)
+    """
+    return jax.lax.broadcast_to_rank(x, like.ndim)
+
+
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Static:

@@ -56,8 +56,8 @@ def own_layer() -> fp.Layer:
     """A user's layer, with params that are a bare array."""
     return fp.layer(
         init=lambda key, x: jax.random.normal(key, x.shape[-1:], x.dtype),
-        forward=lambda scale, x: (scale * x, x),
-        backward=lambda scale, x, dy: ((x * dy).sum(0), scale * dy),
+        forward=lambda scale, x: (scale[None] * x, x),
+        backward=lambda scale, x, dy: ((x * dy).sum(0), scale[None] * dy),
         name="scale",
     )
 
@@ -82,7 +82,7 @@ def tied_by_hand() -> fp.Layer:
 def sine() -> fp.Layer:
     return fp.from_function(
         lambda key, x: jax.random.normal(key, x.shape[-1:], x.dtype),
-        lambda a, x: jnp.sin(a * x) * a,
+        lambda a, x: jnp.sin(a[None] * x) * a[None],
     )
 
 

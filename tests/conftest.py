@@ -1,9 +1,10 @@
-"""Every test runs with strict promotion: a layer that mixes dtypes by accident fails."""
+"""Every test runs with strict promotion: what mixes dtypes or ranks by accident fails."""
 
 import jax
 import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 @pytest.fixture

@@ -1,7 +1,11 @@
 """Attention: against JAX's own, with every choice, at any shape."""
 
+import importlib
 import math
+import re
+import types
 
+import chex
 import jax
 import jax.extend.core
 import jax.numpy as jnp
@@ -77,18 +81,128 @@ def test_the_matrix_of_all_scores_never_exists():
     assert max(map(math.prod, shapes(run, jnp.ones((1, 512, 24))))) < 512 * 512
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="accelerators take all heads at once")
-def test_a_loop_over_heads_but_where_a_mesh_may_split_them():
+def lowered(function, *args, platform):
+    return jax.jit(function).trace(*args).lower(lowering_platforms=(platform,)).as_text()
+
+
+def test_a_loop_over_heads_on_a_cpu_but_where_a_mesh_may_split_them():
+    """On the platform that it is lowered for, whatever this machine is."""
     layer, x = fp.attention(8), jnp.ones((16, 256, 96))
 
-    def scores(kind):
+    def at_once(kind, platform):
         mesh = jax.sharding.AbstractMesh((1,), ("model",), axis_types=(kind,))
         with jax.sharding.use_abstract_mesh(mesh):
-            found = shapes(lambda x: layer.forward((), x)[0], x)
-        return max(math.prod(shape) for shape in found if shape[-2:] == (64, 256))
+            text = lowered(lambda x: layer.forward((), x)[0], x, platform=platform)
+        whole = re.search(r"tensor<(8x16|16x8)x1x64x256xf32>|tensor<8x16x64x256xf32>", text)
+        return 8 if whole else 1
 
-    assert scores(jax.sharding.AxisType.Manual) == 16 * 64 * 256
-    assert scores(jax.sharding.AxisType.Auto) == 8 * 16 * 64 * 256
+    kinds = jax.sharding.AxisType
+    assert at_once(kinds.Manual, "cpu") == 1
+    assert at_once(kinds.Manual, "cuda") == at_once(kinds.Auto, "cpu") == 8
+
+
+@pytest.fixture
+def with_cudnn(monkeypatch):
+    """As on a machine that has the library, so that programs for a GPU are made."""
+    module = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
+    library = types.SimpleNamespace(cudnn_get_version=lambda: 91000)
+    monkeypatch.setattr(module, "cuda_versions", library)
+
+
+def gradient_of(layer):
+    def gradient(x):
+        y, kept = layer.forward((), x)
+        return y, layer.backward((), kept, y)[1]
+
+    return gradient
+
+
+def random(*shape, dtype=jnp.float32):
+    return jax.random.normal(jax.random.key(0), shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("how", "x", "kernel"),
+    [
+        ({}, random(2, 8, 48, dtype=jnp.bfloat16), True),
+        ({"kv_heads": 1}, random(2, 8, 32, dtype=jnp.float16), True),
+        ({}, random(2, 7, 48, dtype=jnp.bfloat16), False),  # an odd length
+        ({"window": 3}, random(2, 8, 48, dtype=jnp.bfloat16), True),
+        ({}, random(2, 8, 48), False),
+        ({}, random(2, 8, 120, dtype=jnp.bfloat16), False),  # heads of 20
+        ({"causal": False, "window": 3}, random(2, 8, 48, dtype=jnp.bfloat16), False),
+        ({"method": "blocks"}, random(2, 8, 48, dtype=jnp.bfloat16), False),
+        (
+            {"causal": False},
+            (random(2, 7, 48, dtype=jnp.bfloat16), jnp.ones((2, 7), bool)),
+            False,
+        ),
+    ],
+)
+def test_cudnn_where_the_program_is_for_a_gpu_and_the_kernel_takes_it(how, x, kernel, with_cudnn):
+    gradient = gradient_of(fp.attention(2, **how))
+    passes = lowered(gradient, x, platform="cuda").count("custom_call @__cudnn$fmha")
+    assert passes == (2 if kernel else 0)  # forward and backward once each
+    assert "fmha" not in lowered(gradient, x, platform="cpu")
+    if kernel:  # a GPU machine's CPU
+        blocks = gradient_of(fp.attention(2, **how, method="blocks"))
+        chex.assert_trees_all_equal(jax.jit(gradient)(x), jax.jit(blocks)(x))
+
+
+def test_what_cudnn_does_not_take_is_refused_where_it_is_asked_for(with_cudnn):
+    layer = fp.attention(2, method="cudnn")
+    for x, why in ((random(2, 8, 120, dtype=jnp.bfloat16), "head dim"), (random(2, 8, 48), "fp16")):
+        with pytest.raises(ValueError, match=rf'method "cudnn" does not take this input: .*{why}'):
+            layer.forward((), x)
+
+
+HIDDEN = {
+    # How queries look, the mask, and which places cannot see place 3.
+    "mask": ({"causal": False}, [1, 1, 1, 0, 1, 1], [0, 1, 2, 4, 5]),
+    "causal": ({}, None, [0, 1, 2]),
+    "window": ({"window": 2, "causal": False}, None, [0, 1, 5]),
+    "causal-window": ({"window": 2}, None, [0, 1, 2, 5]),
+    "grouped": ({"kv_heads": 1, "rotary": 100.0}, None, [0, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_what_is_hidden_may_hold_anything(kind, number):
+    how, mask, apart = HIDDEN[kind]
+    layer = fp.attention(2, block=4, **how)
+    good = random(2, 6, 24 if "kv_heads" in how else 36)
+    bad = good.at[:, 3].set(number)
+    mask = None if mask is None else jnp.array([mask, mask], bool)
+
+    @jax.jit
+    def run(x, dy):
+        y, kept = layer.forward((), x if mask is None else (x, mask))
+        dx = layer.backward((), kept, dy)[1]
+        return y, dx if mask is None else dx[0]
+
+    ones = jnp.ones_like(run(good, jnp.ones((2, 6, 12)))[0])
+    real = jnp.zeros_like(ones).at[:, jnp.array(apart)].set(1)
+    at = np.array(apart)
+    for dy in (real, ones):
+        y, dx = run(bad, dy)
+        want_y, want_dx = run(good, real)
+        np.testing.assert_allclose(y[:, at], want_y[:, at], rtol=1e-6, atol=1e-7)
+        assert np.isnan(y[:, 3]).all()
+        assert np.isfinite(dx[:, at]).all()
+        if dy is real:
+            np.testing.assert_allclose(dx[:, at], want_dx[:, at], rtol=1e-5, atol=1e-6)
+            assert np.isfinite(dx).all()
+        else:
+            assert np.isnan(dx[:, 3]).any()  # it does not pass unseen
+
+
+def test_a_hidden_number_may_be_huge():
+    layer = fp.attention(1, causal=False)
+    x, mask = random(1, 3, 6), jnp.array([[True, True, False]])
+    y, kept = layer.forward((), (x.at[:, 2].set(3e38), mask))
+    dx, _ = layer.backward((), kept, jnp.full_like(y, 1e3).at[:, 2].set(0))[1]
+    assert jnp.isfinite(y[:, :2]).all() and jnp.isfinite(dx).all()
 
 
 def test_a_query_that_sees_nothing_gives_zero_and_no_gradient():

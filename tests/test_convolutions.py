@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -169,9 +170,48 @@ def init(layer, *shape):
     return lambda: layer.init(KEY, jnp.zeros(shape))
 
 
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_one_number_is_meant_for_every_space_axis(axes):
+    """As in Keras and PyTorch; of how many axes, `x` says."""
+    x = jax.random.normal(KEY, (2, *(6, 4, 5)[:axes], 3))
+    for one, each in (
+        (fp.conv(4, 3), fp.conv(4, (3,) * axes)),
+        (
+            fp.conv(4, 2, stride=2, padding=1),
+            fp.conv(4, [2] * axes, stride=2, padding=[(1, 1)] * axes),
+        ),
+        (fp.conv_transpose(4, np.int64(3), stride=2), fp.conv_transpose(4, (3,) * axes, stride=2)),
+        (fp.max_pool(2), fp.max_pool((2,) * axes)),
+        (
+            fp.average_pool(3, stride=1, padding="SAME"),
+            fp.average_pool((3,) * axes, stride=1, padding="same"),
+        ),
+    ):
+        params = one.init(KEY, x)
+        y, kept = one.forward(params, x)
+        want, kept_too = each.forward(params, x)
+        np.testing.assert_array_equal(y, want)
+        got, wanted = one.backward(params, kept, y), each.backward(params, kept_too, y)
+        chex.assert_trees_all_equal(got, wanted)
+
+
+def test_a_window_of_minus_infinity_gives_its_cotangent_to_a_place_of_x():
+    pool = fp.max_pool(3, stride=1, padding="same")
+    y, kept = pool.forward((), jnp.full((1, 2, 2, 1), -jnp.inf))
+    dx = pool.backward((), kept, jnp.ones_like(y))[1]
+    assert (y == -jnp.inf).all() and dx.sum() == 4  # none in the padding, where it would be lost
+
+
 X2 = "x must have a batch axis, 2 space axes and a channel axis, got shape (5, 8, 2)"
 BAD = [
-    (lambda: conv(4, 3), "kernel must be a tuple, one number a space axis, got 3"),
+    (
+        lambda: conv(4, (3, 3), stride=(1, 1, 1)),
+        "stride must have one number for 2 space axes, got (1, 1, 1)",
+    ),
+    (
+        init(fp.conv(4, 3), 5, 2),
+        "x must have a batch axis, space and a channel axis, got shape (5, 2)",
+    ),
     (lambda: fp.conv(4, (3, 0)), "kernel must be at least 1, got (3, 0)"),
     (lambda: fp.conv(4, (3, 3), stride=0), "stride must be at least 1, got 0"),
     (
@@ -179,8 +219,8 @@ BAD = [
         "dilation must have one number for 2 space axes, got (1, 1, 1)",
     ),
     (
-        lambda: fp.conv(4, (3,), padding="SAME"),
-        "padding must be 'same', 'valid' or a pair for each of 1 space axes, got 'SAME'",
+        lambda: fp.conv(4, (3,), padding="full"),
+        "padding must be 'same', 'valid', a number or a pair for each of 1 space axes, got 'full'",
     ),
     (lambda: fp.conv(4, (3,), padding=[(1, -1)]), "padding must be at least 0, got [(1, -1)]"),
     (
@@ -235,7 +275,9 @@ def test_bad_input(call, sentence):
 
 
 def test_wrong_types():
-    raises(TypeError, "kernel must be of integers, got (3.5,)", lambda: conv(4, (3.5,)))
+    for kernel in ((3.5,), 3.0, "3", None, True):
+        sentence = f"kernel must be of integers, got {kernel!r}"
+        raises(TypeError, sentence, lambda kernel=kernel: conv(4, kernel))
     layer = fp.conv(4, (3,))
     integers = jnp.zeros((5, 8, 2), jnp.int32)
     raises(

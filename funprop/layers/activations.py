@@ -1,6 +1,10 @@
-"""Elementwise activations. Each keeps one array: a bit an element where that is enough; else the
+"""Elementwise activations. Each keeps one array: a byte an element where that is enough; else the
 output, where the derivative can be had from it (the next dense layer keeps that very array, so it
-is free); else the input."""
+is free); else the input.
+
+Value and derivative are their limits at infinite and at huge `x`, in every dtype, and NaN where `x`
+is NaN. Where a formula would come to `inf * 0`, `x` is clipped to where its limit is reached.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,10 @@ from funprop.trees import require_float
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import Array, Bool, Float
+    from jaxtyping import Array, Bool, Float, UInt8
 
     X = Float[Array, "*shape"]
-    Kept = Float[Array, "*shape"] | Bool[Array, "*shape"]
+    Kept = Float[Array, "*shape"] | UInt8[Array, "*shape"]
 
 
 def _elementwise(
@@ -41,9 +45,7 @@ def _elementwise(
 
 
 def relu() -> Layer:
-    """`y = max(x, 0)`; the derivative at 0 is taken as 0. Keeps one bit an element (a bool).
-
-    Where the next layer keeps `y` all the same, XLA reads the bit off it and keeps nothing here.
+    """`y = max(x, 0)`; the derivative at 0 is taken as 0. Keeps a byte an element.
 
     Example:
       >>> y, kept = relu().forward((), jnp.array([-1.0, 0.0, 2.0]))
@@ -52,18 +54,17 @@ def relu() -> Layer:
     """
 
     def forward(x: X) -> tuple[X, Kept]:
-        positive = x > 0
-        return jnp.where(positive, x, 0), positive
+        return jnp.where(x <= 0, 0, x), _side(x > 0, x <= 0)
 
-    def backward(positive: Kept, dy: X) -> X:
-        return jnp.where(positive, dy, 0)
+    def backward(side: Kept, dy: X) -> X:
+        return _by_side(side, dy, 0)
 
     return _elementwise("relu", forward, backward)
 
 
 def leaky_relu(slope: float = 0.01) -> Layer:
-    """`y = x` where `x >= 0`, else `slope * x`. Keeps one bit an element (a bool): the sign of `y`
-    would tell too, but for a slope of zero or a product that underflows.
+    """`y = x` where `x >= 0`, else `slope * x`. Keeps a byte an element: the sign of `y` would tell
+    too, but for a slope of zero or a product that underflows.
 
     Example:
       >>> y, kept = leaky_relu(0.5).forward((), jnp.array([-2.0, 2.0]))
@@ -71,14 +72,26 @@ def leaky_relu(slope: float = 0.01) -> Layer:
       ([-1.0, 2.0], [0.5, 1.0])
     """
 
-    def forward(x: X) -> tuple[X, Kept]:
-        positive = x >= 0
-        return jnp.where(positive, x, slope * x), positive
+    def times_slope(x: X) -> X | int:
+        return slope * x if slope else 0  # where x is infinite, too
 
-    def backward(positive: Kept, dy: X) -> X:
-        return jnp.where(positive, dy, slope * dy)
+    def forward(x: X) -> tuple[X, Kept]:
+        return jnp.where(x < 0, times_slope(x), x), _side(x >= 0, x < 0)
+
+    def backward(side: Kept, dy: X) -> X:
+        return _by_side(side, dy, times_slope(dy))
 
     return _elementwise("leaky_relu", forward, backward)
+
+
+def _side(above: Bool[Array, "*shape"], below: Bool[Array, "*shape"]) -> Kept:
+    """On which side of the kink each element is: 1 above, 0 below, 2 neither, which is NaN."""
+    byte = jnp.uint8
+    return jnp.where(above, byte(1), jnp.where(below, byte(0), byte(2)))
+
+
+def _by_side(side: Kept, above: X, below: X | int) -> X:
+    return jnp.where(side == jnp.uint8(1), above, jnp.where(side == jnp.uint8(0), below, jnp.nan))
 
 
 def elu(alpha: float = 1.0) -> Layer:
@@ -120,9 +133,10 @@ def gelu() -> Layer:
     """
 
     def forward(x: X) -> tuple[X, Kept]:
-        return x * _normal_cdf(x), x
+        return _finite_below(x) * _normal_cdf(x), x
 
     def backward(x: Kept, dy: X) -> X:
+        x = _finite(x)
         density = jnp.exp(-0.5 * x * x) * (2 * jnp.pi) ** -0.5
         return (_normal_cdf(x) + x * density) * dy
 
@@ -131,6 +145,16 @@ def gelu() -> Layer:
 
 def _normal_cdf(x: X) -> X:
     return 0.5 * jax.lax.erfc(x * -(0.5**0.5))  # erfc keeps the digits of the left tail
+
+
+def _finite(x: X) -> X:
+    """`x` with the greatest finite numbers for infinite ones."""
+    most = float(jnp.finfo(x.dtype).max)
+    return jnp.clip(x, -most, most)
+
+
+def _finite_below(x: X) -> X:
+    return jnp.maximum(x, float(jnp.finfo(x.dtype).min))
 
 
 def gelu_tanh() -> Layer:
@@ -146,11 +170,14 @@ def gelu_tanh() -> Layer:
       ([0.0], [0.5])
     """
     c, cubic = (2 / jnp.pi) ** 0.5, 0.044715
+    far = 10  # where tanh is one, in float64 too
 
     def forward(x: X) -> tuple[X, Kept]:
-        return 0.5 * x * (1 + jnp.tanh(c * x * (1 + cubic * x * x))), x
+        low = jnp.maximum(x, -far)
+        return 0.5 * low * (1 + jnp.tanh(c * low * (1 + cubic * low * low))), x
 
     def backward(x: Kept, dy: X) -> X:
+        x = jnp.clip(x, -far, far)
         t = jnp.tanh(c * x * (1 + cubic * x * x))
         du = c * (1 + 3 * cubic * x * x)
         return (0.5 * (1 + t) + 0.5 * x * (1 - t) * (1 + t) * du) * dy
@@ -170,9 +197,10 @@ def silu() -> Layer:
     """
 
     def forward(x: X) -> tuple[X, Kept]:
-        return x * jax.nn.sigmoid(x), x
+        return _finite_below(x) * jax.nn.sigmoid(x), x
 
     def backward(x: Kept, dy: X) -> X:
+        x = _finite(x)
         s = jax.nn.sigmoid(x)
         return s * (1 + x * (1 - s)) * dy
 

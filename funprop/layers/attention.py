@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from funprop.decoding import Decoding, one_array, place, refused
-from funprop.functions import by_vjp
 from funprop.layer import Layer, layer
-from funprop.layers import blockwise
+from funprop.layers import blockwise, fused
 from funprop.layers.heads import Heads
-from funprop.trees import Static, require_float, widen
+from funprop.trees import Static, lifted, require_float, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -51,18 +51,22 @@ def attention(
       rotary: the base of rotary positions (see `rotate`), 10,000 as a rule; none if not given.
       block: how many queries at a time; if not given, an eighth of them, but 64 to 256.
       method: "blocks", or "cudnn" for the fused kernel on a GPU, through
-        `jax.nn.dot_product_attention`; if not given, "cudnn" on a GPU in 16 bits, else "blocks".
+        `jax.nn.dot_product_attention`. If not given, "cudnn" in 16 bits where the program is
+        compiled for a GPU and the kernel takes the input (no mask, heads of a size that 8 divides),
+        else "blocks". Where it may be the kernel's, what that keeps is kept too, as large as `y`.
 
     Shapes: `x [*batch, time, (heads + 2 kv_heads) f]`: queries of all heads, then keys, then
     values; or `(x, mask)` with `mask [*batch, time]`, which is false where nobody looks (padding).
-    `y [*batch, time, heads f]`; zero for a query that sees nothing.
+    `y [*batch, time, heads f]`; zero for a query that sees nothing. A query that sees a number
+    that is not finite gives NaN, and no other: what is hidden may hold anything.
 
     Source: Rabe and Staats, arXiv:2112.05682, and Dao et al., arXiv:2205.14135 (no matrix of all
     scores); grouped queries: Ainslie et al., arXiv:2305.13245.
 
     Raises:
       ValueError: a number is not positive; `kv_heads` does not divide `heads`; or, at forward, the
-        last axis of `x` does not divide into heads, or the mask has another shape.
+        last axis of `x` does not divide into heads, the mask has another shape, or "cudnn" does not
+        take this.
       TypeError: `x` is not of floating dtype, or the mask not of booleans.
 
     Example:
@@ -84,27 +88,44 @@ def attention(
     if method not in (None, "blocks", "cudnn"):
         raise ValueError(f'method must be "blocks" or "cudnn", got {method!r}')
     how = Heads(heads, kv_heads, causal, window, rotary)
-    fused_forward, fused_backward = by_vjp(lambda params, x, key: (_fused(how, *x), ()))
+
+    def by_blocks(x: Any, mask: Any) -> Any:
+        return blockwise.forward(how, block, x, mask)
+
+    def back_by_blocks(x: Any, mask: Any, dy: Any) -> Any:
+        return blockwise.backward(how, block, x, mask, dy)
 
     def forward(params: tuple[()], x: Any) -> tuple[Float[Array, "*batch t o"], Any]:
         masked = isinstance(x, tuple)
         x, mask = x if masked else (x, None)
         _check(how, x, mask)
-        cudnn = jax.default_backend() == "gpu" and x.dtype.itemsize == 2
-        if (method or ("cudnn" if cudnn else "blocks")) == "cudnn":
-            y, kept = fused_forward((), (x, mask))
-            return y, (kept, Static(("cudnn", masked)))
-        return blockwise.forward(how, block, x, mask), ((x, mask), Static(("blocks", masked)))
+        if not _by_cudnn(method, how, x, mask):
+            y, stored = by_blocks(x, mask), None
+        elif method == "cudnn":
+            y, stored = fused.forward(how, x)
+        else:
+            by_kernel = functools.partial(fused.forward, how)
+            empty = [jnp.zeros(s.shape, s.dtype) for s in jax.eval_shape(by_kernel, x)[1]]
+            y, stored = jax.lax.platform_dependent(
+                x, cuda=by_kernel, default=lambda x: (by_blocks(x, None), empty)
+            )
+        return y, (x, mask, stored, Static(masked))
 
     def backward(params: tuple[()], residuals: Any, dy: Float[Array, "*batch t o"]) -> Any:
-        kept, static = residuals
-        ran, masked = static.value
-        if ran == "cudnn":
-            _, (dx, _) = fused_backward((), kept, dy)
+        x, mask, stored, masked = residuals
+        if stored is None:
+            dx = back_by_blocks(x, mask, dy)
+        elif method == "cudnn":
+            dx = fused.backward(how, x, stored, dy)
         else:
-            x, mask = kept
-            dx = blockwise.backward(how, block, x, mask, dy)
-        return (), (dx, None) if masked else dx
+            dx = jax.lax.platform_dependent(
+                x,
+                stored,
+                dy,
+                cuda=functools.partial(fused.backward, how),
+                default=lambda x, stored, dy: back_by_blocks(x, None, dy),
+            )
+        return (), (dx, None) if masked.value else dx
 
     def prefill(params: tuple[()], x: Any, length: int) -> tuple[Any, Any]:
         y, _ = forward(params, one_array(x))
@@ -120,10 +141,10 @@ def attention(
             for part, one in zip(past, new, strict=True)
         )
         z = jnp.einsum("bgrif,bgjf->bgrij", q, k, preferred_element_type=widen(q).dtype)
-        seen = how.visible(now, jnp.arange(k.shape[2], dtype=now.dtype))
+        seen = lifted(how.visible(now, jnp.arange(k.shape[2], dtype=now.dtype)), z)
         p = jax.nn.softmax(jnp.where(seen, z, -jnp.inf), -1).astype(v.dtype)
         y = jnp.einsum("bgrij,bgjf->bgrif", p, v, preferred_element_type=widen(v).dtype)
-        return y.astype(x.dtype).reshape(len(x), 1, -1), (k, v, now + 1)
+        return y.astype(x.dtype).reshape(len(x), 1, how.heads * y.shape[-1]), (k, v, now + 1)
 
     return layer(
         forward=forward,
@@ -135,25 +156,20 @@ def attention(
     )
 
 
-def _fused(how: Heads, x: Any, mask: Any) -> Any:
-    """The same by cuDNN's kernel."""
-    q, k, v = how.split(x)
-    q = q.reshape(len(q), how.heads, *q.shape[3:])
-    y = jax.nn.dot_product_attention(
-        *(part.swapaxes(1, 2) for part in (q, k, v)),
-        mask=None if mask is None else mask.reshape(len(q), 1, 1, -1),
-        is_causal=how.causal,
-        local_window_size=None if how.window is None else (how.window - 1, how.window - 1),
-        scale=1.0,  # in q already
-        implementation="cudnn",
-    )
-    return y.reshape(*x.shape[:-1], -1)
+def _by_cudnn(method: str | None, how: Heads, x: Any, mask: Any) -> bool:
+    """Whether the kernel is a way, on the platform that has it: in 16 bits, where it takes this."""
+    if method == "blocks" or (method is None and x.dtype.itemsize != 2):
+        return False
+    refused = fused.refusal(how, x, mask)
+    if refused and method == "cudnn":
+        raise ValueError(f'method "cudnn" does not take this input: {refused}')
+    return not refused
 
 
 def _check(how: Heads, x: Any, mask: Any) -> None:
     require_float(x)
     parts = how.heads + 2 * how.kv_heads
-    if x.ndim < 2 or not x.shape[-2] or x.shape[-1] % parts:
+    if x.ndim < 2 or 0 in x.shape[-2:] or x.shape[-1] % parts:
         raise ValueError(
             f"x must have time, and a last axis that divides into {parts} heads ({how.heads} of "
             f"queries, {how.kv_heads} each of keys and values), got shape {tuple(x.shape)}"

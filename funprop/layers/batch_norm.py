@@ -16,6 +16,7 @@ from jax import lax
 
 from funprop import trees
 from funprop.layer import Layer, Recorded, layer, recorded
+from funprop.layers.moments import moments
 from funprop.layers.normalisation import (
     affine,
     check_channels,
@@ -24,7 +25,7 @@ from funprop.layers.normalisation import (
     scale_of,
 )
 from funprop.params.statistics import holders, replaced
-from funprop.trees import widen
+from funprop.trees import lifted, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key, PyTree
@@ -124,8 +125,8 @@ def batch_norm(eps: float = 1e-5, *, momentum: float = 0.9) -> Layer:
     Backward, with `w = x - mean`, `r = 1 / sqrt(variance + eps)` and sums over the `n` rows:
     `dscale = r sum(dy w)`, `dbias = sum(dy)`; with a key
     `dx = r scale (dy - sum(dy) / n - w r^2 sum(dy w) / n)`; without, `dx = r scale dy`. In the
-    place of the statistics' cotangents is `None`. Keeps `x`, and in training `mean` and `r` of the
-    batch.
+    place of the statistics' cotangents is `None`. Keeps `x`, and in training `mean`,
+    what rounding left of it, and `r` of the batch.
 
     Shapes: `x [*batch, c]`, at least one batch axis; `y` alike. `scale` and `bias` are made in the
     dtype of `x`, `mean` and `variance` in float32 at least.
@@ -133,13 +134,13 @@ def batch_norm(eps: float = 1e-5, *, momentum: float = 0.9) -> Layer:
 
     Raises:
       ValueError: `eps` is not positive, or `momentum` not from 0 to 1; or, at init or forward, `x`
-        has no batch axis, no rows, or another last axis than the params want.
+        has no batch axis, another last axis than the params want, or, with a key, no rows.
       TypeError: `x` is not of floating dtype, or the params are not `BatchNormParams`.
 
     Example:
       >>> norm, x = batch_norm(), jnp.array([[1.0], [5.0]])
       >>> params = norm.init(None, x)
-      >>> y, (_, _, _, record) = norm.forward(params, x, jax.random.key(0))
+      >>> y, (*_, record) = norm.forward(params, x, jax.random.key(0))
       >>> y.round(3).tolist(), [m.tolist() for m in record.value.moments()]
       ([[-1.0], [1.0]], [[3.0], [4.0]])
       >>> norm.forward(params, x)[0].round(3).tolist()
@@ -163,27 +164,34 @@ def batch_norm(eps: float = 1e-5, *, momentum: float = 0.9) -> Layer:
         if key is None:
             mean, r = _fixed(params, wide, eps)
             return affine(params, (wide - mean) * r, x), (x,)
+        if not x.size:
+            raise ValueError(f"x must have rows in training, got shape {tuple(x.shape)}")
         rows = tuple(range(x.ndim - 1))
-        mean = wide.mean(rows)
-        variance = ((wide - mean) ** 2).mean(rows)  # a second pass, as in `moments`
-        r = lax.rsqrt(variance + eps)
+        found = moments(x, lambda x: x.mean(rows, keepdims=True), eps)
         sums = _sums_about(params.mean.astype(wide.dtype), wide, momentum)
-        return affine(params, (wide - mean) * r, x), (x, mean, r, Recorded(sums))
+        y = affine(params, found.normalised(x), x)
+        return y, (x, *(statistic.ravel() for statistic in found), Recorded(sums))
 
     def backward(
         params: BatchNormParams, residuals: tuple[Any, ...], dy: X
     ) -> tuple[BatchNormParams, X]:
         x, *batch = residuals
         wide = widen(x)
-        mean, r = batch[:2] if batch else _fixed(params, wide, eps)
-        w, dy, scale = wide - mean, dy.astype(wide.dtype), scale_of(params, wide)
-        rows = tuple(range(x.ndim - 1))
-        sum_dy, sum_dyw = dy.sum(rows), (dy * w).sum(rows)
+        dy, scale, rows = dy.astype(wide.dtype), scale_of(params, wide), tuple(range(x.ndim - 1))
+        if batch:
+            mean, rest, r = batch[:3]
+        else:
+            mean, r = (statistic.ravel() for statistic in _fixed(params, wide, eps))
+            rest = jnp.zeros_like(mean)
+        w, sum_dy = wide - lifted(mean, x), dy.sum(rows)
+        sum_dyw = (dy * w).sum(rows) - rest * sum_dy  # `rest` a channel, not an element
+        a = r * scale
         if batch:
             n = x.size // x.shape[-1]
-            dx = r * scale * (dy - sum_dy / n - w * (r * r * sum_dyw / n))
+            b = r * r * a * sum_dyw / n
+            dx = lifted(a, x) * dy - lifted(b, x) * w + lifted(b * rest - a * sum_dy / n, x)
         else:
-            dx = r * scale * dy
+            dx = lifted(a, x) * dy
         dscale, dbias = (r * sum_dyw).astype(params.scale.dtype), sum_dy.astype(params.bias.dtype)
         return BatchNormParams(dscale, dbias, None, None, None), dx.astype(x.dtype)
 
@@ -203,22 +211,22 @@ def _sums_about(point: Channels, x: X, momentum: float) -> BatchSums:
     `x`, which is compiled only where it is used."""
     rows = tuple(range(x.ndim - 1))
     n = jnp.asarray(x.size // x.shape[-1], x.dtype)
-    w = x - point
+    w = x - lifted(point, x)
     return BatchSums(n, n * point, w.sum(rows), (w * w).sum(rows), momentum)
 
 
 def _fixed(params: BatchNormParams, wide: X, eps: float) -> tuple[Channels, Channels]:
-    """`mean` and `1 / sqrt(variance + eps)` of the params."""
+    """`mean` and `1 / sqrt(variance + eps)` of the params, with axes of one in front."""
     return (
-        params.mean.astype(wide.dtype),
-        lax.rsqrt(params.variance.astype(wide.dtype) + eps),
+        lifted(params.mean.astype(wide.dtype), wide),
+        lifted(lax.rsqrt(params.variance.astype(wide.dtype) + eps), wide),
     )
 
 
 def _check_input(x: Any) -> None:
     check_channels(x)
-    if x.ndim < 2 or 0 in x.shape[:-1]:
-        raise ValueError(f"x must be [*batch, channels] with rows, got shape {tuple(x.shape)}")
+    if x.ndim < 2:
+        raise ValueError(f"x must be [*batch, channels], got shape {tuple(x.shape)}")
 
 
 def _check(params: Any, x: Any) -> None:

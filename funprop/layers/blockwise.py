@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, get_abstract_mesh
 
 from funprop.layers.heads import Heads
+from funprop.layers.spoiled import finite
 from funprop.trees import widen
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def groups(how: Heads, size: int, time: int) -> list[Group]:
 
 def forward(how: Heads, size: int | None, x: Any, mask: Any) -> Float[Array, "*batch t o"]:
     """`y`."""
+    x, spoiled = finite(how, x, mask)
     size = _size(size, x.shape[-2])
 
     def of_a_head(q: Any, k: Any, v: Any) -> Any:
@@ -59,18 +62,20 @@ def forward(how: Heads, size: int | None, x: Any, mask: Any) -> Float[Array, "*b
             parts.append(_joined(jax.lax.map(block, jnp.asarray(group.starts))))
         return jnp.concatenate(parts, -2)
 
-    y = _over_heads(size, of_a_head, *how.split(x))
+    y = jnp.where(spoiled, jnp.nan, _over_heads(size, of_a_head, *how.split(x)))
     y = y.reshape(len(y), how.heads, *y.shape[3:]).swapaxes(1, 2)
-    return y.reshape(*x.shape[:-1], -1)
+    return y.reshape(*x.shape[:-1], how.heads * y.shape[-1])
 
 
 def backward(
     how: Heads, size: int | None, x: Any, mask: Any, dy: Any
 ) -> Float[Array, "*batch t p"]:
     """`dx`, from the input, the mask, and `dy`."""
+    x, spoiled = finite(how, x, mask)
     q, k, v = how.split(x)
-    dy = dy.reshape(len(q), x.shape[-2], how.heads, -1).swapaxes(1, 2)
+    dy = dy.reshape(len(q), x.shape[-2], how.heads, q.shape[-1]).swapaxes(1, 2)
     dy = dy.reshape(*q.shape[:3], *dy.shape[2:])  # [b, g, r, t, f]
+    nowhere, dy = spoiled & (dy != 0), jnp.where(spoiled, 0, dy)
     size = _size(size, x.shape[-2])
 
     def of_a_head(q: Any, k: Any, v: Any, dy: Any) -> Any:
@@ -95,7 +100,8 @@ def backward(
             dqs.append(_joined(dq))
         return jnp.concatenate(dqs, -2), dk, dv
 
-    return how.joined(*_over_heads(size, of_a_head, q, k, v, dy), like=x)
+    dq, dk, dv = _over_heads(size, of_a_head, q, k, v, dy)
+    return how.joined(jnp.where(nowhere, jnp.nan, dq), dk, dv, like=x)
 
 
 def _size(size: int | None, time: int) -> int:
@@ -108,13 +114,18 @@ def _over_heads(size: int, of_a_head: Any, *parts: Any) -> Any:
     its cache holds scores of, one after the other. The batch stays whole, as do heads that `shard`
     may have split over devices: a loop would gather them."""
     batch, heads, each, time, _ = parts[0].shape
-    fit = heads
-    local = all(kind is AxisType.Manual for kind in get_abstract_mesh().axis_types)
-    if jax.default_backend() == "cpu" and local:
-        fit = min(heads, max(1, CACHED // max(1, batch * each * size * time)))
-    at_once = next(n for n in range(fit, 0, -1) if heads % n == 0)
+    fit = min(heads, max(1, CACHED // max(1, batch * each * size * time)))
+    cached = next(n for n in range(fit, 0, -1) if heads % n == 0)
+
+    def run(at_once: int, *moved: Any) -> Any:
+        return jax.lax.map(lambda part: of_a_head(*part), moved, batch_size=at_once)
+
     moved = tuple(part.swapaxes(0, 1) for part in parts)
-    found = jax.lax.map(lambda part: of_a_head(*part), moved, batch_size=at_once)
+    local = all(kind is AxisType.Manual for kind in get_abstract_mesh().axis_types)
+    some, whole = (functools.partial(run, n) for n in (cached, heads))
+    # By the platform that this is lowered for, which need not be this machine's.
+    split = local and cached < heads
+    found = jax.lax.platform_dependent(*moved, cpu=some, default=whole) if split else whole(*moved)
     return jax.tree.map(lambda part: part.swapaxes(0, 1), found)
 
 
@@ -122,9 +133,9 @@ def _softmax(how: Heads, group: Group, q: Any, k: Any, mask: Any, i: Any) -> Any
     """`p[b,r,i,j]` in float32 at least; zero for a query that sees nothing."""
     z = _product("brif,bjf->brij", q, k)
     query = i + jnp.arange(group.size)[:, None]
-    seen = how.visible(query, jnp.arange(group.low, group.high))
+    seen = how.visible(query, jnp.arange(group.low, group.high)[None])[None, None]
     if mask is not None:
-        rows = mask.reshape(len(q), -1)[:, group.low : group.high]
+        rows = mask.reshape(len(q), mask.shape[-1])[:, group.low : group.high]
         seen = seen & rows[:, None, None, :]
     z = jnp.where(seen, z, -jnp.inf)
     top = z.max(-1, keepdims=True)
@@ -147,7 +158,8 @@ def _cut(x: Any, start: Any, size: int) -> Any:
 def _joined(blocks: Any) -> Any:
     """`[n, ..., i, f] -> [..., n i, f]`."""
     blocks = jnp.moveaxis(blocks, 0, -3)
-    return blocks.reshape(*blocks.shape[:-3], -1, blocks.shape[-1])
+    n, i, f = blocks.shape[-3:]
+    return blocks.reshape(*blocks.shape[:-3], n * i, f)
 
 
 def _product(indices: str, a: Any, b: Any) -> Any:

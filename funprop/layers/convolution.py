@@ -15,12 +15,11 @@ from funprop.layers.windows import (
     Numbers,
     Pairs,
     check_input,
-    check_padding,
     extent,
+    kernel_numbers,
     pad_pairs,
-    per_axis,
-    window_size,
 )
+from funprop.trees import lifted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,10 +46,10 @@ class ConvParams(NamedTuple):
 
 def conv(
     features: int,
-    kernel: tuple[int, ...],
+    kernel: int | Sequence[int],
     *,
     stride: int | Sequence[int] = 1,
-    padding: str | Sequence[tuple[int, int]] = "same",
+    padding: str | int | Sequence[tuple[int, int]] = "same",
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     bias: bool = True,
@@ -69,10 +68,11 @@ def conv(
 
     Args:
       features: how many outputs.
-      kernel: the window, one number a space axis: `(3,)` for sequences, `(3, 3)` for images.
+      kernel: the window; one number for every space axis of `x`, however many it has, or one a
+        space axis: `(3,)` for sequences, `(3, 3)` for images.
       stride: from one window to the next; one number, or one a space axis.
-      padding: "same" for `ceil(size / stride)` windows, "valid" for none, or a pair (before, after)
-        for each space axis.
+      padding: "same" for `ceil(size / stride)` windows, "valid" for none, one number for every
+        side, or a pair (before, after) for each space axis.
       dilation: from one place of the window to the next.
       groups: into which inputs and outputs are divided, each convolved alone; as many as there are
         channels make a depthwise convolution.
@@ -98,50 +98,52 @@ def conv(
       >>> y.shape, dparams.w.shape, dx.shape
       ((5, 4, 4, 4), (3, 3, 1, 4), (5, 8, 8, 1))
     """
-    kernel = window_size("kernel", kernel)
-    axes = len(kernel)
-    strides, dilations = per_axis("stride", stride, axes), per_axis("dilation", dilation, axes)
-    pad = check_padding(padding, axes)
+    axes, numbers = kernel_numbers(kernel, stride, padding, dilation)
     if groups < 1 or features < 1 or features % groups:
         raise ValueError(f"features must be a positive multiple of groups {groups}, got {features}")
 
-    def slide(sizes: Numbers) -> Slide:
-        pairs = pad_pairs(pad, sizes, extent(kernel, dilations), strides)
-        return Slide(strides, pairs, dilations, groups)
+    def slide(sizes: Numbers) -> tuple[Slide, Numbers]:
+        """How the window slides over space of these sizes, and how large it is."""
+        window, strides, pad, dilations = numbers(len(sizes))
+        pairs = pad_pairs(pad, sizes, extent(window, dilations), strides)
+        return Slide(strides, pairs, dilations, groups), window
 
     def init(key: Key[Array, ""], x: Any) -> ConvParams:
-        slide(check_input(x, axes))
+        _, window = slide(check_input(x, axes))
         if x.shape[-1] < 1 or x.shape[-1] % groups:
             raise ValueError(
                 f"x must have a positive multiple of groups {groups} for channels, "
                 f"got {x.shape[-1]}"
             )
-        w_shape = (*kernel, x.shape[-1] // groups, features)
+        w_shape = (*window, x.shape[-1] // groups, features)
         return _init(key, w_shape, x.dtype, bias, w_init, b_init)
 
     def forward(params: ConvParams, x: X) -> tuple[Y, X]:
-        how = slide(check_input(x, axes))
-        _check_params(params, kernel, x.shape[-1], groups)
+        how, window = slide(check_input(x, axes))
+        _check_params(params, window, x.shape[-1], groups)
         y = convolve(x, params.w, how)
-        return (y if params.b is None else y + params.b), x
+        return (y if params.b is None else y + lifted(params.b, y)), x
 
     def backward(params: ConvParams, x: X, dy: Y) -> tuple[ConvParams, X]:
         sizes = x.shape[1:-1]
-        how = slide(sizes)
-        dw = pull_w(x, dy, how, kernel).astype(params.w.dtype)
+        how, window = slide(sizes)
+        dw = pull_w(x, dy, how, window).astype(params.w.dtype)
         dx = pull_x(params.w, dy, how, sizes).astype(x.dtype)
         return ConvParams(dw, _pull_b(params.b, dy)), dx
 
+    window, strides, pad, dilations = numbers(1 if axes is None else axes)
+    reach = extent(window, dilations)  # token by token, over one axis
+
     def prefill(params: ConvParams, x: X, length: int) -> tuple[Y, X]:
         y = forward(params, x)[0]
-        (past,) = (k - 1 for k in extent(kernel, dilations))
+        past = reach[0] - 1
         padded = jnp.pad(x, ((0, 0), (past, 0), (0, 0)))
         return y, padded[:, padded.shape[1] - past :]
 
     def advance(params: ConvParams, cache: X, x: X) -> tuple[Y, X]:
         seen = jnp.concatenate([cache, x], 1)
-        y = convolve(seen, params.w, Slide(strides, ((0, 0),), dilations, groups))
-        return (y if params.b is None else y + params.b), seen[:, 1:]
+        y = convolve(seen, params.w, Slide((1,), ((0, 0),), dilations, groups))
+        return (y if params.b is None else y + lifted(params.b, y)), seen[:, 1:]
 
     return layer(
         init=init,
@@ -149,20 +151,20 @@ def conv(
         backward=backward,
         name="conv",
         decoding=Decoding(prefill, advance)
-        if _is_causal(extent(kernel, dilations), strides, pad)
+        if _is_causal(reach, strides, pad)
         else refused(
             "a convolution must be causal to run token by token: one space axis, stride 1 and "
-            f"padding=[({extent(kernel, dilations)[0] - 1}, 0)], got padding={padding!r}"
+            f"padding=[({reach[0] - 1}, 0)], got padding={padding!r}"
         ),
     )
 
 
 def conv_transpose(
     features: int,
-    kernel: tuple[int, ...],
+    kernel: int | Sequence[int],
     *,
     stride: int | Sequence[int] = 1,
-    padding: str | Sequence[tuple[int, int]] = "same",
+    padding: str | int | Sequence[tuple[int, int]] = "same",
     dilation: int | Sequence[int] = 1,
     bias: bool = True,
     w_init: Callable[..., Array] = initializers.he_normal(),  # noqa: B008  # a pure function
@@ -176,10 +178,11 @@ def conv_transpose(
 
     Args:
       features: how many outputs.
-      kernel: the window, one number a space axis.
+      kernel: the window; one number for every space axis of `x`, or one a space axis.
       stride: how many times larger space becomes; one number, or one a space axis.
-      padding: "same" for `size * stride` outputs, "valid" for all that the window reaches, or a
-        pair (before, after) for each space axis, of zeros around the spread input.
+      padding: "same" for `size * stride` outputs, "valid" for all that the window reaches, or one
+        number for every side or a pair (before, after) for each space axis, of zeros around the
+        spread input.
       dilation: from one place of the window to the next.
       bias: whether `b` is added.
       w_init: initialiser of `w`, as those of `jax.nn.initializers`.
@@ -198,41 +201,39 @@ def conv_transpose(
       >>> layer.forward(params, jnp.ones((5, 8, 8, 1)))[0].shape
       (5, 16, 16, 4)
     """
-    kernel = window_size("kernel", kernel)
-    axes = len(kernel)
-    strides, dilations = per_axis("stride", stride, axes), per_axis("dilation", dilation, axes)
-    window = extent(kernel, dilations)
-    pad = check_padding(padding, axes)
-    pairs = _transposed_pairs(pad, window, strides) if isinstance(pad, str) else pad
+    axes, numbers = kernel_numbers(kernel, stride, padding, dilation)
     if features < 1:
         raise ValueError(f"features must be at least 1, got {features}")
 
-    def slide(sizes: Numbers) -> tuple[Slide, Numbers]:
-        """How the convolution slides whose pullback this is, and the size of its input."""
-        spread = extent(sizes, strides)
-        pad_pairs(pairs, spread, window, (1,) * axes)  # for its check
-        out = tuple(n + sum(p) - k + 1 for n, p, k in zip(spread, pairs, window, strict=True))
-        around = tuple((k - 1 - p[0], k - 1 - p[1]) for p, k in zip(pairs, window, strict=True))
-        return Slide(strides, around, dilations, 1), out
+    def slide(sizes: Numbers) -> tuple[Slide, Numbers, Numbers]:
+        """How the convolution slides whose pullback this is, the size of its input, and how large
+        the window is."""
+        window, strides, pad, dilations = numbers(len(sizes))
+        reach, spread = extent(window, dilations), extent(sizes, strides)
+        pairs = _transposed_pairs(pad, reach, strides) if isinstance(pad, str) else pad
+        pad_pairs(pairs, spread, reach, (1,) * len(sizes))  # for its check
+        out = tuple(n + sum(p) - k + 1 for n, p, k in zip(spread, pairs, reach, strict=True))
+        around = tuple((k - 1 - p[0], k - 1 - p[1]) for p, k in zip(pairs, reach, strict=True))
+        return Slide(strides, around, dilations, 1), out, window
 
     def turned(w: Float[Array, "*kernel i o"]) -> Float[Array, "*kernel o i"]:
-        return jnp.swapaxes(jnp.flip(w, tuple(range(axes))), -1, -2)
+        return jnp.swapaxes(jnp.flip(w, tuple(range(w.ndim - 2))), -1, -2)
 
     def init(key: Key[Array, ""], x: Any) -> ConvParams:
-        slide(check_input(x, axes))
+        *_, window = slide(check_input(x, axes))
         if x.shape[-1] < 1:
             raise ValueError("x must have at least one channel, got none")
-        return _init(key, (*kernel, x.shape[-1], features), x.dtype, bias, w_init, b_init)
+        return _init(key, (*window, x.shape[-1], features), x.dtype, bias, w_init, b_init)
 
     def forward(params: ConvParams, x: X) -> tuple[Y, X]:
-        how, out = slide(check_input(x, axes))
-        _check_params(params, kernel, x.shape[-1], 1)
+        how, out, window = slide(check_input(x, axes))
+        _check_params(params, window, x.shape[-1], 1)
         y = pull_x(turned(params.w), x, how, out)
-        return (y if params.b is None else y + params.b), x
+        return (y if params.b is None else y + lifted(params.b, y)), x
 
     def backward(params: ConvParams, x: X, dy: Y) -> tuple[ConvParams, X]:
-        how, _ = slide(x.shape[1:-1])
-        dw = turned(pull_w(dy, x.astype(dy.dtype), how, kernel)).astype(params.w.dtype)
+        how, _, window = slide(x.shape[1:-1])
+        dw = turned(pull_w(dy, x.astype(dy.dtype), how, window)).astype(params.w.dtype)
         dx = convolve(dy, turned(params.w), how).astype(x.dtype)
         return ConvParams(dw, _pull_b(params.b, dy)), dx
 

@@ -80,7 +80,7 @@ def dense(
     ) -> tuple[Float[Array, "*batch o"], Float[Array, "*batch i"]]:
         _check_params(params, x)
         y = x @ params.w
-        return (y if params.b is None else y + params.b), x
+        return (y if params.b is None else y + trees.lifted(params.b, y)), x
 
     def backward(
         params: DenseParams, x: Float[Array, "*batch i"], dy: Float[Array, "*batch o"]
@@ -105,9 +105,9 @@ def dense(
 
 
 def _check_input(x: Any) -> None:
-    if x.ndim < 1:
-        raise ValueError("x must have a last axis of inputs, got a scalar")
     trees.require_float(x)
+    if x.ndim < 1 or not x.shape[-1]:
+        raise ValueError(f"x must have a last axis of inputs, got shape {tuple(x.shape)}")
 
 
 def _check_params(params: Any, x: Any) -> None:

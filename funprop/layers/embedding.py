@@ -11,7 +11,7 @@ from jax.nn import initializers
 from funprop.decoding import Decoding, place
 from funprop.layer import Layer, layer
 from funprop.quantities.closed_form import closed, sum_squares
-from funprop.trees import require_float, spec_string, widen
+from funprop.trees import Static, lifted, require_float, spec_string, widen
 from funprop.values import known, to_int32
 
 if TYPE_CHECKING:
@@ -150,22 +150,28 @@ def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> La
 
     def forward(
         params: EmbeddingParams, x: Float[Array, "*batch t f"]
-    ) -> tuple[Float[Array, "*batch t f"], tuple[()]]:
+    ) -> tuple[Float[Array, "*batch t f"], Static]:
         check(x)
-        return x + params.table[: x.shape[-2]], ()
+        table = params.table
+        if table.shape[1:] != x.shape[-1:]:
+            raise ValueError(
+                f"x must have a last axis of {table.shape[-1]} to go with a table of shape "
+                f"{tuple(table.shape)}, got x of shape {tuple(x.shape)}"
+            )
+        return x + lifted(table[: x.shape[-2]], x), Static(x.dtype)
 
     def backward(
-        params: EmbeddingParams, kept: tuple[()], dy: Float[Array, "*batch t f"]
+        params: EmbeddingParams, dtype: Static, dy: Float[Array, "*batch t f"]
     ) -> tuple[EmbeddingParams, Float[Array, "*batch t f"]]:
         table = params.table
         rows = widen(dy).sum(tuple(range(dy.ndim - 2)))
         dtable = jnp.zeros_like(table).at[: dy.shape[-2]].set(rows.astype(table.dtype))
-        return EmbeddingParams(dtable), dy
+        return EmbeddingParams(dtable), dy.astype(dtype.value)
 
     def squares(
-        params: EmbeddingParams, kept: tuple[()], dy: Float[Array, "b *s t f"]
+        params: EmbeddingParams, dtype: Static, dy: Float[Array, "b *s t f"]
     ) -> tuple[Float[Array, " b"], Float[Array, "b *s t f"]]:
-        return sum_squares(widen(dy).sum(tuple(range(1, dy.ndim - 2)))), dy
+        return sum_squares(widen(dy).sum(tuple(range(1, dy.ndim - 2)))), dy.astype(dtype.value)
 
     def prefill(
         params: EmbeddingParams, x: Float[Array, "b t f"], length: int
@@ -179,7 +185,7 @@ def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> La
     def advance(
         params: EmbeddingParams, now: Any, x: Float[Array, "b 1 f"]
     ) -> tuple[Float[Array, "b 1 f"], Any]:
-        return x + jax.lax.dynamic_slice_in_dim(params.table, now, 1), now + 1
+        return x + lifted(jax.lax.dynamic_slice_in_dim(params.table, now, 1), x), now + 1
 
     return layer(
         init=make,

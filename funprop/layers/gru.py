@@ -13,13 +13,14 @@ from funprop.layers.recurrent import (
     before,
     check_features,
     check_weights,
+    inputs,
     orthogonal,
     product,
     recurrent,
     split,
     sum_of_products,
 )
-from funprop.trees import wide_dtype
+from funprop.trees import lifted, wide_dtype
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
@@ -102,13 +103,13 @@ def gru(features: int) -> Layer:
             return h, h.astype(x.dtype)
 
         state = jnp.zeros((x.shape[1], features), b.dtype) if state is None else state
-        state, h = jax.lax.scan(step, state, split(product(x, params.w_x) + b, 3))
+        state, h = jax.lax.scan(step, state, split(inputs(x, params.w_x, b), 3))
         return h, state
 
     def backward(params: GRUParams, x: Inputs, h: Hidden, dh: Hidden) -> tuple[GRUParams, Inputs]:
         b, b_h = (leaf.astype(wide_dtype(x.dtype)) for leaf in (params.b, params.b_h))
         h_before = before(h)
-        a, s = product(x, params.w_x) + b, product(h_before, params.w_h)
+        a, s = inputs(x, params.w_x, b), product(h_before, params.w_h)
         r, u, v, inside = _gates(split(a, 3), split(s, 3), b_h)
         # What dh is multiplied with in each third of da; in the last of ds there is r beside it.
         to_v = (1 - u) * (1 - v) * (1 + v)
@@ -141,7 +142,8 @@ def _gates(
     a: tuple[Any, ...], s: tuple[Any, ...], b_h: Float[Array, "o"]
 ) -> tuple[Any, Any, Any, Any]:
     """`r`, `u`, `v`, and what stands inside the reset gate, `s_v + b_h`."""
-    r, u, inside = jax.nn.sigmoid(a[0] + s[0]), jax.nn.sigmoid(a[1] + s[1]), s[2] + b_h
+    inside = s[2] + lifted(b_h, s[2])
+    r, u = jax.nn.sigmoid(a[0] + s[0]), jax.nn.sigmoid(a[1] + s[1])
     return r, u, jnp.tanh(a[2] + r * inside), inside
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from funprop.layers.rotary import rotate
 
@@ -25,13 +27,13 @@ class Heads(NamedTuple):
         """Queries `[b, g, r, t, f]` over `sqrt f`; keys and values `[b, g, t, f]`."""
         time, packed = x.shape[-2:]
         parts = self.heads + 2 * self.kv_heads
-        x = x.reshape(-1, time, parts, packed // parts).swapaxes(1, 2)
+        x = x.reshape(math.prod(x.shape[:-2]), time, parts, packed // parts).swapaxes(1, 2)
         q, k, v = jnp.split(x, (self.heads, self.heads + self.kv_heads), 1)
         if self.rotary is not None:
             places = first + jnp.arange(time, dtype=jnp.int32)  # the sequence began earlier
             q, k = rotate(q, places, base=self.rotary), rotate(k, places, base=self.rotary)
         q = q * q.shape[-1] ** -0.5
-        return q.reshape(len(x), self.kv_heads, -1, *q.shape[2:]), k, v
+        return q.reshape(len(x), self.kv_heads, self.heads // self.kv_heads, *q.shape[2:]), k, v
 
     def joined(self, dq: Any, dk: Any, dv: Any, like: Any) -> Float[Array, "*batch t p"]:
         """The transpose of `split`."""
@@ -42,8 +44,16 @@ class Heads(NamedTuple):
         parts = [d.astype(like.dtype) for d in (dq, dk, dv)]
         return jnp.concatenate(parts, 1).swapaxes(1, 2).reshape(like.shape)
 
+    def reach(self, time: int) -> tuple[Any, Any]:
+        """The first key that each query sees, and the one after the last."""
+        places = np.arange(time)
+        low = np.zeros_like(places) if self.window is None else places - self.window + 1
+        high = np.full_like(places, time) if self.window is None else places + self.window
+        high = np.minimum(high, places + 1) if self.causal else high
+        return np.maximum(low, 0), np.minimum(high, time)
+
     def visible(self, query: Any, key: Any) -> Any:
-        """Whether the query at one place sees the key at another."""
+        """Whether the query at one place, `[i, 1]`, sees the key at another, `[1, j]`."""
         seen = jnp.full(jnp.broadcast_shapes(query.shape, key.shape), True)
         if self.causal:
             seen = seen & (key <= query)

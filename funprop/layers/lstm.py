@@ -13,6 +13,7 @@ from funprop.layers.recurrent import (
     before,
     check_features,
     check_weights,
+    inputs,
     orthogonal,
     product,
     recurrent,
@@ -111,13 +112,13 @@ def lstm(features: int) -> Layer:
             h = (o * jnp.tanh(c)).astype(x.dtype)
             return (h, c), h
 
-        state, h = jax.lax.scan(step, state, split(product(x, params.w_x) + b, 4))
+        state, h = jax.lax.scan(step, state, split(inputs(x, params.w_x, b), 4))
         return h, state
 
     def backward(params: LSTMParams, x: Inputs, h: Hidden, dh: Hidden) -> tuple[LSTMParams, Inputs]:
         b = params.b.astype(wide_dtype(x.dtype))
         h_before = before(h)
-        z_x, z_h = product(x, params.w_x) + b, product(h_before, params.w_h)
+        z_x, z_h = inputs(x, params.w_x, b), product(h_before, params.w_h)
         i, f, g, o = _gates(split(z_x, 4), split(z_h, 4))
         _, c = jax.lax.scan(_cell, jnp.zeros_like(i[0]), (f, i * g))
         tanh_c = jnp.tanh(c)

@@ -1,7 +1,7 @@
 """Normalisations of each example by itself. They keep `x` and a number or two for each mean: the
 normalised `x` is made again in backward, which reads `x` anyway.
 
-Statistics, and all of backward, are computed in float32 at least.
+Statistics, and all of backward, are computed in float32 at least (see `moments`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from funprop.layer import Layer, layer
-from funprop.trees import require_float, widen
+from funprop.layers.moments import deviations, moments
+from funprop.trees import lifted, require_float, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
@@ -40,7 +41,8 @@ def layer_norm(eps: float = 1e-5, *, scale: bool = True, bias: bool = True) -> L
     """`y = (x - mean) / sqrt(variance + eps) * scale + bias`, statistics over the last axis.
 
     Backward, with `w = x - mean`, `r = 1 / sqrt(variance + eps)`, `du = dy * scale` and means over
-    the last axis: `dx = r (du - mean(du) - w r^2 mean(du w))`. Keeps `x`, `mean` and `r`.
+    the last axis: `dx = r (du - mean(du) - w r^2 mean(du w))`. Keeps `x`, `r`, and `mean` as its
+    distance from the first number.
 
     Shapes: `x [*batch, c]`, `y [*batch, c]`; params are made in the dtype of `x`.
     Source: Ba, Kiros and Hinton, arXiv:1607.06450.
@@ -63,14 +65,14 @@ def layer_norm(eps: float = 1e-5, *, scale: bool = True, bias: bool = True) -> L
 
     def forward(params: NormParams, x: X) -> tuple[X, tuple[X, Rows, Rows]]:
         _check(params, x)
-        mean, r = moments(x, -1, eps)
-        return affine(params, (widen(x) - mean) * r, x), (x, mean, r)
+        found = moments(x, lambda x: x.mean(-1, keepdims=True), eps)
+        return affine(params, found.normalised(x), x), (x, found.mean_from(x[..., :1]), found.r)
 
     def backward(
         params: NormParams, residuals: tuple[X, Rows, Rows], dy: X
     ) -> tuple[NormParams, X]:
         x, mean, r = residuals
-        dparams, dx, mean_du = _backward_over_rows(params, widen(x) - mean, r, dy)
+        dparams, dx, mean_du = _backward_over_rows(params, deviations(x, x[..., :1], mean), r, dy)
         return dparams, (dx - r * mean_du).astype(x.dtype)
 
     return layer(init=init, forward=forward, backward=backward, name="layer_norm", pointwise=True)
@@ -126,7 +128,7 @@ def _backward_over_rows(params: NormParams, w: X, r: Rows, dy: X) -> tuple[NormP
     c, dyw = scale.size, dy * w
     mean_du = _dot(dy, scale)[..., None] / c  # sum_c dy[n,c] scale[c]
     mean_duw = _dot(dyw, scale)[..., None] / c  # sum_c dy[n,c] w[n,c] scale[c]
-    dw = r * (dy * scale - w * (r * r * mean_duw))
+    dw = r * (dy * lifted(scale, w) - w * (r * r * mean_duw))
     rows = r.reshape(-1)
     dscale = _dot(rows, dyw.reshape(-1, c))  # sum_n r[n] dy[n,c] w[n,c]
     dbias = _dot(jnp.ones_like(rows), dy.reshape(-1, c))  # sum_n dy[n,c]
@@ -175,29 +177,31 @@ def group_norm(groups: int, eps: float = 1e-5, *, scale: bool = True, bias: bool
     def spread(statistic: Float[Array, "b g"], c: int) -> Float[Array, "b 1 c"]:
         return jnp.repeat(statistic, c // groups, axis=-1)[:, None, :]
 
+    def average(sums: Float[Array, "b c"], space: int) -> Float[Array, "b 1 c"]:
+        """The mean over a group, from sums over space: on a CPU, in a third of the time of one sum
+        over both."""
+        parts = sums.reshape(sums.shape[0], groups, sums.shape[-1] // groups)
+        return spread(parts.sum(-1) / (space * parts.shape[-1]), sums.shape[-1])
+
     def forward(params: NormParams, x: X) -> tuple[X, Any]:
         _check_groups(x, groups)
         _check(params, x)
-        rows, c = flat(x), x.shape[-1]
-        grouped = rows.reshape(*rows.shape[:2], groups, c // groups)
-        mean, r = (statistic[:, 0, :, 0] for statistic in moments(grouped, (1, 3), eps))
-        u = (widen(rows) - spread(mean, c)) * spread(r, c)
-        return affine(params, u, x).reshape(x.shape), (x, mean, r)
+        rows, each = flat(x), x.shape[-1] // groups
+        found = moments(rows, lambda rows: average(rows.sum(1), rows.shape[1]), eps)
+        mean = found.mean_from(spread(rows[:, 0, ::each], x.shape[-1]))
+        u = affine(params, found.normalised(rows), x)
+        return u.reshape(x.shape), (x, mean[:, 0, ::each], found.r[:, 0, ::each])
 
     def backward(params: NormParams, residuals: Any, dy: X) -> tuple[NormParams, X]:
-        x, mean, r = residuals
-        c, r = x.shape[-1], spread(r, x.shape[-1])
-        w = widen(flat(x)) - spread(mean, c)
+        x, *statistics = residuals
+        rows, c = flat(x), x.shape[-1]
+        first, mean, r = (spread(s, c) for s in (rows[:, 0, :: c // groups], *statistics))
+        w = deviations(rows, first, mean)
         dy, scale = flat(dy).astype(w.dtype), scale_of(params, w)
         sum_dy = dy.sum(1)  # sum_s dy[b,s,c]
         sum_dyw = (dy * w).sum(1)  # sum_s dy[b,s,c] w[b,s,c]
-
-        def group_mean(sums: Float[Array, "b c"]) -> Float[Array, "b 1 c"]:
-            parts = sums.reshape(sums.shape[0], groups, c // groups)
-            return spread(parts.sum(-1) / (w.shape[1] * c // groups), c)
-
-        mean_du, mean_duw = group_mean(sum_dy * scale), group_mean(sum_dyw * scale)
-        dx = r * (dy * scale - mean_du - w * (r * r * mean_duw))
+        mean_du, mean_duw = (average(s * scale[None], w.shape[1]) for s in (sum_dy, sum_dyw))
+        dx = r * (dy * lifted(scale, w) - mean_du - w * (r * r * mean_duw))
         dparams = _cotangents(params, (r[:, 0] * sum_dyw).sum(0), sum_dy.sum(0))
         return dparams, dx.reshape(x.shape).astype(x.dtype)
 
@@ -207,24 +211,12 @@ def group_norm(groups: int, eps: float = 1e-5, *, scale: bool = True, bias: bool
 # --------------------------------------------------------------------- what normalisations share
 
 
-def moments(x: Float[Array, "..."], axes: Any, eps: float) -> tuple[Any, Any]:
-    """`mean` and `1 / sqrt(variance + eps)` over `axes`, which stay as axes of one.
-
-    In two passes: the mean of squares less the square of the mean would lose the digits of a
-    variance that is small beside the mean.
-    """
-    x = widen(x)
-    mean = x.mean(axes, keepdims=True)
-    w = x - mean
-    return mean, lax.rsqrt((w * w).mean(axes, keepdims=True) + eps)
-
-
 def affine(params: Any, u: X, x: X) -> X:
     """`u * scale + bias`, as far as there are these, in the dtype of `x`."""
     if params.scale is not None:
-        u = u * params.scale.astype(u.dtype)
+        u = u * lifted(params.scale.astype(u.dtype), u)
     if params.bias is not None:
-        u = u + params.bias.astype(u.dtype)
+        u = u + lifted(params.bias.astype(u.dtype), u)
     return u.astype(x.dtype)
 
 
@@ -273,13 +265,13 @@ def check_leaves(params: Any, x: Any) -> None:
 
 def check_channels(x: Any) -> None:
     """Raise where `x` has no channels, or is not of floating dtype."""
-    if x.ndim < 1:
-        raise ValueError("x must have a last axis of channels, got a scalar")
     require_float(x)
+    if x.ndim < 1 or not x.shape[-1]:
+        raise ValueError(f"x must have a last axis of channels, got shape {tuple(x.shape)}")
 
 
 def _check_groups(x: Any, groups: int) -> None:
-    if x.ndim < 2:
+    if x.ndim < 2 or 0 in x.shape[1:]:
         raise ValueError(f"x must be [batch, *space, channels], got shape {tuple(x.shape)}")
     if x.shape[-1] % groups:
         raise ValueError(f"channels must divide into {groups} groups, got {x.shape[-1]} channels")

@@ -19,8 +19,8 @@ from funprop.layers.windows import (
     check_padding,
     pad_pairs,
     per_axis,
+    space_axes,
     views,
-    window_size,
 )
 from funprop.trees import Static, require_float, widen
 
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 
 def max_pool(
-    window: tuple[int, ...],
+    window: int | Sequence[int],
     *,
     stride: int | Sequence[int] | None = None,
-    padding: str | Sequence[tuple[int, int]] = "valid",
+    padding: str | int | Sequence[tuple[int, int]] = "valid",
 ) -> Layer:
     """The greatest number in every window; of equal ones the first counts, as in XLA.
 
@@ -47,11 +47,12 @@ def max_pool(
     Backward puts each `dy` there.
 
     Args:
-      window: one number a space axis.
+      window: one number for every space axis of `x`, or one a space axis.
       stride: from one window to the next, one number or one a space axis; `None` for the window's
         own size, so that windows do not overlap.
-      padding: "valid" for none, "same" for `ceil(size / stride)` windows, or a pair (before, after)
-        for each space axis, smaller than the window; what is added is never the greatest.
+      padding: "valid" for none, "same" for `ceil(size / stride)` windows, one number for every
+        side, or a pair (before, after) for each space axis, smaller than the window; what is added
+        is never the greatest.
 
     Shapes: `x [batch, *space, c]`, `y [batch, *out, c]`.
 
@@ -63,36 +64,38 @@ def max_pool(
 
     Example:
       >>> x = jnp.array([3.0, 5.0, 5.0, 1.0]).reshape(1, 4, 1)
-      >>> y, kept = max_pool((2,)).forward((), x)
-      >>> y.ravel().tolist(), max_pool((2,)).backward((), kept, y)[1].ravel().tolist()
+      >>> y, kept = max_pool(2).forward((), x)
+      >>> y.ravel().tolist(), max_pool(2).backward((), kept, y)[1].ravel().tolist()
       ([5.0, 5.0], [0.0, 5.0, 5.0, 0.0])
     """
-    window, strides, pairs = _geometry(window, stride, padding)
-    dtype = np.min_scalar_type(math.prod(window) - 1)
+    of = _geometry(window, stride, padding)
 
     def forward(params: tuple[()], x: X) -> tuple[Y, tuple[Place, Static]]:
-        sizes = check_input(x, len(window))
-        first, *rest = views(x, window, strides, pairs(sizes), -math.inf)
-        y, place = first, jnp.zeros(first.shape, dtype)
+        sizes, (window, strides, pairs) = of(x)
+        dtype = np.min_scalar_type(math.prod(window) - 1)
+        first, *rest = views(x, window, strides, pairs, -math.inf)
+        # Where all is -inf, what counts is the first that is not of the padding.
+        inside = _first_inside(sizes, window, strides, pairs).astype(dtype)
+        y, place = first, jnp.broadcast_to(inside[None], first.shape)
         for i, view in enumerate(rest, 1):
             greater = ~(view <= y) & (y == y)  # the first NaN is greater than all, as in XLA
             y, place = jnp.where(greater, view, y), jnp.where(greater, dtype.type(i), place)
-        return y, (place, Static(sizes))
+        return y, (place, Static((sizes, window, strides, pairs)))
 
     def backward(params: tuple[()], residuals: tuple[Place, Static], dy: Y) -> tuple[tuple[()], X]:
-        place, sizes = residuals[0], residuals[1].value
-        parts = [jnp.where(place == dtype.type(i), widen(dy), 0) for i in range(math.prod(window))]
-        dx = add_views(parts, sizes, window, strides, pairs(sizes))
-        return (), dx.astype(dy.dtype)
+        place, (sizes, window, strides, pairs) = residuals[0], residuals[1].value
+        places = map(place.dtype.type, range(math.prod(window)))
+        parts = [jnp.where(place == i, widen(dy), 0) for i in places]
+        return (), add_views(parts, sizes, window, strides, pairs).astype(dy.dtype)
 
     return layer(forward=forward, backward=backward, name="max_pool")
 
 
 def average_pool(
-    window: tuple[int, ...],
+    window: int | Sequence[int],
     *,
     stride: int | Sequence[int] | None = None,
-    padding: str | Sequence[tuple[int, int]] = "valid",
+    padding: str | int | Sequence[tuple[int, int]] = "valid",
     count_include_pad: bool = False,
 ) -> Layer:
     """The mean of every window. Keeps nothing; backward gives each place its share of `dy`.
@@ -109,36 +112,34 @@ def average_pool(
 
     Example:
       >>> x = jnp.array([3.0, 5.0, 1.0]).reshape(1, 3, 1)
-      >>> pool = average_pool((2,), padding="same")
+      >>> pool = average_pool(2, padding="same")
       >>> y, kept = pool.forward((), x)
       >>> y.ravel().tolist(), pool.backward((), kept, y)[1].ravel().tolist()
       ([4.0, 1.0], [2.0, 2.0, 1.0])
     """
-    window, strides, pairs = _geometry(window, stride, padding)
+    of = _geometry(window, stride, padding)
 
-    def shares(sizes: Numbers) -> np.ndarray:
-        """One over how many numbers each window has, `[*out, 1]`."""
-        size = math.prod(window)
+    def shares(sizes: Numbers, window: Numbers, strides: Numbers, pairs: Pairs) -> np.ndarray:
+        """One over how many numbers each window has, `[1, *out, 1]`."""
         if count_include_pad:
-            return np.full((1,) * (len(window) + 1), 1 / size)
+            return np.full((1,) * (len(window) + 2), 1 / math.prod(window))
         counts = np.ones((1, 1))
-        for n, k, s, (before, after) in zip(sizes, window, strides, pairs(sizes), strict=True):
+        for n, k, s, (before, after) in zip(sizes, window, strides, pairs, strict=True):
             start = np.arange(0, before + n + after - k + 1, s) - before
             inside = np.minimum(start + k, n) - np.maximum(start, 0)
             counts = counts[..., None] * inside
-        return 1 / counts[0, 0][..., None]
+        return 1 / counts[0, 0][None, ..., None]
 
     def forward(params: tuple[()], x: X) -> tuple[Y, Static]:
-        sizes = check_input(x, len(window))
-        total = functools.reduce(operator.add, views(widen(x), window, strides, pairs(sizes), 0.0))
-        y = total * jnp.asarray(shares(sizes), total.dtype)
-        return y.astype(x.dtype), Static(sizes)
+        sizes, (window, strides, pairs) = of(x)
+        total = functools.reduce(operator.add, views(widen(x), window, strides, pairs, 0.0))
+        y = total * jnp.asarray(shares(sizes, window, strides, pairs), total.dtype)
+        return y.astype(x.dtype), Static((sizes, window, strides, pairs))
 
     def backward(params: tuple[()], kept: Static, dy: Y) -> tuple[tuple[()], X]:
-        sizes = kept.value
-        share = widen(dy) * jnp.asarray(shares(sizes), widen(dy).dtype)
-        parts = [share] * math.prod(window)
-        dx = add_views(parts, sizes, window, strides, pairs(sizes))
+        window = kept.value[1]
+        share = widen(dy) * jnp.asarray(shares(*kept.value), widen(dy).dtype)
+        dx = add_views([share] * math.prod(window), *kept.value)
         return (), dx.astype(dy.dtype)
 
     return layer(forward=forward, backward=backward, name="average_pool")
@@ -187,7 +188,7 @@ def global_max_pool() -> Layer:
 
     def forward(params: tuple[()], x: X) -> tuple[Row, tuple[Place, Static]]:
         _check_space(x)
-        flat = x.reshape(x.shape[0], -1, x.shape[-1])  # [batch, places, c]
+        flat = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])  # [batch, places, c]
         place = jnp.argmax(flat, 1, keepdims=True)
         y = jnp.take_along_axis(flat, place, 1)
         return y[:, 0], (place.astype(_smallest(flat)), Static(x.shape[1:-1]))
@@ -196,7 +197,7 @@ def global_max_pool() -> Layer:
         params: tuple[()], residuals: tuple[Place, Static], dy: Row
     ) -> tuple[tuple[()], X]:
         place, sizes = residuals[0], residuals[1].value
-        places = jnp.arange(math.prod(sizes), dtype=place.dtype)[:, None]
+        places = jnp.arange(math.prod(sizes), dtype=place.dtype)[None, :, None]
         dx = jnp.where(place == places, dy[:, None], 0)
         return (), dx.reshape(dy.shape[0], *sizes, dy.shape[1])
 
@@ -214,14 +215,35 @@ def _check_space(x: X) -> None:
 
 
 def _geometry(
-    window: tuple[int, ...],
+    window: int | Sequence[int],
     stride: int | Sequence[int] | None,
-    padding: str | Sequence[tuple[int, int]],
-) -> tuple[Numbers, Numbers, Callable[[Numbers], Pairs]]:
-    """The checked window and strides, and what gives the padding for the sizes of space."""
-    window = window_size("window", window)
-    strides = window if stride is None else per_axis("stride", stride, len(window))
-    pad = check_padding(padding, len(window))
-    if not isinstance(pad, str) and any(max(p) >= k for p, k in zip(pad, window, strict=True)):
-        raise ValueError(f"padding must be smaller than the window {window}, got {padding}")
-    return window, strides, lambda sizes: pad_pairs(pad, sizes, window, strides)
+    padding: str | int | Sequence[tuple[int, int]],
+) -> Callable[[X], tuple[Numbers, tuple[Numbers, Numbers, Pairs]]]:
+    """From `x` to the sizes of its space, and the window, strides and padding for it."""
+    axes = space_axes(window=window, stride=stride, padding=padding)
+
+    def checked(axes: int) -> tuple[Numbers, Numbers, str | Pairs]:
+        numbers = per_axis("window", window, axes)
+        strides = numbers if stride is None else per_axis("stride", stride, axes)
+        pad = check_padding(padding, axes)
+        if not isinstance(pad, str) and any(max(p) >= k for p, k in zip(pad, numbers, strict=True)):
+            raise ValueError(f"padding must be smaller than the window {window}, got {padding}")
+        return numbers, strides, pad
+
+    checked(1 if axes is None else axes)
+
+    def of(x: X) -> tuple[Numbers, tuple[Numbers, Numbers, Pairs]]:
+        sizes = check_input(x, axes)
+        numbers, strides, pad = checked(len(sizes))
+        return sizes, (numbers, strides, pad_pairs(pad, sizes, numbers, strides))
+
+    return of
+
+
+def _first_inside(sizes: Numbers, window: Numbers, strides: Numbers, pairs: Pairs) -> np.ndarray:
+    """The first place of each window that is not of the padding, `[*out, 1]`."""
+    first = np.zeros((), int)
+    for n, k, s, (before, after) in zip(sizes, window, strides, pairs, strict=True):
+        start = np.arange(0, before + n + after - k + 1, s)
+        first = first[..., None] * k + np.maximum(before - start, 0)
+    return first[..., None]

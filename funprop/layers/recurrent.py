@@ -16,7 +16,7 @@ from jax.nn import initializers
 from funprop.decoding import Decoding, one_array
 from funprop.layer import Layer, layer
 from funprop.located import located
-from funprop.trees import Static, require_float, spec_string, wide_dtype
+from funprop.trees import Static, lifted, require_float, spec_string, wide_dtype
 from funprop.values import known, to_int32
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def last_step() -> Layer:
 
     def backward(params: tuple[()], residuals: Any, dy: Any) -> tuple[tuple[()], Any]:
         time, lengths = residuals
-        steps = jnp.arange(time.value, dtype=jnp.int32)
+        steps = jnp.arange(time.value, dtype=jnp.int32)[None]
         last = time.value - 1 if lengths is None else lengths[:, None] - 1
         dx = jnp.where((steps == last)[..., None], dy[:, None], 0)
         return (), dx if lengths is None else (dx, None)
@@ -161,6 +161,12 @@ def with_lengths(inner: Layer) -> Layer:
 def product(a: Float[Array, "*n i"], b: Float[Array, "i o"]) -> Float[Array, "*n o"]:
     """`a @ b`, factors in the dtype of `b`, the sum in float32 at least."""
     return jnp.dot(a.astype(b.dtype), b, preferred_element_type=wide_dtype(b.dtype))
+
+
+def inputs(x: Steps, w_x: Float[Array, "i o"], b: Float[Array, "o"]) -> Float[Array, "t n o"]:
+    """What the input gives to the gates at every step."""
+    z = product(x, w_x)
+    return z + lifted(b, z)
 
 
 def sum_of_products(a: Steps, b: Steps, like: Float[Array, "i o"]) -> Float[Array, "i o"]:
@@ -214,7 +220,7 @@ def _hide(x: Sequences, lengths: Lengths) -> Sequences:
     if lengths is None:
         return x
     lengths, time = to_int32(lengths), x.shape[1]
-    shown = (jnp.arange(time, dtype=jnp.int32) < lengths[:, None])[..., None]
+    shown = (jnp.arange(time, dtype=jnp.int32)[None] < lengths[:, None])[..., None]
     return jnp.where(shown, x, 0) + _nan_out_of_range(lengths, x)[:, None, None]
 
 
@@ -236,8 +242,10 @@ def _pair(x: Any) -> tuple[Any, Any]:
 def _unpack(x: Any) -> tuple[Any, Any]:
     """`(x, lengths)`, `lengths` being `None` where there are none."""
     x, lengths = _pair(x) if isinstance(x, tuple) else (x, None)
-    if x.ndim != 3 or 0 in x.shape[:2]:
-        raise ValueError(f"x must be [batch, time, i] with steps, got shape {tuple(x.shape)}")
+    if x.ndim != 3 or 0 in x.shape[1:]:
+        raise ValueError(
+            f"x must be [batch, time, i] with steps and inputs, got shape {tuple(x.shape)}"
+        )
     require_float(x)
     if lengths is not None:
         _check_lengths(lengths, x)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
-from funprop.trees import widen
+from funprop.trees import lifted, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -35,7 +35,7 @@ def rotate(
     """
     half, wide = x.shape[-1] // 2, widen(x).dtype
     speed = jnp.asarray(base, wide) ** (-jnp.arange(half, dtype=wide) / half)
-    angle = places.astype(wide)[:, None] * speed
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    angle = places.astype(wide)[:, None] * speed[None]
+    cos, sin = lifted(jnp.cos(angle), x), lifted(jnp.sin(angle), x)
     a, b = widen(x[..., :half]), widen(x[..., half:])
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1).astype(x.dtype)

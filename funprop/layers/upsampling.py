@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop.layer import Layer, layer
-from funprop.layers.windows import per_axis
-from funprop.trees import Static, require_float, widen
+from funprop.layers.windows import check_input, per_axis, space_axes
+from funprop.trees import Static, widen
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,13 +47,11 @@ def upsample(
     """
     if method not in ("nearest", "bilinear"):
         raise ValueError(f"method must be 'nearest' or 'bilinear', got {method!r}")
-    per_axis("factor", factor, 1 if isinstance(factor, int) else len(factor))  # for its checks
+    axes = space_axes(factor=factor)
+    per_axis("factor", factor, 1 if axes is None else axes)  # for its checks
 
     def forward(params: tuple[()], x: X) -> tuple[Y, Static]:
-        if x.ndim < 3:
-            raise ValueError(f"x must have a batch axis, space and channels, got shape {x.shape}")
-        require_float(x)
-        sizes = x.shape[1:-1]
+        sizes = check_input(x, None)
         factors = per_axis("factor", factor, len(sizes))
         for axis, (n, f) in enumerate(zip(sizes, factors, strict=True), 1):
             if method == "nearest":

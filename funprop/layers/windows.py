@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import numbers as numbers_abc
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax.numpy as jnp
@@ -19,48 +21,77 @@ Numbers: TypeAlias = tuple[int, ...]  # one a space axis
 Pairs: TypeAlias = tuple[tuple[int, int], ...]  # (before, after), one a space axis
 
 
-def window_size(name: str, window: Any) -> Numbers:
-    """`window`, one number a space axis; raise where it is no tuple of positive integers."""
-    if not isinstance(window, tuple) or not window:
-        raise ValueError(f"{name} must be a tuple, one number a space axis, got {window!r}")
-    return per_axis(name, window, len(window))
+def space_axes(**numbers: Any) -> int | None:
+    """How many space axes are meant, by the first that has a number for each of them; `None` where
+    all are one number for all axes, so that it is as many as `x` has.
+
+    Example:
+      >>> space_axes(kernel=3, stride=(2, 1)), space_axes(kernel=3, stride=2)
+      (2, None)
+    """
+    for value in numbers.values():
+        if isinstance(value, tuple | list):
+            return len(value)
+    return None
 
 
 def per_axis(name: str, value: int | Sequence[int], axes: int) -> Numbers:
     """One number a space axis, from one for all of them or from a sequence."""
-    numbers = (value,) * axes if isinstance(value, int) else tuple(value)
-    if len(numbers) != axes:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        numbers = (value,) * axes
+    else:
+        numbers = tuple(value)
+    if any(isinstance(n, bool) or not isinstance(n, numbers_abc.Integral) for n in numbers):
+        raise TypeError(f"{name} must be of integers, got {value!r}")
+    if len(numbers) != axes or not axes:
         raise ValueError(f"{name} must have one number for {axes} space axes, got {value}")
-    if any(not isinstance(number, int) for number in numbers):
-        raise TypeError(f"{name} must be of integers, got {value}")
     if min(numbers) < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
-    return numbers
+    return tuple(int(n) for n in numbers)
 
 
 def check_padding(padding: Any, axes: int) -> str | Pairs:
-    """`padding` as it was given, or with its pairs as tuples."""
-    if padding in ("same", "valid"):
-        return padding
-    pairs = () if isinstance(padding, str | int) else tuple(padding)
+    """The name "same" or "valid", or a pair for each axis; one number is meant for every side."""
+    if isinstance(padding, str) and padding.lower() in ("same", "valid"):
+        return padding.lower()
+    if isinstance(padding, numbers_abc.Integral) and not isinstance(padding, bool):
+        padding = ((padding, padding),) * axes
+    pairs = tuple(padding) if isinstance(padding, tuple | list) else ()
     if len(pairs) != axes or any(not isinstance(p, tuple | list) or len(p) != 2 for p in pairs):
         raise ValueError(
-            f"padding must be 'same', 'valid' or a pair for each of {axes} space axes, "
+            f"padding must be 'same', 'valid', a number or a pair for each of {axes} space axes, "
             f"got {padding!r}"
         )
+    if any(not isinstance(n, numbers_abc.Integral) for n in itertools.chain(*pairs)):
+        raise TypeError(f"padding must be of integers, got {padding}")
     if min(itertools.chain(*pairs)) < 0:
         raise ValueError(f"padding must be at least 0, got {padding}")
-    return tuple((before, after) for before, after in pairs)
+    return tuple((int(before), int(after)) for before, after in pairs)
 
 
-def check_input(x: Any, axes: int) -> Numbers:
-    """The sizes of the space axes of `x`; raise where it is not `[batch, *space, channels]`."""
-    if x.ndim != axes + 2:
+def kernel_numbers(kernel: Any, stride: Any, padding: Any, dilation: Any) -> tuple[int | None, Any]:
+    """How many space axes are meant, if that is said, and what gives, for so many, the window,
+    strides, padding and dilations, checked."""
+    axes = space_axes(kernel=kernel, stride=stride, dilation=dilation, padding=padding)
+
+    def numbers(axes: int) -> tuple[Numbers, Numbers, str | Pairs, Numbers]:
+        window, strides = per_axis("kernel", kernel, axes), per_axis("stride", stride, axes)
+        return window, strides, check_padding(padding, axes), per_axis("dilation", dilation, axes)
+
+    numbers(1 if axes is None else axes)
+    return axes, numbers
+
+
+def check_input(x: Any, axes: int | None) -> Numbers:
+    """The sizes of the space axes of `x`, `axes` of them or any number; raise where it is not
+    `[batch, *space, channels]`."""
+    wanted = "space" if axes is None else f"{axes} space axes"
+    if x.ndim < 3 if axes is None else x.ndim != axes + 2:
         raise ValueError(
-            f"x must have a batch axis, {axes} space axes and a channel axis, got shape {x.shape}"
+            f"x must have a batch axis, {wanted} and a channel axis, got shape {tuple(x.shape)}"
         )
     trees.require_float(x)
-    return x.shape[1:-1]
+    return tuple(x.shape[1:-1])
 
 
 def extent(sizes: Numbers, spacing: Numbers) -> Numbers:

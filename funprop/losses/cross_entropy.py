@@ -56,6 +56,8 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
         raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
 
     def forward(logits: Numbers, targets: Numbers) -> tuple[Terms, Any]:
+        if not logits.size and 0 in logits.shape[-1:]:
+            raise ValueError(f"logits must have a last axis of classes, got shape {logits.shape}")
         top = jax.lax.stop_gradient(widen(logits).max(-1, keepdims=True))
         shift = finite_below(top)
         # The shift stays apart from the norm: their sum would lose the norm's digits.

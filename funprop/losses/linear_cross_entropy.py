@@ -108,7 +108,7 @@ def linear_cross_entropy(
 
     def init(key: Key[Array, ""], x: Any) -> LinearParams:
         outputs = x[0]
-        trees.require_float(outputs)
+        _check_inputs(outputs)
         w = w_init(key, (classes, outputs.shape[-1]), outputs.dtype)
         return LinearParams(w, jnp.zeros(classes, outputs.dtype) if bias else None)
 
@@ -289,10 +289,16 @@ def _checked(params: Any, batch: Any, classes: int) -> tuple[Any, ...]:
     x, labels, *weights = given(batch, "labels")
     if not isinstance(params, LinearParams):
         raise TypeError(f"params must be LinearParams(w, b), got {type(params).__name__}")
-    trees.require_float(x)
+    _check_inputs(x)
     if params.w.shape != (classes, x.shape[-1]):
         raise ValueError(
             f"x must have a last axis of {params.w.shape[-1]} to go with w of shape "
             f"{tuple(params.w.shape)}, got x of shape {tuple(x.shape)}"
         )
     return (x, *check_labels(labels, x.shape[:-1], classes, *weights), *weights)
+
+
+def _check_inputs(x: Any) -> None:
+    trees.require_float(x)
+    if not x.ndim or not x.shape[-1]:
+        raise ValueError(f"x must have a last axis of inputs, got shape {tuple(x.shape)}")

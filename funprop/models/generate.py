@@ -135,7 +135,7 @@ def _logits(hidden: Any, head: LinearParams) -> Any:
     given = [trees.widen(leaf) for leaf in (hidden, head.w, head.b) if leaf is not None]
     dtype = max((leaf.dtype for leaf in given), key=lambda dtype: dtype.itemsize)
     hidden, w, *b = (leaf.astype(dtype) for leaf in given)
-    return hidden @ w.T + b[0] if b else hidden @ w.T
+    return hidden @ w.T + b[0][None] if b else hidden @ w.T
 
 
 # ---------------------------------------------------------------------------------------- checks

@@ -140,9 +140,13 @@ def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: 
       model: such as `gpt` or `llama`, whose first part is the embedding.
       vocabulary: how many tokens there are.
       tied: whether the unembedding is the embedding's table.
-      **loss: what else `linear_cross_entropy` takes: `chunk`, `smoothing`, `z_loss`.
+      **loss: what else `linear_cross_entropy` takes: `chunk`, `smoothing`, `z_loss`; and, where it
+        is not tied, `bias` and `w_init`.
 
     Source: Press and Wolf, arXiv:1608.05859 (tying).
+
+    Raises:
+      ValueError: `bias` with a tied head, which has none; or as `linear_cross_entropy`.
 
     Example:
       >>> import jax, jax.numpy as jnp, funprop as fp
@@ -156,6 +160,9 @@ def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: 
     head = named("head", linear_cross_entropy(vocabulary, **loss))
     if not tied:
         return objective(model, head)
+    for name in ("bias", "w_init"):
+        if loss.get(name):
+            raise ValueError(f"{name} needs tied=False: a tied head is the embedding's table alone")
     whole = objective(named("", model), head)  # whose params are the model's alone
     return reparam(
         whole,
