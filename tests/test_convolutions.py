@@ -174,18 +174,16 @@ def init(layer, *shape):
 def test_one_number_is_meant_for_every_space_axis(axes):
     """As in Keras and PyTorch; of how many axes, `x` says."""
     x = jax.random.normal(KEY, (2, *(6, 4, 5)[:axes], 3))
+    pairs, k = [(1, 1)] * axes, (3,) * axes
     for one, each in (
-        (fp.conv(4, 3), fp.conv(4, (3,) * axes)),
+        (fp.conv(4, 3), fp.conv(4, k)),
         (
             fp.conv(4, 2, stride=2, padding=1),
-            fp.conv(4, [2] * axes, stride=2, padding=[(1, 1)] * axes),
+            fp.conv(4, [2] * axes, stride=2, padding=pairs),
         ),
-        (fp.conv_transpose(4, np.int64(3), stride=2), fp.conv_transpose(4, (3,) * axes, stride=2)),
+        (fp.conv_transpose(4, np.int64(3), stride=2), fp.conv_transpose(4, k, stride=2)),
         (fp.max_pool(2), fp.max_pool((2,) * axes)),
-        (
-            fp.average_pool(3, stride=1, padding="SAME"),
-            fp.average_pool((3,) * axes, stride=1, padding="same"),
-        ),
+        (fp.average_pool(3, padding="SAME"), fp.average_pool(k, padding="same")),
     ):
         params = one.init(KEY, x)
         y, kept = one.forward(params, x)
