@@ -128,7 +128,11 @@ def marked(cases):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", FLOAT, ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    "case",
+    [case for case in FLOAT if case.id != "from_function"],  # the sine of a huge number
+    ids=lambda case: case.id,
+)
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(
     dtype=st.sampled_from(DTYPES),
@@ -136,13 +140,15 @@ def marked(cases):
     power=st.sampled_from([-1.0, -0.4, 0.0, 0.4]),
 )
 def test_as_in_float64(case, dtype, batch, power):
-    """From the smallest normal numbers to those whose squares are just below the greatest."""
+    """From the smallest numbers whose differences are not subnormal, which a CPU takes for zero, to
+    those whose squares are just below the greatest."""
     with jax.enable_x64(True):
         dtype = jnp.dtype(dtype)
         params, x, key = build(case, dtype)
         info = jnp.finfo(dtype)
-        scale = float(info.tiny) * 8 if power == -1 else float(info.max) ** power
-        x = floats(lambda leaf: (leaf.astype(jnp.float64) * scale).astype(dtype), rows(x, batch))
+        scale = float(info.tiny / info.eps) if power == -1 else float(info.max) ** power
+        x = x if case.id == "dense-one-axis" else rows(x, batch)
+        x = floats(lambda leaf: (leaf.astype(jnp.float64) * scale).astype(dtype), x)
         if case.id.startswith("batch_norm") and batch:
             x = floats(lambda leaf: jnp.concatenate([leaf, -leaf]), x)  # one row has no variance
 

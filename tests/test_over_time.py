@@ -66,7 +66,7 @@ def test_the_same_as_flax(layer, cell, of_flax, lengths, x64):
         return (
             y
             if lengths is None
-            else jnp.where(jnp.arange(5)[:, None] < lengths[:, None, None], y, 0)
+            else jnp.where(jnp.arange(5)[None, :, None] < lengths[:, None, None], y, 0)
         )
 
     def of_jax(params, x):
@@ -166,12 +166,12 @@ def test_a_length_out_of_range(layer, length):
         (ValueError, "features must be at least 1, got 0", lambda: fp.gru(0)),
         (
             ValueError,
-            "x must be [batch, time, i] with steps, got shape (3, 4)",
+            "x must be [batch, time, i] with steps and inputs, got shape (3, 4)",
             lambda: fp.lstm(2).init(KEY, X[0]),
         ),
         (
             ValueError,
-            "x must be [batch, time, i] with steps, got shape (2, 0, 4)",
+            "x must be [batch, time, i] with steps and inputs, got shape (2, 0, 4)",
             lambda: fp.last_step().forward((), X[:, :0]),
         ),
         (

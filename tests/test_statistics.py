@@ -94,7 +94,7 @@ def cut(x, *places):
 
 
 def test_calibrate_is_exact_for_batches_of_any_size_and_a_mean_far_from_zero():
-    x = 300 + jax.random.normal(KEY, (50, 3)) * jnp.array([1.0, 0.1, 3.0])
+    x = 300 + jax.random.normal(KEY, (50, 3)) * jnp.array([[1.0, 0.1, 3.0]])
     norm = fp.batch_norm()
     params = fp.calibrate(norm, norm.init(KEY, x), (part for part in cut(x, 1, 30, 41)))
     exact = np.asarray(x, np.float64)
@@ -268,8 +268,8 @@ def tied_norms():
         ),
         (
             ValueError,
-            "x must be [*batch, channels] with rows, got shape (0, 4)",
-            lambda: fp.batch_norm().init(KEY, X[:0]),
+            "x must have rows in training, got shape (0, 4)",
+            lambda: fp.batch_norm().forward(fp.batch_norm().init(KEY, X), X[:0], KEY),
         ),
         (
             ValueError,

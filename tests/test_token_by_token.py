@@ -198,7 +198,7 @@ def greedy_by_forward(model, params, head, prompt, *, length):
     """The likeliest tokens, by the whole model on the growing sequence."""
     text = prompt
     for _ in range(length):
-        logits = model.forward(params, text)[0][:, -1] @ head.w.T + head.b
+        logits = model.forward(params, text)[0][:, -1] @ head.w.T + head.b[None]
         text = jnp.concatenate([text, logits.argmax(-1)[:, None].astype(text.dtype)], 1)
     return text
 

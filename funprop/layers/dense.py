@@ -107,7 +107,8 @@ def dense(
 def _check_input(x: Any) -> None:
     trees.require_float(x)
     if x.ndim < 1 or not x.shape[-1]:
-        raise ValueError(f"x must have a last axis of inputs, got shape {tuple(x.shape)}")
+        got = f"shape {tuple(x.shape)}" if x.ndim else "a scalar"
+        raise ValueError(f"x must have a last axis of inputs, got {got}")
 
 
 def _check_params(params: Any, x: Any) -> None:

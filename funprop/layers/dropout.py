@@ -36,7 +36,7 @@ def dropout(rate: float) -> Layer:
         if key is None or rate == 0:
             return x
         kept = jax.random.bernoulli(key, 1 - rate, x.shape)
-        return jnp.where(kept, x / (1 - rate), 0)
+        return jnp.where(kept, x / (1 - rate), jnp.where(x == x, 0, x))  # NaN is never lost
 
     def forward(
         params: tuple[()], x: Float[Array, "*shape"], key: Key[Array, ""] | None

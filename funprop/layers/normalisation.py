@@ -267,7 +267,8 @@ def check_channels(x: Any) -> None:
     """Raise where `x` has no channels, or is not of floating dtype."""
     require_float(x)
     if x.ndim < 1 or not x.shape[-1]:
-        raise ValueError(f"x must have a last axis of channels, got shape {tuple(x.shape)}")
+        got = f"shape {tuple(x.shape)}" if x.ndim else "a scalar"
+        raise ValueError(f"x must have a last axis of channels, got {got}")
 
 
 def _check_groups(x: Any, groups: int) -> None:

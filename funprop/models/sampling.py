@@ -91,7 +91,7 @@ def likeliest(
 ) -> Bool[Array, "batch vocabulary"]:
     """Which tokens are among the `top_k` and in the nucleus; of equal ones the first."""
     order = jnp.argsort(-z, axis=-1)  # stable
-    few = jnp.arange(z.shape[-1], dtype=jnp.int32) < how.top_k
+    few = (jnp.arange(z.shape[-1], dtype=jnp.int32) < how.top_k)[None]
     p = jax.nn.softmax(jnp.where(few, jnp.take_along_axis(z, order, -1), -jnp.inf), -1)
     before = jnp.cumsum(p, -1)[..., :-1]
     before = jnp.pad(before, ((0, 0), (1, 0)))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from funprop.decoding import through
 from funprop.layer import Layer, Recorded
@@ -24,7 +25,8 @@ def offload(layer: Layer) -> Layer:
     it moves nothing.
 
     Raises:
-      ValueError: at forward, the default backend has no pinned host memory.
+      ValueError: at forward, outside of `jit`, the residuals lie on a device without pinned host
+        memory.
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -37,8 +39,8 @@ def offload(layer: Layer) -> Layer:
     """
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        _check_backend()
         y, residuals = layer.forward(params, x, key)
+        _check_memory(residuals)
         return y, _moved(residuals, jax.memory.Space.Host)
 
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
@@ -65,10 +67,15 @@ def _moved(residuals: PyTree, space: Any) -> PyTree:
     return jax.tree.map(moved, residuals, is_leaf=lambda node: isinstance(node, Recorded))
 
 
-def _check_backend() -> None:
-    device = jax.local_devices()[0]
-    kinds = [m.kind for m in device.addressable_memories()]
-    if "pinned_host" not in kinds:
-        raise ValueError(
-            f"offload needs a backend with pinned_host memory, got {device.platform} with {kinds}"
-        )
+def _check_memory(residuals: PyTree) -> None:
+    """Raise where residuals that are there already lie on a device without pinned host memory. What
+    is traced may be compiled for any platform, whose compiler then says it."""
+    for leaf in jax.tree.leaves(residuals):
+        if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array):
+            continue
+        device = next(iter(leaf.devices()))
+        kinds = [memory.kind for memory in device.addressable_memories()]
+        if "pinned_host" not in kinds:
+            got = f"{device.platform} with {kinds}"
+            raise ValueError(f"offload needs a device with pinned_host memory, got {got}")
+        return
