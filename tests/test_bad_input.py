@@ -301,7 +301,10 @@ def test_fit_is_given_something_else():
         options = {"epochs": 1, "batch_size": 4, "progress": None} | change
         raises(kind, sentence, lambda: fp.fit(step, state, (X, Y), **options))
 
-    refused("step must be a Step, as fp.step makes it, got function", step=grad_fn)
+    refused(
+        "step must be a Step, as step(grad_fn, optimizer) makes it, got the function grad_fn",
+        step=grad_fn,
+    )
     refused(
         "step must not be a scan: fit runs many updates in a device call itself",
         step=fp.scan(train),
@@ -356,7 +359,7 @@ def test_metrics_that_are_no_sums():
     )
     raises(
         TypeError,
-        "objective must give a Sum, as objective(model, loss) does, got float32[8,2]",
+        "objective must give a Sum, (total, weight) over the batch, got float32[8,2]",
         lambda: fp.backprop(fp.dense(2))(fp.dense(2).init(KEY, X), X),
     )
 
