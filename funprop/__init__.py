@@ -5,10 +5,10 @@ from funprop import starting  # noqa: F401  # isort: split
 from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.decoding import Decoding
 from funprop.functions import as_function, from_function
-from funprop.gradients import Gradient, backprop, from_loss, measure, objective
+from funprop.gradients import Gradient, backprop, from_loss, measure
 from funprop.inspect.param_table import ParamTable, param_table
 from funprop.inspect.summary import summary
-from funprop.layer import Layer, Recorded, layer, map_layers, named
+from funprop.layer import Layer, Recorded, layer, named
 from funprop.layers import (
     BatchNormParams,
     BatchSums,
@@ -66,6 +66,7 @@ from funprop.losses import (
     mean_squared,
     softmax_cross_entropy,
 )
+from funprop.maps import map_layers
 from funprop.metrics import absolute_error, accuracy, binary_accuracy
 from funprop.models import (
     autoencoder,
@@ -81,6 +82,7 @@ from funprop.models import (
     swiglu,
     unembedding,
 )
+from funprop.objectives import objective
 from funprop.params import Frozen, Statistic, by_name, decayed, roles, trained, where
 from funprop.params.tapped import Tapped, untap
 from funprop.rewrites import (
@@ -132,8 +134,7 @@ from funprop.transforms import (
 )
 from funprop.trees import Sum
 from funprop.verify import cost, taylor_test, verify, verify_rules, verify_second_order
-
-__version__ = "0.1.0"
+from funprop.version import __version__ as __version__
 
 __all__ = [
     "Averaged",

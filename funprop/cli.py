@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 import jax
 
-import funprop
 from funprop.starting import INTERRUPTED, started
 from funprop.train.output import lasting_output
+from funprop.version import __version__
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
 def _run() -> int:
     """The command's exit code, where it ends well."""
     if sys.argv[1:] == ["--version"]:
-        print(f"funprop {funprop.__version__}, JAX {jax.__version__}")
+        print(f"funprop {__version__}, JAX {jax.__version__}")
         return 0
     try:
         import tyro

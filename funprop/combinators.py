@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.decoding import of_parallel, of_repeat, of_residual, of_serial, through
-from funprop.layer import Layer, output_spec, split_key
+from funprop.keys import split_key
+from funprop.layer import Layer, output_spec
 from funprop.located import located
 from funprop.names import params_of
 from funprop.params.frozen import trained, with_trained

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.arguments import (
-    as_sum,
     check_grad_fn,
     check_key,
     check_layer,
@@ -22,10 +21,9 @@ from funprop.arguments import (
     run,
 )
 from funprop.keys import takes_key, with_key
-from funprop.layer import Layer, Recorded, output_spec, recorded, split_key
-from funprop.located import check_params, located
-from funprop.metrics import COLUMNS, check_names, measured_by, metric_sum
-from funprop.names import params_of
+from funprop.layer import Layer, Recorded, recorded
+from funprop.located import check_params
+from funprop.metrics import COLUMNS, check_names, metric_sum
 from funprop.params.frozen import trained, with_trained
 from funprop.params.statistics import new_statistics
 from funprop.trees import Sum
@@ -54,108 +52,6 @@ class Gradient(NamedTuple):
     weight: Any
     metrics: dict[str, Sum]
     recorded: Any = ()
-
-
-def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> Layer:
-    """Model and loss as one layer, from a batch to the loss's `Sum`.
-
-    Args:
-      model: from inputs to outputs.
-      loss: from `(outputs, targets)` or `(outputs, targets, weights)` to a `Sum`.
-      **metrics: functions `(outputs, targets, weights=None) -> Sum`, recorded by their names; one
-        without the third argument is for batches without weights.
-
-    Returns:
-      A layer whose input is a batch, `(inputs, targets)` or `(inputs, targets, weights)`. An
-      example of weight zero has no say in value and gradient, whatever it holds. Its params are the
-      model's; of a loss that has params of its own, both by name.
-
-    Raises:
-      TypeError: `model` or `loss` is no layer, or a metric no function; or, at forward, `loss`
-        gives no `Sum`.
-
-    Example:
-      >>> import funprop as fp
-      >>> batch = jnp.ones((4, 3)), jnp.zeros(4, int)
-      >>> fit_me = objective(fp.dense(2), fp.softmax_cross_entropy(), accuracy=fp.accuracy)
-      >>> params = fit_me.init(jax.random.key(0), batch)
-      >>> loss, _ = fit_me.forward(params, batch)
-      >>> float(loss.weight)
-      4.0
-    """
-    check_layer("model", model, "serial(dense(4))")
-    check_layer("loss", loss, "mean_squared()")
-    for name, metric in metrics.items():
-        if not callable(metric):
-            raise TypeError(
-                f"{name} must be a function (outputs, targets, weights) -> Sum, got "
-                f"{described(metric)}"
-            )
-    check_names(metrics)
-    children = model, loss
-    parts = located(children)
-
-    def init(key: Any, batch: Any) -> PyTree:
-        _check_batch(batch)
-        batch = trees.canonical(batch)
-        model_key, loss_key = jax.random.split(key)
-        params = parts[0].init(model_key, batch[0])
-        outputs = output_spec(parts[0], params, batch[0])
-        own = parts[1].init(loss_key, (outputs, *batch[1:]))
-        return params if loss.paramless else params_of(children, (params, own))
-
-    def forward(params: Any, batch: Any, key: Any = None) -> tuple[Sum, tuple[Any, Any, Any]]:
-        _check_batch(batch)
-        inputs, *targets = batch
-        inputs = _with_a_say(inputs, *targets[1:])
-        of_model, of_loss = node.split(params)
-        model_key, loss_key = split_key(key, 2)
-        outputs, model_kept = parts[0].forward(of_model, inputs, model_key)
-        loss, loss_kept = parts[1].forward(of_loss, (outputs, *targets), loss_key)
-        loss = as_sum("loss", loss)
-        measured = [
-            Recorded(measured_by(name, metric, outputs, *targets), metric=name)
-            for name, metric in metrics.items()
-        ]
-        return loss, (model_kept, loss_kept, measured)
-
-    def backward(params: Any, residuals: Any, dy: Any) -> tuple[PyTree, Any]:
-        model_kept, loss_kept, _ = residuals
-        of_model, of_loss = node.split(params)
-        dloss, (doutputs, *dtargets) = parts[1].backward(of_loss, loss_kept, dy)
-        dmodel, dinputs = parts[0].backward(of_model, model_kept, doutputs)
-        return node.join(params, (dmodel, dloss)), (dinputs, *dtargets)
-
-    def rebuild(model: Layer, loss: Layer) -> Layer:
-        return objective(model, loss, **metrics)
-
-    node = Layer(init, forward, backward, "objective", children, rebuild, flat=loss.paramless)
-    return node
-
-
-def _check_batch(batch: Any) -> None:
-    if not isinstance(batch, tuple) or len(batch) not in (2, 3):
-        raise ValueError("batch must be (inputs, targets) or (inputs, targets, weights)")
-    lengths = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(batch)}
-    if len(lengths) > 1:
-        shapes = [leaf.shape for leaf in jax.tree.leaves(batch)]
-        raise ValueError(f"inputs and targets must have the same length, got shapes {shapes}")
-
-
-def _with_a_say(inputs: PyTree, *weights: Any) -> PyTree:
-    """`inputs`, zero where an example of weight zero has NaN or infinity. Its cotangents are zero,
-    but times NaN they would be NaN in the gradient of every weight."""
-    if not weights:
-        return inputs
-    silent = (jnp.asarray(weights[0]) == 0).all(tuple(range(1, weights[0].ndim)))
-
-    def cleaned(leaf: Any) -> Any:
-        if not trees.is_float(leaf):
-            return leaf
-        without = silent.reshape(len(silent), *(1,) * (leaf.ndim - 1))
-        return jnp.where(without & ~jnp.isfinite(leaf), 0, leaf)
-
-    return jax.tree.map(cleaned, inputs)
 
 
 def backprop(objective: Layer) -> GradFn:

@@ -1,10 +1,15 @@
-"""Functions that take a random key, and functions that do not."""
+"""Random keys: which functions take one, and one for each child."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Key
 
 
 def with_key(function: Callable[..., Any], what: str) -> Callable[..., Any]:
@@ -26,3 +31,8 @@ def takes_key(function: Callable[..., Any], what: str) -> bool:
             f"{what} must take (params, x) or (params, x, key), got {len(places)} arguments"
         )
     return len(needed) == 3
+
+
+def split_key(key: Key[Array, ""] | None, n: int) -> tuple[Any, ...]:
+    """One key for each of `n` children; for no key, none for each."""
+    return (None,) * n if key is None else tuple(jax.random.split(key, n))

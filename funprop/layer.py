@@ -1,4 +1,4 @@
-"""The contract: what a layer is, how one is made, and mapped.
+"""The contract: what a layer is, and how one is made.
 
 A layer is three pure functions. `forward` keeps *residuals*, `backward` turns the cotangent of the
 output into the cotangents of params and input. Everything else in funprop makes layers out of
@@ -16,10 +16,10 @@ import jax
 
 from funprop.decoding import Decoding, one_decoding
 from funprop.keys import takes_key, with_key
-from funprop.names import RESERVED, below, empty, is_kind, label, params_of
+from funprop.names import RESERVED, empty, is_kind, label, params_of
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Key, PyTree
+    from jaxtyping import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -263,40 +263,6 @@ def leaf_of(layer: Layer, **functions: Any) -> Layer:
     whole = {"name": name, "of_node": of_node, "children": (), "rebuild": None, "copies": None}
     none = dict.fromkeys(("shares", "hands_on", "flat"), False)
     return dataclasses.replace(layer, **(whole | none | functions))
-
-
-# -------------------------------------------------------------------------------------- mapping
-
-
-def map_layers(function: Callable[[Layer], Layer], model: Layer) -> Layer:
-    """Apply `function` to every leaf of the model and rebuild the combinators above.
-
-    As `jax.tree.map` is to arrays, so is this to layers; `map_layers(autodiff, model)` is the
-    reference for a model whose backward is written by hand.
-
-    Example:
-      >>> import funprop as fp
-      >>> map_layers(lambda l: named(l.name.upper(), l), fp.serial(fp.dense(4), fp.relu()))
-      serial(DENSE, RELU)
-    """
-    return map_nodes(lambda _, node: node if node.children else function(node), model)
-
-
-def map_nodes(function: Callable[[str, Layer], Layer], model: Layer, path: str = "") -> Layer:
-    """Apply `function(path, layer)` to every node, children before the node above them."""
-    children = [
-        map_nodes(function, child, place)
-        for child, place in zip(model.children, below(path, model), strict=True)
-    ]
-    return function(path, model.rebuild(*children) if children else model)
-
-
-# ------------------------------------------------------------------------ what combinators share
-
-
-def split_key(key: Key[Array, ""] | None, n: int) -> tuple[Any, ...]:
-    """One key for each of `n` children; for no key, none for each."""
-    return (None,) * n if key is None else tuple(jax.random.split(key, n))
 
 
 def output_spec(layer: Layer, params: PyTree, x_spec: PyTree) -> PyTree:

@@ -11,29 +11,33 @@ import jax
 from funprop import trees
 from funprop.decoding import Decoding, decoding_of
 from funprop.layer import Layer
-from funprop.names import distinct_names
+from funprop.names import distinct_names, label
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
 
-def located(children: tuple[Layer, ...]) -> tuple[Layer, ...]:
+def located(children: tuple[Layer, ...], *, flat: bool = False) -> tuple[Layer, ...]:
     """The children with their place told: in error messages and in the compiled program's names.
 
     A `ValueError` or `TypeError` from inside a child comes out with the child's path in front, so
-    that a shape that does not fit is found in a model of any depth, in anybody's own layer too.
+    that a shape that does not fit is found in a model of any depth, in anybody's own layer too. A
+    child that has its parent's path (see `below`) stays as it is.
     """
-    if len(children) == 1:  # which has its parent's path
-        return children
-    return tuple(
-        dataclasses.replace(
+    flat = flat or len(children) == 1
+
+    def with_names(child: Layer, name: str) -> Layer:
+        return dataclasses.replace(
             child,
             init=_located(name, child.init),
             forward=_located(name, child.forward),
             backward=_located(name, child.backward),
             decoding=Decoding(*(_located(name, run) for run in decoding_of(child)[:2])),
         )
-        for child, name in zip(children, distinct_names(children), strict=True)
+
+    return tuple(
+        child if (flat and not i) or not label(child) else with_names(child, name)
+        for i, (child, name) in enumerate(zip(children, distinct_names(children), strict=True))
     )
 
 

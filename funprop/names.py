@@ -83,7 +83,8 @@ def below(path: str, layer: Layer) -> tuple[str, ...]:
 
 def title(path: str, layer: Layer) -> str:
     """What a table calls the layer at `path`: of one with its child's path, its kind too."""
-    return f"{path} ({layer.name})" if path and layer.flat else path or layer.name
+    told = path and layer.flat and path.rpartition("/")[2] != layer.name
+    return f"{path} ({layer.name})" if told else path or layer.name
 
 
 # ------------------------------------------------------------------------------- names of params

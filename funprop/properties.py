@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from funprop.layer import map_nodes
+from funprop.maps import map_nodes
 
 if TYPE_CHECKING:
     from funprop.layer import Layer

@@ -238,7 +238,7 @@ def test_dtypes_of_params_and_input_come_back(case):
         params, x, key = build(case, dtype)
         run = functools.partial(gradient, case.layer)
         dparams, dx = jax.eval_shape(run, params, x, key)
-        chex.assert_trees_all_equal_shapes_and_dtypes(dparams, params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(dparams, fp.trained(params))
         floats = jax.tree.map(
             lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.floating) else None, x
         )

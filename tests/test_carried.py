@@ -104,6 +104,7 @@ def test_no_gradient_no_state_no_decay():
     step = fp.step(fp.backprop(OBJECTIVE), optax.sgd(1e-2, momentum=0.9))
     state = step.init(params, None)
     assert len(jax.tree.leaves(state.opt_state[0].trace)) == len(jax.tree.leaves(params)) - 6
+    metrics = {}
     for _ in range(5):  # without a key nothing is recorded, and nothing changes
         state, metrics = step.update(state, batches()[0])
     np.testing.assert_array_equal(state.params.batch_norm.mean, params.batch_norm.mean)

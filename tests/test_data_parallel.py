@@ -159,6 +159,7 @@ def on_8_each_device_draws_its_own_noise():
 def on_8_an_epoch_is_that_of_one_device():
     """Its last batch of 3, of 16, is filled up; held-out data is of any number of rows."""
     params, batch = problem(35)
+    want: list[dict[str, float]] = []
     for made, over in ((HAND, None), (fp.data_parallel(HAND, mesh(8)), mesh(8))):
         step = fp.step(made, optax.sgd(0.1))
         result = fp.fit(

@@ -185,16 +185,16 @@ def test_nothing_is_traced_or_compiled_twice(over):
         grad_fn = fp.data_parallel(grad_fn, mesh)
     step, params = fp.step(grad_fn, optax.sgd(0.1)), whole.init(KEY, DATA)
     options = {"held_out": DATA, "measure": fp.measure(grad_fn), "mesh": mesh}
-    epochs = []
+    noted = []
 
     class Noted(silent):
-        def epoch(self, row, epochs_):
-            epochs.append(dict(events))
+        def epoch(self, row, epochs):
+            noted.append(dict(events))
 
     with counted() as events:
         state = step.init(params, None)
         fp.fit(step, state, DATA, epochs=6, batch_size=4, progress=Noted, **options)
-        assert epochs[0] and epochs[-1] == epochs[1]  # calls of the second are ahead of the first
+        assert noted[0] and noted[-1] == noted[1]  # calls of the second are ahead of the first
         events.clear()
         trained(step, params, epochs=3, **options)
     assert not events["jaxpr_trace_duration"] and not events["backend_compile_duration"]

@@ -14,7 +14,8 @@ import optax
 import pytest
 
 import funprop as fp
-from funprop.layer import leaf_of, map_nodes
+from funprop.layer import leaf_of
+from funprop.maps import map_nodes
 from funprop.names import child_names, empty
 from tests.cases import ALL, COMPOSITE, build, quickly
 
@@ -222,16 +223,19 @@ def test_manual_and_autodiff_agree_through_a_step(x64):
 
 
 # From the ground floor up: a room may import the ground floor and, above it, what it says.
-GROUND = {"values", "trees", "keys", "names", "decoding", "layer", "located", "properties"}
+GROUND = {
+    *("values", "trees", "keys", "names", "decoding", "layer", "maps", "located", "properties")
+}
 IMPORTS = {
     "values": set(),
     "trees": {"values"},
-    "keys": set(),
     "names": {"layer"},  # for the type alone
+    "keys": set(),
     "decoding": {"trees"},
     "layer": {"trees", "keys", "names", "decoding"},
-    "located": GROUND,
-    "properties": {"layer"},
+    "maps": {"layer", "names"},
+    "located": {"trees", "names", "decoding", "layer"},
+    "properties": {"layer", "names", "maps"},
     "params": GROUND,
     "arguments": GROUND | {"params"},
     "quantities": GROUND | {"params"},
@@ -239,11 +243,12 @@ IMPORTS = {
     "combinators": GROUND | {"params"},
     "layers": GROUND | {"params", "quantities", "functions"},
     "losses": GROUND | {"quantities"},
-    "metrics": {"trees", "losses"},
+    "metrics": GROUND | {"losses"},
+    "objectives": GROUND | {"arguments", "metrics"},
     "gradients": GROUND | {"params", "arguments", "metrics"},
     "rewrites": GROUND
     | {"params", "arguments", "quantities", "functions", "layers", "combinators"},
-    "models": GROUND | {"params", "layers", "combinators", "losses", "gradients"},
+    "models": GROUND | {"params", "layers", "combinators", "losses", "objectives", "gradients"},
     "transforms": GROUND | {"params", "arguments", "quantities", "rewrites", "gradients"},
     "steps": GROUND | {"params", "arguments", "rewrites", "gradients", "transforms"},
     "inspect": GROUND | {"params"},
@@ -298,3 +303,31 @@ def test_every_public_name_has_a_docstring_with_an_example():
             continue
         assert thing.__doc__, name
         assert ">>>" in thing.__doc__ or name in data, name
+
+
+def test_no_file_is_long_and_no_two_import_each_other():
+    files = list((ROOT / "funprop").rglob("*.py"))
+    lengths = sorted(len(file.read_text().splitlines()) for file in files)
+    assert lengths[-1] <= 300 and lengths[len(lengths) // 2] <= 120
+    assert len(list((ROOT / "funprop" / "verify").glob("*.py"))) <= 10
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
+    imports = {
+        name: {found for found in _imports_of_ours(file) if found in names and found != name}
+        for name, file in names.items()
+    }
+    while imports:  # take away what imports nothing that is left; a circle stays
+        free = {name for name, found in imports.items() if not found & imports.keys()}
+        assert free, f"a circle among {sorted(imports)}"
+        imports = {name: found for name, found in imports.items() if name not in free}
+
+
+def _imports_of_ours(file):
+    """Modules that a file imports when it runs, a package's own files too."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)

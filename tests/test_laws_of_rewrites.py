@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import funprop as fp
-from funprop.layer import map_nodes
+from funprop.maps import map_nodes
 from funprop.names import child_names, label
 from tests.cases import COMPOSITE, MODELS, build
 

@@ -220,6 +220,7 @@ def test_labels_and_ids_that_are_narrower_than_the_number_of_classes(dtype, clas
     rng = np.random.default_rng(0)
     numbers = np.array([0, 5, 10, 43, 127])
     logits = rng.standard_normal((5, classes)).astype(np.float32)
+    want = None
     for width in (np.int32, dtype):
         given = numbers.astype(width)
         params = fp.LinearParams(jnp.asarray(logits.T[:, :3]), None)

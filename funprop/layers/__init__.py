@@ -12,7 +12,8 @@ from funprop.layers.activations import (
     tanh,
 )
 from funprop.layers.attention import attention
-from funprop.layers.batch_norm import BatchNormParams, BatchSums, batch_norm, calibrate
+from funprop.layers.batch_norm import BatchNormParams, BatchSums, batch_norm
+from funprop.layers.calibration import calibrate
 from funprop.layers.convolution import ConvParams, conv, conv_transpose
 from funprop.layers.dense import DenseParams, dense
 from funprop.layers.dropout import dropout

@@ -38,7 +38,7 @@ def space_axes(**numbers: Any) -> int | None:
 def per_axis(name: str, value: int | Sequence[int], axes: int) -> Numbers:
     """One number a space axis, from one for all of them or from a sequence."""
     if isinstance(value, str) or not isinstance(value, Iterable):
-        numbers = (value,) * axes
+        numbers: tuple[Any, ...] = (value,) * axes
     else:
         numbers = tuple(value)
     if any(isinstance(n, bool) or not isinstance(n, numbers_abc.Integral) for n in numbers):

@@ -8,11 +8,8 @@ inputs.
 """
 
 from funprop.losses.cross_entropy import binary_cross_entropy, softmax_cross_entropy
-from funprop.losses.linear_cross_entropy import (
-    LinearParams,
-    linear_cross_entropy,
-    linear_predictions,
-)
+from funprop.losses.linear_cross_entropy import LinearParams, linear_cross_entropy
+from funprop.losses.predictions import linear_predictions
 from funprop.losses.regression import huber, mean_absolute, mean_squared
 
 __all__ = [

@@ -238,30 +238,6 @@ def linear_cross_entropy(
     return layer(init=init, forward=forward, backward=marked, name="linear_cross_entropy")
 
 
-def linear_predictions(
-    params: LinearParams, x: Float[Array, "*n i"], *, chunk: int = 1024
-) -> Int[Array, "*n"]:
-    """The most likely class of every row, in chunks as the loss is: no logits exist whole.
-
-    Example:
-      >>> params = LinearParams(jnp.eye(3), None)
-      >>> linear_predictions(params, jnp.array([[0.0, 1.0, 0.0]]), chunk=2).tolist()
-      [1]
-    """
-    rows = x.reshape(-1, x.shape[-1])
-
-    def step(carry: Any, part: Chunk) -> Any:
-        top, best = carry
-        z = part.logits(rows)
-        higher = z.max(-1) > top
-        place = (part.start + z.argmax(-1)).astype(best.dtype)
-        return jnp.maximum(top, z.max(-1)), jnp.where(higher, place, best)
-
-    top = jnp.full(len(rows), -jnp.inf, widen(rows).dtype)
-    _, best = over_chunks(step, (top, jnp.zeros(len(rows), jnp.int32)), params, chunk)
-    return best.reshape(x.shape[:-1])
-
-
 def rows_with_a_say(x: Float[Array, "*n i"], *weights: Any) -> tuple[Any, Any, Any]:
     """`x` as rows; which of them have a weight of zero; and which of those hold NaN or infinity,
     which are zero in the rows, as `dw = dz^T x` would otherwise be NaN."""

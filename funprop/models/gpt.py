@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.combinators import reparam, repeat, serial
-from funprop.gradients import objective
 from funprop.layer import Layer, named
 from funprop.layers import dropout, embedding, layer_norm, learned_positions, rms_norm
 from funprop.layers.embedding import EmbeddingParams
 from funprop.losses import LinearParams, linear_cross_entropy
 from funprop.models.transformer import DEVIATION, block, feed_forward, self_attention, swiglu
 from funprop.names import params_of
+from funprop.objectives import objective
 from funprop.params.frozen import Frozen
 
 if TYPE_CHECKING:

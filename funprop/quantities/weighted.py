@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from funprop.layer import Layer, map_layers
+from funprop.layer import Layer
+from funprop.maps import map_layers
 from funprop.quantities.closed_form import closed_of
 from funprop.quantities.each_example import gradients, keeping, without_input
 from funprop.trees import Sum, spread, widen

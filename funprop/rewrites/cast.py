@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.decoding import through
-from funprop.layer import Layer, map_layers
+from funprop.layer import Layer
+from funprop.maps import map_layers
 from funprop.params.roles import is_statistic
 from funprop.quantities.closed_form import closed, closed_of
 from funprop.rewrites.own_residuals import with_own, without_own

@@ -9,7 +9,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from funprop.decoding import through
-from funprop.layer import Layer, map_nodes
+from funprop.layer import Layer
+from funprop.maps import map_nodes
 from funprop.params.selection import name_of
 from funprop.sharding.ready import data_parallel_rules
 from funprop.sharding.rules import Rules, chosen_by

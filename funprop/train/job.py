@@ -15,11 +15,12 @@ import numpy as np
 import optax
 
 from funprop import trees
-from funprop.gradients import backprop, measure, objective
+from funprop.gradients import backprop, measure
 from funprop.inspect.summary import summary
 from funprop.inspect.table import aligned
 from funprop.inspect.visits import compiled_visits
 from funprop.layer import Layer
+from funprop.objectives import objective
 from funprop.rewrites import autodiff
 from funprop.steps import step
 from funprop.train import processes

@@ -86,6 +86,13 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
       TypeError: a leaf of `like` is neither an array nor a spec.
       OSError: there is no such file, or it cannot be read.
       ModuleNotFoundError: safetensors is missing.
+
+    Example:
+      >>> import tempfile
+      >>> file = Path(tempfile.mkdtemp()) / "params.safetensors"
+      >>> save(file, {"w": jnp.arange(3.0)})
+      >>> load(file, {"w": jax.ShapeDtypeStruct((3,), jnp.float32)})["w"].tolist()
+      [0.0, 1.0, 2.0]
     """
     _installed()
     from safetensors import SafetensorError, safe_open

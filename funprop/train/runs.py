@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import optax
 
-import funprop
 from funprop.train import processes
 from funprop.train.params_file import save
 from funprop.train.stopping import Row
 from funprop.train.whole_file import whole_file
+from funprop.version import __version__
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -185,7 +185,7 @@ def write_history(folder: Path, history: Sequence[Row]) -> None:
 def write_settings(folder: Path, settings: dict[str, Any], finished: bool = False) -> None:
     """`run.json`: what a run was asked for and came to, with the versions of what it ran on."""
     versions = {
-        "funprop": funprop.__version__,
+        "funprop": __version__,
         "jax": jax.__version__,
         "optax": optax.__version__,
         "python": platform.python_version(),

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.layer import split_key
+from funprop.keys import split_key
 from funprop.properties import refuse_mixing
 from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
 

@@ -1,0 +1,34 @@
+"""A model is a tree of layers that can be mapped, as `jax.tree.map` maps arrays."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from funprop.layer import Layer
+from funprop.names import below
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def map_layers(function: Callable[[Layer], Layer], model: Layer) -> Layer:
+    """Apply `function` to every leaf of the model and rebuild the combinators above.
+
+    As `jax.tree.map` is to arrays, so is this to layers; `map_layers(autodiff, model)` is the
+    reference for a model whose backward is written by hand.
+
+    Example:
+      >>> import funprop as fp
+      >>> map_layers(lambda l: named(l.name.upper(), l), fp.serial(fp.dense(4), fp.relu()))
+      serial(DENSE, RELU)
+    """
+    return map_nodes(lambda _, node: node if node.children else function(node), model)
+
+
+def map_nodes(function: Callable[[str, Layer], Layer], model: Layer, path: str = "") -> Layer:
+    """Apply `function(path, layer)` to every node, children before the node above them."""
+    children = [
+        map_nodes(function, child, place)
+        for child, place in zip(model.children, below(path, model), strict=True)
+    ]
+    return function(path, model.rebuild(*children) if children else model)
