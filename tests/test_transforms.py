@@ -129,7 +129,7 @@ def test_pythons_numbers_in_sums_are_numbers(make):
     """As `len(batch)`: in a loss function's sums, in a layer's, in a metric's, in a grad_fn's."""
     x, y = jnp.linspace(-1, 1, 8)[:, None], jnp.zeros((8, 1))
 
-    def hits(o: Any, t: Any) -> Any:
+    def hits(o, t):
         return fp.Sum((o > t).sum(), o.size)
 
     own = fp.layer(
@@ -139,10 +139,10 @@ def test_pythons_numbers_in_sums_are_numbers(make):
     objective = fp.objective(fp.dense(1, bias=False), own, hits=hits)
     params = fp.DenseParams(jnp.ones((1, 1)), None)
 
-    def by_loss(p: Any, b: Any) -> Any:
+    def by_loss(p, b):
         return ((b[0] @ p.w - b[1]) ** 2).sum(), len(b[0]), {"hits": hits(b[0] @ p.w, b[1])}
 
-    def by_hand(p: Any, b: Any, key: Any = None) -> Any:
+    def by_hand(p, b, key=None):
         grads = fp.DenseParams(2 * b[0].T @ (b[0] @ p.w - b[1]), None)
         return fp.Gradient(grads, by_loss(p, b)[0], len(b[0]), {"hits": hits(b[0], b[1])})
 

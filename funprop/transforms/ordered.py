@@ -44,8 +44,8 @@ def ordered(
     Raises:
       ValueError: `parts` is not positive, or no multiple of the devices; the mesh has no such axis;
         noise would be added in every part; `grad_fn` is split over devices already; or, when
-        called, `parts` does not divide the batch, or it is empty, its leaves are of unequal length, or there is a
-        key and a layer mixes examples (`batch_norm`).
+        called, `parts` does not divide the batch, its leaves are empty or of unequal length, or
+        there is a key and a layer mixes examples (`batch_norm`).
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
