@@ -138,7 +138,7 @@ def _with_weight(batch: PyTree, n: Any) -> Any:
     if not isinstance(batch, tuple) or len(batch) != 3:
         return n
     weights = jnp.asarray(batch[2])
-    return (weights.reshape(len(weights), -1) != 0).any(1).sum(dtype=n.dtype)
+    return (weights != 0).any(tuple(range(1, weights.ndim))).sum(dtype=n.dtype)
 
 
 def _by_rows(
