@@ -106,7 +106,8 @@ def elu(alpha: float = 1.0) -> Layer:
     Source: Clevert, Unterthiner and Hochreiter, arXiv:1511.07289.
 
     Raises:
-      ValueError: `alpha` is not finite, or not positive (then the sign of `y` would not tell that of `x`).
+      ValueError: `alpha` is infinite, or not positive (then the sign of `y` would not tell that of
+        `x`).
 
     Example:
       >>> y, kept = elu().forward((), jnp.array([0.0, 2.0]))

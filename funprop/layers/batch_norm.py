@@ -130,7 +130,8 @@ def batch_norm(eps: float = 1e-5, *, momentum: float = 0.9) -> Layer:
 
     Raises:
       ValueError: `eps` is not positive, or above 1; or `momentum` not from 0 to 1; or, at init or
-        forward, `x` has no batch axis, another last axis than the params want, or, with a key, no rows.
+        forward, `x` has no batch axis, another last axis than the params want, or, with a key,
+        no rows.
       TypeError: `x` is not of floating dtype, or the params are not `BatchNormParams`.
 
     Example:

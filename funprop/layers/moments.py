@@ -56,8 +56,8 @@ def moments(x: Float[Array, "..."], average: Callable[[Any], Any], eps: float) -
 
 
 def inverse_root(variance: Float[Array, "..."], eps: float) -> Float[Array, "..."]:
-    """`1 / sqrt(variance + eps)`, and NaN where squares have overflowed: zero would pass unseen, and
-    to scale each row by its largest number first takes one more pass over `x`."""
+    """`1 / sqrt(variance + eps)`, and NaN where squares have overflowed: zero would pass unseen,
+    and to scale each row by its largest number first takes one more pass over `x`."""
     return jnp.where(variance < jnp.inf, lax.rsqrt(variance + eps), jnp.nan)
 
 

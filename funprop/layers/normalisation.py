@@ -50,8 +50,8 @@ def layer_norm(eps: float = 1e-5, *, scale: bool = True, bias: bool = True) -> L
     Source: Ba, Kiros and Hinton, arXiv:1607.06450.
 
     Raises:
-      ValueError: `eps` is not positive, or above 1; or, at init or forward, `x` has no last axis or another
-        one than the params want.
+      ValueError: `eps` is not positive, or above 1; or, at init or forward, `x` has no last axis or
+        another one than the params want.
       TypeError: `x` is not of floating dtype, or the params are not `NormParams`.
 
     Example:
@@ -90,8 +90,8 @@ def rms_norm(eps: float = 1e-6, *, scale: bool = True) -> Layer:
     Source: Zhang and Sennrich, arXiv:1910.07467.
 
     Raises:
-      ValueError: `eps` is not positive, or above 1; or, at init or forward, `x` has no last axis or another
-        one than the params want.
+      ValueError: `eps` is not positive, or above 1; or, at init or forward, `x` has no last axis or
+        another one than the params want.
       TypeError: `x` is not of floating dtype, or the params are not `NormParams`.
 
     Example:
@@ -154,8 +154,9 @@ def group_norm(groups: int, eps: float = 1e-5, *, scale: bool = True, bias: bool
     Source: Wu and He, arXiv:1803.08494.
 
     Raises:
-      ValueError: `groups` or `eps` is not positive, or `eps` above 1; or, at init or forward, `x` has fewer than two
-        axes, or channels that `groups` does not divide, or others than the params want.
+      ValueError: `groups` or `eps` is not positive, or `eps` above 1; or, at init or forward,
+        `x` has fewer than two axes, or channels that `groups` does not divide, or others than the
+        params want.
       TypeError: `x` is not of floating dtype, or the params are not `NormParams`.
 
     Example:
@@ -284,11 +285,8 @@ def _check_groups(x: Any, groups: int) -> None:
 def check_eps(eps: float) -> None:
     """Raise where `eps` does not keep a constant `x` from a division by zero, or where it is the
     number of features, which other libraries ask for in its place."""
-    if (
-        isinstance(eps, (tuple, list))
-        or eps > 1
-        or (eps == 1 and isinstance(eps, numbers.Integral))
-    ):
+    whole = isinstance(eps, (tuple, list)) or (isinstance(eps, numbers.Integral) and eps > 0)
+    if whole or eps > 1:
         raise ValueError(
             f"eps must be a small number, got {eps}: the number of features is found from the input"
         )
