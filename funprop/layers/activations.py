@@ -114,8 +114,10 @@ def elu(alpha: float = 1.0) -> Layer:
       >>> y.tolist(), elu().backward((), kept, jnp.ones(2))[1].tolist()
       ([0.0, 2.0], [1.0, 1.0])
     """
-    if not 0 < alpha < math.inf:
-        raise ValueError(f"alpha must be positive and finite, got {alpha}")
+    if not alpha > 0:
+        raise ValueError(f"alpha must be positive, got {alpha}")
+    if alpha == math.inf:
+        raise ValueError(f"alpha must be finite, got {alpha}")
 
     def forward(x: X) -> tuple[X, Kept]:
         y = jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))

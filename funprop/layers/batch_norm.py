@@ -116,7 +116,7 @@ def batch_norm(eps: float = 1e-5, *, momentum: float = 0.9) -> Layer:
     which no gradient trains. `step` folds the batch's in, a share of `1 - momentum` each;
     `calibrate` sets those of all the data. The variance is the mean square deviation, not the
     unbiased one. A row of padding counts like any other.
-    Where squares overflow in float32, from deviations of about 1e19 on, the output is NaN.
+    Where the sum of squares overflows, from deviations of about 1e18 on, the output is NaN.
 
     Backward, with `w = x - mean`, `r = 1 / sqrt(variance + eps)` and sums over the `n` rows:
     `dscale = r sum(dy w)`, `dbias = sum(dy)`; with a key

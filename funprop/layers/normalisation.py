@@ -1,8 +1,8 @@
 """Normalisations of each example by itself. They keep `x` and a number or two for each mean: the
 normalised `x` is made again in backward, which reads `x` anyway.
 
-Statistics, and all of backward, are computed in float32 at least (see `moments`). Where squares
-overflow there, from deviations of about 1e19 on, the output is NaN.
+Statistics, and all of backward, are computed in float32 at least (see `moments`). Where the
+sum of squares overflows there, from numbers of about 1e18 on, the output is NaN.
 """
 
 from __future__ import annotations
