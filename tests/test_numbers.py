@@ -255,6 +255,33 @@ def test_normalisations_of_small_steps_about_a_large_mean(name, mean, step, x64)
     )
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e12, 1e18, 1e20, 1e30])
+@pytest.mark.parametrize("name", [*NORMS, "rms_norm"])
+def test_normalisations_of_huge_and_tiny_numbers(name, size, x64):
+    """Right as long as their squares are numbers; then NaN, which does not pass unseen."""
+    norm, shape, key = {**NORMS, "rms_norm": (fp.rms_norm(), (8, 60), None)}[name]
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(size * rng.standard_normal(shape), jnp.float32)
+    dy = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    @jax.jit
+    def run(params, x, dy):
+        y, kept = norm.forward(params, x, key)
+        return y, norm.backward(params, kept, dy)
+
+    params = norm.init(None, x)
+    got = run(params, x, dy)
+    if size > 1e19:
+        assert jnp.isnan(got[0]).all() and jnp.isnan(got[1][1]).all()
+        return
+    want = run(*jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, x, dy)))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max()),
+        got,
+        want,
+    )
+
+
 def test_branches_get_cotangents_in_their_own_dtypes():
     narrow, wide = jnp.ones((2, 3), jnp.bfloat16), jnp.ones((2, 3))
     whole = jnp.ones((2, 3), jnp.int32)
