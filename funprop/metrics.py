@@ -96,6 +96,8 @@ def _given(outputs: Any, targets: Any, weights: Any) -> tuple[Any, ...]:
 def check_names(names: Iterable[str], reserved: tuple[str, ...] = COLUMNS + ADDED) -> None:
     """Raise a `ValueError` where a metric has a name under which something else is told."""
     for name in names:
+        if not name:
+            raise ValueError("metric '' needs another name: one that is not empty")
         if name in reserved or name.startswith(("held_out/", "gradient_norm/")):
             told = ", ".join(reserved)
             raise ValueError(f"metric {name!r} needs another name: {told} are reserved")

@@ -216,5 +216,7 @@ def all_finite(leaf: Any) -> Bool[Array, ""]:
 
 def require_float(x: Any) -> None:
     """Raise a `TypeError` where `x` is not of floating dtype."""
+    if not hasattr(x, "dtype"):
+        raise TypeError(f"x must be an array of floating dtype, got {type(x).__name__}")
     if not is_float(x):
         raise TypeError(f"x must be of floating dtype, got {spec_string(x)}")

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from funprop.layer import Layer, layer
 from funprop.trees import require_float
+from funprop.values import real_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,6 +72,7 @@ def leaky_relu(slope: float = 0.01) -> Layer:
       >>> y.tolist(), leaky_relu(0.5).backward((), kept, jnp.ones(2))[1].tolist()
       ([-1.0, 2.0], [0.5, 1.0])
     """
+    slope = real_number(slope, "slope")
 
     def times_slope(x: X) -> X | int:
         return slope * x if slope else 0  # where x is infinite, too
@@ -107,6 +109,7 @@ def elu(alpha: float = 1.0) -> Layer:
       >>> y.tolist(), elu().backward((), kept, jnp.ones(2))[1].tolist()
       ([0.0, 2.0], [1.0, 1.0])
     """
+    alpha = real_number(alpha, "alpha")
     if not alpha > 0:
         raise ValueError(f"alpha must be positive, got {alpha}")
 
