@@ -318,7 +318,8 @@ def test_fit_is_given_something_else():
         state=averaging.init(params, None),
     )
     refused(
-        "state must be alive, got one that an update has used up: it gives a new one back",
+        "state must not have been given to an update before, which used up its memory: go on with "
+        "the state that update gave",
         state=used,
         kind=ValueError,
     )

@@ -47,7 +47,8 @@ def ordered(
       ValueError: `parts` is not positive, or no multiple of the devices; the mesh has no such axis,
         or axes that are not `AxisType.Auto`; noise would be added in every part;
         `grad_fn` is split over devices already; or, when called, `parts` does not divide the batch,
-        its leaves are of unequal length, or there is a key and a layer mixes examples (`batch_norm`).
+        its leaves are of unequal length, or there is a key and a layer mixes
+        examples (`batch_norm`).
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
