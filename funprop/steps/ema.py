@@ -18,6 +18,12 @@ from funprop.values import real_number
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
+UNKNOWN = (  # what JAX raises where the value of a traced number is asked for
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
 
 class Averaged(NamedTuple):
     """The state of `ema`.
@@ -102,7 +108,7 @@ def _at(decay: Callable[[Any], Any], count: Any) -> Any:
     """The decay after `count` updates, which are traced."""
     try:
         share = decay(count)
-    except jax.errors.ConcretizationTypeError:  # which has a page to say, not about decay
+    except UNKNOWN:  # which have a page to say, not about decay
         raise TypeError(
             "decay must be a function of a traced number: use jnp.minimum and jnp.where in it, not "
             "min, if or float"

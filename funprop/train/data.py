@@ -84,7 +84,7 @@ def _check_finite(leaf: Any, name: str, what: str, weights: PyTree) -> None:
     if jax.tree.leaves(weights):
         each = [np.asarray(w).reshape(len(w), -1) for w in jax.tree.leaves(weights)]
         counts = np.any([(w != 0).any(1) for w in each], axis=0)
-        wrong &= np.asarray(trees.spread(counts, wrong))
+        wrong &= counts.reshape(-1, *(1,) * (wrong.ndim - 1))
     if wrong.any():
         at = [int(i) for i in np.argwhere(wrong)[0]]
         raise ValueError(f"{what} must be finite, got {leaf[tuple(at)]} in {name} at {at}")
