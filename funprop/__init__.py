@@ -8,7 +8,7 @@ from funprop.functions import as_function, from_function
 from funprop.gradients import Gradient, backprop, from_loss, measure
 from funprop.inspect.param_table import ParamTable, param_table
 from funprop.inspect.summary import summary
-from funprop.layer import Layer, Recorded, layer, named
+from funprop.layer import Layer, Recorded, layer, named, recorded
 from funprop.layers import (
     BatchNormParams,
     BatchSums,
@@ -250,6 +250,7 @@ __all__ = [
     "parallel",
     "param_table",
     "patience",
+    "recorded",
     "relu",
     "remat",
     "reparam",

@@ -17,6 +17,7 @@ from funprop.layer import Layer, output_spec
 from funprop.located import located
 from funprop.names import params_of
 from funprop.params.frozen import trained, with_trained
+from funprop.params.statistics import without_place
 from funprop.params.updating import is_updating, scan_in_place
 from funprop.values import whole_number
 
@@ -255,7 +256,7 @@ def reparam(
 
     def forward(params: Any, x: PyTree, key: Any = None) -> tuple[PyTree, tuple[PyTree]]:
         y, kept = part.forward(expand(params), x, key)
-        return y, (kept,)
+        return y, (kept if hands_on else without_place(kept),)
 
     def backward(params: Any, residuals: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
         # The expanded params are made again: residuals hold no copy of weights.

@@ -16,7 +16,8 @@ import jax
 
 from funprop.decoding import Decoding, one_decoding
 from funprop.keys import takes_key, with_key
-from funprop.names import RESERVED, empty, is_kind, label, params_of
+from funprop.names import empty, identifier, is_kind, label, params_of
+from funprop.trees import RESERVED
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -106,7 +107,7 @@ class Layer:
         Raises:
           ValueError: `params` are no tuple of as many as there are children.
         """
-        if self.hands_on:
+        if self.hands_on and self.children[0].children:
             first, *made = self.children[0].children
             return (params_of((first, *made), (params, *((),) * len(made))),)
         if self.flat:
@@ -123,7 +124,7 @@ class Layer:
         Raises:
           ValueError: there is something for a child that has no place in params.
         """
-        if self.hands_on:
+        if self.hands_on and self.children[0].children:
             return parts[0][0]
         if not self.flat:
             return getattr(params, "_make", tuple)(parts)
@@ -233,7 +234,8 @@ def named(name: str, layer: Layer) -> Layer:
     """The same layer under a name of your own: its params have it in their paths.
 
     Raises:
-      ValueError: the name is one that has a meaning in paths, `frozen` or `statistic`.
+      ValueError: the name is empty, or one that has a meaning in paths, `frozen` or `statistic`.
+      TypeError: `name` is no string, or `layer` no layer.
 
     Example:
       >>> import jax, jax.numpy as jnp, funprop as fp
@@ -241,15 +243,22 @@ def named(name: str, layer: Layer) -> Layer:
       >>> model.init(jax.random.key(0), jnp.zeros((1, 3))).head.w.shape
       (8, 2)
     """
-    if name in RESERVED:
-        raise ValueError(f"name must not be one of {', '.join(RESERVED)}, got {name!r}")
+    if not isinstance(name, str) or not isinstance(layer, Layer):
+        raise TypeError(f"named takes a name and a layer, got {name!r} and {layer!r}")
+    if not name or identifier(name) in RESERVED:
+        raise ValueError(f"name must not be empty or one of {', '.join(RESERVED)}, got {name!r}")
+    return renamed(name, layer)
+
+
+def renamed(name: str, layer: Layer) -> Layer:
+    """As `named`, without a look at the name: an empty one takes no place in paths."""
     if not layer.children:
         return dataclasses.replace(layer, name=name, named=True, rebuild=None)
     return dataclasses.replace(
         layer,
         name=name,
         named=True,
-        rebuild=lambda *children, **more: named(name, layer.rebuild(*children, **more)),
+        rebuild=lambda *children, **more: renamed(name, layer.rebuild(*children, **more)),
     )
 
 

@@ -6,6 +6,7 @@ import functools
 import itertools
 import keyword
 import re
+import unicodedata
 from collections import namedtuple
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from jaxtyping import PyTree
 
     from funprop.layer import Layer
-
-RESERVED = ("frozen", "statistic")  # what stands around params of these kinds
 
 
 def label(layer: Layer) -> str:
@@ -57,19 +56,21 @@ def child_names(layer: Layer) -> tuple[str, ...]:
 
 def distinct_names(layers: tuple[Layer, ...]) -> tuple[str, ...]:
     """The names of siblings, as Python can write them, numbered where they are the same."""
-    names = [_identifier(label(layer)) for layer in layers]
+    names = [identifier(label(layer)) for layer in layers]
     taken = {name for name in names if names.count(name) == 1}
     found = []
     for name in names:
-        numbered = (f"{name}_{i}" for i in itertools.count())
-        found.append(name if name in taken else next(n for n in numbered if n not in taken))
-        taken.add(found[-1])
+        if names.count(name) > 1:
+            numbered = (f"{name}_{i}" for i in itertools.count())
+            name = next(n for n in numbered if n not in taken)
+            taken.add(name)
+        found.append(name)
     return tuple(found)
 
 
-def _identifier(name: str) -> str:
-    """`name` as an attribute: `gated_silu` of `gated(silu)`."""
-    name = re.sub(r"\W+", "_", name).strip("_")
+def identifier(name: str) -> str:
+    """`name` as an attribute, as Python itself reads it: `gated_silu` of `gated(silu)`."""
+    name = re.sub(r"\W+", "_", unicodedata.normalize("NFKC", name)).strip("_")
     return name if name.isidentifier() and not keyword.iskeyword(name) else f"layer_{name}"
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Num, PyTree, Shaped
 
 
+RESERVED = ("frozen", "statistic")  # what stands around params of these kinds
+
+
 class Sum(NamedTuple):
     """A sum and how much was summed. Sums add up exactly over parts of any size; means do not.
 
@@ -148,14 +151,16 @@ def take(data: PyTree[Shaped[Array, "n ..."]], rows: Any) -> PyTree:
 
 
 def path_string(path: tuple[Any, ...]) -> str:
-    """A key path of `jax.tree_util` as people write it.
+    """A key path of `jax.tree_util` as people write it: without what `Frozen`, `LowRank` and
+    `Statistic` put around params.
 
     Example:
       >>> paths = jax.tree_util.tree_flatten_with_path({"a": [1, 2]})[0]
       >>> [path_string(path) for path, _ in paths]
       ['a/0', 'a/1']
     """
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    named = tuple(key for key in path if getattr(key, "name", None) not in RESERVED)
+    return jax.tree_util.keystr(named, simple=True, separator="/")
 
 
 def spec_string(leaf: Any) -> str:

@@ -79,8 +79,15 @@ def test_names_that_nobody_could_write_are_made_so():
     )
     assert params._fields == ("dense_1", "dense_0", "dense_2", "a_b", "layer_class")
     assert len(jax.tree.leaves(params)) == len(fp.by_name(params)) == 6
-    with pytest.raises(ValueError, match="name must not be one of frozen, statistic"):
-        fp.named("frozen", fp.relu())
+    odd = fp.serial(
+        *(fp.named(n, fp.tanh()) for n in ("a_1", "a", "a", "a", "a 1", "x²", "ﬁ", "fi"))
+    )
+    assert len(set(odd.init(jax.random.key(0), jnp.zeros(3))._fields)) == 8
+    for name in ("frozen", " frozen", "statistic", ""):
+        with pytest.raises(ValueError, match="name must not be empty or one of frozen, statistic"):
+            fp.named(name, fp.relu())
+    with pytest.raises(TypeError, match="named takes a name and a layer, got 3 and relu"):
+        fp.named(3, fp.relu())
 
 
 @pytest.mark.parametrize("case", COMPOSITE, ids=lambda case: case.id)
@@ -165,6 +172,47 @@ def test_low_rank_trains_its_own_numbers_alone_in_a_tied_model_too():
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), own, after)
     trained = [name for name, moved in fp.by_name(changed).items() if moved]
     assert trained and {name.split("/")[-1] for name in trained} <= {"up", "down", "scale", "bias"}
+
+
+TWICE = {
+    "freeze of freeze": lambda m: fp.freeze(fp.freeze(m, "blocks"), "norm"),
+    "low_rank, frozen": lambda m: fp.freeze(fp.low_rank(m, "*/qkv", 2, train="norm"), "norm"),
+    "cast of frozen": lambda m: fp.cast(fp.freeze(m, "blocks"), jnp.float32),
+    "cast of low_rank": lambda m: fp.cast(fp.low_rank(m, "*/qkv", 2), jnp.float32),
+    "remat of frozen": lambda m: fp.remat(fp.freeze(m, "blocks[:-1]")),
+    "remat of tied, a part kept": lambda m: fp.remat(m, keep="*/attention"),
+    "tap of low_rank": lambda m: fp.tap(fp.low_rank(m, "*/qkv", 2), "norm", forward=jnp.sum),
+}
+
+
+@pytest.mark.parametrize("how", TWICE)
+def test_rewrites_of_rewrites_train_and_are_told(how):
+    model = TWICE[how](gpt())
+    batch = (jnp.arange(8).reshape(2, 4), jnp.arange(8).reshape(2, 4) + 1)
+    params = model.init(jax.random.key(0), batch)
+    train = fp.step(fp.backprop(model), optax.sgd(0.1))
+    _, metrics = train.update(train.init(params, None), batch)
+    assert np.isfinite(metrics["loss"].total)
+    assert fp.summary(model, batch).total.trained == sum(
+        leaf.size for leaf in jax.tree.leaves(fp.trained(params))
+    )
+    assert fp.describe_sharding(params).rows[0].path == next(iter(fp.by_name(params)))
+    again = model.rebuild(*model.children)
+    assert jax.tree.structure(specs(again, batch)) == jax.tree.structure(params)
+
+
+def test_any_model_that_begins_with_an_embedding_can_be_tied():
+    for body in (
+        fp.serial(fp.named("tokens", fp.embedding(7, 4)), fp.layer_norm()),
+        fp.embedding(7, 4),
+        fp.serial(fp.serial(fp.embedding(7, 4), fp.layer_norm()), fp.dense(4)),
+    ):
+        model = fp.language_model(body, 7)
+        params = model.init(jax.random.key(0), (TOKENS, TOKENS))
+        got = fp.backprop(model)(params, (TOKENS, TOKENS)).grads
+        want = jax.grad(lambda p, m=model: m.forward(p, (TOKENS, TOKENS))[0].total)(params)
+        for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(g, w, rtol=1e-4, atol=1e-5)
 
 
 # -------------------------------------------------------------------------------------------- roles

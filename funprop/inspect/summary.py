@@ -97,19 +97,21 @@ def summary(model: Layer, x_spec: PyTree) -> Summary:
 
     def add_rows(at: Place, path: str, layer: Layer, params: Any, residuals: Any) -> None:
         """By the mirror law: what stands past the children's places is the layer's own."""
-        n = len(layer.children)
+        # `remat` keeps what it keeps itself; inside a part that it keeps whole nothing is seen.
+        n = len(layer.children) if (*at, 0) in outputs else 0
         own_params, parts = params, layer.split(params) if n else ()
-        if layer.shares:
+        if n and layer.shares:
             own_params, parts = _shared(layer, params, given[at], given[(*at, 0)])
         elif n:
             own_params = ()
-        own = residuals[n:] if n else residuals
+        inside = residuals[:n] if n and residuals is not None else [None] * n
+        own = residuals[n:] if n and residuals is not None else residuals
         new = {id(leaf): leaf for leaf in jax.tree.leaves(own) if id(leaf) not in counted}
         counted.update(new)
         if not n or new or trees.size(own_params):
             rows.append(_row(title(path, layer), outputs[at], own_params, trees.nbytes(new)))
-        for i, name in enumerate(below(path, layer)):
-            add_rows((*at, i), name, layer.children[i], parts[i], residuals[i])
+        for i, name in enumerate(below(path, layer)[:n]):
+            add_rows((*at, i), name, layer.children[i], parts[i], inside[i])
 
     def run(params: PyTree, x: PyTree) -> None:
         _, residuals = noted(model, ()).forward(params, x)

@@ -86,6 +86,8 @@ class BatchSums:
     squares: Any
     momentum: float = 0.9
 
+    of = BatchNormParams
+
     def moments(self) -> tuple[Any, Any]:
         """Mean and variance of all the rows; the variance is the mean square, not unbiased."""
         sums = self.point, self.total, self.squares
@@ -96,17 +98,18 @@ class BatchSums:
         """The params with running statistics: the plain mean over the first batches, then one in
         which a batch has the share `1 - momentum`. So they never lean on where they started."""
         share = jnp.maximum(1 - self.momentum, 1 / (params.updates + 1))
-        share = jnp.where(self.count > 0, share, 0).astype(params.updates.dtype)
+        mean, variance = self.moments()
+        finite = jnp.isfinite(mean).all(-1) & jnp.isfinite(variance).all(-1)
+        known = (self.count > 0) & finite  # else they stay, all of them
 
         def towards(old: Any, new: Any) -> Any:
             step = share[..., None].astype(old.dtype) * (new.astype(old.dtype) - old)
-            return jnp.where(self.count[..., None] > 0, old + step, old)
+            return jnp.where(known[..., None], old + step, old)
 
-        mean, variance = self.moments()
         return params._replace(
             mean=towards(params.mean, mean),
             variance=towards(params.variance, variance),
-            updates=params.updates + (self.count > 0).astype(params.updates.dtype),
+            updates=params.updates + known.astype(params.updates.dtype),
         )
 
 

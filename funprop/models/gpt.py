@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.combinators import reparam, repeat, serial
-from funprop.layer import Layer, named
+from funprop.layer import Layer, named, renamed
 from funprop.layers import dropout, embedding, layer_norm, learned_positions, rms_norm
-from funprop.layers.embedding import EmbeddingParams
 from funprop.losses import LinearParams, linear_cross_entropy
 from funprop.models.transformer import DEVIATION, block, feed_forward, self_attention, swiglu
 from funprop.names import params_of
 from funprop.objectives import objective
-from funprop.params.frozen import Frozen
+from funprop.params.frozen import trained
 from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
@@ -168,7 +167,7 @@ def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: 
     for name in ("bias", "w_init"):
         if loss.get(name):
             raise ValueError(f"{name} needs tied=False: a tied head is the embedding's table alone")
-    whole = objective(named("", model), head)  # whose params are the model's alone
+    whole = objective(renamed("", model), head)  # whose params are the model's alone
     return reparam(
         whole,
         expand=lambda params: params_of(whole.children, (params, unembedding(params))),
@@ -196,9 +195,11 @@ def unembedding(params: Any) -> LinearParams:
 def _add_to_table(params: Any, dexpanded: Any) -> Any:
     """The table's two gradients, of looking up and of the head, added; none where it is frozen."""
     dmodel, head = dexpanded
-    if isinstance(params.embedding, Frozen):
+    (table, *_), own = jax.tree.leaves(params), jax.tree.leaves(trained(params))
+    if not own or own[0] is not table:
         return dmodel
-    return dmodel._replace(embedding=EmbeddingParams(dmodel.embedding.table + head.w))
+    (first, *rest), tree = jax.tree.flatten(dmodel)
+    return tree.unflatten([first + head.w, *rest])
 
 
 def _then(layer: Layer, more: list[Layer]) -> Layer:

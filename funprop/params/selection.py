@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.layer import Layer
-from funprop.names import RESERVED, below
+from funprop.names import below
 from funprop.trees import path_string
 
 if TYPE_CHECKING:
@@ -64,12 +64,7 @@ def by_name(params: PyTree) -> dict[str, Any]:
       >>> by_name({"dense": {"w": 1.0, "b": 2.0}})
       {'dense/b': 2.0, 'dense/w': 1.0}
     """
-    return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-
-
-def name_of(path: tuple[Any, ...]) -> str:
-    """The name of a leaf from its key path: as JAX prints it, without what rewrites put around."""
-    return path_string(tuple(key for key in path if getattr(key, "name", None) not in RESERVED))
+    return {path_string(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def matches(name: str, pattern: Pattern) -> bool:
@@ -101,7 +96,10 @@ def require_name(name: str, names: Iterable[str]) -> None:
 
 def several(pattern: Pattern) -> tuple[str, ...]:
     """The patterns in what may be one or a tuple of them."""
-    return (pattern,) if isinstance(pattern, str) else tuple(pattern)
+    each = (pattern,) if isinstance(pattern, str) else pattern
+    if not isinstance(each, tuple | list) or not all(isinstance(p, str) for p in each) or not each:
+        raise TypeError(f"a pattern must be a string or several in a tuple, got {pattern!r}")
+    return tuple(each)
 
 
 def _prefixes(name: str) -> Iterable[str]:

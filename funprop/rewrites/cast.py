@@ -12,6 +12,7 @@ from funprop import trees
 from funprop.decoding import through
 from funprop.layer import Layer
 from funprop.maps import map_layers
+from funprop.params.frozen import trained
 from funprop.params.roles import is_statistic
 from funprop.quantities.closed_form import closed, closed_of
 from funprop.rewrites.own_residuals import with_own, without_own
@@ -129,7 +130,7 @@ def _floats_like(like: PyTree, tree: PyTree) -> PyTree:
     """`tree` in the dtypes of `like`; where it has `None`, for an integer, that stays."""
     return jax.tree.map(
         lambda leaf, d: None if d is None else d.astype(leaf.dtype),
-        like,
+        trained(like),
         tree,
         is_leaf=lambda node: node is None,
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from funprop.decoding import through
 from funprop.layer import Layer, leaf_of
+from funprop.maps import map_layers
 from funprop.params.frozen import Frozen, as_frozen, thawed
 from funprop.params.selection import Pattern, Place, map_places, places
 from funprop.rewrites.copies import apart
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
 def freeze(model: Layer, where: Pattern) -> Layer:
     """The same model with params of some of its parts fixed, for fine-tuning.
 
-    What is fixed is its params: with a key a frozen part runs as in training, like all the rest, so
-    that dropout draws there and `batch_norm` takes the statistics of the batch.
+    What is fixed is its params, statistics among them: with a key dropout draws in a frozen part as
+    in training, but `batch_norm` takes the statistics that it has, and mixes no examples any more.
 
     A frozen part computes no gradient of its params, and below the lowest part that is trained no
     backward pass is computed at all: its result is not asked for, and XLA leaves it out. `step`
@@ -50,7 +52,9 @@ def freeze(model: Layer, where: Pattern) -> Layer:
 
 
 def frozen_part(layer: Layer) -> Layer:
-    """`layer` as one part that is not trained."""
+    """`layer` as one part that is not trained. Statistics are fixed too: what would take them from
+    the batch takes those that it has."""
+    layer = map_layers(_at_rest, layer) if layer.mixes else layer
 
     def init(key: Any, x: PyTree) -> PyTree:
         return as_frozen(layer.init(key, x))
@@ -65,6 +69,18 @@ def frozen_part(layer: Layer) -> Layer:
     return leaf_of(
         layer, init=init, forward=forward, backward=backward, decoding=through(layer, thawed)
     )
+
+
+def _at_rest(leaf: Layer) -> Layer:
+    """A leaf that mixes the examples of a batch in training, as it is in inference."""
+
+    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+        return leaf.forward(params, x, None)
+
+    if not leaf.mixes:
+        return leaf
+    at_rest = {"mixes": False, "decoding": through(leaf), "rebuild": None}
+    return dataclasses.replace(leaf, forward=forward, **at_rest)
 
 
 def frozen(model: Layer, where: Pattern, params: PyTree) -> PyTree:

@@ -135,7 +135,7 @@ def _with_saved(layer: Layer, params: PyTree, saved: Any) -> PyTree:
     """`params` with what was saved beside the params that it belongs to, by the mirror law."""
     if isinstance(saved, _Saved):
         return params, saved
-    if saved is None or not layer.children or (layer.shares and not layer.hands_on):
+    if not jax.tree.leaves(saved) or not layer.children or (layer.shares and not layer.hands_on):
         return params
     # A node's own stand behind.
     children = zip(layer.children, layer.split(params), saved, strict=False)

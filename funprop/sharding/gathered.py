@@ -11,9 +11,9 @@ from jax.sharding import Mesh, NamedSharding
 from funprop.decoding import through
 from funprop.layer import Layer
 from funprop.maps import map_nodes
-from funprop.params.selection import name_of
 from funprop.sharding.ready import data_parallel_rules
 from funprop.sharding.rules import Rules, chosen_by
+from funprop.trees import path_string
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -47,7 +47,7 @@ def gathered(model: Layer, mesh: Mesh, rules: Rules | None = None) -> Layer:
             return node
 
         def gather(inner: Any, leaf: Any) -> Any:
-            name = "/".join(part for part in (path, name_of(inner)) if part)
+            name = "/".join(part for part in (path, path_string(inner)) if part)
             placed = NamedSharding(mesh, choose(name, leaf))
             return jax.lax.with_sharding_constraint(leaf, placed)
 

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 from funprop.sharding.rules import REST, Rules, chosen_by, names_of
 
 # Names within the models of funprop.models.
-COLUMNS = ("*/qkv", "*/hidden")
+COLUMNS = ("*/qkv/w", "*/qkv/b", "*/hidden/w", "*/hidden/b")
 ROWS = "*/output/w"
 # The embedding's table, and a head that is not tied.
 VOCABULARY = ("*embedding/table", "head")

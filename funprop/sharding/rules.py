@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from funprop.params.selection import Pattern, by_name, matches, name_of, require_match
-from funprop.trees import spec_string
+from funprop.params.selection import Pattern, by_name, matches, require_match
+from funprop.trees import path_string, spec_string
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def shardings(params: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
             require_match(pattern, by_name(params))
 
     def place(path: Any, leaf: Any) -> NamedSharding:
-        name = name_of(path)
+        name = path_string(path)
         spec = choose(name, leaf)
         check_spec(name, leaf, mesh, spec)
         return NamedSharding(mesh, spec)

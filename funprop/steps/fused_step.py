@@ -12,10 +12,9 @@ from funprop.gradients import Gradient, backprop, losses, metrics_of
 from funprop.layer import Layer, recorded
 from funprop.located import check_params
 from funprop.params.statistics import fold
-from funprop.properties import first_that
 from funprop.rewrites.fused_update import fused_update, with_opt_state, without_opt_state
 from funprop.steps.donating import Donating
-from funprop.steps.step import Step, check_drawn_from, check_state
+from funprop.steps.step import Step, check_key_of, check_state
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
@@ -70,18 +69,18 @@ def fused_step(objective: Layer, optimizer: optax.GradientTransformation) -> Ste
     """
     check_layer("objective", objective, "objective(model, loss)")
     fused = fused_update(objective, optimizer)
-    drawing = first_that("draws", objective) if objective.draws else None
+    grad_fn = backprop(objective)
 
     def init(params: PyTree, key: Any) -> FusedState:
         check_trainable(params)
-        check_drawn_from(key, drawing)
+        check_key_of(key, grad_fn)
         updating = with_opt_state(objective, params, optimizer)
         state = FusedState(updating, key, jnp.zeros((), jnp.int32))
         return jax.tree.map(jnp.copy, state)  # the first update donates it
 
     def update(state: FusedState, batch: PyTree) -> tuple[FusedState, dict[str, Sum]]:
         check_state(state, FusedState)
-        check_drawn_from(state.key, drawing)
+        check_key_of(state.key, grad_fn)
         key = None if state.key is None else jax.random.fold_in(state.key, state.count)
         with objective_meant(objective, state.params, batch):
             check_params(objective, state.params, batch)
@@ -92,4 +91,4 @@ def fused_step(objective: Layer, optimizer: optax.GradientTransformation) -> Ste
         metrics = losses(Gradient((), loss, weight, metrics_of(records), records))
         return FusedState(fold(updating, records), state.key, state.count + 1), metrics
 
-    return Step(init, Donating(update), parts=("fused_step",), grad_fn=backprop(objective))
+    return Step(init, Donating(update), parts=("fused_step",), grad_fn=grad_fn)

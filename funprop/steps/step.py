@@ -15,9 +15,10 @@ from funprop.arguments import check_grad_fn, check_key, check_optimizer, check_t
 from funprop.gradients import GradFn, losses
 from funprop.params.frozen import trained, with_trained
 from funprop.params.statistics import fold
+from funprop.properties import first_that
 from funprop.steps.donating import Donating
 from funprop.steps.retraced import Retraced
-from funprop.transforms.transformed import call, what_draws
+from funprop.transforms.transformed import call, objective_of, what_draws
 from funprop.trees import Sum, all_finite, wide_dtype, widen
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
 
     def init(params: PyTree, key: Any) -> TrainState:
         check_trainable(params)
-        check_drawn_from(key, what_draws(grad_fn))
+        check_key_of(key, grad_fn)
         opt_state = transform.init(trained(params))
         state = TrainState(params, opt_state, key, jnp.zeros((), jnp.int32))
         # Copies: the first update donates the state, and some transforms keep the params in it.
@@ -111,7 +112,7 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         state: TrainState, batch: PyTree, dloss: Any = None
     ) -> tuple[TrainState, dict[str, Sum], Any]:
         check_state(state, TrainState)
-        check_drawn_from(state.key, what_draws(grad_fn))
+        check_key_of(state.key, grad_fn)
         key = None if state.key is None else jax.random.fold_in(state.key, state.count)
 
         def mean_loss(params: PyTree) -> Any:
@@ -177,13 +178,21 @@ def check_state(state: Any, kind: type) -> None:
         )
 
 
-def check_drawn_from(key: Any, drawing: str | None) -> None:
-    """Raise where `key` is no key, or there is none and something draws: its path, or `None`."""
+def check_key_of(key: Any, grad_fn: GradFn) -> None:
+    """Raise where `key` is no key, or there is none and the model is another one in training."""
     check_key(key)
-    if key is None and drawing is not None:
+    if key is not None:
+        return
+    if (drawing := what_draws(grad_fn)) is not None:
         raise ValueError(
             f"key must be given, as {drawing} draws from it in training, got None: to train "
             "without noise, leave it out of the model"
+        )
+    objective = objective_of(grad_fn)
+    if objective is not None and objective.mixes:
+        raise ValueError(
+            f"key must be given, as {first_that('mixes', objective)} takes statistics from the "
+            "batch in training, got None: to train with those that it has, freeze it"
         )
 
 
