@@ -42,7 +42,7 @@ def whole_number(value: Any, name: str, least: int | None = None) -> int:
 
 
 def real_number(value: Any, name: str) -> float:
-    """`value` as a `float`: one number, of Python, NumPy or JAX, that is known.
+    """`value` as a number of Python's: one of Python, NumPy or JAX, that is known.
 
     Raises:
       TypeError: it is none.
@@ -58,6 +58,8 @@ def real_number(value: Any, name: str) -> float:
     words = isinstance(value, bool | np.bool_ | str | bytes | Tracer)
     if words or not hasattr(value, "__float__") or np.ndim(value):
         raise TypeError(f"{name} must be a number, got {_told(value)}")
+    if type(value) in (int, float):
+        return value  # as it is, for what messages say
     try:
         return float(value)
     except TypeError:  # a key, say

@@ -188,13 +188,6 @@ def test_nothing_is_taken_for_proven_by_ids_that_are_all_the_same():
         fp.fit(step, state, (ids, Y), **options)
 
 
-def test_batch_norm_without_a_key_mixes_nothing():
-    whole = objective(fp.batch_norm())
-    step, params = stepped(whole)
-    short, padded = (trained(step, params, last=last) for last in ("short", "pad"))
-    assert padded.history[0]["loss"] == pytest.approx(short.history[0]["loss"], rel=1e-6)
-
-
 def test_a_target_of_weight_zero_may_be_anything():
     x, weights = X[:8], np.ones(8, np.float32)
     weights[[2, 5]] = 0
