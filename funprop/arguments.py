@@ -70,6 +70,18 @@ def check_optimizer(given: Any) -> None:
         )
 
 
+def check_mesh(given: Any) -> None:
+    """Raise where what was given is no mesh (a `TypeError`), or one whose axes are not left to the
+    compiler (a `ValueError`), as those of a plain `jax.make_mesh` are not."""
+    if not isinstance(given, jax.sharding.Mesh):
+        got = "None" if given is None else type(given).__name__
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {got}")
+    if any(kind is not jax.sharding.AxisType.Auto for kind in given.axis_types):
+        raise ValueError(
+            f"mesh must have axes of AxisType.Auto, got {given.axis_types}; see make_mesh"
+        )
+
+
 def check_key(given: Any) -> None:
     """Raise a `TypeError` where what was given is neither one random key nor `None`."""
     dtype = getattr(given, "dtype", None)

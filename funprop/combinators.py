@@ -19,6 +19,7 @@ from funprop.names import params_of
 from funprop.params.frozen import trained, with_trained
 from funprop.params.statistics import without_place
 from funprop.params.updating import is_updating, scan_in_place
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -171,8 +172,7 @@ def repeat(layer: Layer, n: int) -> Layer:
       >>> params.dense.w.shape, deep.forward(params, jnp.zeros((3, 5)))[0].shape
       ((12, 5, 5), (3, 5))
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    n = whole_number(n, "n", 1)
     (part,) = located((layer,))
 
     def init(key: Any, x: PyTree) -> PyTree:

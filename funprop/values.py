@@ -1,8 +1,9 @@
-"""Values as people give them: those that are known while a program is traced, and integers of every
-width. Imports nothing of ours."""
+"""Values as people give them: the numbers that makers take, those that are known while a program is
+traced, and integers of every width. Imports nothing of ours."""
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,6 +15,60 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Int, Num
 
 LARGEST = np.iinfo(np.int32).max
+
+
+def whole_number(value: Any, name: str, least: int | None = None) -> int:
+    """`value` as an `int`.
+
+    Raises:
+      TypeError: it is no integer.
+      ValueError: it is below `least`.
+
+    Example:
+      >>> whole_number(5.0, "batch_size", 1)
+      Traceback (most recent call last):
+        ...
+      TypeError: batch_size must be an integer, got 5.0
+    """
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {_told(value)}") from None
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def real_number(value: Any, name: str) -> float:
+    """`value` as a number of Python's: one of Python, NumPy or JAX, that is known.
+
+    Raises:
+      TypeError: it is none.
+
+    Example:
+      >>> real_number(np.float32(0.5), "rate")
+      0.5
+      >>> real_number("0.5", "rate")
+      Traceback (most recent call last):
+        ...
+      TypeError: rate must be a number, got '0.5'
+    """
+    words = isinstance(value, bool | np.bool_ | str | bytes | Tracer)
+    if words or not hasattr(value, "__float__") or np.ndim(value):
+        raise TypeError(f"{name} must be a number, got {_told(value)}")
+    if type(value) in (int, float):
+        return value  # as it is, for what messages say
+    try:
+        return float(value)
+    except TypeError:  # a key, say
+        raise TypeError(f"{name} must be a number, got {_told(value)}") from None
+
+
+def _told(value: Any) -> str:
+    short = value is None or isinstance(value, str | bytes | float | bool)
+    return repr(value) if short else type(value).__name__
 
 
 def known(x: Any) -> np.ndarray | None:

@@ -337,7 +337,12 @@ def test_fit_is_given_something_else():
         measure=jax.jit(grad_fn),
         **measured,
     )
-    raises(TypeError, "grad_fn must be a function, got Step", lambda: fp.measure(train))
+    raises(
+        TypeError,
+        "grad_fn must be a function (params, batch, key) -> Gradient, as backprop(objective) or "
+        "from_loss(loss_fn) makes it, got Step",
+        lambda: fp.measure(train),
+    )
 
 
 @pytest.mark.parametrize("name", ["loss", "epoch", "seconds", "held_out/loss", "skipped"])
@@ -426,6 +431,10 @@ def test_from_loss_wants_sums():
             lambda: fp.reshape(-1, -1),
             "shape must have positive axes and at most one -1, got (-1, -1)",
         ),
+        (
+            lambda: fp.objective(fp.dense(2), fp.mean_squared(), **{"": fp.accuracy}),
+            "metric '' needs another name: one that is not empty",
+        ),
         (lambda: fp.patience("loss", 0), "epochs must be at least 1, got 0"),
         (
             lambda: fp.softmax_cross_entropy(1.0),
@@ -435,6 +444,96 @@ def test_from_loss_wants_sums():
 )
 def test_makers_refuse(make, sentence):
     raises(ValueError, sentence, make)
+
+
+SIZES = {
+    "features": (fp.dense, fp.lstm, fp.gru, fp.mlp, lambda n: fp.conv(n, (3,))),
+    "n": (lambda n: fp.repeat(fp.relu(), n),),
+    "rows": (lambda n: fp.embedding(n, 3),),
+    "longest": (fp.learned_positions,),
+    "groups": (fp.group_norm, lambda n: fp.conv(4, (3,), groups=n)),
+    "heads": (fp.attention,),
+    "window": (lambda n: fp.attention(2, window=n),),
+    "classes": (fp.linear_cross_entropy, lambda n: fp.rnn(n, fp.lstm(2))),
+    "axis": (fp.softmax, fp.concatenate),
+    "depth": (lambda n: fp.gpt(50, depth=n),),
+    "rank": (lambda n: fp.low_rank(fp.dense(2), "", rank=n),),
+}
+NUMBERS = {
+    "eps": (fp.batch_norm, fp.layer_norm, fp.rms_norm),
+    "momentum": (lambda x: fp.batch_norm(momentum=x),),
+    "rate": (fp.dropout,),
+    "slope": (fp.leaky_relu,),
+    "alpha": (fp.elu,),
+    "delta": (fp.huber,),
+    "smoothing": (fp.softmax_cross_entropy,),
+    "norm": (lambda x: fp.clip_per_example(objective(), x),),
+    "noise": (lambda x: fp.clip_per_example(objective(), 1.0, noise=x),),
+    "target": (lambda x: fp.at_least("loss", x), lambda x: fp.at_most("loss", x)),
+}
+
+
+def test_sizes_are_whole_and_numbers_are_numbers():
+    for kind, table, wrong in (
+        ("an integer", SIZES, (2.0, "2", True)),
+        ("a number", NUMBERS, ("0.1", True, jnp.ones(2))),
+    ):
+        for name, makers in table.items():
+            for make in makers:
+                for value in wrong:
+                    got = "ArrayImpl" if isinstance(value, jax.Array) else repr(value)
+                    raises(
+                        TypeError,
+                        f"{name} must be {kind}, got {got}",
+                        lambda make=make, value=value: make(value),
+                    )
+    fp.dense(np.int64(2)), fp.dropout(np.float32(0.1)), fp.batch_norm(jnp.array(1e-5))
+
+
+def test_rules_are_made_of_what_they_can_ask():
+    told = "best must be a function, min or max, got 'max'"
+    raises(TypeError, told, lambda: fp.patience("loss", 2, best="max"))
+    for make in (lambda: fp.at_least(3, 0.5), lambda: fp.patience(3, 2)):
+        raises(TypeError, "metric must be the name of one, got 3", make)
+
+
+def test_a_list_of_rows_is_an_array_as_numpy_has_it():
+    for shape in ((8, 3), (8, 8), (8, 2, 2)):
+        x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        y = np.arange(8)
+        for inputs in (list(x), list(jnp.asarray(x)), x.tolist()):
+            for targets in (y, list(y), y.tolist(), list(x)):
+                found = arrays((inputs, targets))
+                assert [leaf.shape for leaf in found] == [shape, np.shape(targets)]
+                np.testing.assert_array_equal(found[0], x)
+        assert len(arrays(([x, x], y))[0]) == 2  # two inputs
+    raises(
+        ValueError,
+        "data must have as many inputs as targets, got 3 inputs/a/0, 8 targets",
+        lambda: arrays(({"a": list(np.ones((8, 3)))}, Y)),
+    )
+    raises(
+        TypeError,
+        "data: weights must be an array, or left out, got None",
+        lambda: arrays((X, Y, None)),
+    )
+    raises(
+        TypeError,
+        "x must be an array of floating dtype, got list",
+        lambda: fp.dense(2).init(KEY, [X, X]),
+    )
+
+
+def test_what_is_not_finite_counts_where_its_weight_does():
+    targets, weights = np.ones((8, 2), np.float32), np.ones(8, np.float32)
+    targets[[2, 5], 1], weights[[2, 5]] = np.nan, 0
+    arrays((X, targets, weights))
+    arrays((X, {"a": targets}, {"a": weights[:, None] * np.ones(2)}))
+    weights[5] = 1e-9
+    told = "data must be finite, got nan in targets at [5, 1]"
+    raises(ValueError, told, lambda: arrays((X, targets, weights)))
+    told = "data must be finite, got nan in inputs at [2, 1]"
+    raises(ValueError, told, lambda: arrays((targets, X, weights)))
 
 
 @pytest.mark.parametrize(

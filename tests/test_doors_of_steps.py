@@ -231,3 +231,61 @@ def test_an_empty_batch_is_not_cut():
             "batch must have at least 2 examples, got 0",
             lambda make=make: make(GRAD_FN, 2)(PARAMS, empty),
         )
+
+
+def test_a_mesh_that_is_none_or_explicit():
+    explicit = jax.make_mesh((1,), ("data",))
+    rules = fp.data_parallel_rules()
+
+    def fit(mesh):
+        return fp.fit(
+            STEP, STEP.init(PARAMS, KEY), BATCH, epochs=1, batch_size=4, progress=None, mesh=mesh
+        )
+
+    takes_one = [
+        lambda mesh: fp.data_parallel(GRAD_FN, mesh),
+        lambda mesh: fp.ordered(GRAD_FN, 4, mesh),
+        lambda mesh: fp.shard(STEP, mesh, rules),
+        fit,
+    ]
+    for make in takes_one:
+        told = "mesh must have axes of AxisType.Auto, got (Explicit,); see make_mesh"
+        raises(ValueError, told, lambda make=make: make(explicit))
+        raises(TypeError, "mesh must be a jax.sharding.Mesh, got int", lambda make=make: make(4))
+    for make in (takes_one[0], takes_one[2]):  # for the others, none is meant
+        told = "mesh must be a jax.sharding.Mesh, got None"
+        raises(TypeError, told, lambda make=make: make(None))
+
+
+def test_numbers_that_are_none():
+    for name, kind, make in (
+        ("n", "an integer", lambda n: fp.microbatch(GRAD_FN, n)),
+        ("n", "an integer", lambda n: fp.gradient_statistics(GRAD_FN, n)),
+        ("parts", "an integer", lambda n: fp.ordered(GRAD_FN, n)),
+        ("n", "an integer", lambda n: fp.skip_nonfinite(STEP, n)),
+        ("every", "an integer", lambda n: fp.loss_scale(STEP, every=n)),
+        ("decay", "a number", lambda n: fp.ema(STEP, n)),
+    ):
+        for given in ("2", None, *([4.0] if kind == "an integer" else [])):
+            told = f"{name} must be {kind}, got {given!r}"
+            raises(TypeError, told, lambda make=make, given=given: make(given))
+
+
+def test_a_decay_of_a_traced_number():
+    def update(decay):
+        step = fp.ema(STEP, decay)
+        return step.update(step.init(PARAMS, KEY), BATCH)
+
+    told = (
+        "decay must be a function of a traced number: use jnp.minimum and jnp.where in it, not "
+        "min, if or float"
+    )
+    for decay in (
+        lambda n: min(0.9, n / (n + 1)),
+        lambda n: 0.9 if n < 3 else 0.99,
+        lambda n: np.minimum(0.9, n / 2),
+        lambda n: [0.0, 0.9][n],
+    ):
+        raises(TypeError, told, lambda decay=decay: update(decay))
+    raises(TypeError, "decay must give one number, got None", lambda: update(lambda n: None))
+    update(lambda n: jnp.minimum(0.9, n / (n + 1)))

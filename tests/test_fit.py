@@ -4,6 +4,7 @@ import collections
 import contextlib
 import importlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -133,7 +134,7 @@ UNWEIGHTED = fp.layer(
 @pytest.mark.parametrize(
     ("whole", "reason"),
     [
-        (objective(fp.batch_norm()), "has a say here"),
+        (objective(fp.batch_norm()), "has a say here, as batch_norm mixes"),
         (objective(CENTRE), "has a say here"),
         (objective(loss=UNWEIGHTED), "counts in loss"),
         (objective(f1=lambda outputs, targets, *_: fp.accuracy(outputs, targets)), "counts in f1"),
@@ -154,6 +155,54 @@ def test_padding_is_refused_where_it_would_have_a_say(whole, reason):
         with refused:
             trained(step, params, key=KEY, last="pad")
         trained(step, params, key=KEY, last="drop")
+
+
+PART_B = fp.layer(
+    forward=lambda params, x: (x["b"], jax.tree.map(jnp.zeros_like, x)),
+    backward=lambda params, zeros, dy: ((), zeros | {"b": dy}),
+    name="part_b",
+)
+
+
+def test_padding_is_found_whichever_numbers_it_has():
+    """Whether rows differ by themselves or not; and what one data set hides, another may not."""
+    whole = fp.objective(fp.serial(PART_B, fp.dense(4), CENTRE, fp.dense(2)), LOSS)
+    step = fp.step(fp.backprop(whole), optax.sgd(0.1))
+    a = np.arange(N, dtype=np.float32)
+    constant, same_ends = np.ones((N, 3), np.float32), np.vstack([X[-1:], X[1:]])
+    for b in (constant, 0 * constant, same_ends, X):
+        data = {"a": a, "b": b}, Y
+        state = step.init(whole.init(KEY, data), None)
+        with pytest.raises(ValueError, match="padding has a say here"):
+            fp.fit(step, state, data, epochs=1, batch_size=4, last="pad", progress=None)
+
+
+def test_nothing_is_taken_for_proven_by_ids_that_are_all_the_same():
+    whole = fp.objective(fp.serial(fp.embedding(5, 4), CENTRE, fp.dense(2)), LOSS)
+    step = fp.step(fp.backprop(whole), optax.sgd(0.1))
+    ids = np.arange(N, dtype=np.int32) % 5
+    state = step.init(whole.init(KEY, (ids, Y)), None)
+    options = {"epochs": 1, "batch_size": 4, "last": "pad", "progress": None}
+    fp.fit(step, state, (0 * ids, Y), **options)  # where it makes no difference
+    with pytest.raises(ValueError, match="padding has a say here"):
+        fp.fit(step, state, (ids, Y), **options)
+
+
+def test_a_target_of_weight_zero_may_be_anything():
+    x, weights = X[:8], np.ones(8, np.float32)
+    weights[[2, 5]] = 0
+    whole = fp.objective(fp.dense(1), fp.mean_squared())
+    step = fp.step(fp.backprop(whole), optax.sgd(0.1))
+    found = []
+    for filling in (0, np.nan, np.inf):
+        targets = x[:, :1].copy()
+        targets[[2, 5]] = filling
+        data = x, targets, weights
+        state = step.init(whole.init(KEY, data), None)
+        found.append(fp.fit(step, state, data, epochs=2, batch_size=3, last="pad", progress=None))
+    for other in found[1:]:
+        chex.assert_trees_all_equal(found[0].state.params, other.state.params)
+        assert other.history[-1]["loss"] == found[0].history[-1]["loss"]
 
 
 @pytest.mark.parametrize("parts", [2, 4])

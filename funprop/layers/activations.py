@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from funprop.layer import Layer, layer
 from funprop.trees import require_float
+from funprop.values import real_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +76,7 @@ def leaky_relu(slope: float = 0.01) -> Layer:
       >>> y.tolist(), leaky_relu(0.5).backward((), kept, jnp.ones(2))[1].tolist()
       ([-1.0, 2.0], [0.5, 1.0])
     """
+    slope = real_number(slope, "slope")
     if not math.isfinite(slope):
         raise ValueError(f"slope must be finite, got {slope}")
 
@@ -114,6 +116,7 @@ def elu(alpha: float = 1.0) -> Layer:
       >>> y.tolist(), elu().backward((), kept, jnp.ones(2))[1].tolist()
       ([0.0, 2.0], [1.0, 1.0])
     """
+    alpha = real_number(alpha, "alpha")
     if not alpha > 0:
         raise ValueError(f"alpha must be positive, got {alpha}")
     if alpha == math.inf:

@@ -13,6 +13,7 @@ from funprop.layer import Layer, layer
 from funprop.layers import blockwise, fused
 from funprop.layers.heads import Heads
 from funprop.trees import Static, lifted, require_float, widen
+from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -79,10 +80,11 @@ def attention(
     kv_heads = heads if kv_heads is None else kv_heads
     given = {"heads": heads, "kv_heads": kv_heads, "window": window, "block": block}
     for name, number in given.items():
-        if number is not None and number < 1:
-            raise ValueError(f"{name} must be at least 1, got {number}")
+        if number is not None:
+            whole_number(number, name, 1)
     if heads % kv_heads:
         raise ValueError(f"kv_heads must divide heads, got {kv_heads} and {heads}")
+    rotary = None if rotary is None else real_number(rotary, "rotary")
     if rotary is not None and not rotary > 1:
         raise ValueError(f"rotary must be greater than 1, got {rotary}")
     if method not in (None, "blocks", "cudnn"):

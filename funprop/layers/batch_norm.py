@@ -21,6 +21,7 @@ from funprop.layers.normalisation import (
     scale_of,
 )
 from funprop.trees import lifted, widen
+from funprop.values import real_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
@@ -146,7 +147,7 @@ def batch_norm(eps: float = 1e-5, *, momentum: float = 0.9) -> Layer:
       >>> norm.forward(params, x)[0].round(3).tolist()
       [[1.0], [5.0]]
     """
-    check_eps(eps)
+    eps, momentum = check_eps(eps), real_number(momentum, "momentum")
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum must be from 0 to 1, got {momentum}")
 

@@ -20,6 +20,7 @@ from funprop.layers.windows import (
     pad_pairs,
 )
 from funprop.trees import lifted
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,6 +100,7 @@ def conv(
       ((5, 4, 4, 4), (3, 3, 1, 4), (5, 8, 8, 1))
     """
     axes, numbers = kernel_numbers(kernel, stride, padding, dilation)
+    groups, features = whole_number(groups, "groups"), whole_number(features, "features")
     if groups < 1 or features < 1 or features % groups:
         raise ValueError(f"features must be a positive multiple of groups {groups}, got {features}")
 
@@ -202,8 +204,7 @@ def conv_transpose(
       (5, 16, 16, 4)
     """
     axes, numbers = kernel_numbers(kernel, stride, padding, dilation)
-    if features < 1:
-        raise ValueError(f"features must be at least 1, got {features}")
+    features = whole_number(features, "features", 1)
 
     def slide(sizes: Numbers) -> tuple[Slide, Numbers, Numbers]:
         """How the convolution slides whose pullback this is, the size of its input, and how large

@@ -11,6 +11,7 @@ from jax.nn import initializers
 from funprop import trees
 from funprop.layer import Layer, layer
 from funprop.quantities.closed_form import closed, outer_squares, sum_squares
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,8 +65,7 @@ def dense(
       >>> y.shape, dparams.w.shape, dparams.b.tolist(), dx.shape
       ((5, 3), (2, 3), [5.0, 5.0, 5.0], (5, 2))
     """
-    if features < 1:
-        raise ValueError(f"features must be at least 1, got {features}")
+    features = whole_number(features, "features", 1)
 
     def init(key: Key[Array, ""], x: Any) -> DenseParams:
         _check_input(x)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from funprop.layer import Layer, layer
 from funprop.trees import require_float
+from funprop.values import real_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
@@ -29,6 +30,7 @@ def dropout(rate: float) -> Layer:
       >>> bool((dx == y).all()), sorted({*y.tolist()})
       (True, [0.0, 2.0])
     """
+    rate = real_number(rate, "rate")
     if not 0 <= rate < 1:
         raise ValueError(f"rate must be at least 0 and below 1, got {rate}")
 

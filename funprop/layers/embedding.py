@@ -12,7 +12,7 @@ from funprop.decoding import Decoding, place
 from funprop.layer import Layer, layer
 from funprop.quantities.closed_form import closed, sum_squares
 from funprop.trees import Static, lifted, require_array, require_float, spec_string, widen
-from funprop.values import known, to_int32
+from funprop.values import known, to_int32, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +72,7 @@ def embedding(
       >>> words.backward(params, kept, jnp.ones((3, 2)))[0].table.tolist()
       [[1.0, 1.0], [0.0, 0.0], [2.0, 2.0]]
     """
+    rows, features = whole_number(rows, "rows"), whole_number(features, "features")
     if rows < 1 or features < 1:
         raise ValueError(f"rows and features must be at least 1, got {rows} and {features}")
 
@@ -139,8 +140,7 @@ def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> La
       >>> y.shape, places.backward(params, kept, y)[0].table.sum(-1).tolist()
       ((2, 5, 3), [6.0, 6.0, 6.0, 6.0, 6.0, 0.0, 0.0, 0.0])
     """
-    if longest < 1:
-        raise ValueError(f"longest must be at least 1, got {longest}")
+    longest = whole_number(longest, "longest", 1)
 
     def check(x: Any) -> None:
         require_float(x)

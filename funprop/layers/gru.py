@@ -11,7 +11,6 @@ from jax.nn import initializers
 from funprop.layer import Layer
 from funprop.layers.recurrent import (
     before,
-    check_features,
     check_weights,
     inputs,
     orthogonal,
@@ -21,6 +20,7 @@ from funprop.layers.recurrent import (
     sum_of_products,
 )
 from funprop.trees import lifted, wide_dtype
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
@@ -81,7 +81,7 @@ def gru(features: int) -> Layer:
       >>> y.shape, dparams.w_h.shape, dx.shape
       ((2, 5, 4), (4, 12), (2, 5, 3))
     """
-    check_features(features)
+    features = whole_number(features, "features", 1)
 
     def init(key: Key[Array, ""], x: Any) -> GRUParams:
         x_key, h_key = jax.random.split(key)

@@ -11,7 +11,6 @@ from jax.nn import initializers
 from funprop.layer import Layer
 from funprop.layers.recurrent import (
     before,
-    check_features,
     check_weights,
     inputs,
     orthogonal,
@@ -21,6 +20,7 @@ from funprop.layers.recurrent import (
     sum_of_products,
 )
 from funprop.trees import wide_dtype
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
@@ -88,7 +88,7 @@ def lstm(features: int) -> Layer:
       >>> y.shape, bool((y[1, 2:] == 0).all())
       ((2, 5, 4), True)
     """
-    check_features(features)
+    features = whole_number(features, "features", 1)
 
     def init(key: Key[Array, ""], x: Any) -> LSTMParams:
         x_key, h_key = jax.random.split(key)

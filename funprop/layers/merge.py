@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from funprop.layer import Layer, layer
 from funprop.trees import Static, spec_string
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -59,6 +60,7 @@ def concatenate(axis: int = -1) -> Layer:
       >>> y.shape, [dx.shape for dx in concatenate().backward((), cuts, y)[1]]
       ((2, 4), [(2, 1), (2, 3)])
     """
+    axis = whole_number(axis, "axis")
 
     def forward(
         params: tuple[()], xs: tuple[Float[Array, "..."], ...]

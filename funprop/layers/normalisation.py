@@ -17,6 +17,7 @@ from jax import lax
 from funprop.layer import Layer, layer
 from funprop.layers.moments import deviations, inverse_root, moments
 from funprop.trees import lifted, require_float, widen
+from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
@@ -60,7 +61,7 @@ def layer_norm(eps: float = 1e-5, *, scale: bool = True, bias: bool = True) -> L
       >>> y.round(3).tolist()
       [[-1.0, 1.0]]
     """
-    check_eps(eps)
+    eps = check_eps(eps)
 
     def init(key: Key[Array, ""] | None, x: Any) -> NormParams:
         return _initial(x, scale, bias)
@@ -100,7 +101,7 @@ def rms_norm(eps: float = 1e-6, *, scale: bool = True) -> Layer:
       >>> y.round(3).tolist()
       [[1.0, -1.0]]
     """
-    check_eps(eps)
+    eps = check_eps(eps)
 
     def init(key: Key[Array, ""] | None, x: Any) -> NormParams:
         return _initial(x, scale, bias=False)
@@ -165,9 +166,8 @@ def group_norm(groups: int, eps: float = 1e-5, *, scale: bool = True, bias: bool
       >>> y.round(3).tolist()
       [[[-1.0, 0.0], [1.0, 0.0]]]
     """
-    check_eps(eps)
-    if groups < 1:
-        raise ValueError(f"groups must be at least 1, got {groups}")
+    eps = check_eps(eps)
+    groups = whole_number(groups, "groups", 1)
 
     def init(key: Key[Array, ""] | None, x: Any) -> NormParams:
         _check_groups(x, groups)
@@ -282,13 +282,15 @@ def _check_groups(x: Any, groups: int) -> None:
         raise ValueError(f"channels must divide into {groups} groups, got {x.shape[-1]} channels")
 
 
-def check_eps(eps: float) -> None:
-    """Raise where `eps` does not keep a constant `x` from a division by zero, or where it is the
-    number of features, which other libraries ask for in its place."""
+def check_eps(eps: float) -> float:
+    """`eps`, or an error where it does not keep a constant `x` from a division by zero, or where it
+    is the number of features, which other libraries ask for in its place."""
     whole = isinstance(eps, (tuple, list)) or (isinstance(eps, numbers.Integral) and eps > 0)
+    eps = eps if whole else real_number(eps, "eps")
     if whole or eps > 1:
         raise ValueError(
             f"eps must be a small number, got {eps}: the number of features is found from the input"
         )
     if not eps > 0:
         raise ValueError(f"eps must be positive, got {eps}")
+    return eps

@@ -186,12 +186,6 @@ def before(h: Steps) -> Steps:
     return jnp.concatenate([jnp.zeros_like(h[:1]), h[:-1]])
 
 
-def check_features(features: int) -> None:
-    """Raise where there are none."""
-    if features < 1:
-        raise ValueError(f"features must be at least 1, got {features}")
-
-
 def check_weights(w_x: Float[Array, "i _"], x: Steps) -> None:
     """Raise where `x`, time first, has other inputs than its weights."""
     if w_x.shape[0] != x.shape[-1]:

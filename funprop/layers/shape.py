@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from funprop.layer import Layer, layer, named
 from funprop.trees import Static, require_array
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Shaped
@@ -25,6 +26,7 @@ def reshape(*shape: int) -> Layer:
       >>> y.shape, reshape(2, -1).backward((), was, y)[1].shape
       ((5, 2, 3), (5, 6))
     """
+    shape = tuple(whole_number(axis, "shape") for axis in shape)
     if any(axis < 1 and axis != -1 for axis in shape) or shape.count(-1) > 1:
         raise ValueError(f"shape must have positive axes and at most one -1, got {shape}")
 

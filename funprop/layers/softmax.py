@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from funprop.layer import Layer, layer
 from funprop.trees import require_float
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -29,6 +30,7 @@ def softmax(axis: int = -1) -> Layer:
       >>> y.tolist(), softmax().backward((), kept, jnp.array([[1.0, 0.0]]))[1].tolist()
       ([[0.5, 0.5]], [[0.25, -0.25]])
     """
+    axis = whole_number(axis, "axis")
 
     def forward(params: tuple[()], x: X) -> tuple[X, X]:
         require_float(x)
@@ -51,6 +53,7 @@ def log_softmax(axis: int = -1) -> Layer:
       >>> log_softmax().backward((), kept, jnp.array([[1.0, 0.0]]))[1].tolist()
       [[0.5, -0.5]]
     """
+    axis = whole_number(axis, "axis")
 
     def forward(params: tuple[()], x: X) -> tuple[X, X]:
         require_float(x)

@@ -11,6 +11,7 @@ from funprop.layer import Layer
 from funprop.losses.targets import classes, shares
 from funprop.losses.terms import from_terms
 from funprop.trees import is_float, widen
+from funprop.values import real_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Num
@@ -52,6 +53,7 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
       >>> dlogits.tolist()
       [[-0.5, 0.5], [1.0, -1.0]]
     """
+    smoothing = real_number(smoothing, "smoothing")
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
 

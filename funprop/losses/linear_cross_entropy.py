@@ -20,7 +20,7 @@ from funprop.losses.targets import labels as check_labels
 from funprop.losses.terms import apart, pull_sum, spoiled, without_say, zero_at
 from funprop.quantities.closed_form import closed, gram, sum_squares
 from funprop.trees import Sum, spread, weighted_sum, widen
-from funprop.values import to_int32
+from funprop.values import real_number, to_int32, whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int, Key
@@ -97,10 +97,8 @@ def linear_cross_entropy(
       >>> round(float(loss.mean), 4)  # log 4
       1.3863
     """
-    if classes < 1:
-        raise ValueError(f"classes must be at least 1, got {classes}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    classes, chunk = whole_number(classes, "classes", 1), whole_number(chunk, "chunk", 1)
+    smoothing, z_loss = real_number(smoothing, "smoothing"), real_number(z_loss, "z_loss")
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
     if not z_loss >= 0:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from funprop.combinators import parallel, repeat, residual, serial
 from funprop.layer import Layer, named
 from funprop.layers import add, conv, dense, global_average_pool, group_norm, relu
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,8 +49,7 @@ def cnn(
     """
     if not widths:
         raise ValueError("widths must have at least one number, got none")
-    if blocks < 1:
-        raise ValueError(f"blocks must be at least 1, got {blocks}")
+    blocks = whole_number(blocks, "blocks", 1)
     layers = [named("stem", conv(widths[0], (3, 3), bias=False))]
     for i, width in enumerate(widths):
         parts = [named("first", _widening(width, norm) if i else residual(_branch(width, norm)))]

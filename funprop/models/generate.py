@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from funprop.layer import Layer
 from funprop.located import check_params
 from funprop.losses import LinearParams
 from funprop.models.sampling import Sampling, draw, sampling
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,11 +175,7 @@ def _checked_prompt(prompt: Any, vocabulary: int) -> Any:
 
 
 def _checked_length(length: Any) -> int:
-    if isinstance(length, bool) or not hasattr(length, "__index__"):
-        raise TypeError(f"length must be an integer, got {length!r}")
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
-    return operator.index(length)
+    return whole_number(length, "length", 1)
 
 
 def _check_key(key: Any) -> None:

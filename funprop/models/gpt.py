@@ -14,6 +14,7 @@ from funprop.models.transformer import DEVIATION, block, feed_forward, self_atte
 from funprop.names import params_of
 from funprop.objectives import objective
 from funprop.params.frozen import trained
+from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +55,9 @@ def gpt(
       >>> model.forward(params, jnp.zeros((1, 5), int))[0].shape
       (1, 5, 8)
     """
-    small = DEVIATION / (2 * max(depth, 1)) ** 0.5
+    depth = whole_number(depth, "depth", 1)
+    small = DEVIATION / (2 * depth) ** 0.5
+    features, rate = whole_number(features, "features", 1), real_number(rate, "rate")
     noise = [dropout(rate)] if rate else []
     one = block(
         layer_norm,
@@ -107,8 +110,10 @@ def llama(
       >>> model.forward(params, jnp.zeros((1, 5), int))[0].shape
       (1, 5, 8)
     """
+    features = whole_number(features, "features", 1)
     hidden = hidden or -(-8 * features // 96) * 32
-    small = DEVIATION / (2 * max(depth, 1)) ** 0.5
+    depth = whole_number(depth, "depth", 1)
+    small = DEVIATION / (2 * depth) ** 0.5
     attend = self_attention(
         features,
         heads,

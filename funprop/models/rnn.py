@@ -5,6 +5,7 @@ from __future__ import annotations
 from funprop.combinators import serial
 from funprop.layer import Layer, named
 from funprop.layers import dense, last_step
+from funprop.values import whole_number
 
 
 def rnn(classes: int, *cells: Layer) -> Layer:
@@ -30,4 +31,5 @@ def rnn(classes: int, *cells: Layer) -> Layer:
     """
     if not cells:
         raise ValueError("cells must have at least one layer, got none")
+    classes = whole_number(classes, "classes", 1)
     return named("rnn", serial(*cells, last_step(), named("head", dense(classes))))

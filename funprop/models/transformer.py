@@ -9,6 +9,7 @@ from jax.nn import initializers
 from funprop.combinators import residual, serial
 from funprop.layer import Layer, named
 from funprop.layers import attention, dense, gated, gelu_tanh, silu
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +46,9 @@ def self_attention(
       >>> attend.forward(params, jnp.ones((2, 5, 8)))[0].shape
       (2, 5, 8)
     """
-    if heads < 1 or features % heads:
+    features, heads = whole_number(features, "features", 1), whole_number(heads, "heads", 1)
+    kv_heads = None if kv_heads is None else whole_number(kv_heads, "kv_heads", 1)
+    if features % heads:
         raise ValueError(f"heads must divide features, got {heads} and {features}")
     inner = attention(heads, kv_heads=kv_heads, **how)  # which checks kv_heads
     packed = features // heads * (heads + 2 * (kv_heads or heads))
@@ -68,6 +71,7 @@ def feed_forward(
       >>> feed_forward(8, 32)
       feed_forward(hidden, gelu_tanh, output)
     """
+    hidden = whole_number(hidden, "hidden", 1)
     hid, out = (
         named("hidden", _dense(hidden, bias)),
         named("output", _dense(features, bias, deviation)),
@@ -84,6 +88,7 @@ def swiglu(features: int, hidden: int, *, deviation: float = DEVIATION) -> Layer
       >>> swiglu(8, 20)
       swiglu(hidden, gated(silu), output)
     """
+    hidden = whole_number(hidden, "hidden", 1)
     both = named("hidden", _dense(2 * hidden, False))
     return named(
         "swiglu", serial(both, gated(silu()), named("output", _dense(features, False, deviation)))

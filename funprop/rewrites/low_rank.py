@@ -15,6 +15,7 @@ from funprop.params.frozen import as_frozen
 from funprop.params.selection import Pattern, Place, places, within
 from funprop.rewrites.copies import apart
 from funprop.rewrites.freeze import frozen_part
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -66,8 +67,7 @@ def low_rank(
       >>> sorted(by_name(trained(params)))
       ['dense_0/down', 'dense_0/up']
     """
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, got {rank}")
+    rank = whole_number(rank, "rank", 1)
     model, _, where = apart(model, where)
     chosen = places(where, model, into_shared=False)
     whole = places(train, model, into_shared=False) if train else frozenset()

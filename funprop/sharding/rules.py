@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from funprop.params.selection import Pattern, by_name, matches, require_match
 from funprop.trees import path_string, spec_string
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -28,12 +29,14 @@ def make_mesh(**axes: int) -> Mesh:
       **axes: how many devices along each axis.
 
     Raises:
+      TypeError: how many is no integer.
       ValueError: no axis, one that is not positive, or more devices than there are.
 
     Example:
       >>> dict(make_mesh(data=1, model=1).shape)
       {'data': 1, 'model': 1}
     """
+    axes = {name: whole_number(size, name) for name, size in axes.items()}
     if not axes or min(axes.values()) < 1:
         raise ValueError(f"axes must be one or more, each at least 1, got {axes}")
     there, wanted = len(jax.devices()), math.prod(axes.values())

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from funprop.arguments import described
+from funprop.arguments import check_mesh, described
 from funprop.sharding.rules import Rules, devices, shardings
 from funprop.steps.step import Step, parts_of, proposed, updating
 
@@ -40,7 +40,7 @@ def shard(step: Step, mesh: Mesh, rules: Rules, *, batch: tuple[str, ...] | None
     Source: Xu et al., arXiv:2105.04663 (GSPMD).
 
     Raises:
-      TypeError: `step` is none.
+      TypeError: `step` is none, or `mesh`.
       ValueError: the step is sharded already; the mesh has axes that are not `AxisType.Auto`;
         `batch` names others than the mesh has; or, at init or an update's trace, rules and params
         do not go together, or the devices along `batch` do not divide the examples.
@@ -59,10 +59,7 @@ def shard(step: Step, mesh: Mesh, rules: Rules, *, batch: tuple[str, ...] | None
     """
     if "shard" in parts_of(step):
         raise ValueError(f"step must not be sharded already, got {step.parts}")
-    if any(kind is not AxisType.Auto for kind in mesh.axis_types):
-        raise ValueError(
-            f"mesh must have axes of AxisType.Auto, got {mesh.axis_types}; see make_mesh"
-        )
+    check_mesh(mesh)
     axes = tuple(name for name in BATCH if name in mesh.shape) if batch is None else batch
     if not set(axes) <= set(mesh.shape):
         raise ValueError(f"batch must name axes of the mesh, {tuple(mesh.shape)}, got {axes}")

@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funprop.arguments import described
 from funprop.params.frozen import trained, with_trained
 from funprop.steps.step import Step, parts_of, proposed, wrapper
 from funprop.transforms.transformed import refuse
 from funprop.trees import Sum, is_float, widen
+from funprop.values import real_number
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
+
+UNKNOWN = (  # what JAX raises where the value of a traced number is asked for
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
 
 
 class Averaged(NamedTuple):
@@ -52,11 +60,13 @@ def ema(step: Step, decay: float | Callable[[Any], Any]) -> Step:
 
     Args:
       step: any step, but for `scan`, which goes around.
-      decay: from 0 to 1; or a function of the number of updates so far. The plain average of all
-        that were (Polyak and Juditsky 1992) is `lambda n: n / (n + 1)`.
+      decay: from 0 to 1; or a function of the number of updates so far, which is traced, for
+        `jnp.minimum` rather than `min`. The plain average of all that were (Polyak and Juditsky
+        1992) is `lambda n: n / (n + 1)`.
 
     Raises:
-      TypeError: `step` is none.
+      TypeError: `step` is none, `decay` no number; or, at an update's trace, its function gives
+        none, or asks for the value of the number that it is given.
       ValueError: `decay` is out of its range; or the step is a `scan`.
 
     Example:
@@ -68,8 +78,10 @@ def ema(step: Step, decay: float | Callable[[Any], Any]) -> Step:
       >>> float(state.params), float(state.average)
       (1.0, 0.5)
     """
-    if not callable(decay) and not 0 <= decay <= 1:
-        raise ValueError(f"decay must be from 0 to 1, got {decay}")
+    if not callable(decay):
+        decay = real_number(decay, "decay")
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay must be from 0 to 1, got {decay}")
     refuse("ema", parts_of(step), {"scan": "an average is taken of every update"})
 
     def init(params: PyTree, key: Any) -> Averaged:
@@ -81,7 +93,7 @@ def ema(step: Step, decay: float | Callable[[Any], Any]) -> Step:
         state: Averaged, batch: PyTree, dloss: Any = None
     ) -> tuple[Averaged, dict[str, Sum], Any]:
         inner, metrics, finite = proposed(step, state.inner, batch, dloss)
-        share = decay(state.count) if callable(decay) else decay
+        share = _at(decay, state.count) if callable(decay) else decay
 
         def averaged(a: Any, p: Any) -> Any:
             return a + jnp.asarray(1 - share, a.dtype) * (_wide(p) - a) if is_float(p) else p
@@ -90,6 +102,20 @@ def ema(step: Step, decay: float | Callable[[Any], Any]) -> Step:
         return Averaged(inner, sums, state.count + 1), metrics, finite
 
     return wrapper("ema", Averaged, step, init, propose)
+
+
+def _at(decay: Callable[[Any], Any], count: Any) -> Any:
+    """The decay after `count` updates, which are traced."""
+    try:
+        share = decay(count)
+    except UNKNOWN:  # which have a page to say, not about decay
+        raise TypeError(
+            "decay must be a function of a traced number: use jnp.minimum and jnp.where in it, not "
+            "min, if or float"
+        ) from None
+    if not hasattr(share, "__float__") or jnp.shape(share) != ():
+        raise TypeError(f"decay must give one number, got {described(share)}")
+    return share
 
 
 def _wide(p: Any) -> Any:

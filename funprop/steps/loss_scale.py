@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from funprop.steps.skip_nonfinite import only_if, with_skipped
 from funprop.steps.step import Step, parts_of, proposed, wrapper
 from funprop.transforms.transformed import refuse
 from funprop.trees import Sum
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -126,8 +126,4 @@ def _first(initial: Any) -> float:
 
 
 def _count(every: Any) -> int:
-    if isinstance(every, bool) or not hasattr(every, "__index__"):
-        raise TypeError(f"every must be an integer, got {described(every)}")
-    if operator.index(every) < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
-    return min(operator.index(every), 2**31 - 1)  # the count is an int32
+    return min(whole_number(every, "every", 1), 2**31 - 1)  # the count is an int32

@@ -11,6 +11,7 @@ from funprop.params.frozen import trained
 from funprop.steps.step import Step, parts_of, proposed, wrapper
 from funprop.transforms.transformed import refuse
 from funprop.trees import Sum, is_float, path_string
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -71,8 +72,7 @@ def skip_nonfinite(step: Step, n: int = 10) -> Step:
       Traceback (most recent call last):
       FloatingPointError: update 1: the gradient of params is infinite or NaN, 1 in a row
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    n = whole_number(n, "n", 1)
     refuse("skip_nonfinite", parts_of(step), {"scan": "an update is left out by itself"})
 
     def init(params: PyTree, key: Any) -> Guarded:

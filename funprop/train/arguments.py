@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 
+from funprop.arguments import check_mesh
 from funprop.steps import Step
 from funprop.steps.donating import check_alive
 from funprop.steps.step import check_step as is_step
 from funprop.train.arrays import AXIS
-
-
-def whole_number(value: Any, name: str, least: int) -> int:
-    """`value` as an `int`.
-
-    Raises:
-      TypeError: it is no integer.
-      ValueError: it is below `least`.
-
-    Example:
-      >>> whole_number(5.0, "batch_size", 1)
-      Traceback (most recent call last):
-        ...
-      TypeError: batch_size must be an integer, got 5.0
-    """
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        told = repr(value) if isinstance(value, str | float | bool) else type(value).__name__
-        raise TypeError(f"{name} must be an integer, got {told}") from None
-    if number < least:
-        raise ValueError(f"{name} must be at least {least}, got {number}")
-    return number
+from funprop.values import whole_number
 
 
 def check_sizes(n: int, epochs: int, batch_size: int, last: str = "short") -> tuple[int, int]:
@@ -47,7 +23,7 @@ def check_sizes(n: int, epochs: int, batch_size: int, last: str = "short") -> tu
       ValueError: it is out of its range.
     """
     epochs = whole_number(epochs, "epochs", 1)
-    size = whole_number(batch_size, "batch_size", -(2**63))
+    size = whole_number(batch_size, "batch_size")
     if not 1 <= size <= n:
         raise ValueError(f"batch_size must be from 1 to {n}, the number of examples, got {size}")
     if last not in ("short", "pad", "drop"):
@@ -102,8 +78,7 @@ def check_options(
         raise TypeError(f"progress must be a function that makes a display, got {_told(progress)}")
     if mesh is None:
         return
-    if not isinstance(mesh, jax.sharding.Mesh):
-        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {type(mesh).__name__}")
+    check_mesh(mesh)
     if AXIS not in mesh.shape:
         raise ValueError(f"mesh must have an axis {AXIS!r}, got {mesh.axis_names}")
     if batch_size % mesh.shape[AXIS]:

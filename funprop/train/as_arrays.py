@@ -11,13 +11,64 @@ import numpy as np
 from funprop import trees
 
 
-def listed(part: Any, name: str) -> Any:
-    """`part`, or where it is a list of numbers (and of lists of them) the array of them."""
-    leaves = jax.tree.leaves(part)
-    if not isinstance(part, list) or not all(
-        isinstance(x, complex | float | int | str) for x in leaves
-    ):
-        return part
+def listed(data: tuple[Any, ...], names: tuple[str, ...]) -> tuple[Any, ...]:
+    """`data` with the array in the place of a list of numbers, of lists of them, or of arrays.
+
+    A list of arrays may be several inputs as well as the rows of one: several where each is as long
+    as what else there is, and they are fewer.
+
+    Raises:
+      ValueError: lists of unequal length.
+
+    Example:
+      >>> rows, labels = listed(([np.ones(3), np.ones(3)], [0, 1]), ("inputs", "targets"))
+      >>> rows.shape, labels.tolist()
+      ((2, 3), [0, 1])
+      >>> len(listed(([np.ones(3), np.ones(3)], [0, 1, 2]), ("inputs", "targets"))[0])
+      2
+    """
+    each = [
+        _array(part, name) if isinstance(part, list) and _scalars(part) else part
+        for part, name in zip(data, names, strict=False)
+    ]
+    first = [next(iter(jax.tree.leaves(part)), None) for part in each]
+    sizes = [
+        len(part) if isinstance(part, list) else _length(leaf)
+        for part, leaf in zip(each, first, strict=True)
+    ]
+    lengths = {_length(leaf) for leaf in jax.tree.leaves(each)}
+
+    def is_rows(i: int, part: Any) -> bool:
+        if not isinstance(part, list) or not part or not all(map(_is_array, part)):
+            return False
+        several = len(lengths) == 1 and max(lengths) > len(part)
+        alike = len({np.shape(row) for row in part}) == 1
+        return alike and not several and sizes[i] in sizes[:i] + sizes[i + 1 :]
+
+    return tuple(
+        _array(part, names[i]) if is_rows(i, part) else part for i, part in enumerate(each)
+    )
+
+
+def _is_array(x: Any) -> bool:
+    key = isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return hasattr(x, "__array__") and not key
+
+
+def _scalars(part: list[Any]) -> bool:
+    """Whether there are numbers alone in it, and in the lists that are in it."""
+    return all(
+        isinstance(x, complex | float | int | str) or (_is_array(x) and np.ndim(x) == 0)
+        for x in jax.tree.leaves(part)
+    )
+
+
+def _length(leaf: Any) -> int:
+    shape = np.shape(leaf) if _is_array(leaf) else ()
+    return shape[0] if shape else -1
+
+
+def _array(part: list[Any], name: str) -> Any:
     try:
         return np.asarray(part)
     except ValueError:

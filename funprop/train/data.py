@@ -49,30 +49,44 @@ def arrays(data: PyTree, what: str = "data") -> tuple[PyTree, ...]:
             f"{what} must be (inputs, targets) or (inputs, targets, weights), got {got}"
         )
     names = "inputs", "targets", "weights"
-    if any(isinstance(part, list) for part in data):
-        data = tuple(listed(*pair) for pair in zip(data, names, strict=False))
+    data = listed(data, names)
+    if len(data) == 3 and not jax.tree.leaves(data[2]):
+        got = "None" if data[2] is None else type(data[2]).__name__
+        raise TypeError(f"{what}: weights must be an array, or left out, got {got}")
     leaves = parts_of(data, names)
     found = [array(leaf, f"{what}: {name}") for name, leaf in leaves.items()]
     lengths = {name: len(leaf) for name, leaf in zip(leaves, found, strict=True)}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{n} {name}" for name, n in lengths.items())
+        some = list(lengths.items())
+        if len(some) > 3:  # the first, and the first that differs
+            some = [some[0], next(pair for pair in some if pair[1] != some[0][1])]
+        told = ", ".join(f"{n} {name}" for name, n in some)
         raise ValueError(f"{what} must have as many inputs as targets, got {told}")
     if not any(lengths.values()):
         raise ValueError(f"{what} must have at least one example, got none")
-    for name, leaf in zip(leaves, found, strict=True):
-        _check_finite(leaf, name, what)
     whole = jax.tree.unflatten(jax.tree.structure(data), found)
+    weights = whole[2] if len(whole) == 3 else None
+    for name, leaf in zip(leaves, found, strict=True):
+        _check_finite(leaf, name, what, weights if name.split("/")[0] == "targets" else None)
     if len(whole) == 3:
-        _check_weights(whole[2], what)
+        _check_weights(weights, what)
     return whole
 
 
-def _check_finite(leaf: Any, name: str, what: str) -> None:
+def _check_finite(leaf: Any, name: str, what: str, weights: PyTree) -> None:
+    """A row whose weights are all zero may hold anything, as padding does."""
     if not trees.is_float(leaf):
         return
     library: Any = jnp if isinstance(leaf, jax.Array) else np  # where it lies
-    if not library.isfinite(leaf).all():
-        at = [int(i) for i in np.argwhere(~np.isfinite(np.asarray(leaf)))[0]]
+    if library.isfinite(leaf).all():
+        return
+    wrong = ~np.isfinite(np.asarray(leaf))
+    if jax.tree.leaves(weights):
+        each = [np.asarray(w).reshape(len(w), -1) for w in jax.tree.leaves(weights)]
+        counts = np.any([(w != 0).any(1) for w in each], axis=0)
+        wrong &= counts.reshape(-1, *(1,) * (wrong.ndim - 1))
+    if wrong.any():
+        at = [int(i) for i in np.argwhere(wrong)[0]]
         raise ValueError(f"{what} must be finite, got {leaf[tuple(at)]} in {name} at {at}")
 
 

@@ -20,7 +20,6 @@ from funprop.train.arguments import (
     check_sizes,
     check_state,
     check_step,
-    whole_number,
 )
 from funprop.train.arrays import copies, split
 from funprop.train.data import Last, arrays, blocks, epoch_rows, gather
@@ -31,6 +30,7 @@ from funprop.train.progress import Progress, for_terminal, silent
 from funprop.train.runner import Runner, kind, runner
 from funprop.train.stopping import Row, Rule
 from funprop.train.sums import means, on_host, summed
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from funprop.train.arguments import whole_number
+from funprop.arguments import described
+from funprop.values import real_number, whole_number
 
 Row = dict[str, float]
 Rule = Callable[[Sequence[Row]], str | None]
@@ -14,25 +15,29 @@ Rule = Callable[[Sequence[Row]], str | None]
 def at_least(metric: str, target: float) -> Rule:
     """Stop once `metric` is `target` or more.
 
+    Raises:
+      TypeError: `metric` is no name, or `target` no number.
+
     Example:
       >>> at_least("accuracy", 0.9)([{"accuracy": 0.95}])
       'accuracy reached 0.9'
     """
-    return lambda history: (
-        f"{metric} reached {target:g}" if _last(history, metric) >= target else None
-    )
+    reached = _metric(metric), real_number(target, "target")
+    return lambda history: _told(*reached) if _last(history, metric) >= reached[1] else None
 
 
 def at_most(metric: str, target: float) -> Rule:
     """Stop once `metric` is `target` or less.
 
+    Raises:
+      TypeError: `metric` is no name, or `target` no number.
+
     Example:
       >>> at_most("loss", 0.1)([{"loss": 0.5}]) is None
       True
     """
-    return lambda history: (
-        f"{metric} reached {target:g}" if _last(history, metric) <= target else None
-    )
+    reached = _metric(metric), real_number(target, "target")
+    return lambda history: _told(*reached) if _last(history, metric) <= reached[1] else None
 
 
 def patience(metric: str, epochs: int, best: Callable[..., float] = min) -> Rule:
@@ -44,14 +49,16 @@ def patience(metric: str, epochs: int, best: Callable[..., float] = min) -> Rule
       best: `min` for a loss, `max` for an accuracy.
 
     Raises:
-      TypeError: `epochs` is no integer.
+      TypeError: `metric` is no name, `epochs` no integer, or `best` no function.
       ValueError: `epochs` is not positive.
 
     Example:
       >>> patience("loss", 2)([{"loss": 0.1}, {"loss": 0.3}, {"loss": 0.2}])
       'loss no better for 2 epochs'
     """
-    epochs = whole_number(epochs, "epochs", 1)
+    metric, epochs = _metric(metric), whole_number(epochs, "epochs", 1)
+    if not callable(best):
+        raise TypeError(f"best must be a function, min or max, got {described(best)}")
 
     def rule(history: Sequence[Row]) -> str | None:
         _last(history, metric)
@@ -62,6 +69,16 @@ def patience(metric: str, epochs: int, best: Callable[..., float] = min) -> Rule
         return f"{metric} no better for {epochs} epochs" if waited >= epochs else None
 
     return rule
+
+
+def _metric(name: str) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"metric must be the name of one, got {described(name)}")
+    return name
+
+
+def _told(metric: str, target: float) -> str:
+    return f"{metric} reached {target:g}"
 
 
 def _last(history: Sequence[Row], metric: str) -> float:

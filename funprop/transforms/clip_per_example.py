@@ -22,6 +22,7 @@ from funprop.quantities.weighted import weighted, weighted_sum_of
 from funprop.transforms.microbatch import batch_size
 from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
 from funprop.trees import Sum, wide_dtype
+from funprop.values import real_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PyTree
@@ -90,6 +91,7 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
       >>> gradient.grads.w.tolist(), float(gradient.metrics["clipped"].mean)
       ([[-5.0]], 0.5)
     """
+    norm, noise = real_number(norm, "norm"), real_number(noise, "noise")
     if not (norm > 0 and math.isfinite(norm)):
         raise ValueError(f"norm must be positive and finite, got {norm}")
     if not (noise >= 0 and math.isfinite(noise)):

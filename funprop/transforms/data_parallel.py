@@ -31,9 +31,11 @@ def data_parallel(grad_fn: GradFn, mesh: jax.sharding.Mesh, axis: str = "data") 
       axis: of the mesh, over which the batch is split; over others all is repeated.
 
     Raises:
-      ValueError: the mesh has no such axis; noise would be added on every device; `grad_fn` is
-        split over devices already; or, when called, the devices do not divide the batch, or its
-        leaves are of unequal length, or there is a key and a layer mixes examples (`batch_norm`).
+      TypeError: `grad_fn` is none, or `mesh`.
+      ValueError: the mesh has no such axis, or axes that are not `AxisType.Auto`; noise would be
+        added on every device; `grad_fn` is split over devices already; or, when called, the devices
+        do not divide the batch, or its leaves are of unequal length, or there is a key
+        and a layer mixes examples (`batch_norm`).
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp

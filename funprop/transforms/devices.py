@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import jax
 
+from funprop.arguments import check_mesh
 from funprop.transforms.transformed import made_of
 
 if TYPE_CHECKING:
@@ -18,8 +19,10 @@ def axis_size(mesh: jax.sharding.Mesh, axis: str) -> int:
     """How many devices are along an axis of a mesh.
 
     Raises:
-      ValueError: the mesh has no such axis.
+      TypeError: `mesh` is none.
+      ValueError: it has no such axis, or axes that are not `AxisType.Auto`.
     """
+    check_mesh(mesh)
     if axis not in mesh.shape:
         raise ValueError(f"axis must be one of the mesh's, {mesh.axis_names}, got {axis!r}")
     return mesh.shape[axis]

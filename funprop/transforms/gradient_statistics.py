@@ -12,6 +12,7 @@ from funprop.properties import refuse_mixing
 from funprop.transforms.microbatch import over_parts
 from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
 from funprop.trees import Sum, wide_dtype, widen
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -49,8 +50,7 @@ def gradient_statistics(grad_fn: GradFn, n: int = 2) -> Transformed:
       >>> float(noise), float(square)
       (0.5, 0.75)
     """
-    if n < 2:
-        raise ValueError(f"n must be at least 2, got {n}")
+    n = whole_number(n, "n", 2)
     refuse(
         "gradient_statistics",
         made_of(grad_fn),

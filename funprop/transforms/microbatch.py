@@ -12,6 +12,7 @@ from funprop import trees
 from funprop.keys import split_key
 from funprop.properties import refuse_mixing
 from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -43,8 +44,7 @@ def microbatch(grad_fn: GradFn, n: int) -> Transformed:
       >>> float(microbatch(rows, 3)(w, x).grads), float(rows(w, x).grads)
       (60.0, 60.0)
     """
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
+    n = whole_number(n, "n", 1)
     why = {
         "noise": "it is added once, to the sum of all parts",
         "gradient_statistics": "its norms are those of the whole batch",

@@ -12,6 +12,7 @@ from funprop.transforms.devices import axis_size, check_split_once, on_each
 from funprop.transforms.microbatch import batch_size, cast_like, summed_in
 from funprop.transforms.pairwise_sum import hidden_zero, sum_of_all, sums_of_own
 from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -42,10 +43,11 @@ def ordered(
       axis: of the mesh, over which the batch is split; over others all is repeated.
 
     Raises:
-      ValueError: `parts` is not positive, or no multiple of the devices; the mesh has no such axis;
-        noise would be added in every part; `grad_fn` is split over devices already; or, when
-        called, `parts` does not divide the batch, its leaves are empty or of unequal length, or
-        there is a key and a layer mixes examples (`batch_norm`).
+      TypeError: `grad_fn` is none, or `mesh`, or `parts` no integer.
+      ValueError: `parts` is not positive, or no multiple of the devices; the mesh has no such axis,
+        or axes that are not `AxisType.Auto`; noise would be added in every part; `grad_fn` is split
+        over devices already; or, when called, `parts` does not divide the batch, its leaves are
+        empty or of unequal length, or there is a key and a layer mixes examples (`batch_norm`).
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -55,8 +57,7 @@ def ordered(
       >>> float(gradient.loss), float(gradient.weight), float(gradient.grads)
       (140.0, 8.0, 280.0)
     """
-    if parts < 1:
-        raise ValueError(f"parts must be at least 1, got {parts}")
+    parts = whole_number(parts, "parts", 1)
     refuse("ordered", made_of(grad_fn), {"noise": "it must be added once, to the sum of all parts"})
     check_split_once("ordered", grad_fn)
     devices = 1 if mesh is None else axis_size(mesh, axis)
