@@ -233,7 +233,14 @@ def all_finite(leaf: Any) -> Bool[Array, ""]:
     return jnp.isfinite(jnp.abs(leaf).max(initial=0))
 
 
+def require_array(x: Any) -> None:
+    """Raise a `TypeError` where `x` is a list or a number, say: a layer takes arrays."""
+    if not hasattr(x, "dtype"):
+        raise TypeError(f"x must be an array, got {type(x).__name__}")
+
+
 def require_float(x: Any) -> None:
-    """Raise a `TypeError` where `x` is not of floating dtype."""
-    if not is_float(x):
+    """Raise a `TypeError` where `x` is not an array of real numbers in a floating dtype."""
+    require_array(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"x must be of floating dtype, got {spec_string(x)}")
