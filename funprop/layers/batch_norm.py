@@ -75,7 +75,7 @@ class BatchSums:
     Example:
       >>> one = BatchSums(*map(jnp.array, (2.0, [4.0], [0.0], [2.0])))  # of 1 and 3, about 2
       >>> other = BatchSums(*map(jnp.array, (2.0, [4.0], [8.0], [34.0])))  # of 5 and 7, about 2
-      >>> [m.tolist() for m in trees.add(one, other).moments()]
+      >>> [m.tolist() for m in jax.tree.map(jnp.add, one, other).moments()]
       [[4.0], [5.0]]
     """
 
