@@ -111,7 +111,8 @@ def check_trainable(params: PyTree) -> None:
 def as_sum(name: str, given: Any) -> Sum:
     """A loss as a `Sum`, or a `TypeError`."""
     if isinstance(given, tuple) and [jnp.shape(leaf) for leaf in given] == [(), ()]:
-        return Sum(*given)
+        plain = any(isinstance(part, int | float) for part in given)  # as `x.size` is
+        return trees.sum_of(*given) if plain else Sum(*given)
     got = ", ".join(map(trees.spec_string, jax.tree.leaves(given)))
     raise TypeError(f"{name} must give a Sum, (total, weight) over the batch, got {got}")
 

@@ -32,8 +32,12 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
 
     Returns:
       A layer whose input is a batch, `(inputs, targets)` or `(inputs, targets, weights)`. An
-      example of weight zero has no say in value and gradient, whatever it holds. Its params are the
-      model's; of a loss that has params of its own, both by name.
+      example of weight zero has no say in value and gradient, whatever it holds. With weights for
+      each place, `[n, t]`, that is so of examples whose weights are all zero, and of targets at
+      every place of weight zero; *inputs* at such a place of an example that counts must be finite:
+      its other places may be computed from them (attention, recurrences), and a NaN there is NaN
+      in the gradient. Its params are the model's; of a loss that has params of its own, both by
+      name.
 
     Raises:
       TypeError: `model` or `loss` is no layer, or a metric no function; or, at forward, `loss`

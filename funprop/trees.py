@@ -118,6 +118,20 @@ def widen(x: Num[Array, "*shape"]) -> Float[Array, "*shape"]:
     return x.astype(wide_dtype(x.dtype))
 
 
+def sum_of(total: Any, weight: Any) -> Sum:
+    """A `Sum` of arrays, both floating: in float32, or in what a part of it has that is wider. What
+    people give holds Python's numbers too, and counts.
+
+    Example:
+      >>> [part.dtype.name for part in sum_of(jnp.arange(3).sum(), 3)]
+      ['float32', 'float32']
+    """
+    floats = [leaf for leaf in (total, weight) if hasattr(leaf, "dtype") and is_float(leaf)]
+    wide = max((wide_dtype(leaf.dtype) for leaf in floats), key=lambda d: d.itemsize, default=None)
+    dtype = jax.dtypes.canonicalize_dtype(wide or jnp.float32)
+    return Sum(jnp.asarray(total, dtype), jnp.asarray(weight, dtype))
+
+
 def lifted(x: Num[Array, "*shape"], like: Any) -> Num[Array, "..."]:
     """`x` with axes of one in front, as many as `like` has axes: for it to be added or multiplied,
     JAX wants that said where `jax_numpy_rank_promotion` is "raise".
@@ -219,9 +233,14 @@ def all_finite(leaf: Any) -> Bool[Array, ""]:
     return jnp.isfinite(jnp.abs(leaf).max(initial=0))
 
 
-def require_float(x: Any) -> None:
-    """Raise a `TypeError` where `x` is not of floating dtype."""
+def require_array(x: Any) -> None:
+    """Raise a `TypeError` where `x` is a list or a number, say: a layer takes arrays."""
     if not hasattr(x, "dtype"):
-        raise TypeError(f"x must be an array of floating dtype, got {type(x).__name__}")
-    if not is_float(x):
+        raise TypeError(f"x must be an array, got {type(x).__name__}")
+
+
+def require_float(x: Any) -> None:
+    """Raise a `TypeError` where `x` is not an array of real numbers in a floating dtype."""
+    require_array(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"x must be of floating dtype, got {spec_string(x)}")

@@ -1,5 +1,6 @@
 """Attention: against JAX's own, with every choice, at any shape."""
 
+import functools
 import importlib
 import math
 import re
@@ -151,6 +152,41 @@ def test_cudnn_where_the_program_is_for_a_gpu_and_the_kernel_takes_it(how, x, ke
             chex.assert_trees_all_equal(jax.jit(gradient)(x), jax.jit(blocks)(x))
 
 
+@pytest.mark.parametrize("method", [None, "cudnn"])
+def test_jax_differentiates_through_the_kernel(method, with_cudnn):
+    layer, x = fp.attention(2, method=method), random(2, 8, 48, dtype=jnp.bfloat16)
+
+    def loss(x):
+        return layer.forward((), x)[0].astype(jnp.float32).sum()
+
+    for gradient in (jax.grad(loss), gradient_of(fp.autodiff(layer))):
+        assert lowered(gradient, x, platform="cuda").count("custom_call @__cudnn$fmha") == 2
+    if method is None:
+        with jax.default_device(jax.devices("cpu")[0]):
+            blocks = fp.attention(2, method="blocks")
+            y, kept = blocks.forward((), x)
+            want = blocks.backward((), kept, jnp.ones_like(y))[1]
+            got = jax.jit(jax.grad(loss))(x)
+            gap = jnp.abs(got - want).astype(jnp.float32).max()
+            assert gap < 0.02 * jnp.abs(want).max().astype(jnp.float32)
+
+
+@pytest.mark.slow
+def test_verify_where_the_kernel_may_be_chosen(with_cudnn):
+    with jax.default_device(jax.devices("cpu")[0]):
+        assert fp.verify(fp.attention(2), (), random(2, 8, 48, dtype=jnp.bfloat16)).ok
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 12), (2, 0, 5, 12)])
+def test_no_examples_give_no_gradient(shape):
+    for layer in (fp.attention(2), fp.attention(2, kv_heads=2, window=2, causal=False)):
+        y, kept = layer.forward((), jnp.zeros(shape))
+        dx = layer.backward((), kept, y)[1]
+        assert (y.shape, dx.shape) == ((*shape[:-1], 4), shape)
+    with pytest.raises(ValueError, match="must have time"):
+        fp.attention(2).forward((), jnp.zeros((2, 0, 12)))
+
+
 def test_what_cudnn_does_not_take_is_refused_where_it_is_asked_for(with_cudnn):
     layer = fp.attention(2, method="cudnn")
     for x, why in ((random(2, 8, 120, dtype=jnp.bfloat16), "head dim"), (random(2, 8, 48), "fp16")):
@@ -199,12 +235,30 @@ def test_what_is_hidden_may_hold_anything(kind, number):
             assert np.isnan(dx[:, 3]).any()  # it does not pass unseen
 
 
-def test_a_hidden_number_may_be_huge():
-    layer = fp.attention(1, causal=False)
-    x, mask = random(1, 3, 6), jnp.array([[True, True, False]])
-    y, kept = layer.forward((), (x.at[:, 2].set(3e38), mask))
-    dx, _ = layer.backward((), kept, jnp.full_like(y, 1e3).at[:, 2].set(0))[1]
-    assert jnp.isfinite(y[:, :2]).all() and jnp.isfinite(dx).all()
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("kind", HIDDEN)
+def test_what_is_hidden_may_be_huge(kind, dtype):
+    """Its scores overflow, and so do its products with `dy`: neither comes to the other places."""
+    how, mask, apart = HIDDEN[kind]
+    layer, at = fp.attention(2, **how, method="blocks"), np.array(apart)
+    good = random(2, 6, 24 if "kv_heads" in how else 36, dtype=dtype)
+    mask = None if mask is None else jnp.array([mask, mask], bool)
+    dy = jnp.zeros((2, 6, 12), dtype).at[:, at].set(1e3)
+
+    @jax.jit
+    def run(x):
+        y, kept = layer.forward((), x if mask is None else (x, mask))
+        dx = layer.backward((), kept, dy)[1]
+        return y, dx if mask is None else dx[0]
+
+    wide = functools.partial(np.asarray, dtype=np.float32)
+    want_y, want_dx = map(wide, run(good))
+    for number in (3e38, -3e38):
+        y, dx = map(wide, run(good.at[:, 3].set(number)))
+        np.testing.assert_array_equal(y[:, at], want_y[:, at])
+        near = 1e-6 * np.abs(want_dx).max()
+        np.testing.assert_allclose(dx[:, at], want_dx[:, at], rtol=1e-5, atol=near)
+        assert np.isfinite(dx).all()
 
 
 def test_a_query_that_sees_nothing_gives_zero_and_no_gradient():

@@ -433,7 +433,7 @@ def test_from_loss_wants_sums():
         ),
         (
             lambda: fp.objective(fp.dense(2), fp.mean_squared(), **{"": fp.accuracy}),
-            "metric '' needs another name: one that is not empty",
+            "metric '' needs a name: without one it is told nowhere",
         ),
         (lambda: fp.patience("loss", 0), "epochs must be at least 1, got 0"),
         (
@@ -519,7 +519,7 @@ def test_a_list_of_rows_is_an_array_as_numpy_has_it():
     )
     raises(
         TypeError,
-        "x must be an array of floating dtype, got list",
+        "x must be an array, got list",
         lambda: fp.dense(2).init(KEY, [X, X]),
     )
 
@@ -592,3 +592,61 @@ def test_reshape_takes_what_fits_and_refuses_all_others(shape, wanted):
     else:
         with pytest.raises(ValueError, match="does not reshape"):
             fp.reshape(*wanted).forward((), x)
+
+
+FEATURES = "eps must be a small number, got {}: the number of features is found from the input"
+ARRAY = "x must be an array, got "
+BRANCHES = "x must be a tuple of arrays, one a branch, got "
+COMPLEX = "x must be of floating dtype, got complex64[1,4,4]"
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence", "call"),
+    [
+        *[
+            (ValueError, FEATURES.format(given), lambda make=make, given=given: make(given))
+            for make in (fp.batch_norm, fp.layer_norm, fp.rms_norm, lambda n: fp.group_norm(2, n))
+            for given in (64, 1, (64,), 1.5)
+        ],
+        (ValueError, "slope must be finite, got nan", lambda: fp.leaky_relu(float("nan"))),
+        (ValueError, "slope must be finite, got -inf", lambda: fp.leaky_relu(-float("inf"))),
+        (ValueError, "alpha must be finite, got inf", lambda: fp.elu(float("inf"))),
+        *[
+            (TypeError, ARRAY + "list", lambda layer=layer: layer.forward((), [1.0, 2.0]))
+            for layer in (fp.relu(), fp.softmax(), fp.max_pool(2), fp.global_max_pool())
+        ],
+        (TypeError, ARRAY + "list", lambda: fp.flatten().forward((), [1.0])),
+        (TypeError, ARRAY + "list", lambda: fp.dense(3).init(KEY, [1.0])),
+        (TypeError, ARRAY + "list", lambda: fp.attention(1).forward((), [1.0])),
+        (TypeError, ARRAY + "list", lambda: fp.conv(3, 3).init(KEY, [1.0])),
+        (TypeError, ARRAY + "list", lambda: fp.embedding(3, 2).init(KEY, [1, 2])),
+        (TypeError, ARRAY + "int", lambda: fp.embedding(3, 2).init(KEY, 1)),
+        *[
+            (
+                TypeError,
+                COMPLEX,
+                lambda layer=layer: layer.forward((), jnp.ones((1, 4, 4), complex)),
+            )
+            for layer in (fp.relu(), fp.tanh(), fp.gelu(), fp.max_pool(2), fp.softmax())
+        ],
+        *[
+            (TypeError, BRANCHES + "NoneType among them", lambda f=f: f.forward((), (X, None)))
+            for f in (fp.add(), fp.concatenate())
+        ],
+        *[
+            (
+                ValueError,
+                "x must have at least one branch, got an empty tuple",
+                lambda f=f: f.forward((), ()),
+            )
+            for f in (fp.add(), fp.concatenate())
+        ],
+        (
+            ValueError,
+            "params.table must have shape (400, 2), got (300, 2)",
+            lambda: fp.embedding(400, 2).forward(fp.EmbeddingParams(jnp.ones((300, 2))), Y),
+        ),
+    ],
+)
+def test_layers_are_given_something_else(kind, sentence, call):
+    raises(kind, sentence, call)

@@ -90,7 +90,8 @@ TRAINED = [
         jax.eval_shape(case.layer.init, jax.random.key(0), case.x(np.random.default_rng(0)))
     )
 ]
-OBJECTIVES = {"objective", "gpt", "llama", "tied", "tied-cast", "own-loss", "two-losses"}
+OBJECTIVES = {"objective", "gpt", "llama", "own-loss", "two-losses"}
+OBJECTIVES |= {"tied", "tied-cast", "tied-frozen", "tied-low-rank"}
 
 
 def own_loss() -> fp.Layer:
@@ -111,9 +112,9 @@ def draws() -> fp.Layer:
     )
 
 
-def words() -> fp.Layer:
-    """A model of words without a network between the two uses of the table."""
-    return fp.language_model(fp.serial(fp.embedding(6, 3), fp.rms_norm()), 6)
+def words(*between: fp.Layer) -> fp.Layer:
+    """A model of words with next to nothing between the two uses of the table."""
+    return fp.language_model(fp.serial(fp.embedding(6, 3), *between, fp.rms_norm()), 6)
 
 
 def two_losses() -> fp.Layer:
@@ -165,6 +166,16 @@ EXTRA = [
         normal(4, 5),
     ),
     Case("tied", words(), both(labels(3, 5, classes=6), labels(3, 5, classes=6), positive(3, 5))),
+    Case(  # what is trained of a tied model is a part of it
+        "tied-frozen",
+        fp.freeze(words(fp.dense(3), fp.dense(3)), "dense_0"),
+        both(labels(3, 5, classes=6), labels(3, 5, classes=6), positive(3, 5)),
+    ),
+    Case(
+        "tied-low-rank",
+        fp.low_rank(words(fp.dense(3), fp.dense(3)), "dense_1", 2, train="rms_norm"),
+        both(labels(3, 5, classes=6), labels(3, 5, classes=6), positive(3, 5)),
+    ),
     Case(
         "tied-cast",
         fp.cast(words(), float),
@@ -178,7 +189,7 @@ EXTRA = [
 ]
 FAST = {
     *("dense-gram", "embedding", "linear_cross_entropy-tokens", "random"),
-    *("freeze", "tied"),
+    *("freeze", "tied", "tied-frozen", "tied-low-rank"),
 }
 
 
@@ -360,6 +371,13 @@ def test_squared_norms_is_a_rewrite_like_any_other(x64):
     chex.assert_trees_all_close(
         dx, model.backward(params, model.forward(params, x)[1], y * 0 + 1)[1]
     )
+
+
+@pytest.mark.parametrize("form", [LINE, fp.backprop(LINE)], ids=["norms", "rows"])
+def test_an_empty_batch_has_a_gradient_of_zero(form):
+    params, batch = line(dtype=jnp.float32)
+    found = fp.clip_per_example(form, 1.0)(params, jax.tree.map(lambda leaf: leaf[:0], batch))
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(found[:4]))
 
 
 def test_refusals():

@@ -253,3 +253,39 @@ def test_a_decay_of_a_traced_number():
         raises(TypeError, told, lambda decay=decay: update(decay))
     raises(TypeError, "decay must give one number, got None", lambda: update(lambda n: None))
     update(lambda n: jnp.minimum(0.9, n / (n + 1)))
+
+
+@pytest.mark.parametrize("name", [*WRAPPERS, "step", "fused_step", "measure"])
+def test_labels_beyond_32_bits_are_refused_before_jax_cuts_them(name):
+    step = {"step": STEP, "fused_step": fp.fused_step(OBJECTIVE, SGD)}.get(name, STEP)
+    step = WRAPPERS[name](step) if name in WRAPPERS else step
+    run, first = step.update, step.init(PARAMS, None)
+    if name == "measure":
+        run, first = fp.measure(GRAD_FN), PARAMS
+    batch = np.ones((8, 5), np.float32), np.arange(8) % 4
+    for bad, dtype, kind in ((2**32 + 1, np.int64, "int32"), (2**40, np.uint64, "uint32")):
+        labels = batch[1].astype(dtype)
+        labels[3] = bad
+        raises(
+            ValueError,
+            f"batch/1 must fit in {kind}, got {bad}: set jax_enable_x64, or use less",
+            lambda labels=labels: run(first, (batch[0], labels)),
+        )
+    assert fp.measure(GRAD_FN)(PARAMS, batch)["loss"].weight == 8  # others pass
+
+
+def test_metrics_without_a_name():
+    sentence = "metric '' needs a name: without one it is told nowhere"
+    raises(ValueError, sentence, lambda: fp.objective(MODEL, LOSS, **{"": fp.accuracy}))
+    nameless = fp.from_loss(lambda w, batch: (w, 1, {"": fp.Sum(1, 1)}))
+    raises(ValueError, sentence, lambda: nameless(jnp.ones(()), None))
+
+
+def test_an_empty_batch_is_not_cut():
+    empty = jax.tree.map(lambda leaf: leaf[:0], BATCH)
+    for make in (fp.ordered, fp.microbatch, fp.gradient_statistics):
+        raises(
+            ValueError,
+            "batch must have at least 2 examples, got 0",
+            lambda make=make: make(GRAD_FN, 2)(PARAMS, empty),
+        )

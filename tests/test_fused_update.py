@@ -88,6 +88,33 @@ def test_through_every_combinator(x64):
     chex.assert_tree_all_finite(got[0].params)
 
 
+MASKED = optax.adamw(1e-2, weight_decay=0.5, mask=fp.decayed)
+
+
+@pytest.mark.parametrize("optimizer", [OPTIMIZERS["adamw"], MASKED], ids=["adamw", "mask"])
+def test_of_what_is_trained_in_part(optimizer, x64):
+    whole = objective(
+        fp.dense(5),
+        fp.batch_norm(),
+        fp.repeat(block(), 2),
+        fp.named("adapted", fp.dense(5)),
+        tied(),
+    )
+    x, labels, _ = data()
+    whole = fp.freeze(fp.low_rank(whole, "*adapted", 2, train="*repeat"), "*repeat*dense_0")
+    assert_same(*both(whole, optimizer, (x, labels)))
+
+
+def test_a_mask_for_one_tree_is_refused():
+    params = objective().init(KEY, (jnp.ones((3, 4)), jnp.zeros(3, jnp.int32)))
+    raises(
+        ValueError,
+        "optimizer must take any tree of params, got one with a mask (or labels) for one tree "
+        "alone: give it as a function that each leaf of the model is given to, as mask=fp.decayed",
+        lambda: fp.fused_step(objective(), optax.adamw(0.1, mask=fp.decayed(params))),
+    )
+
+
 @pytest.mark.parametrize("name", ["adafactor", "block_rms", "adaptive"])
 def test_what_looks_at_a_whole_leaf_sees_one_layer(name, x64):
     """Under repeat each copy is a leaf of its own, as the same layers are in a serial."""

@@ -256,7 +256,7 @@ FAR = np.array([2**32 + 1])
             "x must be from 0 to 2, got 4294967297",
         ),
         (
-            lambda: fp.accuracy(jnp.ones((3, 1)), jnp.zeros(3, int)),
+            lambda: fp.accuracy(jnp.ones((3, 1)), jnp.array([0, 1, 1])),
             "outputs must have a column for each of two classes or more, got shape (3, 1): of one, "
             "use binary_accuracy",
         ),
@@ -373,6 +373,18 @@ def test_an_output_of_nan_is_never_right():
 
 
 # ------------------------------------------------------------------------- infinite and far logits
+
+
+def test_a_target_that_makes_no_sense_is_nan_in_metrics_inside_jit():
+    # All outputs are finite: a product with the boolean "right" is folded by XLA to a choice.
+    logits = jnp.array([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    accuracy, binary = jax.jit(fp.accuracy), jax.jit(fp.binary_accuracy)
+    for bad in (7, -1):
+        assert jnp.isnan(accuracy(logits, jnp.array([0, bad])).total)
+    for bad in (jnp.nan, 2.0):
+        assert jnp.isnan(binary(logits[:, 0], jnp.array([1.0, bad])).total)
+    assert accuracy(logits, jnp.array([0, 7]), jnp.array([2.0, 0.0])) == (2.0, 2.0)
+    assert binary(logits[:, 0], jnp.array([1.0, 0.0])) == (1.0, 2.0)
 
 
 def test_linear_form_of_masked_classes_and_far_logits():

@@ -38,7 +38,7 @@ def plain_loss(params, batch):
     """The same objective as anybody writes it."""
     x, labels, weights = batch
     first, _, second = params
-    logits = jnp.tanh(x @ first.w + first.b) @ second.w + second.b
+    logits = jnp.tanh(x @ first.w + first.b[None]) @ second.w + second.b[None]
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)[:, 0]
     return -(chosen * weights).sum(), weights.sum()
 
@@ -122,6 +122,47 @@ def test_without_jit_every_part_is_a_trace_of_its_own():
     with jax.disable_jit():
         got = fp.ordered(grad_fn, 2)(params, batch)
     chex.assert_trees_all_close(got, grad_fn(params, batch), rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [fp.microbatch, fp.ordered, fp.gradient_statistics])
+def test_pythons_numbers_in_sums_are_numbers(make):
+    """As `len(batch)`: in a loss function's sums, in a layer's, in a metric's, in a grad_fn's."""
+    x, y = jnp.linspace(-1, 1, 8)[:, None], jnp.zeros((8, 1))
+
+    def hits(o, t):
+        return fp.Sum((o > t).sum(), o.size)
+
+    own = fp.layer(
+        forward=lambda params, b: (fp.Sum(((b[0] - b[1]) ** 2).sum(), b[0].size), b),
+        backward=lambda params, b, dy: ((), (2 * dy[0] * (b[0] - b[1]), None)),
+    )
+    objective = fp.objective(fp.dense(1, bias=False), own, hits=hits)
+    params = fp.DenseParams(jnp.ones((1, 1)), None)
+
+    def by_loss(p, b):
+        return ((b[0] @ p.w - b[1]) ** 2).sum(), len(b[0]), {"hits": hits(b[0] @ p.w, b[1])}
+
+    def by_hand(p, b, key=None):
+        grads = fp.DenseParams(2 * b[0].T @ (b[0] @ p.w - b[1]), None)
+        return fp.Gradient(grads, by_loss(p, b)[0], len(b[0]), {"hits": hits(b[0], b[1])})
+
+    for grad_fn in (fp.backprop(objective), fp.from_loss(by_loss), by_hand):
+        found = make(grad_fn, 2)(params, (x, y))
+        assert found.metrics["hits"] == (4.0, 8.0)
+        np.testing.assert_allclose((found.loss, found.weight), ((x**2).sum(), 8), rtol=1e-6)
+        np.testing.assert_allclose(found.grads.w, 2 * (x**2).sum()[None, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "n"), [("float16", 70_000), ("bfloat16", 257)])
+def test_a_weight_is_counted_in_float32(dtype, n):
+    # Of terms small enough that their own sum is a number in 16 bits.
+    total = fp.from_loss(lambda w, x: ((w * x).sum(), x.size))
+    w, x = jnp.ones((), dtype), jnp.full(n, 2.0**-6, dtype)
+    for grad_fn in (total, fp.microbatch(total, 2)):
+        found = grad_fn(w, x)
+        assert found.weight == n and found.weight.dtype == found.loss.dtype == jnp.float32
+        assert found.grads.dtype == dtype
+        assert found.loss == pytest.approx(n * 2.0**-6, rel=1e-2)
 
 
 @pytest.mark.parametrize("grad_fn", [BACKPROP, fp.from_loss(plain_loss)], ids=["hand", "plain"])

@@ -8,6 +8,7 @@ is NaN. Where a formula would come to `inf * 0`, `x` is clipped to where its lim
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import jax
@@ -67,12 +68,17 @@ def leaky_relu(slope: float = 0.01) -> Layer:
     """`y = x` where `x >= 0`, else `slope * x`. Keeps a byte an element: the sign of `y` would tell
     too, but for a slope of zero or a product that underflows.
 
+    Raises:
+      ValueError: `slope` is not finite.
+
     Example:
       >>> y, kept = leaky_relu(0.5).forward((), jnp.array([-2.0, 2.0]))
       >>> y.tolist(), leaky_relu(0.5).backward((), kept, jnp.ones(2))[1].tolist()
       ([-1.0, 2.0], [0.5, 1.0])
     """
     slope = real_number(slope, "slope")
+    if not math.isfinite(slope):
+        raise ValueError(f"slope must be finite, got {slope}")
 
     def times_slope(x: X) -> X | int:
         return slope * x if slope else 0  # where x is infinite, too
@@ -102,7 +108,8 @@ def elu(alpha: float = 1.0) -> Layer:
     Source: Clevert, Unterthiner and Hochreiter, arXiv:1511.07289.
 
     Raises:
-      ValueError: `alpha` is not positive (then the sign of `y` would not tell that of `x`).
+      ValueError: `alpha` is infinite, or not positive (then the sign of `y` would not tell that of
+        `x`).
 
     Example:
       >>> y, kept = elu().forward((), jnp.array([0.0, 2.0]))
@@ -112,6 +119,8 @@ def elu(alpha: float = 1.0) -> Layer:
     alpha = real_number(alpha, "alpha")
     if not alpha > 0:
         raise ValueError(f"alpha must be positive, got {alpha}")
+    if alpha == math.inf:
+        raise ValueError(f"alpha must be finite, got {alpha}")
 
     def forward(x: X) -> tuple[X, Kept]:
         y = jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x)))

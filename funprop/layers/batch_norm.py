@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from funprop.layer import Layer, Recorded, layer
-from funprop.layers.moments import moments
+from funprop.layers.moments import inverse_root, moments
 from funprop.layers.normalisation import (
     affine,
     check_channels,
@@ -121,6 +120,7 @@ def batch_norm(eps: float = 1e-5, *, momentum: float = 0.9) -> Layer:
     which no gradient trains. `step` folds the batch's in, a share of `1 - momentum` each;
     `calibrate` sets those of all the data. The variance is the mean square deviation, not the
     unbiased one. A row of padding counts like any other.
+    Where the sum of squares overflows, from deviations of about 1e18 on, the output is NaN.
 
     Backward, with `w = x - mean`, `r = 1 / sqrt(variance + eps)` and sums over the `n` rows:
     `dscale = r sum(dy w)`, `dbias = sum(dy)`; with a key
@@ -133,8 +133,9 @@ def batch_norm(eps: float = 1e-5, *, momentum: float = 0.9) -> Layer:
     Source: Ioffe and Szegedy, arXiv:1502.03167.
 
     Raises:
-      ValueError: `eps` is not positive, or `momentum` not from 0 to 1; or, at init or forward, `x`
-        has no batch axis, another last axis than the params want, or, with a key, no rows.
+      ValueError: `eps` is not positive, or above 1; or `momentum` not from 0 to 1; or, at init or
+        forward, `x` has no batch axis, another last axis than the params want, or, with a key,
+        no rows.
       TypeError: `x` is not of floating dtype, or the params are not `BatchNormParams`.
 
     Example:
@@ -188,8 +189,8 @@ def batch_norm(eps: float = 1e-5, *, momentum: float = 0.9) -> Layer:
         a = r * scale
         if batch:
             n = x.size // x.shape[-1]
-            b = r * r * a * sum_dyw / n
-            dx = lifted(a, x) * dy - lifted(b, x) * w + lifted(b * rest - a * sum_dy / n, x)
+            b = r * (r * sum_dyw / n)  # in an order in which nothing underflows
+            dx = lifted(a, x) * (dy - lifted(b, x) * w + lifted(b * rest - sum_dy / n, x))
         else:
             dx = lifted(a, x) * dy
         dscale, dbias = (r * sum_dyw).astype(params.scale.dtype), sum_dy.astype(params.bias.dtype)
@@ -219,7 +220,7 @@ def _fixed(params: BatchNormParams, wide: X, eps: float) -> tuple[Channels, Chan
     """`mean` and `1 / sqrt(variance + eps)` of the params, with axes of one in front."""
     return (
         lifted(params.mean.astype(wide.dtype), wide),
-        lifted(lax.rsqrt(params.variance.astype(wide.dtype) + eps), wide),
+        lifted(inverse_root(params.variance.astype(wide.dtype), eps), wide),
     )
 
 

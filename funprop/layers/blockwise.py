@@ -56,7 +56,7 @@ def forward(how: Heads, size: int | None, x: Any, mask: Any) -> Float[Array, "*b
             k_, v_ = k[:, group.low : group.high], v[:, group.low : group.high]
 
             def block(i: Any, group: Group = group, k_: Any = k_, v_: Any = v_) -> Any:
-                p = _softmax(how, group, _cut(q, i, group.size), k_, mask, i)
+                p, _ = _softmax(how, group, _cut(q, i, group.size), k_, mask, i)
                 return _product("brij,bjf->brif", p.astype(v_.dtype), v_).astype(x.dtype)
 
             parts.append(_joined(jax.lax.map(block, jnp.asarray(group.starts))))
@@ -87,12 +87,17 @@ def backward(
             def block(carry: Any, i: Any, group: Group = group, k_: Any = k_, v_: Any = v_) -> Any:
                 dk, dv = carry
                 q_i, dy_i = _cut(q, i, group.size), _cut(dy, i, group.size)
-                p = _softmax(how, group, q_i, k_, mask, i)
+                p, norm = _softmax(how, group, q_i, k_, mask, i)
+                # Where scores overflow, in a hidden place perhaps: `0 * nan` is no gradient.
+                lost = ~jnp.isfinite(norm)
+                p = jnp.where(lost, 0, p)
                 dv = dv + _product("brij,brif->bjf", p.astype(dy.dtype), dy_i)
                 dp = _product("brif,bjf->brij", dy_i, v_)
+                dp = jnp.where(p == 0, 0, dp)  # a hidden number may be huge
                 dz = (p * _centred(p, _centred(p, dp))).astype(q.dtype)
                 dk = dk + _product("brij,brif->bjf", dz, q_i)
-                return (dk, dv), _product("brij,bjf->brif", dz, k_).astype(x.dtype)
+                dq = _product("brij,bjf->brif", dz, k_).astype(x.dtype)
+                return (dk, dv), jnp.where(lost & (dy_i != 0), jnp.nan, dq)
 
             start = jax.tree.map(jnp.zeros_like, (dk[:, keys], dv[:, keys]))
             (dk_, dv_), dq = jax.lax.scan(block, start, jnp.asarray(group.starts))
@@ -118,6 +123,8 @@ def _over_heads(size: int, of_a_head: Any, *parts: Any) -> Any:
     cached = next(n for n in range(fit, 0, -1) if heads % n == 0)
 
     def run(at_once: int, *moved: Any) -> Any:
+        if not batch:  # nothing to loop over, which `map` cannot divide
+            return jax.vmap(of_a_head)(*moved)
         return jax.lax.map(lambda part: of_a_head(*part), moved, batch_size=at_once)
 
     moved = tuple(part.swapaxes(0, 1) for part in parts)
@@ -130,7 +137,7 @@ def _over_heads(size: int, of_a_head: Any, *parts: Any) -> Any:
 
 
 def _softmax(how: Heads, group: Group, q: Any, k: Any, mask: Any, i: Any) -> Any:
-    """`p[b,r,i,j]` in float32 at least; zero for a query that sees nothing."""
+    """`p[b,r,i,j]` in float32 at least, zero for a query that sees nothing; and the norms."""
     z = _product("brif,bjf->brij", q, k)
     query = i + jnp.arange(group.size)[:, None]
     seen = how.visible(query, jnp.arange(group.low, group.high)[None])[None, None]
@@ -141,7 +148,7 @@ def _softmax(how: Heads, group: Group, q: Any, k: Any, mask: Any, i: Any) -> Any
     top = z.max(-1, keepdims=True)
     e = jnp.exp(z - jnp.where(jnp.isfinite(top), top, 0))
     norm = e.sum(-1, keepdims=True)
-    return e / jnp.where(norm == 0, 1, norm)
+    return e / jnp.where(norm == 0, 1, norm), norm
 
 
 def _centred(p: Any, dp: Any) -> Any:

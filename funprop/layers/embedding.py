@@ -11,7 +11,7 @@ from jax.nn import initializers
 from funprop.decoding import Decoding, place
 from funprop.layer import Layer, layer
 from funprop.quantities.closed_form import closed, sum_squares
-from funprop.trees import Static, lifted, require_float, spec_string, widen
+from funprop.trees import Static, lifted, require_array, require_float, spec_string, widen
 from funprop.values import known, to_int32, whole_number
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def embedding(
     Shapes: `x [*shape]` integers, `y [*shape, features]`; the table `[rows, features]`.
 
     Raises:
-      ValueError: `rows` or `features` is not positive; or, at forward, a number is out of range.
+      ValueError: `rows` or `features` is not positive; or, at forward, a number is out of range, or
+        the table has another shape.
       TypeError: at init or forward, `x` is not of integer dtype.
 
     Example:
@@ -85,6 +86,10 @@ def embedding(
         _check_integers(x)
         _check_range(x, rows)
         x, table = to_int32(x), params.table
+        if table.shape != (rows, features):
+            raise ValueError(
+                f"params.table must have shape {(rows, features)}, got {tuple(table.shape)}"
+            )
         return table.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False), x
 
     def backward(
@@ -197,6 +202,7 @@ def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> La
 
 
 def _check_integers(x: Any) -> None:
+    require_array(x)
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise TypeError(f"x must be of integer dtype, got {spec_string(x)}")
 

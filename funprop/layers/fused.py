@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -35,12 +36,28 @@ def refusal(how: Heads, x: Any, mask: Any) -> str | None:
 
 def forward(how: Heads, x: Packed) -> tuple[Output, list[Any]]:
     """`y`, and what the kernel keeps beside queries, keys and values: its output and the logarithm
-    of each norm."""
-    clean, spoiled = finite(how, x, None)
-    y, _, leaves = _vjp(how, *_heads_last(how, clean))
-    y_out = jnp.where(_last(spoiled), jnp.nan, y)
-    y_out = y_out.reshape(*x.shape[:-1], how.heads * y.shape[-1])
-    return y_out, [leaf for leaf, i in leaves if i is None]
+    of each norm.
+
+    What JAX has traced by `jax.vjp` already, it does not differentiate again. So it is told to go
+    through the kernel itself; what is kept has no derivative, as it is for `backward` alone.
+    """
+
+    @jax.custom_vjp
+    def run(x: Packed) -> tuple[Output, list[Any]]:
+        clean, spoiled = finite(how, x, None)
+        y, _, leaves = _vjp(how, *_heads_last(how, clean))
+        return _output(how, x, y, spoiled), [leaf for leaf, i in leaves if i is None]
+
+    def fwd(x: Packed) -> tuple[tuple[Output, list[Any]], Any]:
+        def plain(x: Packed) -> Output:
+            clean, spoiled = finite(how, x, None)
+            return _output(how, x, _attend(how, *_heads_last(how, clean)), spoiled)
+
+        y, pullback = jax.vjp(plain, x)
+        return (y, run(x)[1]), pullback
+
+    run.defvjp(fwd, lambda pullback, cotangents: pullback(cotangents[0]))
+    return run(x)
 
 
 def backward(how: Heads, x: Packed, kept: list[Any], dy: Output) -> Packed:
@@ -62,22 +79,27 @@ def backward(how: Heads, x: Packed, kept: list[Any], dy: Output) -> Packed:
 
 def _vjp(how: Heads, q: Any, k: Any, v: Any) -> tuple[Any, Any, list[tuple[Any, int | None]]]:
     """The output, the pullback, and its leaves, each with which of the inputs it is, if it is."""
-
-    def attend(q: Any, k: Any, v: Any) -> Any:
-        window = None if how.window is None else (how.window - 1, how.window - 1)
-        return jax.nn.dot_product_attention(
-            q,
-            k,
-            v,
-            is_causal=how.causal,
-            local_window_size=window,
-            scale=1.0,  # in q already
-            implementation="cudnn",
-        )
-
-    y, pullback = jax.vjp(attend, q, k, v)
+    y, pullback = jax.vjp(functools.partial(_attend, how), q, k, v)
     place = {id(part): i for i, part in enumerate((q, k, v))}
     return y, pullback, [(leaf, place.get(id(leaf))) for leaf in jax.tree.leaves(pullback)]
+
+
+def _attend(how: Heads, q: Any, k: Any, v: Any) -> Any:
+    window = None if how.window is None else (how.window - 1, how.window - 1)
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        is_causal=how.causal,
+        local_window_size=window,
+        scale=1.0,  # in q already
+        implementation="cudnn",
+    )
+
+
+def _output(how: Heads, x: Packed, y: Any, spoiled: Any) -> Output:
+    y = jnp.where(_last(spoiled), jnp.nan, y)
+    return y.reshape(*x.shape[:-1], how.heads * y.shape[-1])
 
 
 def _heads_last(how: Heads, x: Packed) -> tuple[Any, Any, Any]:

@@ -31,7 +31,11 @@ class Heads(NamedTuple):
         q, k, v = jnp.split(x, (self.heads, self.heads + self.kv_heads), 1)
         if self.rotary is not None:
             places = first + jnp.arange(time, dtype=jnp.int32)  # the sequence began earlier
-            q, k = rotate(q, places, base=self.rotary), rotate(k, places, base=self.rotary)
+            most = float(
+                jnp.finfo(x.dtype).max
+            )  # what turns too far stays finite: `0 * inf` is NaN
+            q, k = (rotate(part, places, base=self.rotary) for part in (q, k))
+            q, k = jnp.clip(q, -most, most), jnp.clip(k, -most, most)
         q = q * q.shape[-1] ** -0.5
         return q.reshape(len(x), self.kv_heads, self.heads // self.kv_heads, *q.shape[2:]), k, v
 

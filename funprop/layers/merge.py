@@ -91,6 +91,12 @@ def _check_branches(xs: Any) -> None:
     if not isinstance(xs, tuple):
         got = spec_string(xs) if hasattr(xs, "dtype") else type(xs).__name__
         raise TypeError(f"x must be a tuple of arrays, one a branch, got {got}")
+    if not xs:
+        raise ValueError("x must have at least one branch, got an empty tuple")
+    for x in xs:
+        if not hasattr(x, "dtype"):
+            got = type(x).__name__
+            raise TypeError(f"x must be a tuple of arrays, one a branch, got {got} among them")
 
 
 def _cotangent(dy: Float[Array, "..."] | None, dtype: Any) -> Float[Array, "..."] | None:

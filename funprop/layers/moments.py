@@ -52,7 +52,13 @@ def moments(x: Float[Array, "..."], average: Callable[[Any], Any], eps: float) -
     w = x - mean
     rest = average(w)
     variance = average(w * w) - rest * rest
-    return Moments(mean, rest, lax.rsqrt(jnp.maximum(variance, 0) + eps))
+    return Moments(mean, rest, inverse_root(jnp.maximum(variance, 0), eps))
+
+
+def inverse_root(variance: Float[Array, "..."], eps: float) -> Float[Array, "..."]:
+    """`1 / sqrt(variance + eps)`, and NaN where squares have overflowed: zero would pass unseen,
+    and to scale each row by its largest number first takes one more pass over `x`."""
+    return jnp.where(variance < jnp.inf, lax.rsqrt(variance + eps), jnp.nan)
 
 
 def deviations(

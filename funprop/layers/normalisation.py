@@ -1,19 +1,21 @@
 """Normalisations of each example by itself. They keep `x` and a number or two for each mean: the
 normalised `x` is made again in backward, which reads `x` anyway.
 
-Statistics, and all of backward, are computed in float32 at least (see `moments`).
+Statistics, and all of backward, are computed in float32 at least (see `moments`). Where the
+sum of squares overflows there, from numbers of about 1e18 on, the output is NaN.
 """
 
 from __future__ import annotations
 
 import math
+import numbers
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 
 from funprop.layer import Layer, layer
-from funprop.layers.moments import deviations, moments
+from funprop.layers.moments import deviations, inverse_root, moments
 from funprop.trees import lifted, require_float, widen
 from funprop.values import real_number, whole_number
 
@@ -49,8 +51,8 @@ def layer_norm(eps: float = 1e-5, *, scale: bool = True, bias: bool = True) -> L
     Source: Ba, Kiros and Hinton, arXiv:1607.06450.
 
     Raises:
-      ValueError: `eps` is not positive; or, at init or forward, `x` has no last axis or another
-        one than the params want.
+      ValueError: `eps` is not positive, or above 1; or, at init or forward, `x` has no last axis or
+        another one than the params want.
       TypeError: `x` is not of floating dtype, or the params are not `NormParams`.
 
     Example:
@@ -89,8 +91,8 @@ def rms_norm(eps: float = 1e-6, *, scale: bool = True) -> Layer:
     Source: Zhang and Sennrich, arXiv:1910.07467.
 
     Raises:
-      ValueError: `eps` is not positive; or, at init or forward, `x` has no last axis or another
-        one than the params want.
+      ValueError: `eps` is not positive, or above 1; or, at init or forward, `x` has no last axis or
+        another one than the params want.
       TypeError: `x` is not of floating dtype, or the params are not `NormParams`.
 
     Example:
@@ -107,7 +109,7 @@ def rms_norm(eps: float = 1e-6, *, scale: bool = True) -> Layer:
     def forward(params: NormParams, x: X) -> tuple[X, tuple[X, Rows]]:
         _check(params, x)
         wide = widen(x)
-        r = lax.rsqrt((wide * wide).mean(-1, keepdims=True) + eps)
+        r = inverse_root((wide * wide).mean(-1, keepdims=True), eps)
         return affine(params, wide * r, x), (x, r)
 
     def backward(params: NormParams, residuals: tuple[X, Rows], dy: X) -> tuple[NormParams, X]:
@@ -129,7 +131,7 @@ def _backward_over_rows(params: NormParams, w: X, r: Rows, dy: X) -> tuple[NormP
     c, dyw = scale.size, dy * w
     mean_du = _dot(dy, scale)[..., None] / c  # sum_c dy[n,c] scale[c]
     mean_duw = _dot(dyw, scale)[..., None] / c  # sum_c dy[n,c] w[n,c] scale[c]
-    dw = r * (dy * lifted(scale, w) - w * (r * r * mean_duw))
+    dw = r * (dy * lifted(scale, w) - w * (r * (r * mean_duw)))
     rows = r.reshape(-1)
     dscale = _dot(rows, dyw.reshape(-1, c))  # sum_n r[n] dy[n,c] w[n,c]
     dbias = _dot(jnp.ones_like(rows), dy.reshape(-1, c))  # sum_n dy[n,c]
@@ -153,8 +155,9 @@ def group_norm(groups: int, eps: float = 1e-5, *, scale: bool = True, bias: bool
     Source: Wu and He, arXiv:1803.08494.
 
     Raises:
-      ValueError: `groups` or `eps` is not positive; or, at init or forward, `x` has fewer than two
-        axes, or channels that `groups` does not divide, or others than the params want.
+      ValueError: `groups` or `eps` is not positive, or `eps` above 1; or, at init or forward,
+        `x` has fewer than two axes, or channels that `groups` does not divide, or others than the
+        params want.
       TypeError: `x` is not of floating dtype, or the params are not `NormParams`.
 
     Example:
@@ -201,7 +204,7 @@ def group_norm(groups: int, eps: float = 1e-5, *, scale: bool = True, bias: bool
         sum_dy = dy.sum(1)  # sum_s dy[b,s,c]
         sum_dyw = (dy * w).sum(1)  # sum_s dy[b,s,c] w[b,s,c]
         mean_du, mean_duw = (average(s * scale[None], w.shape[1]) for s in (sum_dy, sum_dyw))
-        dx = r * (dy * lifted(scale, w) - mean_du - w * (r * r * mean_duw))
+        dx = r * (dy * lifted(scale, w) - mean_du - w * (r * (r * mean_duw)))
         dparams = _cotangents(params, (r[:, 0] * sum_dyw).sum(0), sum_dy.sum(0))
         return dparams, dx.reshape(x.shape).astype(x.dtype)
 
@@ -272,6 +275,7 @@ def check_channels(x: Any) -> None:
 
 
 def _check_groups(x: Any, groups: int) -> None:
+    require_float(x)
     if x.ndim < 2 or 0 in x.shape[1:]:
         raise ValueError(f"x must be [batch, *space, channels], got shape {tuple(x.shape)}")
     if x.shape[-1] % groups:
@@ -279,8 +283,13 @@ def _check_groups(x: Any, groups: int) -> None:
 
 
 def check_eps(eps: float) -> float:
-    """`eps`, or an error where it does not keep a constant `x` from a division by zero."""
-    eps = real_number(eps, "eps")
+    """Raise where `eps` does not keep a constant `x` from a division by zero, or where it is the
+    number of features, which other libraries ask for in its place."""
+    whole = isinstance(eps, (tuple, list)) or (isinstance(eps, numbers.Integral) and eps > 0)
+    if whole or real_number(eps, "eps") > 1:
+        raise ValueError(
+            f"eps must be a small number, got {eps}: the number of features is found from the input"
+        )
     if not eps > 0:
         raise ValueError(f"eps must be positive, got {eps}")
-    return eps
+    return real_number(eps, "eps")

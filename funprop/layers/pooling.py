@@ -209,9 +209,9 @@ def _smallest(flat: Float[Array, "batch places c"]) -> np.dtype:
 
 
 def _check_space(x: X) -> None:
+    require_float(x)
     if x.ndim < 3 or math.prod(x.shape[1:-1]) == 0:
         raise ValueError(f"x must have a batch axis, space and a channel axis, got shape {x.shape}")
-    require_float(x)
 
 
 def _geometry(

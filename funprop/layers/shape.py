@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from funprop.layer import Layer, layer, named
-from funprop.trees import Static
+from funprop.trees import Static, require_array
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def reshape(*shape: int) -> Layer:
     def forward(
         params: tuple[()], x: Shaped[Array, "batch ..."]
     ) -> tuple[Shaped[Array, "batch ..."], Static]:
+        require_array(x)
         if x.ndim < 1:
             raise ValueError("x must have a batch axis, got a scalar")
         have, want = math.prod(x.shape[1:]), abs(math.prod(shape))

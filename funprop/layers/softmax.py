@@ -1,4 +1,7 @@
-"""Softmax and its logarithm. Both keep their output alone."""
+"""Softmax and its logarithm. Both keep their output alone.
+
+Where a number is `inf`, or all are `-inf`, both are NaN, as in JAX and PyTorch: there is no limit.
+"""
 
 from __future__ import annotations
 

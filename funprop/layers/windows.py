@@ -85,12 +85,12 @@ def kernel_numbers(kernel: Any, stride: Any, padding: Any, dilation: Any) -> tup
 def check_input(x: Any, axes: int | None) -> Numbers:
     """The sizes of the space axes of `x`, `axes` of them or any number; raise where it is not
     `[batch, *space, channels]`."""
+    trees.require_float(x)
     wanted = "space" if axes is None else f"{axes} space axes"
     if x.ndim < 3 if axes is None else x.ndim != axes + 2:
         raise ValueError(
             f"x must have a batch axis, {wanted} and a channel axis, got shape {tuple(x.shape)}"
         )
-    trees.require_float(x)
     return tuple(x.shape[1:-1])
 
 

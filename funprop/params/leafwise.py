@@ -24,7 +24,8 @@ def require_leafwise(optimizer: optax.GradientTransformation) -> None:
     leaves that it was computed from; again with what was found of its state, until all is found.
 
     Raises:
-      ValueError: a leaf depends on another, or on random numbers, drawn for all leaves together.
+      ValueError: a leaf depends on another, or on random numbers, drawn for all leaves together; or
+        the optimizer has a mask for one tree.
       TypeError: the optimizer wants more than gradients, state and params.
     """
     params = {name: jax.ShapeDtypeStruct((4, 4), jnp.float32) for name in "ab"}
@@ -35,6 +36,12 @@ def require_leafwise(optimizer: optax.GradientTransformation) -> None:
         except TypeError as error:
             raise TypeError(
                 f"optimizer must want gradients, state and params only, got one of which {error}"
+            ) from None
+        except (AttributeError, KeyError, ValueError):
+            raise ValueError(
+                "optimizer must take any tree of params, got one with a mask (or labels) for one "
+                "tree alone: give it as a function that each leaf of the model is given to, as "
+                "mask=fp.decayed"
             ) from None
     one_each = [frozenset("a"), frozenset("b")]
     before, found = None, _origins(first.jaxpr, one_each)

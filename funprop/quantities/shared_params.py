@@ -102,7 +102,7 @@ def plan(node: Layer, params: PyTree, *, all_made: bool = False) -> Plan:
         return all(uses(i) == [i] for i in places)
 
     numbered = jax.tree.unflatten(jax.tree.structure(expanded), range(len(out)))
-    found = [(p, jax.tree.leaves(p.tree)) for p in parts(node.children[0], numbered)]
+    found = [(p, jax.tree.leaves(trained(p.tree))) for p in parts(node.children[0], numbered)]
     how = {
         p.place: "squares" if alone(places) and not all_made else "gradients" for p, places in found
     }

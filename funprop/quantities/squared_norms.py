@@ -161,7 +161,7 @@ def _shared(node: Layer, *, made: bool = False) -> Layer:
         def backward(expanded: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
             found, dx = child.backward(expanded, residuals, dy)
             caught.append((expanded, untap(found)[0]))
-            return jax.tree.map(jnp.zeros_like, expanded), dx
+            return jax.tree.map(jnp.zeros_like, trained(expanded)), dx
 
         return node.rebuild(leaf_of(child, backward=backward))
 
@@ -211,7 +211,8 @@ def _pulled(
     values, axes = [], []
     for like, got in zip(parts(child, expanded), parts(child, found), strict=True):
         made = how[got.place] == "gradients"
-        values += jax.tree.leaves(got.tree if made else jax.tree.map(jnp.zeros_like, like.tree))
-        axes += [0 if made else None] * len(jax.tree.leaves(like.tree))
-    tree = jax.tree.structure(expanded)
+        own = trained(like.tree)  # what is not has no gradient, nor a zero in its place
+        values += jax.tree.leaves(trained(got.tree) if made else jax.tree.map(jnp.zeros_like, own))
+        axes += [0 if made else None] * len(jax.tree.leaves(own))
+    tree = jax.tree.structure(trained(expanded))
     return jax.vmap(lambda values: pull(params, tree.unflatten(values)), (axes,))(values)

@@ -54,6 +54,8 @@ def freeze(model: Layer, where: Pattern) -> Layer:
 def frozen_part(layer: Layer) -> Layer:
     """`layer` as one part that is not trained. Statistics are fixed too: what would take them from
     the batch takes those that it has."""
+    if layer.paramless:
+        return layer
     layer = map_layers(_at_rest, layer) if layer.mixes else layer
 
     def init(key: Any, x: PyTree) -> PyTree:

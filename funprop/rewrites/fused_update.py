@@ -34,10 +34,13 @@ def fused_update(layer: Layer, optimizer: optax.GradientTransformation) -> Layer
 
     Args:
       layer: any layer, a whole objective too.
-      optimizer: an optax transform that acts leaf by leaf.
+      optimizer: an optax transform that acts leaf by leaf. A mask must be a function, as
+        `mask=fp.decayed`: it is asked of the params of each leaf of the model alone, so that it may
+        go by their roles, names and shapes, but not by where in the model they are.
 
     Raises:
-      ValueError: the optimizer mixes leaves, or draws random numbers.
+      ValueError: the optimizer mixes leaves, or draws random numbers, or has a mask that is no
+        function.
       TypeError: the optimizer is none, or wants more than gradients and params; or, at forward or
         backward, params that are not `Updating`, `dparams` that are no gradient of them.
 
@@ -75,6 +78,8 @@ def _fused(layer: Layer, optimizer: optax.GradientTransformation) -> Layer:
             return layer.backward(params, residuals, dy)
         grads, dx = layer.backward(params.params, residuals, dy)
         own = trained(params.params)
+        if not jax.tree.leaves(own):  # frozen: an optimizer that wants params would get none
+            return params, dx
         if jax.tree.structure(grads) != jax.tree.structure(own):
             raise TypeError(
                 f"{layer.name} must return dparams in the structure of params to be updated, got "
@@ -100,9 +105,10 @@ def _inside(params: Any) -> PyTree:
 def with_opt_state(layer: Layer, params: PyTree, optimizer: optax.GradientTransformation) -> PyTree:
     """The params of `fused_update(layer, optimizer)` from those of `layer`."""
     if _is_leaf(layer):
-        return (
-            Updating(params, optimizer.init(trained(params))) if jax.tree.leaves(params) else params
-        )
+        own = trained(params)
+        if not jax.tree.leaves(own):
+            return Updating(params, ()) if jax.tree.leaves(params) else params
+        return Updating(params, optimizer.init(own))
 
     def each(params: Any) -> PyTree:
         pairs = zip(layer.children, layer.split(params), strict=True)

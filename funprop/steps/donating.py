@@ -7,32 +7,31 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.jitted import Jitted
+
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
 
-class Donating:
+class Donating(Jitted):
     """`jax.jit(update, donate_argnums=0)`, with all that it can (`lower`, `trace`, ...).
 
     Looks at the state only where the call has failed: that costs a training loop nothing.
 
     Raises:
-      ValueError: the state was given to an update before.
+      ValueError: the state was given to an update before; or, as `Jitted`, of the batch.
     """
 
     def __init__(self, update: Callable[..., Any]) -> None:
-        self.jitted = jax.jit(update, donate_argnums=0)
+        super().__init__(update, donate_argnums=0)
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         try:
-            return self.jitted(*args, **named)
+            return super().__call__(*args, **named)
         except (RuntimeError, ValueError) as error:
             if "deleted" in str(error):  # out of memory, too, leaves a state without its arrays
                 check_alive(args[:1] or named.get("state"))
             raise
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.jitted, name)
 
 
 def check_alive(state: PyTree) -> None:

@@ -49,11 +49,13 @@ def fused_step(objective: Layer, optimizer: optax.GradientTransformation) -> Ste
 
     Args:
       objective: any layer from a batch to a `Sum`, as `objective(model, loss)` makes it.
-      optimizer: an optax transform that acts leaf by leaf.
+      optimizer: an optax transform that acts leaf by leaf; a mask is a function of the params of
+        one leaf of the model, as `mask=fp.decayed` (see `fused_update`).
 
     Raises:
-      ValueError: the optimizer mixes leaves, or draws random numbers; or, at an update's trace,
-        params that are not this objective's; or there is no key and a layer draws from one.
+      ValueError: the optimizer mixes leaves, or draws random numbers, or has a mask that is no
+        function; or, at an update's trace, params that are not this objective's; or there is no key
+        and a layer draws from one.
       TypeError: the optimizer is none, or wants more than gradients and params; or as `step`.
 
     Example:

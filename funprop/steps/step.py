@@ -81,7 +81,8 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         not floating, or the key no random key; or, at an update's trace, what was given is no
         state.
       ValueError: at init or an update's trace, there is no key and the model draws from one; or, at
-        an update, the state was given to one before.
+        an update, the state was given to one before, or an integer of the batch does not fit in the
+        32 bits that JAX has.
 
     Example:
       >>> import funprop as fp

@@ -140,7 +140,7 @@ def _with_weight(batch: PyTree, n: Any) -> Any:
     if not isinstance(batch, tuple) or len(batch) != 3:
         return n
     weights = jnp.asarray(batch[2])
-    return (weights.reshape(len(weights), -1) != 0).any(1).sum(dtype=n.dtype)
+    return (weights != 0).any(tuple(range(1, weights.ndim))).sum(dtype=n.dtype)
 
 
 def _by_rows(
@@ -152,7 +152,7 @@ def _by_rows(
     rows = jax.tree.map(lambda leaf: leaf[:, None], batch)
     keys = None if key is None else jax.random.split(key, n)
     each = jax.vmap(lambda row, key: call(grad_fn, params, row, key, dloss))(rows, keys)
-    dtotal = jnp.ones_like(each.loss[0]) if dloss is None else jnp.asarray(dloss)
+    dtotal = jnp.ones((), each.loss.dtype) if dloss is None else jnp.asarray(dloss)
     factors, clipped = _factors(sum_squares(each.grads), norm, dtotal, n, dloss)
     rest = jax.tree.map(lambda leaf: leaf.sum(0), each._replace(grads=None))
     counted = (each.weight != 0).sum(dtype=clipped.weight.dtype)

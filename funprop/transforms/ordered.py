@@ -47,7 +47,7 @@ def ordered(
       ValueError: `parts` is not positive, or no multiple of the devices; the mesh has no such axis,
         or axes that are not `AxisType.Auto`; noise would be added in every part;
         `grad_fn` is split over devices already; or, when called, `parts` does not divide the batch,
-        its leaves are of unequal length, or there is a key and a layer mixes
+        its leaves are empty or of unequal length, or there is a key and a layer mixes
         examples (`batch_norm`).
 
     Example:
@@ -81,6 +81,8 @@ def ordered(
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
         refuse_mixing("ordered", objective_of(grad_fn), key)
         size, rest = divmod(batch_size(batch), parts)
+        if not size and not rest:
+            raise ValueError(f"batch must have at least {parts} examples, got 0")
         if rest:
             raise ValueError(f"parts must divide the batch, got {parts} and {batch_size(batch)}")
         cut = jax.tree.map(lambda leaf: leaf.reshape(parts, size, *leaf.shape[1:]), batch)

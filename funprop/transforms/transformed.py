@@ -6,9 +6,13 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+import jax
+
 from funprop.arguments import check_grad_fn, described
 from funprop.gradients import Gradient
+from funprop.metrics import metric_sum
 from funprop.properties import first_that
+from funprop.trees import sum_of
 
 if TYPE_CHECKING:
     from funprop.gradients import GradFn
@@ -110,4 +114,9 @@ def call(grad_fn: GradFn, params: Any, batch: Any, key: Any, dloss: Any) -> Grad
             "grad_fn must give a Gradient, as that of from_loss(loss_fn) does, got "
             f"{described(found)}"
         )
+    numbers = jax.tree.leaves((found.loss, found.weight, found.metrics))
+    if any(isinstance(leaf, int | float) for leaf in numbers):  # as `len(batch)` is
+        metrics = {name: metric_sum(name, value) for name, value in found.metrics.items()}
+        loss, weight = sum_of(found.loss, found.weight)
+        found = found._replace(loss=loss, weight=weight, metrics=metrics)
     return found

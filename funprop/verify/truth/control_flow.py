@@ -87,6 +87,9 @@ def _while(run: Run, params: dict[str, Any], inputs: list[Any]) -> list[Any]:
 
 def _cond(run: Run, params: dict[str, Any], inputs: list[Any]) -> list[Any]:
     run = run.unwatched()
+    platforms = params.get("branches_platforms") or ()
+    if None in platforms:  # a choice by platform: its default, as another may be a kernel
+        return run(params["branches"][platforms.index(None)], *inputs[1:])
     whats: list[list[Any]] = [[] for _ in params["branches"]]
     index, *rest = inputs
     branches = [_inner(run, jaxpr, w) for jaxpr, w in zip(params["branches"], whats, strict=True)]

@@ -1,0 +1,70 @@
+"""A compiled function of something and a batch, that looks at the batch before JAX converts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from funprop.trees import path_string
+
+
+class Jitted:
+    """`jax.jit(function, ...)` with all that it can (`lower`, `trace`, ...), whose second argument
+    is a batch.
+
+    Raises:
+      ValueError: an integer in the batch would be another one in the dtype that JAX gives it.
+    """
+
+    def __init__(self, function: Callable[..., Any], **how: Any) -> None:
+        self.jitted = jax.jit(function, **how)
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        check_integers(args[1] if len(args) > 1 else named.get("batch"))
+        return self.jitted(*args, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "jitted":  # not there yet, as while it is copied
+            raise AttributeError(name)
+        return getattr(self.jitted, name)
+
+
+def check_integers(batch: Any) -> None:
+    """Raise where NumPy's integers do not fit in the 32 bits that JAX gives them.
+
+    On its way into a compiled function JAX cuts an `int64` to its lower 32 bits without a word: a
+    label of 2^32 + 1 is class 1 then. Only arrays of 64-bit integers are looked into.
+
+    Raises:
+      ValueError: one does not fit; names its leaf.
+
+    Example:
+      >>> check_integers((np.ones(2), np.array([1, 2**32 + 1])))
+      Traceback (most recent call last):
+        ...
+      ValueError: batch/1 must fit in int32, got 4294967297: set jax_enable_x64, or use less
+    """
+    if not any(map(_is_wide, jax.tree.leaves(batch))) or jax.config.jax_enable_x64:
+        return
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        if not _is_wide(leaf) or not leaf.size:
+            continue
+        limits = np.iinfo(np.int32 if leaf.dtype.kind == "i" else np.uint32)
+        for value in (leaf.min(), leaf.max()):
+            if not limits.min <= value <= limits.max:
+                where = "/".join(filter(None, ("batch", path_string(path))))
+                raise ValueError(
+                    f"{where} must fit in {limits.dtype}, got {value}: set jax_enable_x64, or use "
+                    "less"
+                )
+
+
+def _is_wide(leaf: Any) -> bool:
+    return (
+        isinstance(leaf, np.ndarray | np.generic)
+        and leaf.dtype.kind in "iu"
+        and leaf.dtype.itemsize == 8
+    )
