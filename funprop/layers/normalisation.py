@@ -285,7 +285,9 @@ def _check_groups(x: Any, groups: int) -> None:
 def check_eps(eps: float) -> float:
     """Raise where `eps` does not keep a constant `x` from a division by zero, or where it is the
     number of features, which other libraries ask for in its place."""
-    whole = isinstance(eps, (tuple, list)) or (isinstance(eps, numbers.Integral) and eps > 0)
+    whole = isinstance(eps, (tuple, list)) or (
+        isinstance(eps, numbers.Integral) and eps > 0 and eps is not True
+    )
     if whole or real_number(eps, "eps") > 1:
         raise ValueError(
             f"eps must be a small number, got {eps}: the number of features is found from the input"
