@@ -433,7 +433,7 @@ def test_from_loss_wants_sums():
         ),
         (
             lambda: fp.objective(fp.dense(2), fp.mean_squared(), **{"": fp.accuracy}),
-            "metric '' needs another name: one that is not empty",
+            "metric '' needs a name: without one it is told nowhere",
         ),
         (lambda: fp.patience("loss", 0), "epochs must be at least 1, got 0"),
         (
@@ -519,7 +519,7 @@ def test_a_list_of_rows_is_an_array_as_numpy_has_it():
     )
     raises(
         TypeError,
-        "x must be an array of floating dtype, got list",
+        "x must be an array, got list",
         lambda: fp.dense(2).init(KEY, [X, X]),
     )
 

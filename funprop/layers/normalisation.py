@@ -285,7 +285,9 @@ def _check_groups(x: Any, groups: int) -> None:
 def check_eps(eps: float) -> float:
     """`eps`, or an error where it does not keep a constant `x` from a division by zero, or where it
     is the number of features, which other libraries ask for in its place."""
-    whole = isinstance(eps, (tuple, list)) or (isinstance(eps, numbers.Integral) and eps > 0)
+    whole = isinstance(eps, (tuple, list)) or (
+        isinstance(eps, numbers.Integral) and eps > 0 and eps is not True
+    )
     eps = eps if whole else real_number(eps, "eps")
     if whole or eps > 1:
         raise ValueError(
@@ -293,4 +295,4 @@ def check_eps(eps: float) -> float:
         )
     if not eps > 0:
         raise ValueError(f"eps must be positive, got {eps}")
-    return eps
+    return real_number(eps, "eps")
