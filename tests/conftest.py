@@ -11,3 +11,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def any_ranks():
+    """For functions as others write them, who leave it to JAX to promote ranks."""
+    with jax.numpy_rank_promotion("allow"):
+        yield

@@ -13,6 +13,8 @@ import funprop as fp
 from funprop.trees import is_float
 from tests.cases import Case, both, build, distribution, labels, normal, positive, seen
 
+pytestmark = pytest.mark.usefixtures("any_ranks")
+
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
 

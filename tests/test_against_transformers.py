@@ -11,6 +11,8 @@ import pytest
 
 import funprop as fp
 
+pytestmark = pytest.mark.usefixtures("any_ranks")
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

@@ -15,6 +15,8 @@ from flax import nnx
 import funprop as fp
 from tests.cases import quickly
 
+pytestmark = pytest.mark.usefixtures("any_ranks")
+
 KEY = jax.random.key(0)
 ROWS = 12
 LIMIT = 1.4

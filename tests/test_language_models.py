@@ -10,6 +10,7 @@ import pytest
 
 import funprop as fp
 from funprop.train import Fit, text
+from funprop.trees import lifted
 from tests.cases import quickly
 
 VOCABULARY = 11
@@ -40,24 +41,30 @@ def test_loss_and_gradient_are_those_of_plain_jax(tied, x64):
     params = quickly(whole.init)(jax.random.key(0), batch)
     params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
 
+    def affine(p, x):
+        y = x @ p.w
+        return y + lifted(p.b, y)
+
     def norm(p, x):
         c = x - x.mean(-1, keepdims=True)
-        return c / jnp.sqrt((c * c).mean(-1, keepdims=True) + 1e-5) * p.scale + p.bias
+        return c / jnp.sqrt((c * c).mean(-1, keepdims=True) + 1e-5) * lifted(p.scale, x) + lifted(
+            p.bias, x
+        )
 
     def block(x, p):
         (n1, qkv, _, out), (n2, up, _, down) = p
-        q, k, v = jnp.split((norm(n1, x) @ qkv.w + qkv.b).reshape(2, 12, 6, 8), 3, 2)
+        q, k, v = jnp.split(affine(qkv, norm(n1, x)).reshape(2, 12, 6, 8), 3, 2)
         z = jnp.einsum("bqhf,bkhf->bhqk", q, k) / 8**0.5
-        p = jax.nn.softmax(jnp.where(jnp.tri(12, dtype=bool), z, -jnp.inf))
+        p = jax.nn.softmax(jnp.where(lifted(jnp.tri(12, dtype=bool), z), z, -jnp.inf))
         y = jnp.einsum("bhqk,bkhf->bqhf", p, v).reshape(x.shape)
-        x = x + y @ out.w + out.b
-        h = jax.nn.gelu(norm(n2, x) @ up.w + up.b, approximate=True)
-        return x + h @ down.w + down.b, None
+        x = x + affine(out, y)
+        h = jax.nn.gelu(affine(up, norm(n2, x)), approximate=True)
+        return x + affine(down, h), None
 
     def loss(params):
         own = params if tied else params.gpt
         table, places = own.embedding.table, own.positions.table
-        x, _ = jax.lax.scan(block, table[batch[0]] + places[:12], own.blocks)
+        x, _ = jax.lax.scan(block, table[batch[0]] + places[None, :12], own.blocks)
         logits = norm(own.norm, x) @ (table if tied else params.head.w).T
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).sum()
 
@@ -74,7 +81,7 @@ def test_predictions_and_loss_in_chunks_of_any_size(chunk):
     x = jax.random.normal(jax.random.key(0), (3, 5, 4))
     params = fp.LinearParams(jax.random.normal(jax.random.key(1), (11, 4)), jnp.arange(11.0) / 5)
     labels = jnp.arange(15).reshape(3, 5) % 11
-    logits = x @ params.w.T + params.b
+    logits = x @ params.w.T + params.b[None, None]
     assert fp.linear_predictions(params, x, chunk=chunk).tolist() == logits.argmax(-1).tolist()
     head = fp.linear_cross_entropy(11, chunk=chunk, smoothing=0.1)
     want = fp.softmax_cross_entropy(0.1).forward((), (logits, labels))[0]

@@ -38,7 +38,8 @@ def plain_loss(params, batch):
     """The same objective as anybody writes it."""
     x, labels, weights = batch
     first, _, second = params
-    logits = jnp.tanh(x @ first.w + first.b[None]) @ second.w + second.b[None]
+    hidden = jnp.tanh(x @ first.w + first.b[None])
+    logits = hidden @ second.w + second.b[None]
     chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], 1)[:, 0]
     return -(chosen * weights).sum(), weights.sum()
 

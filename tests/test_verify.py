@@ -14,6 +14,8 @@ import funprop as fp
 from funprop.verify.judging import examine
 from funprop.verify.truth import instruments
 
+pytestmark = pytest.mark.usefixtures("any_ranks")
+
 
 def normal(*shape, seed=0, dtype=jnp.float32):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)

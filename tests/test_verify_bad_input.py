@@ -13,6 +13,8 @@ import funprop as fp
 from tests.test_bad_input import raises
 from tests.test_verify import normal
 
+pytestmark = pytest.mark.usefixtures("any_ranks")
+
 X = normal(3, 4)
 COUNT = itertools.count()
 ANYTHING: dict[Any, Any] = {3: 3, fp.relu: fp.relu()}  # not what a type checker would take

@@ -12,6 +12,8 @@ from jax import lax
 import funprop as fp
 from tests.test_verify import normal, rule
 
+pytestmark = pytest.mark.usefixtures("any_ranks")
+
 
 def cube(x):
     return x * x * x

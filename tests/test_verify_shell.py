@@ -10,6 +10,8 @@ import pytest
 import funprop as fp
 from funprop.testing import assert_gradients
 
+pytestmark = pytest.mark.usefixtures("any_ranks")
+
 MODULE = """
 import jax, jax.numpy as jnp, funprop as fp
 

@@ -98,6 +98,7 @@ def likeliest(
     # A token is in as long as those before it do not reach the share; so the one that reaches it is
     # in, too. Rounded sums reach it where they are equal to it but for rounding.
     share = how.top_p * (1 - 8 * jnp.finfo(z.dtype).eps)
-    inside = few & ((before < share) | (how.top_p >= 1))
+    # The likeliest is always one of them, also where rounding makes of the share nothing.
+    inside = few & ((before < share) | (how.top_p >= 1) | (before == 0))
     rows = jnp.arange(len(z))[:, None]
     return jnp.zeros(z.shape, bool).at[rows, order].set(inside)
