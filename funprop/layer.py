@@ -165,6 +165,11 @@ def recorded(residuals: PyTree) -> PyTree:
 
     What holds no record at all is one `None`. So nothing of its structure is left, which may differ
     from trace to trace: residuals may have functions and shapes in it, and records are added up.
+    A loss function of `from_loss` returns them as its statistics, where it runs funprop's layers.
+
+    Example:
+      >>> recorded((("kept",), Recorded(1.5)))
+      (None, Recorded(value=1.5, metric=None))
     """
     if isinstance(residuals, Recorded):
         return residuals

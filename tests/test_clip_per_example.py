@@ -107,7 +107,7 @@ def draws() -> fp.Layer:
     return fp.from_function(
         lambda key, x: jnp.ones(x.shape[-1:], x.dtype),
         lambda a, x, key: (
-            a * x if key is None else a * x * jax.random.normal(key, x.shape, x.dtype)
+            a[None] * x if key is None else a[None] * x * jax.random.normal(key, x.shape, x.dtype)
         ),
     )
 

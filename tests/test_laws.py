@@ -224,13 +224,15 @@ def test_manual_and_autodiff_agree_through_a_step(x64):
 
 # From the ground floor up: a room may import the ground floor and, above it, what it says.
 GROUND = {
-    *("values", "trees", "keys", "names", "decoding", "layer", "maps", "located", "properties")
+    *("values", "trees", "keys", "names", "decoding", "layer", "maps", "located", "properties"),
+    "jitted",
 }
 IMPORTS = {
     "values": set(),
     "trees": {"values"},
     "names": {"layer"},  # for the type alone
     "keys": set(),
+    "jitted": {"trees"},
     "decoding": {"trees"},
     "layer": {"trees", "keys", "names", "decoding"},
     "maps": {"layer", "names"},
