@@ -251,7 +251,8 @@ IMPORTS = {
     "rewrites": GROUND
     | {"params", "arguments", "quantities", "functions", "layers", "combinators"},
     "models": GROUND | {"params", "layers", "combinators", "losses", "objectives", "gradients"},
-    "transforms": GROUND | {"params", "arguments", "quantities", "rewrites", "gradients"},
+    "transforms": GROUND
+    | {"params", "arguments", "metrics", "quantities", "rewrites", "gradients"},
     "steps": GROUND | {"params", "arguments", "rewrites", "gradients", "transforms"},
     "inspect": GROUND | {"params"},
     "sharding": GROUND
