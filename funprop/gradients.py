@@ -71,7 +71,7 @@ def backprop(objective: Layer) -> GradFn:
     Example:
       >>> import funprop as fp
       >>> batch = jnp.array([[1.0], [2.0]]), jnp.array([[2.0], [4.0]])
-      >>> line = objective(fp.dense(1, bias=False), fp.mean_squared())
+      >>> line = fp.objective(fp.dense(1, bias=False), fp.mean_squared())
       >>> params = fp.DenseParams(jnp.array([[1.0]]), None)
       >>> gradient = backprop(line)(params, batch)
       >>> float(gradient.loss), float(gradient.weight), gradient.grads.w.tolist()
@@ -202,7 +202,7 @@ def measure(grad_fn: GradFn) -> Callable[[PyTree, PyTree], dict[str, Sum]]:
 
     Example:
       >>> import funprop as fp
-      >>> line = backprop(objective(fp.dense(1, bias=False), fp.mean_squared()))
+      >>> line = backprop(fp.objective(fp.dense(1, bias=False), fp.mean_squared()))
       >>> params = fp.DenseParams(jnp.array([[1.0]]), None)
       >>> float(measure(line)(params, (jnp.ones((1, 1)), jnp.zeros((1, 1))))["loss"].mean)
       1.0

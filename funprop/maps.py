@@ -19,7 +19,7 @@ def map_layers(function: Callable[[Layer], Layer], model: Layer) -> Layer:
 
     Example:
       >>> import funprop as fp
-      >>> map_layers(lambda l: named(l.name.upper(), l), fp.serial(fp.dense(4), fp.relu()))
+      >>> map_layers(lambda l: fp.named(l.name.upper(), l), fp.serial(fp.dense(4), fp.relu()))
       serial(DENSE, RELU)
     """
     return map_nodes(lambda _, node: node if node.children else function(node), model)

@@ -43,7 +43,7 @@ def calibrate(model: Layer, params: PyTree, batches: Iterable[PyTree]) -> PyTree
         made from others by `reparam`, so that there is nothing to set.
 
     Example:
-      >>> import funprop as fp
+      >>> import jax.numpy as jnp, funprop as fp
       >>> model = fp.serial(fp.batch_norm(), fp.dense(2))
       >>> params = model.init(jax.random.key(0), jnp.zeros((4, 1)))
       >>> params = fp.calibrate(model, params, [jnp.ones((1, 1)), jnp.array([[3.0], [5.0], [7.0]])])
