@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 
 from funprop import trees
 from funprop.inspect.table import aligned, with_total
-from funprop.params.roles import declared, roles
+from funprop.params.roles import UNTRAINED, by_field, roles
 from funprop.params.selection import by_name
 
 if TYPE_CHECKING:
@@ -83,20 +83,11 @@ def param_table(params: PyTree) -> ParamTable:
 
 
 def _states(params: PyTree) -> PyTree:
-    def of(node: Any) -> Any:
-        said = declared(node)
-        if said is None:
-            return "trained"
-        beside = any(role not in ("frozen", "statistic") for role in said.values())
-        fixed = {"frozen": "adapted" if beside else "frozen", "statistic": "statistic"}
-        return node._make(
-            jax.tree.map(lambda _, state=fixed[role]: state, part)
-            if (role := said.get(field)) in fixed
-            else _states(part)
-            for field, part in zip(node._fields, node, strict=True)
-        )
+    def of_field(role: str | None, said: dict[str, str]) -> str | None:
+        beside = any(other not in UNTRAINED for other in said.values())
+        return "adapted" if role == "frozen" and beside else role if role in UNTRAINED else None
 
-    return jax.tree.map(of, params, is_leaf=lambda node: declared(node) is not None)
+    return by_field(params, of_field, lambda path, leaf: "trained")
 
 
 def _where(leaf: Any) -> str:

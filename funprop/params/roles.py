@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import PyTree
 
 UNTRAINED = ("frozen", "statistic")
@@ -53,16 +55,38 @@ def roles(params: PyTree) -> PyTree:
 bias='bias'))
     """
 
-    def of(path: Any, node: Any) -> Any:
+    def of_field(role: str | None, said: dict[str, str]) -> str | None:
+        return None if role == "frozen" else role
+
+    return by_field(params, of_field, _by_name)
+
+
+def by_field(
+    params: PyTree,
+    of_field: Callable[[str | None, dict[str, str]], Any],
+    of_leaf: Callable[[tuple[Any, ...], Any], Any],
+) -> PyTree:
+    """A tree like `params` of what is told of each leaf.
+
+    Args:
+      params: any pytree.
+      of_field: `(role, roles of the node) -> told`, of all that is in a declared field; `None` to
+        look inside it.
+      of_leaf: `(path, leaf) -> told`, of what no class of params declares.
+    """
+
+    def of(path: tuple[Any, ...], node: Any) -> Any:
         said = declared(node)
         if said is None:
-            return _by_name(path, node)
-        return node._make(
-            jax.tree.map(lambda _, role=role: role, part)
-            if (role := said.get(field)) not in (None, "frozen")
-            else roles(part)
-            for field, part in zip(node._fields, node, strict=True)
-        )
+            return of_leaf(path, node)
+        parts = []
+        for field, part in zip(node._fields, node, strict=True):
+            told = of_field(said.get(field), said)
+            if told is None:
+                parts.append(by_field(part, of_field, of_leaf))
+            else:
+                parts.append(jax.tree.map(lambda _, t=told: t, part))
+        return node._make(parts)
 
     return jax.tree_util.tree_map_with_path(
         of, params, is_leaf=lambda node: declared(node) is not None
@@ -76,8 +100,8 @@ def declared(node: Any) -> dict[str, str] | None:
 
 
 def _by_name(path: tuple[Any, ...], leaf: Any) -> str:
-    names = [str(getattr(key, "name", getattr(key, "key", ""))).lower() for key in path]
-    role = next((WELL_KNOWN[n] for n in reversed(names[-1:]) if n in WELL_KNOWN), None)
+    last = path[-1] if path else None
+    role = WELL_KNOWN.get(str(getattr(last, "name", getattr(last, "key", ""))).lower())
     axes = len(getattr(leaf, "shape", ()))
     if role == "weight" and axes < 2:  # the scale of a normalisation, as Equinox calls it
         return "scale"
@@ -111,15 +135,7 @@ def is_statistic(params: PyTree) -> PyTree:
 def is_trained(params: PyTree) -> PyTree:
     """Whether each leaf is trained: neither frozen nor a statistic; in a tree like `params`."""
 
-    def of(node: Any) -> Any:
-        said = declared(node)
-        if said is None:
-            return True
-        return node._make(
-            jax.tree.map(lambda _: False, part)
-            if said.get(field) in UNTRAINED
-            else is_trained(part)
-            for field, part in zip(node._fields, node, strict=True)
-        )
+    def of_field(role: str | None, said: dict[str, str]) -> bool | None:
+        return False if role in UNTRAINED else None
 
-    return jax.tree.map(of, params, is_leaf=lambda node: declared(node) is not None)
+    return by_field(params, of_field, lambda path, leaf: True)

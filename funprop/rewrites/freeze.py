@@ -9,7 +9,7 @@ from funprop.decoding import through
 from funprop.layer import Layer, leaf_of
 from funprop.maps import map_layers
 from funprop.params.frozen import Frozen, as_frozen, thawed
-from funprop.params.selection import Pattern, Place, map_places, places
+from funprop.params.selection import Pattern, Place, map_places, places, within
 from funprop.rewrites.copies import apart
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def frozen(model: Layer, where: Pattern, params: PyTree) -> PyTree:
     def look(node: Layer, params: Any, at: Place) -> Any:
         if at in chosen:
             return as_frozen(params)
-        if not any(place[: len(at)] == at for place in chosen):
+        if not within(at, chosen):
             return params
         pairs = enumerate(zip(node.children, node.split(params), strict=True))
         return node.join(params, [look(child, p, (*at, i)) for i, (child, p) in pairs])

@@ -69,8 +69,7 @@ def low_rank(
     """
     rank = whole_number(rank, "rank", 1)
     model, _, where = apart(model, where)
-    chosen = places(where, model, into_shared=False)
-    whole = places(train, model, into_shared=False) if train else frozenset()
+    chosen, whole = _chosen(model, where, train)
 
     def look(node: Layer, at: Place) -> Layer:
         if at in chosen:
@@ -85,6 +84,14 @@ def low_rank(
         return node.rebuild(*(look(child, (*at, i)) for i, child in enumerate(node.children)))
 
     return look(model, ())
+
+
+def _chosen(
+    model: Layer, where: Pattern, train: Pattern | None
+) -> tuple[frozenset[Place], frozenset[Place]]:
+    """The places of what is adapted, and of what is trained whole."""
+    whole = places(train, model, into_shared=False) if train else frozenset()
+    return places(where, model, into_shared=False), whole
 
 
 def _low_rank(layer: Layer, rank: int, scale: float) -> Layer:
@@ -137,8 +144,7 @@ def adapted(
       (5, 4)
     """
     model, params, where = apart(model, where, params)
-    chosen = places(where, model, into_shared=False)
-    whole = places(train, model, into_shared=False) if train else frozenset()
+    chosen, whole = _chosen(model, where, train)
 
     def look(node: Layer, params: Any, key: Any, at: Place) -> Any:
         if at in chosen:
