@@ -9,7 +9,7 @@ import jax
 
 from funprop import trees
 from funprop.inspect.table import aligned, with_total
-from funprop.layer import Layer
+from funprop.layer import Layer, check_layer
 from funprop.names import below, title
 from funprop.params.frozen import trained
 from funprop.params.selection import Place
@@ -76,6 +76,7 @@ def summary(model: Layer, x_spec: PyTree) -> Summary:
       ---------------------------------------------------------
       serial  float32[8,4]      16           64             128
     """
+    check_layer("model", model)
     params = jax.eval_shape(model.init, jax.random.key(0), x_spec)
     outputs: dict[Place, str] = {}
     given: dict[Place, Any] = {}

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop import trees
-from funprop.layer import Layer, Recorded, recorded
+from funprop.checks import described
+from funprop.layer import Layer, Recorded, check_layer, recorded
 from funprop.layers.batch_norm import BatchNormParams, BatchSums
 from funprop.params.statistics import holders, replaced
 
@@ -50,6 +51,11 @@ def calibrate(model: Layer, params: PyTree, batches: Iterable[PyTree]) -> PyTree
       >>> params[0].mean.tolist(), params[0].variance.tolist()
       ([4.0], [5.0])
     """
+    check_layer("model", model)
+    if not isinstance(batches, Iterable) or hasattr(batches, "dtype"):
+        raise TypeError(
+            f"batches must be a list of inputs, or yield them, got {described(batches)}"
+        )
     batches = iter(batches)
     first = next(batches, None)
     if first is None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.checks import described
 from funprop.layer import Layer
 from funprop.names import below
 from funprop.trees import path_string
@@ -98,7 +99,9 @@ def several(pattern: Pattern) -> tuple[str, ...]:
     """The patterns in what may be one or a tuple of them."""
     each = (pattern,) if isinstance(pattern, str) else pattern
     if not isinstance(each, tuple | list) or not all(isinstance(p, str) for p in each) or not each:
-        raise TypeError(f"a pattern must be a string or several in a tuple, got {pattern!r}")
+        raise TypeError(
+            f"a pattern must be a string or several in a tuple, got {described(pattern)}"
+        )
     return tuple(each)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh, PartitionSpec
 
+from funprop.arguments import require_mesh
 from funprop.sharding.rules import REST, Rules, chosen_by, names_of
 
 # Names within the models of funprop.models.
@@ -52,6 +53,7 @@ def fsdp_rules(
       >>> print(placed.spec)
       P(None, 'data')
     """
+    require_mesh(mesh)
     if axis not in mesh.shape:
         raise ValueError(f"axis must be one of the mesh, {tuple(mesh.shape)}, got {axis!r}")
     return FSDPRules(axis, mesh.shape[axis], least, rules or data_parallel_rules())

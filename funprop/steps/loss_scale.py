@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 
-from funprop.arguments import described
+from funprop.checks import described
 from funprop.steps.skip_nonfinite import only_if, with_skipped
 from funprop.steps.step import Step, parts_of, proposed, wrapper
 from funprop.transforms.transformed import refuse
