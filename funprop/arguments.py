@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.checks import check_key, check_numbers, described, is_number
+from funprop.checks import check_key, check_numbers, described, is_number, is_scalar
 from funprop.jitted import check_integers
 from funprop.layer import Layer, output_spec
 from funprop.params.frozen import trained
@@ -36,7 +36,9 @@ def check_grad_fn(given: Any) -> None:
     try:
         signature.bind(None, None, None)
     except TypeError:
-        raise TypeError(f"{wanted}, got {described(given)}{signature}") from None
+        told = str(signature)
+        told = told if len(told) < 60 else "(...)"
+        raise TypeError(f"{wanted}, got {described(given)}{told}") from None
 
 
 def require_mesh(given: Any) -> None:
@@ -71,7 +73,7 @@ def check_trainable(params: PyTree) -> None:
         number = isinstance(leaf, (float, complex)) or (
             hasattr(leaf, "dtype") and trees.is_float(leaf)
         )
-        if not number:
+        if not (number and is_number(leaf)):
             raise TypeError(
                 f"params must be floating numbers where they are trained, got {described(leaf)} at "
                 f"{trees.path_string(path) or 'params'}: freeze it, or keep it apart from params"
@@ -89,7 +91,7 @@ def check_given(batch: PyTree, key: Any, dloss: Any) -> None:
     check_numbers("batch", batch)
     check_integers(batch)
     check_key(key)
-    if dloss is not None and (not is_number(dloss) or jnp.shape(dloss)):
+    if dloss is not None and not (is_number(dloss) and is_scalar(dloss)):
         raise TypeError(f"dloss must be one number, got {described(dloss)}")
 
 

@@ -5,6 +5,7 @@ is in arguments.py."""
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
+from funprop.values import short
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -27,8 +29,7 @@ def described(given: Any) -> str:
     if isinstance(given, type):
         return f"the class {given.__name__}"
     if isinstance(given, (str, bool, int, float, complex)) or given is None:
-        told = repr(given)
-        return told if len(told) <= 60 else f"{told[:50]}..."
+        return short(given)
     if hasattr(given, "dtype") and hasattr(given, "shape"):
         return trees.spec_string(given)
     if inspect.isfunction(given):
@@ -49,8 +50,7 @@ def check_string(name: str, given: Any) -> None:
 
 
 def check_floating_dtype(name: str, given: Any) -> None:
-    """Raise a `TypeError` where what was given is no floating dtype: JAX takes `None` and arrays for
-    one.
+    """Raise a `TypeError` where no floating dtype was given: JAX takes `None` and arrays for one.
 
     Example:
       >>> check_floating_dtype("compute_dtype", "bfloat16")
@@ -60,7 +60,9 @@ def check_floating_dtype(name: str, given: Any) -> None:
     """
     value = given is None or isinstance(given, jax.Array | np.ndarray | np.generic)
     try:
-        dtype = None if value else jnp.dtype(given)
+        with warnings.catch_warnings():  # of NumPy's old names for dtypes
+            warnings.simplefilter("ignore")
+            dtype = None if value else jnp.dtype(given)
     except (TypeError, ValueError):
         dtype = None
     if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
@@ -89,13 +91,21 @@ def require_key(given: Any) -> None:
 
 def is_number(leaf: Any) -> bool:
     """Whether JAX takes it for an array: a number of Python's, or an array of numbers or keys."""
-    if isinstance(leaf, bool | int | float | complex):
+    if isinstance(leaf, int) and not isinstance(leaf, bool):  # within what JAX has
+        return bool(abs(leaf) <= jnp.iinfo(jax.dtypes.canonicalize_dtype(int)).max)
+    if isinstance(leaf, bool | float | complex):
         return True
     if not isinstance(leaf, jax.Array | np.ndarray | np.generic):  # tracers are `jax.Array`s
         return hasattr(leaf, "__jax_array__")
     return (
         isinstance(leaf, jax.Array) or leaf.dtype == bool or jnp.issubdtype(leaf.dtype, np.number)
     )
+
+
+def is_scalar(leaf: Any) -> bool:
+    """Of what `is_number`, whether it is one number, and no random key."""
+    key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+    return jnp.shape(leaf) == () and not key
 
 
 def check_numbers(name: str, tree: PyTree) -> None:
@@ -124,6 +134,7 @@ def check_arrays(name: str, tree: PyTree) -> None:
       TypeError: params/w must be an array, got 1.0
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+        array = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+        if not array or (isinstance(leaf, np.ndarray) and not is_number(leaf)):
             where = "/".join(filter(None, (name, trees.path_string(path))))
             raise TypeError(f"{where} must be an array, got {described(leaf)}")

@@ -18,7 +18,7 @@ from funprop.arguments import (
     objective_meant,
     run,
 )
-from funprop.checks import check_function
+from funprop.checks import check_function, described, is_number
 from funprop.jitted import Jitted
 from funprop.keys import takes_key, with_key
 from funprop.layer import Layer, Recorded, check_layer, recorded
@@ -155,6 +155,11 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
             )
         total, weight, *rest = loss
         metrics, new = (*rest, *({}, None)[len(rest) :])
+        if not (is_number(total) and is_number(weight)):
+            raise TypeError(
+                "loss_fn must return a scalar total and weight, got "
+                f"{described(total)} and {described(weight)}"
+            )
         if jnp.shape(total) or jnp.shape(weight):
             raise TypeError(
                 "loss_fn must return a scalar total and weight, got shapes "

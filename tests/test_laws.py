@@ -232,9 +232,9 @@ IMPORTS = {
     "values": set(),
     "trees": {"values"},
     "names": {"layer"},  # for the type alone
-    "checks": {"trees"},
+    "checks": {"trees", "values"},
     "keys": {"checks"},
-    "jitted": {"trees"},
+    "jitted": {"trees", "checks"},
     "decoding": {"trees"},
     "layer": {"trees", "checks", "keys", "names", "decoding"},
     "maps": {"checks", "layer", "names"},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop import trees
-from funprop.checks import described
+from funprop.checks import check_numbers, described
 from funprop.layer import Layer, Recorded, check_layer, recorded
 from funprop.layers.batch_norm import BatchNormParams, BatchSums
 from funprop.params.statistics import holders, replaced
@@ -60,10 +60,13 @@ def calibrate(model: Layer, params: PyTree, batches: Iterable[PyTree]) -> PyTree
     first = next(batches, None)
     if first is None:
         raise ValueError("batches must have at least one batch, got none")
+    check_numbers("params", params)
+    check_numbers("batch 0", first)
     # The first batch's mean is the point for all squares; in training it has no other effect.
     params = _with_moments(params, _sums(model, params, first, 0))
     total: Any = None
     for i, x in enumerate(itertools.chain([first], batches)):
+        check_numbers(f"batch {i}", x)
         sums = _sums(model, params, x, i)
         total = sums if total is None else trees.add(total, sums)
     return _with_moments(params, total)

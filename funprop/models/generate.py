@@ -155,6 +155,8 @@ def _check_head(head: Any) -> None:
 
 def _checked_prompt(prompt: Any, vocabulary: int) -> Any:
     """`prompt` in int32."""
+    if hasattr(prompt, "dtype") and jnp.issubdtype(prompt.dtype, jax.dtypes.prng_key):
+        raise TypeError(f"prompt must be of integers, got {prompt.dtype}")
     try:
         known = prompt if isinstance(prompt, Tracer) else np.asarray(prompt)
     except ValueError:

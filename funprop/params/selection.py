@@ -19,6 +19,7 @@ from funprop.checks import described
 from funprop.layer import Layer
 from funprop.names import below
 from funprop.trees import path_string
+from funprop.values import short
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -52,7 +53,7 @@ def where(pattern: Pattern, params: PyTree) -> PyTree:
     names = list(by_name(params))
     for each in several(pattern):
         if "[" in each:
-            raise ValueError(f"a mask holds for all copies of a leaf alike, got {each!r}")
+            raise ValueError(f"a mask holds for all copies of a leaf alike, got {short(each)}")
         require_match(each, names)
     found = [matches(name, pattern) for name in names]
     return jax.tree.unflatten(jax.tree.structure(params), found)
@@ -114,7 +115,7 @@ def _no_match(pattern: Pattern, names: Iterable[str]) -> str:
     every = list(dict.fromkeys(name for name in names if name))
     near = difflib.get_close_matches(several(pattern)[0].strip("*/"), every, 3, 0.4) or every[:3]
     told = f", the nearest are {', '.join(near)}" if near else ", there are none"
-    return f"the pattern {pattern!r} must match a name{told}"
+    return f"the pattern {short(pattern)} must match a name{told}"
 
 
 # ------------------------------------------------------------------------------- parts of a model
@@ -134,7 +135,9 @@ def places(pattern: Pattern, model: Layer, *, into_shared: bool = True) -> froze
     found: set[Place] = set()
     for each in several(pattern):
         if "[" in each:
-            raise ValueError(f"copies can be frozen or adapted one by one, no more, got {each!r}")
+            raise ValueError(
+                f"copies can be frozen or adapted one by one, no more, got {short(each)}"
+            )
         names: list[str] = []
         matched = set(_places(each, model, "", (), names))
         if not matched:
@@ -161,7 +164,7 @@ def _refuse_shared(node: Layer, place: Place, pattern: str) -> None:
         made = node.shares and not (node.hands_on and place[depth + 1 : depth + 2] == (0,))
         if made:
             raise ValueError(
-                f"a part whose params are made of others cannot be chosen, got {pattern!r}"
+                f"a part whose params are made of others cannot be chosen, got {short(pattern)}"
             )
         node = node.children[i]
 

@@ -9,6 +9,7 @@ import jax
 from funprop.arguments import check_mesh
 from funprop.checks import check_string
 from funprop.transforms.transformed import made_of
+from funprop.values import short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,7 @@ def axis_size(mesh: jax.sharding.Mesh, axis: str) -> int:
     check_mesh(mesh)
     check_string("axis", axis)
     if axis not in mesh.shape:
-        raise ValueError(f"axis must be one of the mesh's, {mesh.axis_names}, got {axis!r}")
+        raise ValueError(f"axis must be one of the mesh's, {mesh.axis_names}, got {short(axis)}")
     return mesh.shape[axis]
 
 
