@@ -18,7 +18,7 @@ from funprop.checks import check_function, check_string, described
 from funprop.decoding import Decoding, one_decoding
 from funprop.keys import takes_key, with_key
 from funprop.names import empty, identifier, is_kind, label, params_of
-from funprop.trees import RESERVED
+from funprop.trees import RESERVED, canonical
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -230,7 +230,8 @@ def layer(
     draws = takes_key(forward, "forward") if draws is None else draws
     forward = with_key(forward, "forward")
     return Layer(
-        init=init or (lambda key, x: ()),
+        # Of NumPy's float64 params are in 32 bits, where JAX has no more, without a word.
+        init=lambda key, x: () if init is None else init(key, canonical(x)),
         forward=forward,
         backward=backward,
         name=name,

@@ -128,7 +128,8 @@ def _with_a_say(inputs: PyTree, *weights: Any) -> PyTree:
     but times NaN they would be NaN in the gradient of every weight."""
     if not weights:
         return inputs
-    silent = (jnp.asarray(weights[0]) == 0).all(tuple(range(1, weights[0].ndim)))
+    counts = jnp.asarray(weights[0]).astype(bool)  # they may be booleans themselves
+    silent = ~counts.any(tuple(range(1, counts.ndim)))
 
     def cleaned(leaf: Any) -> Any:
         if not trees.is_float(leaf):

@@ -226,6 +226,8 @@ def canonical(tree: PyTree) -> PyTree:
     """
 
     def one(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) or not hasattr(leaf, "dtype"):
+            return leaf
         dtype = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
         if dtype == leaf.dtype:
             return leaf

@@ -139,8 +139,8 @@ def _with_weight(batch: PyTree, n: Any) -> Any:
     """How many of a batch's `n` examples have weight: padding has none."""
     if not isinstance(batch, tuple) or len(batch) != 3:
         return n
-    weights = jnp.asarray(batch[2])
-    return (weights != 0).any(tuple(range(1, weights.ndim))).sum(dtype=n.dtype)
+    weights = jnp.asarray(batch[2]).astype(bool)
+    return weights.any(tuple(range(1, weights.ndim))).sum(dtype=n.dtype)
 
 
 def _by_rows(
