@@ -80,7 +80,7 @@ WITHOUT_A_SAY = (np.nan, np.inf, -np.inf, 7.0)
 
 
 @st.composite
-def batches(draw, rows=(0, 1, 4, 5), dtypes=DTYPES):
+def batches(draw, rows=(0, 1, 4, 5), dtypes=DTYPES, large=True):
     """Params, and a batch of NumPy's arrays in which what has no weight may be anything."""
     n, (dtype, target, weight) = draw(st.sampled_from(rows)), draw(st.sampled_from(dtypes))
     dtype = jnp.dtype(dtype)
@@ -89,7 +89,7 @@ def batches(draw, rows=(0, 1, 4, 5), dtypes=DTYPES):
         size = int(np.prod(shape))
         return np.array(draw(st.lists(values, min_size=size, max_size=size))).reshape(shape)
 
-    values = st.sampled_from(NUMBERS + (LARGE if dtype.itemsize == 4 else ()))
+    values = st.sampled_from(NUMBERS + (LARGE if large and dtype.itemsize == 4 else ()))
     whole = np.dtype(target).kind in "iub"
     w, b = some(values, FEATURES, OUTPUTS).astype(dtype), some(values, OUTPUTS).astype(dtype)
     x = some(values, n, FEATURES).astype(dtype)
@@ -142,9 +142,10 @@ def jitted(name):
 
 @pytest.mark.parametrize("name", GRADIENTS)
 @few
-@given(drawn=batches())
-def test_gradients(name, drawn):
-    params, batch = drawn
+@given(data=st.data())
+def test_gradients(name, data):
+    clipped = "clip" in name  # to a direction, in which what cancels in a slope is all there is
+    params, batch = data.draw(batches(large=not clipped))
     _, least, multiple = GRADIENTS[name]
     n = len(batch[0])
     if n < least or n % multiple:
@@ -154,14 +155,9 @@ def test_gradients(name, drawn):
     found = jitted(name)(params, batch)
     assert [leaf.dtype for leaf in found.grads] == [leaf.dtype for leaf in params]
     eps = float(jnp.finfo(params.w.dtype).eps)
-    want, size = reference(params, batch, LARGEST_NORM if "clip" in name else None)
-    if "clip" in name:  # the factor is a quotient by a norm that is rounded as the slopes are
-        whole, most = reference(params, batch)
-        norms = np.sqrt(sum((leaf**2).sum() for leaf in whole[2:]))
-        size = tuple(s + LARGEST_NORM * n * (norms > 0) for s in size)
-        size = (most[0], *size[1:])
-        if any((s > 1e3 * LARGEST_NORM).any() for s in most[2:]):
-            return  # what cancels in a slope decides the direction that is left
+    want, size = reference(params, batch, LARGEST_NORM if clipped else None)
+    if clipped:  # the factor is a quotient by a norm that is rounded as the slopes are
+        size = (size[0], 0, *(s + LARGEST_NORM * n for s in size[2:]))
     near((found.loss, found.weight, *found.grads), want, size, eps)
 
 
@@ -205,7 +201,7 @@ def _step(name):
 
 
 @few
-@given(drawn=batches(rows=(1, 4, 5), dtypes=DTYPES[:2]), seed=st.integers(0, 3))
+@given(drawn=batches(rows=(1, 4, 5), dtypes=DTYPES[:2], large=False), seed=st.integers(0, 3))
 def test_fit_is_the_plain_loop(drawn, seed):
     params, data = drawn
     step, n = _step("step"), len(data[0])
@@ -227,7 +223,5 @@ def test_fit_is_the_plain_loop(drawn, seed):
         share = RATE / max(weight, 1)
         want = fp.DenseParams(*(p - share * g for p, g in zip(want, grads, strict=True)))
         sizes = [s + share * m for s, m in zip(sizes, most, strict=True)]
-    if max(s.max() for s in sizes) > 1e9:
-        return  # updates of updates: what cancels is multiplied on
     found = run(state, data).state.params
-    near(found, want, [1e3 * (s + 1) for s in sizes], float(jnp.finfo(jnp.float32).eps))
+    near(found, want, [10 * (s + 1) for s in sizes], float(jnp.finfo(jnp.float32).eps))
