@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funprop import trees
+from funprop.trees import path_string, spec_string
 from funprop.values import short
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def described(given: Any) -> str:
     if isinstance(given, (str, bool, int, float, complex)) or given is None:
         return short(given)
     if hasattr(given, "dtype") and hasattr(given, "shape"):
-        return trees.spec_string(given)
+        return spec_string(given)
     if inspect.isfunction(given):
         return f"the function {given.__name__}"
     return type(given).__name__
@@ -121,7 +121,7 @@ def check_numbers(name: str, tree: PyTree) -> None:
         return
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not is_number(leaf):
-            where = "/".join(filter(None, (name, trees.path_string(path))))
+            where = "/".join(filter(None, (name, path_string(path))))
             raise TypeError(f"{where} must hold numbers, got {described(leaf)}")
 
 
@@ -136,5 +136,5 @@ def check_arrays(name: str, tree: PyTree) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = hasattr(leaf, "shape") and hasattr(leaf, "dtype")
         if not array or (isinstance(leaf, np.ndarray) and not is_number(leaf)):
-            where = "/".join(filter(None, (name, trees.path_string(path))))
+            where = "/".join(filter(None, (name, path_string(path))))
             raise TypeError(f"{where} must be an array, got {described(leaf)}")
