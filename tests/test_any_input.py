@@ -76,7 +76,7 @@ DTYPES = (
 )
 FOR_FIT = DTYPES[0], ("float32", "float64", "float64")
 NUMBERS = (0, 1, -1, 0.3, -2.5, 1e-30, -3e-5)
-LARGE = (1e4, -2e6, 1e12)  # whose squares are numbers in float32
+LARGE = (1e4, -2e6)  # whose fourth powers, times the scale of a loss, are numbers in float32
 WITHOUT_A_SAY = (np.nan, np.inf, -np.inf, 7.0)
 
 
@@ -187,8 +187,6 @@ def test_one_update(name, drawn):
     many = jax.tree.map(lambda leaf: leaf[None], batch) if name == "scan" else batch
     new, metrics = step.update(state, many)
     (_, weight, *grads), (_, _, *size) = reference(params, batch)
-    if name == "loss_scale" and max(np.abs(g).max(initial=0) for g in grads) > 1e33:
-        return  # scaled by 2^15 it overflows, and is left out
     share = RATE / max(weight, 1)
     want = [wide(p) - share * g for p, g in zip(params, grads, strict=True)]
     most = [np.abs(wide(p)) + share * s for p, s in zip(params, size, strict=True)]
