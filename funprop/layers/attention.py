@@ -77,6 +77,7 @@ def attention(
       >>> y.shape, attention(4).backward((), kept, y)[1].shape
       ((2, 5, 8), (2, 5, 24))
     """
+    heads = whole_number(heads, "heads", 1)
     kv_heads = heads if kv_heads is None else kv_heads
     given = {"heads": heads, "kv_heads": kv_heads, "window": window, "block": block}
     for name, number in given.items():
