@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, get_abstract_mesh
 
+from funprop.layers.chunks import is_local
 from funprop.layers.heads import Heads
 from funprop.layers.spoiled import finite
 from funprop.trees import widen
@@ -128,10 +128,9 @@ def _over_heads(size: int, of_a_head: Any, *parts: Any) -> Any:
         return jax.lax.map(lambda part: of_a_head(*part), moved, batch_size=at_once)
 
     moved = tuple(part.swapaxes(0, 1) for part in parts)
-    local = all(kind is AxisType.Manual for kind in get_abstract_mesh().axis_types)
     some, whole = (functools.partial(run, n) for n in (cached, heads))
     # By the platform that this is lowered for, which need not be this machine's.
-    split = local and cached < heads
+    split = is_local() and cached < heads
     found = jax.lax.platform_dependent(*moved, cpu=some, default=whole) if split else whole(*moved)
     return jax.tree.map(lambda part: part.swapaxes(0, 1), found)
 

@@ -1,0 +1,55 @@
+"""A few examples at a time, as many as the caches of a CPU hold."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, get_abstract_mesh
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from jaxtyping import Array
+
+CACHE = 1 << 20  # bytes; half to twice that is as fast, by docs/benchmarks/convolution.md
+
+
+def is_local() -> bool:
+    """Whether all examples are on one device, as far as is known: over split ones a loop would
+    gather them."""
+    return all(kind is AxisType.Manual for kind in get_abstract_mesh().axis_types)
+
+
+def sum_of_chunks(f: Callable[..., Array], *arrays: Array) -> Array:
+    """`f(*arrays)`, which is a sum over examples, the first axis, a few of them at a time."""
+    n = len(arrays[0])
+    size = _size(n, sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in arrays))
+    whole = n // size * size if n else 0
+    if whole <= size or not is_local():
+        return f(*arrays)
+    chunks = [a[:whole].reshape(-1, size, *a.shape[1:]) for a in arrays]
+    one = jax.eval_shape(f, *(a[:size] for a in arrays))
+
+    def add(total: Array, chunk: Any) -> tuple[Array, None]:
+        return total + f(*chunk), None
+
+    total, _ = jax.lax.scan(add, jnp.zeros(one.shape, one.dtype), chunks)
+    return total if whole == n else total + f(*(a[whole:] for a in arrays))
+
+
+def one_by_one(f: Callable[..., Any], *arrays: Array) -> Any:
+    """`f(*arrays)`, whose result has an example for every one of `arrays`, the first axis, one at a
+    time."""
+    if len(arrays[0]) < 2 or not is_local():
+        return f(*arrays)
+    found = jax.lax.map(lambda row: f(*(a[None] for a in row)), arrays)
+    return found.reshape(-1, *found.shape[2:])
+
+
+def _size(n: int, example_bytes: int) -> int:
+    """How many examples a chunk has: where that can be, such that none are left over."""
+    most = max(1, CACHE // max(example_bytes, 1))
+    return next((size for size in range(most, most // 2, -1) if n % size == 0), most)
