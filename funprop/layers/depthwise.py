@@ -75,8 +75,9 @@ def pull_w(x: X, dy: Y, slide: Slide, kernel: Numbers) -> W:
     return sum_of_chunks(of_examples, x, dy)
 
 
-def _rows(w: W) -> list[Float[Array, " o"]]:
-    return list(widen(w).reshape(-1, w.shape[-1]))
+def _rows(w: W) -> list[Float[Array, "... o"]]:
+    """What stands at each place, of the rank of `x`."""
+    return list(widen(w).reshape(-1, *(1,) * (w.ndim - 1), w.shape[-1]))
 
 
 def _seen(x: X, slide: Slide, kernel: Numbers, outputs: int) -> list[Y]:

@@ -178,9 +178,8 @@ def scan_over_inputs(
 ) -> tuple[Any, Any]:
     """A scan of `step(state, z)` over time, with `z` what the input gives to the gates.
 
-    All `z` at once are one wide product, and an array as large as all gates. A CPU, that computes
-    the small ones as fast, does not write and read that (docs/benchmarks/convolution.md), but for
-    batches so small that a step would be spent on reading `w_x`.
+    All `z` at once are one wide product, and an array as large as all gates. A CPU multiplies a
+    step's as fast, and need not write and read that array (docs/benchmarks/convolution.md).
     """
 
     def at_once(state: Any, x: Steps, w_x: Any, b: Any) -> tuple[Any, Any]:
@@ -189,8 +188,6 @@ def scan_over_inputs(
     def in_steps(state: Any, x: Steps, w_x: Any, b: Any) -> tuple[Any, Any]:
         return jax.lax.scan(lambda state, x: step(state, inputs(x, w_x, b)), state, x)
 
-    if x.shape[1] < 16:
-        return at_once(state, x, w_x, b)
     return jax.lax.platform_dependent(state, x, w_x, b, cpu=in_steps, default=at_once)
 
 
