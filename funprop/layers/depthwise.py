@@ -87,4 +87,5 @@ def _seen(x: X, slide: Slide, kernel: Numbers, outputs: int) -> list[Y]:
 
 
 def _by_input(part: Y, inputs: int) -> Float[Array, "n *out i"]:
-    return part.reshape(*part.shape[:-1], inputs, -1).sum(-1) if part.shape[-1] > inputs else part
+    each = part.shape[-1] // inputs
+    return part if each == 1 else part.reshape(*part.shape[:-1], inputs, each).sum(-1)
