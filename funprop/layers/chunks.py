@@ -27,16 +27,18 @@ def sum_of_chunks(f: Callable[..., Array], *arrays: Array) -> Array:
     """`f(*arrays)`, which is a sum over examples, the first axis, a few of them at a time."""
     n = len(arrays[0])
     size = _size(n, sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in arrays))
-    whole = n // size * size if n else 0
-    if whole <= size or not is_local():
+    if n <= size or not is_local():
         return f(*arrays)
+    whole = n // size * size
     chunks = [a[:whole].reshape(-1, size, *a.shape[1:]) for a in arrays]
     one = jax.eval_shape(f, *(a[:size] for a in arrays))
 
     def add(total: Array, chunk: Any) -> tuple[Array, None]:
         return total + f(*chunk), None
 
-    total, _ = jax.lax.scan(add, jnp.zeros(one.shape, one.dtype), chunks)
+    # Made from numbers of them, which under `shard_map` says along which axes it varies.
+    zero = sum(jnp.zeros_like(a.reshape(-1)[0], one.dtype) for a in arrays)
+    total, _ = jax.lax.scan(add, jnp.broadcast_to(zero, one.shape), chunks)
     return total if whole == n else total + f(*(a[whole:] for a in arrays))
 
 
@@ -51,5 +53,5 @@ def one_by_one(f: Callable[..., Any], *arrays: Array) -> Any:
 
 def _size(n: int, example_bytes: int) -> int:
     """How many examples a chunk has: where that can be, such that none are left over."""
-    most = max(1, CACHE // max(example_bytes, 1))
+    most = min(max(1, CACHE // max(example_bytes, 1)), max(1, n))
     return next((size for size in range(most, most // 2, -1) if n % size == 0), most)
