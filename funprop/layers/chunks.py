@@ -1,4 +1,5 @@
-"""A few examples at a time, as many as the caches of a CPU hold."""
+"""A few examples at a time, as many as the caches of a CPU hold; but all of them at once where XLA
+splits them over devices: a loop would gather them."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, get_abstract_mesh
+
+from funprop.mesh import split_by_xla
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,17 +19,11 @@ if TYPE_CHECKING:
 CACHE = 1 << 20  # bytes; half to twice that is as fast, by docs/benchmarks/convolution.md
 
 
-def is_local() -> bool:
-    """Whether all examples are on one device, as far as is known: over split ones a loop would
-    gather them."""
-    return all(kind is AxisType.Manual for kind in get_abstract_mesh().axis_types)
-
-
 def sum_of_chunks(f: Callable[..., Array], *arrays: Array) -> Array:
     """`f(*arrays)`, which is a sum over examples, the first axis, a few of them at a time."""
     n = len(arrays[0])
     size = _size(n, sum(math.prod(a.shape[1:]) * a.dtype.itemsize for a in arrays))
-    if n <= size or not is_local():
+    if n <= size or split_by_xla():
         return f(*arrays)
     whole = n // size * size
     chunks = [a[:whole].reshape(-1, size, *a.shape[1:]) for a in arrays]
@@ -45,7 +41,7 @@ def sum_of_chunks(f: Callable[..., Array], *arrays: Array) -> Array:
 def one_by_one(f: Callable[..., Any], *arrays: Array) -> Any:
     """`f(*arrays)`, whose result has an example for every one of `arrays`, the first axis, one at a
     time."""
-    if len(arrays[0]) < 2 or not is_local():
+    if len(arrays[0]) < 2 or split_by_xla():
         return f(*arrays)
     found = jax.lax.map(lambda row: f(*(a[None] for a in row)), arrays)
     return found.reshape(-1, *found.shape[2:])
