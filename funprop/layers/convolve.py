@@ -13,6 +13,7 @@ groups. Source: Dumoulin and Visin, arXiv:1603.07285.
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from jax import lax
 
 from funprop.layers import depthwise
 from funprop.layers.chunks import sum_of_chunks
-from funprop.layers.windows import Numbers, Slide, extent
+from funprop.layers.windows import Numbers, Slide, extent, views
 from funprop.trees import wide_dtype
 
 if TYPE_CHECKING:
@@ -99,8 +100,9 @@ def pull_w(x: X, dy: Y, slide: Slide, kernel: Numbers) -> W:
     # All are the same sums. On a CPU, XLA turns the operands of a convolution for its fast kernel
     # only outside of loops, and takes 10 to 100 times as long within one; and groups are faster
     # beside examples than beside inputs. A few examples at a time are turned within its caches,
-    # and no copies of all `x` and `dy` exist (docs/benchmarks/convolution.md); a convolution in
-    # groups packs the more the less it has to do. Elsewhere the second is the form that XLA knows.
+    # and no copies of all `x` and `dy` exist (docs/benchmarks/convolution.md), but groups are not
+    # the faster for it; a window of one place is a product. Elsewhere the last is the form that XLA
+    # knows.
     def turned_by_hand(x: X, dy: Y) -> W:
         split = x.reshape(*x.shape[:-1], groups, i).transpose(last + 1, *space, last, 0)
         inputs = split.reshape(i, *x.shape[1:-1], groups * len(x))  # [i, *space, g n]
@@ -113,6 +115,16 @@ def pull_w(x: X, dy: Y, slide: Slide, kernel: Numbers) -> W:
             preferred_element_type=wide_dtype(dy.dtype),
         )  # [i, *kernel, o]
         return jnp.moveaxis(by_inputs, 0, -2)
+
+    def by_product(x: X, dy: Y) -> W:
+        (seen,) = views(x, kernel, slide.stride, slide.padding, 0.0)
+        dw = lax.dot_general(
+            seen.reshape(-1, seen.shape[-1]),
+            dy.reshape(-1, dy.shape[-1]),
+            (((0,), (0,)), ((), ())),
+            preferred_element_type=wide_dtype(dy.dtype),
+        )
+        return dw.reshape(*kernel, *dw.shape)
 
     def turned_by_numbers(x: X, dy: Y) -> W:
         turned = (last, 0, *space)
@@ -130,7 +142,8 @@ def pull_w(x: X, dy: Y, slide: Slide, kernel: Numbers) -> W:
     if depthwise.takes((*kernel, i, dy.shape[-1]), slide):
         on_cpu = functools.partial(depthwise.pull_w, slide=slide, kernel=kernel)
     elif groups == 1:
-        on_cpu = functools.partial(sum_of_chunks, turned_by_hand)
+        one_place = math.prod(kernel) == 1
+        on_cpu = functools.partial(sum_of_chunks, by_product if one_place else turned_by_hand)
     else:
         on_cpu = turned_by_hand
     return lax.platform_dependent(

@@ -5,7 +5,6 @@ busy machine disturbs less than the clock, and MiB of temporary memory.
 Run: python -m tests.benchmarks.convolution [whole] [depthwise] [recurrence]
 """
 
-import resource
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ import numpy as np
 import funprop as fp
 from funprop.layers import chunks, convolve, depthwise, recurrent
 from funprop.layers.windows import Slide, views
-from tests.benchmarks.harness import header, temporary
+from tests.benchmarks.harness import cpu_seconds, header, temporary
 
 Ways = dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
 
@@ -55,20 +54,13 @@ DEPTHWISE = [
 
 def measured(ways: Ways, rounds: int = 7) -> None:
     """Print the median of each, taken in turns."""
-
-    def spent() -> float:
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        return used.ru_utime + used.ru_stime
-
     jitted = {name: (jax.jit(f), args) for name, (f, args) in ways.items()}
     for f, args in jitted.values():
         jax.block_until_ready(f(*args))
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, (f, args) in jitted.items():
-            start = spent()
-            jax.block_until_ready(f(*args))
-            times[name].append(spent() - start)
+            times[name].append(cpu_seconds(lambda f=f, args=args: f(*args)))
     for name, (f, args) in jitted.items():
         memory = temporary(f, *args) / 2**20
         print(f"  {name:36} {1e3 * np.median(times[name]):8.2f} ms {memory:7.1f} MiB", flush=True)
