@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Inputs = Float[Array, "t n i"]
     Hidden = Float[Array, "t n o"]
     Wide = Float[Array, "t n o"]  # in float32 at least
+    Kept = tuple[Wide, Wide, Wide, Wide]  # as `_gates` gives them
 
 
 class GRUParams(NamedTuple):
@@ -114,7 +115,7 @@ def gru(features: int, *, keep: str = "gates") -> Layer:
     ) -> tuple[GRUParams, Inputs]:
         h_before = before(h)
         kept = kept or _gates_again(params, x, h_before)
-        da_ru, da_v, ds_v = _pull_gates(params, *kept, h_before, dh)
+        da_ru, da_v, ds_v = _pull_gates(params, kept, h_before, dh)
         w_x_ru, w_x_v = jnp.split(params.w_x, [2 * features], axis=-1)
         w_h_ru, w_h_v = jnp.split(params.w_h, [2 * features], axis=-1)
         dw_x = sum_of_products(x, da_ru, w_x_ru), sum_of_products(x, da_v, w_x_v)
@@ -132,7 +133,7 @@ def gru(features: int, *, keep: str = "gates") -> Layer:
 
 
 def _pull_gates(
-    params: GRUParams, r: Wide, u: Wide, v: Wide, inside: Wide, h_before: Hidden, dh: Hidden
+    params: GRUParams, kept: Kept, h_before: Hidden, dh: Hidden
 ) -> tuple[Float[Array, "t n ru"], Wide, Wide]:
     """`[da_r; da_u]`, `da_v` and `ds_v`."""
 
@@ -146,8 +147,8 @@ def _pull_gates(
         ds = jnp.concatenate([da_ru, ds_v], axis=-1)
         return product(ds, params.w_h.T) + u * dh, (da_ru, da_v, ds_v)
 
-    now = (r, u, v, inside, h_before, dh)
-    return jax.lax.scan(step, jnp.zeros_like(u[0]), now, reverse=True)[1]
+    zero = jnp.zeros_like(kept[0][0])
+    return jax.lax.scan(step, zero, (*kept, h_before, dh), reverse=True)[1]
 
 
 def _gates_again(params: GRUParams, x: Inputs, h_before: Hidden) -> tuple[Any, Any, Any, Any]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Inputs = Float[Array, "t n i"]
     Hidden = Float[Array, "t n o"]
     Wide = Float[Array, "t n o"]  # in float32 at least
+    Kept = tuple[Wide, Wide, Wide, Wide, Wide]  # i, f, g, o and c of the step before
 
 
 class LSTMParams(NamedTuple):
@@ -124,7 +125,7 @@ def lstm(features: int, *, keep: str = "gates") -> Layer:
         params: LSTMParams, x: Inputs, h: Hidden, kept: Any, dh: Hidden
     ) -> tuple[LSTMParams, Inputs]:
         h_before = before(h)
-        dz = _dz(params, *kept, dh) if kept else _dz_again(params, x, h_before, dh)
+        dz = _dz(params, kept, dh) if kept else _dz_again(params, x, h_before, dh)
         dparams = LSTMParams(
             w_x=sum_of_products(x, dz, params.w_x),
             w_h=sum_of_products(h_before, dz, params.w_h),
@@ -135,9 +136,7 @@ def lstm(features: int, *, keep: str = "gates") -> Layer:
     return recurrent("lstm", init, forward, backward)
 
 
-def _dz(
-    params: LSTMParams, i: Wide, f: Wide, g: Wide, o: Wide, c_before: Wide, dh: Hidden
-) -> Float[Array, "t n go"]:
+def _dz(params: LSTMParams, kept: Kept, dh: Hidden) -> Float[Array, "t n go"]:
     """The cotangent of what goes into the gates, by the gates and cells that forward kept."""
 
     def step(state: tuple[Any, Any], now: Any) -> tuple[Any, Any]:
@@ -155,8 +154,8 @@ def _dz(
         dz = jnp.concatenate(dz, axis=-1)
         return (product(dz, params.w_h.T), f * dc), dz
 
-    zero = jnp.zeros_like(i[0])
-    return jax.lax.scan(step, (zero, zero), (i, f, g, o, c_before, dh), reverse=True)[1]
+    zero = jnp.zeros_like(kept[0][0])
+    return jax.lax.scan(step, (zero, zero), (*kept, dh), reverse=True)[1]
 
 
 def _dz_again(
