@@ -20,6 +20,7 @@ from funprop.verify.subject import Subject, arrays, first_line, floats, refused
 from funprop.verify.truth import internals
 from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.instruments import Instruments
+from funprop.verify.truth.programs import jit_of
 
 
 def verify(
@@ -135,7 +136,8 @@ def _check(subject: Subject) -> None:
             raise TypeError(f"{name} must give real numbers, got {aval.str_short()}")
     if any(eqn.primitive.name == "io_callback" for eqn in internals.equations(first)):
         raise ValueError(f"{name} has side effects: it calls io_callback")
-    run = jax.jit(lambda *leaves: [Evaluate()(j, *leaves) for j in (first, second)])
+    jit = jit_of(sum(leaf.size for leaf in subject.args))
+    run = jit(lambda *leaves: [Evaluate()(j, *leaves) for j in (first, second)])
     one, two = run(*subject.args)
     for a, b in zip(floats(one), floats(two), strict=True):
         if not np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True):

@@ -109,11 +109,8 @@ def _is_wrong(tools: Instruments, sample: Sample, leaf: int, least: float = 0.0)
     size = judged(in_float64(tools, [sample]), tools.eps, tools.constants).size
     if not _distance(tools, sample, leaf) > max(WRONG * size.leaf[leaf], least):
         return False
-    try:  # not at a kink
-        others = [tools.truth(sample, ties)[leaf] for ties in ("first", "last")]
-    except NotWideError:
-        return True
-    return all(np.allclose(truth, other) for other in others)
+    # Not at a kink.
+    return all(np.allclose(truth, other[leaf]) for other in tools.truths_at_ties(sample))
 
 
 def _simplified(tools: Instruments, sample: Sample, leaf: int) -> Sample:
