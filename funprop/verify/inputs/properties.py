@@ -111,7 +111,7 @@ def free(args: Sequence[Any]) -> list[int]:
     found = [i for i, leaf in enumerate(args) if is_free(leaf)]
     together: set[int] = set()  # sines and cosines of the same angles
     for i, j in itertools.combinations(found, 2):
-        a, b = drawn(args[i]), drawn(args[j])
+        a, b = np.asarray(args[i]), np.asarray(args[j])
         if a.shape == b.shape and a.size > 1:
             few = a.ravel()[:16], b.ravel()[:16]
             if all(np.allclose(u * u + v * v, 1, atol=1e-2) for u, v in (few, (a, b))):
