@@ -13,7 +13,7 @@ from funprop.inspect.visits import compiled_visits
 from funprop.layer import Layer
 from funprop.located import check_params
 from funprop.verify.adapters import of_function, of_gradient, of_layer
-from funprop.verify.judging.examine import examine
+from funprop.verify.judging.examine import examine, traced
 from funprop.verify.judging.rows import Findings, as_report
 from funprop.verify.report import Report
 from funprop.verify.subject import Subject, arrays, first_line, floats, refused
@@ -106,7 +106,7 @@ def _of_parts(layer: Layer, args: tuple[Any, ...], key: Any, seed: int) -> list[
         first = kind not in made
         if first:
             try:
-                made[kind] = Instruments(subject, subject.args)
+                made[kind] = traced(subject)
             except Exception:  # it is told by examine
                 found.append(examine(subject, seed))
                 continue

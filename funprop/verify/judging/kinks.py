@@ -12,7 +12,8 @@ import numpy as np
 
 from funprop.verify.judging.judge import Verdict
 from funprop.verify.truth.differences import one_sided
-from funprop.verify.truth.instruments import Instruments, Sample
+from funprop.verify.truth.instruments import Instruments
+from funprop.verify.truth.samples import Sample
 
 LOOKED_AT, LOOKED_AT_OF_MANY = 64, 4  # elements of a leaf looked at from both sides
 

@@ -21,7 +21,8 @@ from funprop.verify.judging.judge import FACTOR, UNITS, Measurements, Verdict, j
 from funprop.verify.report import Check
 from funprop.verify.subject import Subject, is_floating
 from funprop.verify.truth.evaluate import Evaluate
-from funprop.verify.truth.instruments import EPS32, EPS64, Instruments, drawn_sample
+from funprop.verify.truth.instruments import EPS32, EPS64, Instruments
+from funprop.verify.truth.samples import drawn_sample
 
 
 def all_right(subject: Subject, tools: Instruments, rng: np.random.Generator) -> list[Check] | None:

@@ -17,7 +17,8 @@ from jax import lax
 from funprop.verify.judging.judge import FACTOR, UNITS
 from funprop.verify.subject import Subject, first_line, of_floats
 from funprop.verify.truth.evaluate import NotWideError
-from funprop.verify.truth.instruments import Instruments, Sample
+from funprop.verify.truth.instruments import Instruments
+from funprop.verify.truth.samples import Sample
 
 
 def broken_laws(

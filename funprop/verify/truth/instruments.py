@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,22 +17,11 @@ from funprop.verify.subject import Subject, first_line, floats, is_floating, of_
 from funprop.verify.truth.evaluate import Evaluate, NotWideError, through_bits
 from funprop.verify.truth.internals import equations
 from funprop.verify.truth.programs import MANY, jit_of
+from funprop.verify.truth.samples import Sample
 from funprop.verify.truth.ties import may_have_kinks
 
 EPS64 = float(np.finfo(np.float64).eps)
 EPS32 = float(np.finfo(np.float32).eps)
-
-
-class Sample(NamedTuple):
-    """Inputs, and cotangents of the float outputs: both in float64, integers as they are.
-
-    Attributes:
-      unit: the size of the cotangents; gradients are divided by it, to be compared.
-    """
-
-    inputs: list[Any]
-    dys: list[Any]
-    unit: float = 1.0
 
 
 class Instruments:
@@ -43,7 +31,6 @@ class Instruments:
       outputs: the specs of its outputs.
       many: whether it is of so many numbers that it is examined at the given inputs only.
       eps: the rounding unit of the working precision, that of the narrowest float input.
-      backward_jaxpr: the trace of the hand-written backward pass; `None` where it cannot be traced.
     """
 
     def __init__(self, subject: Subject, args: Sequence[Any]):
@@ -55,10 +42,20 @@ class Instruments:
             float(jnp.finfo(given[i].dtype).eps) for i in subject.differentiable
         )  # the coarsest that takes part
         self.dys = [jax.ShapeDtypeStruct(y.shape, y.dtype) for y in floats(self.outputs)]
-        self.backward_jaxpr, _ = _traced(subject.backward, given, self.dys)
+        self._given, self._x64 = given, jax.config.jax_enable_x64
         numbers = sum(np.size(a) for a in args) + trees.size(self.outputs)
         self.many, self.jit = numbers > MANY, jit_of(numbers)
         self._memory: dict[tuple[str, int], tuple[Any, Any]] = {}
+
+    @functools.cached_property
+    def backward_jaxpr(self) -> Any:
+        """The trace of the hand-written backward pass.
+
+        Raises:
+          MismatchError, or whatever a backward pass raises that cannot be traced.
+        """
+        with jax.enable_x64(self._x64):  # as it was where this was made
+            return _traced(self.subject.backward, self._given, self.dys)[0]
 
     def working(self, values: Sequence[Any]) -> list[Any]:
         """Values in the dtypes that the subject was given."""
@@ -99,7 +96,7 @@ class Instruments:
 
     @functools.cached_property
     def _hand(self) -> Callable[..., Any]:
-        return jax.jit(lambda inputs, dys: (Evaluate()(self.backward_jaxpr, *inputs, *dys),))
+        return self.jit(lambda inputs, dys: (Evaluate()(self.backward_jaxpr, *inputs, *dys),))
 
     @functools.cached_property
     def _hand_and_auto(self) -> Callable[..., Any]:
@@ -107,7 +104,7 @@ class Instruments:
             auto_and_outputs = self.pulled(Evaluate(), self.plain_jaxpr, inputs, dys)
             return Evaluate()(self.backward_jaxpr, *inputs, *dys), *auto_and_outputs
 
-        return jax.jit(both)
+        return self.jit(both)
 
     def pulled(
         self, run: Evaluate, jaxpr: Any, inputs: list[Any], dys: list[Any]
@@ -250,27 +247,6 @@ class Instruments:
     def draws_random_numbers(self) -> bool:
         """Whether the forward pass draws numbers, which differ with the dtype."""
         return any(e.primitive.name == "random_bits" for e in equations(self.plain_jaxpr))
-
-
-def random_numbers(seed: int) -> np.random.Generator:
-    """A generator whose numbers are not those that people draw their inputs from."""
-    return np.random.default_rng([seed, zlib.crc32(b"funprop.verify")])
-
-
-def drawn_sample(
-    tools: Instruments, inputs: list[Any], unit: float, rng: np.random.Generator
-) -> Sample:
-    """Inputs under random cotangents of a size; of a loss's gradient, under one."""
-    free = tools.subject.free_cotangent
-    dys = [
-        unit * (rng.standard_normal(spec.shape) if free else np.ones(spec.shape))
-        for spec in tools.dys
-    ]
-    # The numbers that the working precision makes of it: everybody shall see the same.
-    rounded = [
-        np.asarray(d.astype(spec.dtype), np.float64) for d, spec in zip(dys, tools.dys, strict=True)
-    ]
-    return Sample(inputs, rounded, unit)
 
 
 def _traced(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:

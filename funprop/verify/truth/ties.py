@@ -50,7 +50,7 @@ def _reduced(pick: Callable) -> Callable:
     return reduce
 
 
-# What a tie gives, by the name of the primitive: `(whether the first, equation, *inputs) -> output`.
+# What each primitive gives at ties: `(whether the first, equation, *inputs) -> output`.
 TIES: dict[str, Callable[..., Any]] = {
     "max": _max,
     "min": _min,
