@@ -36,8 +36,7 @@ def at_other_inputs(
                 np.asarray(v, a.dtype) if is_floating(a) else v
                 for v, a in zip(point.inputs, subject.args, strict=True)
             ]
-            there = Instruments(subject, args)
-            there.wide_plain  # noqa: B018  # traced with the backward pass, which may not fit
+            there = Instruments(subject, args).traced()
         except Exception as error:  # whatever a backward pass raises at a shape
             notes.append(
                 f"{subject.name}: backward does not take {point.name}, as forward does: "

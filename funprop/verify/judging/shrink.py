@@ -83,7 +83,7 @@ def _tried(
             np.asarray(v, a.dtype) if is_floating(a) else v
             for v, a in zip(inputs, subject.args, strict=True)
         ]
-        tools = Instruments(subject, args)
+        tools = Instruments(subject, args).traced()
         given = [properties.drawn(a) for a in args]
         for values in (given, given, points.nearby(args, rng), *_others(args, rng)):
             sample = drawn_sample(tools, values, 1.0, rng)

@@ -15,7 +15,7 @@ import numpy as np
 from funprop import trees
 from funprop.verify.subject import Subject, first_line, floats, is_floating, of_floats
 from funprop.verify.truth.evaluate import Evaluate, NotWideError, through_bits
-from funprop.verify.truth.internals import equations
+from funprop.verify.truth.internals import equations, unfiltered_errors
 from funprop.verify.truth.programs import MANY, jit_of
 from funprop.verify.truth.samples import Sample
 from funprop.verify.truth.ties import may_have_kinks
@@ -56,6 +56,12 @@ class Instruments:
         """
         with jax.enable_x64(self._x64):  # as it was where this was made
             return _traced(self.subject.backward, self._given, self.dys)[0]
+
+    def traced(self) -> Instruments:
+        """Itself, for inputs of other shapes: raises what the backward pass raises there."""
+        with unfiltered_errors():
+            self.wide_plain  # noqa: B018
+        return self
 
     def working(self, values: Sequence[Any]) -> list[Any]:
         """Values in the dtypes that the subject was given."""
