@@ -42,7 +42,8 @@ class Instruments:
             float(jnp.finfo(given[i].dtype).eps) for i in subject.differentiable
         )  # the coarsest that takes part
         self.dys = [jax.ShapeDtypeStruct(y.shape, y.dtype) for y in floats(self.outputs)]
-        self._given, self._x64 = given, jax.config.jax_enable_x64
+        self._given = given
+        self._x64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
         numbers = sum(np.size(a) for a in args) + trees.size(self.outputs)
         self.many, self.jit = numbers > MANY, jit_of(numbers)
         self._memory: dict[tuple[str, int], tuple[Any, Any]] = {}
