@@ -24,11 +24,11 @@ def jit_of(numbers: int) -> Callable[..., Any]:
     """`jax.jit` for functions of so many numbers: of few, to what is compiled soonest."""
     if numbers > MANY:
         return jax.jit
-    return functools.partial(jax.jit, compiler_options=_options())
+    return functools.partial(jax.jit, compiler_options=quick_options())
 
 
 @functools.cache
-def _options() -> dict[str, Any]:
+def quick_options() -> dict[str, Any]:
     """Those of the options that this version of XLA has."""
     if _takes(OPTIONS):
         return OPTIONS
