@@ -7,7 +7,6 @@ element by element.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,18 +58,15 @@ def all_right(subject: Subject, tools: Instruments, rng: np.random.Generator) ->
 
 
 def _programs(tools: Instruments) -> tuple[Any, Any]:
-    """The two programs, compiled once for inputs of one shape.
-
-    What they do more than once is traced once: it stands under a `jit` of its own.
-    """
+    """The two programs, compiled once for inputs of one shape."""
     subject = tools.subject
-    hand_written = jax.jit(lambda i, d: Evaluate()(tools.backward_jaxpr, *i, *d))
 
     def working(inputs: list[Any], dys: list[Any]) -> tuple[Any, ...]:
         """Both gradients, and how far the hand-written one moves under `laws.WAYS`, or is from zero
         under zero cotangents."""
         auto, plain = tools.pulled(Evaluate(), tools.plain_jaxpr, inputs, dys)
-        hand, zeros = hand_written(inputs, dys), hand_written(inputs, [0 * d for d in dys])
+        hand = Evaluate()(tools.backward_jaxpr, *inputs, *dys)
+        zeros = Evaluate()(tools.backward_jaxpr, *inputs, *(0 * d for d in dys))
         far = [jnp.where(jnp.any(zero != 0), jnp.inf, 0.0) for zero in zeros]
         for grads in (way(subject.backward, inputs, dys) for way in laws.WAYS.values()):
             for k, (g, h, a) in enumerate(zip(grads, hand, auto, strict=True)):
@@ -84,48 +80,29 @@ def _programs(tools: Instruments) -> tuple[Any, Any]:
     ) -> tuple[Any, Any]:
         run, (plain, backward, constants) = Evaluate(wide=True), tools.wide_jaxprs
         inputs = [[_wide(v) for v in values] for values in inputs]
-        hand, auto, far = jax.tree.map(_wide, (hand, auto, far))
-        pull = jax.jit(functools.partial(tools.pulled, run, plain))
-        truths, outputs = zip(*map(pull, inputs, dys), strict=True)
+        pulled = [tools.pulled(run, plain, i, d) for i, d in zip(inputs, dys, strict=True)]
         if tools.eps <= EPS64:  # as far as the truth moves when the inputs are rounded to float32
-            auto = pull(_jittered(inputs[0]), dys[0])[0]
-        exact_gradient = jax.jit(lambda i, d: run(backward, *i, *d))
-        exact = list(map(exact_gradient, inputs, dys))
-        judge = jax.jit(functools.partial(_judged, eps=tools.eps, constants=constants))
-        rows, right = [], jnp.ones((), bool)
-        for k, i in enumerate(subject.differentiable):
-            leaf = [[values[i]] for values in inputs], [[t[k]] for t in truths]
-            ours = [[e[k]] for e in exact], [[hand[k]]], [[auto[k]]]
-            is_right, row = judge(*leaf, *ours, far[k], dys, list(outputs))
-            rows, right = [*rows, row], right & is_right
-        for y, p, true in zip(*(map(_wide, part) for part in ys), outputs[0], strict=True):
+            auto = tools.pulled(run, plain, _jittered(inputs[0]), dys[0])[0]
+        found = Measurements(
+            units=[1.0 for _ in inputs],
+            inputs=[[values[i] for i in subject.differentiable] for values in inputs],
+            dys=dys,
+            outputs=[outputs for _, outputs in pulled],
+            truths=[truth for truth, _ in pulled],
+            exact=[run(backward, *i, *d) for i, d in zip(inputs, dys, strict=True)],
+            hands=[hand],
+            autos=[auto],
+        )
+        _, exact, running, _ = judged(found, tools.eps, constants, jnp)
+        right = ~_any([v.wrong for v in [*(exact or ()), *running]])
+        for f, v in zip(far, running, strict=True):
+            right &= _wide(f) <= 2 * jnp.min(v.allowed, initial=jnp.inf)  # two roundings, one each
+        for y, p, true in zip(*(map(_wide, part) for part in ys), pulled[0][1], strict=True):
             slack = UNITS * tools.eps * _largest(p) + FACTOR * _largest(p - true)
             right &= _largest(y - p) <= slack
-        return right, rows
+        return right, [_row(v) for v in running]
 
     return jax.jit(working), jax.jit(in_float64)
-
-
-def _judged(
-    inputs: Any,
-    truths: Any,
-    exact: Any,
-    hands: Any,
-    autos: Any,
-    far: Any,
-    dys: Any,
-    outputs: Any,
-    eps: float,
-    constants: float,
-) -> tuple[Any, tuple[Any, ...]]:
-    """Whether one leaf is right, and its row: traced once for all leaves of one shape."""
-    units = [1.0 for _ in inputs]
-    found = Measurements(units, inputs, dys, outputs, truths, exact, hands, autos)
-    verdicts = judged(found, eps, constants, jnp)
-    (running,) = verdicts.running
-    near = far <= 2 * jnp.min(running.allowed, initial=jnp.inf)  # two roundings, one each
-    wrong = [v.wrong for v in (*(verdicts.exact or ()), running)]
-    return near & ~_any(wrong), _row(running)
 
 
 def _row(v: Verdict) -> tuple[Any, ...]:
