@@ -99,8 +99,8 @@ def values(case: Case) -> list[Value]:
     except Exception:  # a part of the forward pass that cannot be run in float64
         return []
     return [
-        Value(*name, list(arrays))
-        for name, arrays in zip(names, zip(*found, strict=True), strict=True)
+        Value(key, name, list(arrays))
+        for (key, name), arrays in zip(names, zip(*found, strict=True), strict=True)
     ]
 
 
