@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import numbers as numbers_abc
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jax import lax
 
 from funprop import trees
+from funprop.values import short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,22 @@ if TYPE_CHECKING:
 
 Numbers: TypeAlias = tuple[int, ...]  # one a space axis
 Pairs: TypeAlias = tuple[tuple[int, int], ...]  # (before, after), one a space axis
+
+
+class Slide(NamedTuple):
+    """How the window of a convolution slides, one entry a space axis.
+
+    Attributes:
+      stride: from one window to the next.
+      padding: zeros before and after.
+      dilation: from one place in the window to the next.
+      groups: into which the channels of input and output are divided.
+    """
+
+    stride: Numbers
+    padding: Pairs
+    dilation: Numbers
+    groups: int
 
 
 def space_axes(**numbers: Any) -> int | None:
@@ -37,16 +54,16 @@ def space_axes(**numbers: Any) -> int | None:
 
 def per_axis(name: str, value: int | Sequence[int], axes: int) -> Numbers:
     """One number a space axis, from one for all of them or from a sequence."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    if isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
         numbers: tuple[Any, ...] = (value,) * axes
     else:
         numbers = tuple(value)
     if any(isinstance(n, bool) or not isinstance(n, numbers_abc.Integral) for n in numbers):
-        raise TypeError(f"{name} must be of integers, got {value!r}")
+        raise TypeError(f"{name} must be of integers, got {short(value)}")
     if len(numbers) != axes or not axes:
-        raise ValueError(f"{name} must have one number for {axes} space axes, got {value}")
+        raise ValueError(f"{name} must have one number for {axes} space axes, got {short(value)}")
     if min(numbers) < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+        raise ValueError(f"{name} must be at least 1, got {short(value)}")
     return tuple(int(n) for n in numbers)
 
 
@@ -60,12 +77,12 @@ def check_padding(padding: Any, axes: int) -> str | Pairs:
     if len(pairs) != axes or any(not isinstance(p, tuple | list) or len(p) != 2 for p in pairs):
         raise ValueError(
             f"padding must be 'same', 'valid', a number or a pair for each of {axes} space axes, "
-            f"got {padding!r}"
+            f"got {short(padding)}"
         )
     if any(not isinstance(n, numbers_abc.Integral) for n in itertools.chain(*pairs)):
-        raise TypeError(f"padding must be of integers, got {padding}")
+        raise TypeError(f"padding must be of integers, got {short(padding)}")
     if min(itertools.chain(*pairs)) < 0:
-        raise ValueError(f"padding must be at least 0, got {padding}")
+        raise ValueError(f"padding must be at least 0, got {short(padding)}")
     return tuple((int(before), int(after)) for before, after in pairs)
 
 
@@ -128,11 +145,14 @@ def views(
     stride: Numbers,
     padding: Pairs,
     fill: float,
+    dilation: Numbers | None = None,
 ) -> list[Float[Array, "batch *out c"]]:
     """For each place in the window, in row-major order, what stands there in every window."""
+    apart = (1,) * len(window) if dilation is None else dilation
     padded = lax.pad(x, jnp.asarray(fill, x.dtype), [(0, 0, 0), *_no_gaps(padding), (0, 0, 0)])
     reach = [
-        (n - k) // s * s + 1 for n, k, s in zip(padded.shape[1:-1], window, stride, strict=True)
+        (n - k) // s * s + 1
+        for n, k, s in zip(padded.shape[1:-1], extent(window, apart), stride, strict=True)
     ]
     return [
         lax.slice(
@@ -141,7 +161,7 @@ def views(
             (x.shape[0], *map(sum, zip(place, reach, strict=True)), x.shape[-1]),
             (1, *stride, 1),
         )
-        for place in itertools.product(*map(range, window))
+        for place in _places(window, apart)
     ]
 
 
@@ -151,15 +171,17 @@ def add_views(
     window: Numbers,
     stride: Numbers,
     padding: Pairs,
+    dilation: Numbers | None = None,
 ) -> Float[Array, "batch *space c"]:
     """The transpose of `views`: each part is added where its view was read, in order of places.
 
     A part is spread out with `stride - 1` zeros between its elements and shifted to its place; what
     falls into the padding is cut off (negative padding in `lax.pad`).
     """
+    apart = (1,) * len(window) if dilation is None else dilation
     reach = extent(parts[0].shape[1:-1], stride)
     total = None
-    for place, part in zip(itertools.product(*map(range, window)), parts, strict=True):
+    for place, part in zip(_places(window, apart), parts, strict=True):
         spread = [
             (at - before, n - (at - before) - r, s - 1)
             for at, (before, _), n, r, s in zip(place, padding, sizes, reach, stride, strict=True)
@@ -168,6 +190,10 @@ def add_views(
         total = term if total is None else total + term
     assert total is not None  # a window has at least one place
     return total
+
+
+def _places(window: Numbers, apart: Numbers) -> Iterable[Numbers]:
+    return itertools.product(*(range(0, k * d, d) for k, d in zip(window, apart, strict=True)))
 
 
 def _no_gaps(padding: Pairs) -> list[tuple[int, int, int]]:
