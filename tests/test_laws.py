@@ -227,9 +227,11 @@ GROUND = {
     *("values", "trees", "keys", "names", "decoding", "layer", "maps", "located", "properties"),
     "jitted",
     "checks",
+    "mesh",
 }
 IMPORTS = {
     "values": set(),
+    "mesh": set(),
     "trees": {"values"},
     "names": {"layer"},  # for the type alone
     "checks": {"trees", "values"},
