@@ -35,11 +35,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Tracing makes many objects that live on: Python need not look through them again and again.
+gc.set_threshold(50_000, 20, 20)
+
+
 def pytest_collection_finish():
-    """Tracing makes many objects that live on; looking through those of the imports is for nothing."""
-    gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="module")
