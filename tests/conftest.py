@@ -1,9 +1,9 @@
 """Every test runs with strict promotion: what mixes dtypes or ranks by accident fails.
 
 Most of a test's time is XLA's, compiling what runs once. So programs are compiled without much
-optimisation, and what was compiled is kept under `.cache/jax`, for the next run and the worker
-beside this one; delete it whenever you like. `XLA_FLAGS` and `JAX_COMPILATION_CACHE_DIR` of your
-own take precedence, and a test of what the optimiser does (memory, flops) asks for it: `cases.OPTIMISED`.
+optimisation, and what was compiled is kept under `.cache/jax`, for the next run and for the worker
+beside this one. `XLA_FLAGS` and `JAX_COMPILATION_CACHE_DIR` of your own take precedence, and a test
+of what the optimiser does (memory, flops) asks for it: `cases.OPTIMISED`.
 """
 
 import gc

@@ -57,8 +57,8 @@ def compiled(layer):
 
 
 # What compiles for long is slow: combinators compute nothing of their own, and are compared with
-# autodiff below; all others are verified in float32, in the other precisions when asked for, but for
-# a few in bfloat16.
+# autodiff below; all others are verified in float32, a few in bfloat16, and in the other precisions
+# when asked for.
 LARGE = CONVOLUTIONS + NORMALISATIONS + RECURRENT + SEQUENCES
 HEADS = [case for case in LOSSES if case.id.startswith(("linear_", "objective"))]
 COMPOSED = LARGE + COMBINATORS + REWRITES + MODELS
