@@ -63,7 +63,10 @@ LARGE = CONVOLUTIONS + NORMALISATIONS + RECURRENT + SEQUENCES
 HEADS = [case for case in LOSSES if case.id.startswith(("linear_", "objective"))]
 COMPOSED = LARGE + COMBINATORS + REWRITES + MODELS
 BFLOAT16 = {"dense", "softmax", "gelu", "relu", "dropout", "softmax_cross_entropy", "huber"}
-EASIER = [case for case in ALL if case.id in ("lstm", "attention")]  # than the one beside it
+# Than the one beside it; than its parts.
+EASIER = [
+    case for case in ALL if case.id in ("lstm", "attention", "linear_cross_entropy", "objective")
+]
 SLOW = pytest.mark.slow
 
 
