@@ -219,6 +219,7 @@ def test_a_run_that_diverges_says_so():
 
 
 def test_ctrl_c_returns_what_has_been_reached():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     train, state = start(objective())
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     result = fp.fit(train, state, DATA, epochs=10_000_000, batch_size=10, progress=None)
