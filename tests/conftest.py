@@ -7,6 +7,7 @@ of what the optimiser does (memory, flops) asks for it: `cases.OPTIMISED`.
 """
 
 import gc
+import itertools
 import os
 from pathlib import Path
 
@@ -38,17 +39,18 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Tracing makes many objects that live on: Python need not look through them again and again.
 gc.set_threshold(50_000, 20, 20)
+ran = itertools.count(1)
 
 
 def pytest_collection_finish():
     gc.freeze()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def clear_caches():
-    """A worker's memory holds the programs of one module, not of all that it ran."""
-    yield
-    jax.clear_caches()
+def pytest_runtest_teardown(item, nextitem):
+    """A worker's memory holds the programs of one module, of fifty tests at most."""
+    if nextitem is None or nextitem.path != item.path or next(ran) % 50 == 0:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
