@@ -7,7 +7,6 @@ of what the optimiser does (memory, flops) asks for it: `cases.OPTIMISED`.
 """
 
 import gc
-import itertools
 import os
 from pathlib import Path
 
@@ -39,7 +38,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Tracing makes many objects that live on: Python need not look through them again and again.
 gc.set_threshold(50_000, 20, 20)
-ran = itertools.count(1)
+compiled = []
+
+
+def pytest_configure():
+    @jax.monitoring.register_event_duration_secs_listener
+    def note(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":  # read from the cache, too
+            compiled.append(duration)
 
 
 def pytest_collection_finish():
@@ -47,8 +53,9 @@ def pytest_collection_finish():
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """A worker's memory holds the programs of one module, of fifty tests at most."""
-    if nextitem is None or nextitem.path != item.path or next(ran) % 50 == 0:
+    """A worker holds the programs of one module, and few hundreds: each takes about a megabyte."""
+    if nextitem is None or nextitem.path != item.path or len(compiled) > 300:
+        compiled.clear()
         jax.clear_caches()
         gc.collect()
 

@@ -329,7 +329,8 @@ SLOW = {
     *("examples left out of a loss", "not normalised", "softmax over the batch", "over everything"),
     *("labels off by one", "gamma from the output", "only the diagonal"),
     *("slope at the pre-activation", "not through time", "cosines and sines"),
-    *("one percent", "two columns", "a fifth of a term", "sign of a term"),
+    *("one percent", "two columns", "a fifth of a term", "sign of a term", "factors out of order"),
+    *("only the upper bound", "a factor not transposed", "the state after a step"),
 }
 
 
