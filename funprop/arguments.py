@@ -11,36 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
+from funprop.checks import check_key, check_numbers, described, is_number, is_scalar
+from funprop.jitted import check_integers
 from funprop.layer import Layer, output_spec
 from funprop.params.frozen import trained
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
-
-
-def described(given: Any) -> str:
-    """What something is, in a word or two, for an error message.
-
-    Example:
-      >>> described(jnp.ones(3)), described(Layer), described("adam")
-      ('float32[3]', 'the class Layer', "'adam'")
-    """
-    if isinstance(given, type):
-        return f"the class {given.__name__}"
-    if isinstance(given, (str, bool, int, float, complex)) or given is None:
-        return repr(given)
-    if hasattr(given, "dtype") and hasattr(given, "shape"):
-        return trees.spec_string(given)
-    if inspect.isfunction(given):
-        return f"the function {given.__name__}"
-    return type(given).__name__
-
-
-def check_layer(name: str, given: Any, such: str) -> None:
-    """Raise a `TypeError` where no layer was given, as `such` is one."""
-    if not isinstance(given, Layer):
-        raise TypeError(f"{name} must be a layer, as {such} is, got {described(given)}")
 
 
 def check_grad_fn(given: Any) -> None:
@@ -58,7 +36,16 @@ def check_grad_fn(given: Any) -> None:
     try:
         signature.bind(None, None, None)
     except TypeError:
-        raise TypeError(f"{wanted}, got {described(given)}{signature}") from None
+        told = str(signature)
+        told = told if len(told) < 60 else "(...)"
+        raise TypeError(f"{wanted}, got {described(given)}{told}") from None
+
+
+def require_mesh(given: Any) -> None:
+    """Raise a `TypeError` where what was given is no mesh."""
+    if not isinstance(given, jax.sharding.Mesh):
+        got = "None" if given is None else type(given).__name__
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {got}")
 
 
 def check_optimizer(given: Any) -> None:
@@ -73,26 +60,11 @@ def check_optimizer(given: Any) -> None:
 def check_mesh(given: Any) -> None:
     """Raise where what was given is no mesh (a `TypeError`), or one whose axes are not left to the
     compiler (a `ValueError`), as those of a plain `jax.make_mesh` are not."""
-    if not isinstance(given, jax.sharding.Mesh):
-        got = "None" if given is None else type(given).__name__
-        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {got}")
+    require_mesh(given)
     if any(kind is not jax.sharding.AxisType.Auto for kind in given.axis_types):
         raise ValueError(
             f"mesh must have axes of AxisType.Auto, got {given.axis_types}; see make_mesh"
         )
-
-
-def check_key(given: Any) -> None:
-    """Raise a `TypeError` where what was given is neither one random key nor `None`."""
-    dtype = getattr(given, "dtype", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if given is None or (typed and given.shape == ()):
-        return
-    if dtype == jnp.uint32 and given.ndim == 1:  # as `jax.random.PRNGKey` makes it
-        return
-    raise TypeError(
-        f"key must be one random key, as jax.random.key(0) makes it, got {described(given)}"
-    )
 
 
 def check_trainable(params: PyTree) -> None:
@@ -101,11 +73,26 @@ def check_trainable(params: PyTree) -> None:
         number = isinstance(leaf, (float, complex)) or (
             hasattr(leaf, "dtype") and trees.is_float(leaf)
         )
-        if not number:
+        if not (number and is_number(leaf)):
             raise TypeError(
                 f"params must be floating numbers where they are trained, got {described(leaf)} at "
                 f"{trees.path_string(path) or 'params'}: freeze it, or keep it apart from params"
             )
+
+
+def check_given(batch: PyTree, key: Any, dloss: Any) -> None:
+    """What every grad_fn asks of what it is called with, beside params.
+
+    Raises:
+      TypeError: a leaf of the batch holds no numbers, the key is no random key, or `dloss` no
+        number.
+      ValueError: an integer of the batch does not fit in the 32 bits that JAX has.
+    """
+    check_numbers("batch", batch)
+    check_integers(batch)
+    check_key(key)
+    if dloss is not None and not (is_number(dloss) and is_scalar(dloss)):
+        raise TypeError(f"dloss must be one number, got {described(dloss)}")
 
 
 def as_sum(name: str, given: Any) -> Sum:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
+from funprop.checks import check_function
 from funprop.decoding import of_parallel, of_repeat, of_residual, of_serial, through
 from funprop.keys import split_key
 from funprop.layer import Layer, output_spec
@@ -250,6 +251,10 @@ def reparam(
       ((5, 2), (5, 2))
     """
     (part,) = located((layer,))
+    check_function("expand", expand, "from the params that are trained to those of layer")
+    check_function("initial", initial, "from the params of layer to those that are trained")
+    if shrink is not None:
+        check_function("shrink", shrink, "(params, dexpanded) -> dparams")
 
     def init(key: Any, x: PyTree) -> PyTree:
         return initial(part.init(key, x))

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 
 from funprop import trees
+from funprop.checks import check_function, check_string
 from funprop.decoding import Decoding, one_decoding
 from funprop.keys import takes_key, with_key
-from funprop.layer import Layer, recorded
+from funprop.layer import Layer, check_layer, recorded
 from funprop.params.frozen import trained, with_trained
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def from_function(
       >>> float(da), float(dx)
       (0.0, 2.0)
     """
+    check_string("name", name)
+    check_function("init", init, "(key, x_spec) -> params")
     draws = takes_key(apply, "apply") if draws is None else draws
     apply = with_key(apply, "apply")
     forward, backward = by_vjp(lambda params, x, key: (apply(params, x, key), ()))
@@ -127,6 +130,7 @@ def as_function(layer: Layer) -> Callable[..., PyTree]:
       >>> jax.grad(lambda x: relu((), x).sum())(jnp.array([-1.0, 2.0])).tolist()
       [0.0, 1.0]
     """
+    check_layer("layer", layer)
 
     @jax.custom_vjp
     def function(params: PyTree, x: PyTree, key: Any) -> PyTree:

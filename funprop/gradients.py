@@ -12,17 +12,16 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.arguments import (
+    check_given,
     check_grad_fn,
-    check_key,
-    check_layer,
     check_trainable,
-    described,
     objective_meant,
     run,
 )
+from funprop.checks import check_function, described, is_number
 from funprop.jitted import Jitted
 from funprop.keys import takes_key, with_key
-from funprop.layer import Layer, Recorded, recorded
+from funprop.layer import Layer, Recorded, check_layer, recorded
 from funprop.located import check_params
 from funprop.metrics import COLUMNS, check_names, metric_sum
 from funprop.params.frozen import trained, with_trained
@@ -80,9 +79,10 @@ def backprop(objective: Layer) -> GradFn:
     check_layer("objective", objective, "objective(model, loss)")
 
     def grad_fn(params: PyTree, batch: PyTree, key: Any = None, dloss: Any = None) -> Gradient:
-        check_key(key)
+        check_given(batch, key, dloss)
         with objective_meant(objective, params, batch):
             check_params(objective, params, batch)
+            check_trainable(params)
             (loss, weight), residuals = run(objective, params, batch, key)
         dtotal = jnp.ones_like(loss) if dloss is None else jnp.asarray(dloss, loss.dtype)
         grads, _ = objective.backward(params, residuals, Sum(dtotal, jnp.zeros_like(weight)))
@@ -133,11 +133,7 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
       >>> float(gradient.loss), float(gradient.weight), float(gradient.grads)
       (5.0, 2.0, -10.0)
     """
-    if not callable(loss_fn):
-        raise TypeError(
-            "loss_fn must be a function (params, batch) or (params, batch, key), got "
-            f"{described(loss_fn)}"
-        )
+    check_function("loss_fn", loss_fn, "(params, batch) or (params, batch, key)")
     draws = takes_key(loss_fn, "loss_fn")
     loss_fn = with_key(loss_fn, "loss_fn")
 
@@ -159,6 +155,11 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
             )
         total, weight, *rest = loss
         metrics, new = (*rest, *({}, None)[len(rest) :])
+        if not (is_number(total) and is_number(weight)):
+            raise TypeError(
+                "loss_fn must return a scalar total and weight, got "
+                f"{described(total)} and {described(weight)}"
+            )
         if jnp.shape(total) or jnp.shape(weight):
             raise TypeError(
                 "loss_fn must return a scalar total and weight, got shapes "
@@ -166,13 +167,15 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
             )
         check_names(metrics or {})
         total = jnp.asarray(total)
+        if not jnp.issubdtype(total.dtype, jnp.floating):
+            raise TypeError(f"loss_fn must return a real, floating total, got {total.dtype}")
         # A count: of 70,000 terms it is infinite in float16, and 257 are 256 in bfloat16.
         weight = jnp.asarray(weight, trees.wide_dtype(total.dtype))
         metrics = {name: metric_sum(name, found) for name, found in dict(metrics or {}).items()}
         return total, (weight, metrics, new_statistics(params, new, weight))
 
     def grad_fn(params: PyTree, batch: PyTree, key: Any = None, dloss: Any = None) -> Gradient:
-        check_key(key)
+        check_given(batch, key, dloss)
         check_trainable(params)
 
         def of_trained(part: PyTree) -> Any:

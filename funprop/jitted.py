@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from funprop.checks import check_numbers
 from funprop.trees import path_string
 
 
@@ -17,14 +18,23 @@ class Jitted:
 
     Raises:
       ValueError: an integer in the batch would be another one in the dtype that JAX gives it.
+      TypeError: a leaf holds no numbers.
     """
+
+    first = "params"  # what the first argument is called
 
     def __init__(self, function: Callable[..., Any], **how: Any) -> None:
         self.jitted = jax.jit(function, **how)
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        check_integers(args[1] if len(args) > 1 else named.get("batch"))
-        return self.jitted(*args, **named)
+        batch = args[1] if len(args) > 1 else named.get("batch")
+        check_integers(batch)
+        try:
+            return self.jitted(*args, **named)
+        except (TypeError, OverflowError):  # of a page, where a leaf is nothing that JAX takes
+            check_numbers(self.first, args[0] if args else named.get(self.first))
+            check_numbers("batch", batch)
+            raise
 
     def __getattr__(self, name: str) -> Any:
         if name == "jitted":  # not there yet, as while it is copied

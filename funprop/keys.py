@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.checks import check_function
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Key
 
@@ -22,6 +24,7 @@ def with_key(function: Callable[..., Any], what: str) -> Callable[..., Any]:
 def takes_key(function: Callable[..., Any], what: str) -> bool:
     """Whether `function` has a third argument, beside params and input, that must be given or is
     called `key`."""
+    check_function(what, function, "(params, x) or (params, x, key)")
     arguments = inspect.signature(function).parameters.values()
     places = [p for p in arguments if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     needed = [p for p in places if p.default is p.empty or p.name == "key"]

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.checks import check_function, check_string, described
 from funprop.decoding import Decoding, one_decoding
 from funprop.keys import takes_key, with_key
 from funprop.names import empty, identifier, is_kind, label, params_of
-from funprop.trees import RESERVED
+from funprop.trees import RESERVED, canonical
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -207,7 +208,8 @@ def layer(
       decoding: how it runs token by token, where it looks back.
 
     Raises:
-      TypeError: `forward` or `backward` takes another number of arguments.
+      TypeError: `forward` takes another number of arguments; or an argument is no function, or
+        `name` no string.
       ValueError: it is `pointwise` and has a `decoding` too.
 
     Example:
@@ -221,10 +223,15 @@ def layer(
       >>> fp.serial(scale, fp.relu())
       serial(scale, relu)
     """
+    check_string("name", name)
+    check_function("backward", backward, "(params, residuals, dy) -> (dparams, dx)")
+    if init is not None:
+        check_function("init", init, "(key, x_spec) -> params")
     draws = takes_key(forward, "forward") if draws is None else draws
     forward = with_key(forward, "forward")
     return Layer(
-        init=init or (lambda key, x: ()),
+        # Of NumPy's float64 params are in 32 bits, where JAX has no more, without a word.
+        init=lambda key, x: () if init is None else init(key, canonical(x)),
         forward=forward,
         backward=backward,
         name=name,
@@ -248,11 +255,17 @@ def named(name: str, layer: Layer) -> Layer:
       >>> model.init(jax.random.key(0), jnp.zeros((1, 3))).head.w.shape
       (8, 2)
     """
-    if not isinstance(name, str) or not isinstance(layer, Layer):
-        raise TypeError(f"named takes a name and a layer, got {name!r} and {layer!r}")
+    check_string("name", name)
+    check_layer("layer", layer)
     if not name or identifier(name) in RESERVED:
         raise ValueError(f"name must not be empty or one of {', '.join(RESERVED)}, got {name!r}")
     return renamed(name, layer)
+
+
+def check_layer(name: str, given: Any, such: str = "dense(4)") -> None:
+    """Raise a `TypeError` where no layer was given, as `such` is one."""
+    if not isinstance(given, Layer):
+        raise TypeError(f"{name} must be a layer, as {such} is, got {described(given)}")
 
 
 def renamed(name: str, layer: Layer) -> Layer:

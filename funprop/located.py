@@ -10,7 +10,7 @@ import jax
 
 from funprop import trees
 from funprop.decoding import Decoding, decoding_of
-from funprop.layer import Layer
+from funprop.layer import Layer, check_layer
 from funprop.names import distinct_names, label
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ def located(children: tuple[Layer, ...], *, flat: bool = False) -> tuple[Layer, 
     that a shape that does not fit is found in a model of any depth, in anybody's own layer too. A
     child that has its parent's path (see `below`) stays as it is.
     """
+    for child in children:
+        check_layer("layer", child)
     flat = flat or len(children) == 1
 
     def with_names(child: Layer, name: str) -> Layer:

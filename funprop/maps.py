@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from funprop.layer import Layer
+from funprop.checks import check_function
+from funprop.layer import Layer, check_layer
 from funprop.names import below
 
 if TYPE_CHECKING:
@@ -17,12 +18,23 @@ def map_layers(function: Callable[[Layer], Layer], model: Layer) -> Layer:
     As `jax.tree.map` is to arrays, so is this to layers; `map_layers(autodiff, model)` is the
     reference for a model whose backward is written by hand.
 
+    Raises:
+      TypeError: `model` is no layer, or `function` none from layers to layers.
+
     Example:
       >>> import funprop as fp
       >>> map_layers(lambda l: fp.named(l.name.upper(), l), fp.serial(fp.dense(4), fp.relu()))
       serial(DENSE, RELU)
     """
-    return map_nodes(lambda _, node: node if node.children else function(node), model)
+    check_function("function", function, "from a layer to a layer")
+    check_layer("model", model)
+
+    def one(_: str, node: Layer) -> Layer:
+        found = node if node.children else function(node)
+        check_layer("what function gives", found)
+        return found
+
+    return map_nodes(one, model)
 
 
 def map_nodes(function: Callable[[str, Layer], Layer], model: Layer, path: str = "") -> Layer:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from funprop import trees
-from funprop.arguments import as_sum, check_layer, described
+from funprop.arguments import as_sum
+from funprop.checks import described
 from funprop.keys import split_key
-from funprop.layer import Layer, Recorded, output_spec
+from funprop.layer import Layer, Recorded, check_layer, output_spec
 from funprop.located import located
 from funprop.metrics import check_names, measured_by
 from funprop.names import params_of
@@ -75,7 +77,7 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
 
     def forward(params: Any, batch: Any, key: Any = None) -> tuple[Sum, tuple[Any, Any, Any]]:
         _check_batch(batch)
-        inputs, *targets = batch
+        inputs, *targets = jax.tree.map(_in_jax, batch)
         inputs = _with_a_say(inputs, *targets[1:])
         of_model, of_loss = node.split(params)
         model_key, loss_key = split_key(key, 2)
@@ -105,10 +107,20 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
 def _check_batch(batch: Any) -> None:
     if not isinstance(batch, tuple) or len(batch) not in (2, 3):
         raise ValueError("batch must be (inputs, targets) or (inputs, targets, weights)")
-    lengths = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(batch)}
-    if len(lengths) > 1:
-        shapes = [leaf.shape for leaf in jax.tree.leaves(batch)]
-        raise ValueError(f"inputs and targets must have the same length, got shapes {shapes}")
+    for name, part in zip(("inputs", "targets", "weights"), batch, strict=False):
+        if not jax.tree.leaves(part):
+            raise TypeError(f"{name} must be an array, got {described(part)}")
+    if trees.length(batch) is None:
+        got = trees.shapes_string(batch)
+        raise ValueError(f"inputs and targets must have the same length, got shapes {got}")
+
+
+def _in_jax(leaf: Any) -> Any:
+    """NumPy's floats in the dtype that JAX gives them; its integers may be wider than those are."""
+    if isinstance(leaf, jax.Array):
+        return leaf
+    leaf = np.asarray(leaf)
+    return jnp.asarray(leaf) if trees.is_float(leaf) else leaf
 
 
 def _with_a_say(inputs: PyTree, *weights: Any) -> PyTree:
@@ -116,7 +128,8 @@ def _with_a_say(inputs: PyTree, *weights: Any) -> PyTree:
     but times NaN they would be NaN in the gradient of every weight."""
     if not weights:
         return inputs
-    silent = (jnp.asarray(weights[0]) == 0).all(tuple(range(1, weights[0].ndim)))
+    counts = jnp.asarray(weights[0]).astype(bool)  # they may be booleans themselves
+    silent = ~counts.any(tuple(range(1, counts.ndim)))
 
     def cleaned(leaf: Any) -> Any:
         if not trees.is_float(leaf):

@@ -187,6 +187,30 @@ def spec_string(leaf: Any) -> str:
     return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
 
 
+def length(tree: PyTree) -> int | None:
+    """The length of every leaf's first axis, where that is one; `None` where there are no leaves,
+    or one has no axis.
+
+    Example:
+      >>> length((jnp.ones((3, 2)), jnp.ones(3))), length((jnp.ones((3, 2)), 1.0))
+      (3, None)
+    """
+    found = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
+    (first,) = found if len(found) == 1 else ((),)
+    return first[0] if first else None
+
+
+def shapes_string(tree: PyTree) -> str:
+    """The shapes of a tree's leaves, of the first few where there are many.
+
+    Example:
+      >>> shapes_string((jnp.ones((3, 2)), [0.0] * 50))
+      '[(3, 2), (), (), ...]'
+    """
+    shapes = [str(tuple(jnp.shape(leaf))) for leaf in jax.tree.leaves(tree)]
+    return f"[{', '.join(shapes if len(shapes) <= 4 else [*shapes[:3], '...'])}]"
+
+
 def spec(tree: PyTree) -> PyTree:
     """`tree` with a `jax.ShapeDtypeStruct` in the place of each array."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
@@ -202,6 +226,8 @@ def canonical(tree: PyTree) -> PyTree:
     """
 
     def one(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) or not hasattr(leaf, "dtype"):
+            return leaf
         dtype = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
         if dtype == leaf.dtype:
             return leaf

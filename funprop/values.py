@@ -67,8 +67,19 @@ def real_number(value: Any, name: str) -> float:
 
 
 def _told(value: Any) -> str:
-    short = value is None or isinstance(value, str | bytes | float | bool)
-    return repr(value) if short else type(value).__name__
+    plain = value is None or isinstance(value, str | bytes | float | bool)
+    return short(value) if plain else type(value).__name__
+
+
+def short(value: Any) -> str:
+    """How an error message writes a value: its `repr`, of one line and cut where it is long.
+
+    Example:
+      >>> short((2, "a")), short("a" * 500)
+      ("(2, 'a')", "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa...")
+    """
+    line, *more = repr(value).split("\n", 1)
+    return f"{line[:48]}..." if more or len(line) > 60 else line
 
 
 def known(x: Any) -> np.ndarray | None:

@@ -323,6 +323,11 @@ LOSSES = [
         both(normal(2, 3, 4), labels(2, 3, classes=6), positive(2, 3)),
     ),
     Case(
+        "linear_cross_entropy-rows",
+        fp.linear_cross_entropy(6, rows=2, smoothing=0.1, z_loss=0.01, bias=True),
+        both(normal(5, 4), labels(5, classes=6), positive(5)),
+    ),
+    Case(
         "objective",
         fp.objective(
             fp.serial(fp.dense(6), fp.relu(), fp.dense(4)),

@@ -31,13 +31,21 @@ def drawn(model, seed=0):
     )
 
 
-@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_loss_and_gradient_are_those_of_plain_jax(tied, x64):
+@pytest.mark.parametrize(
+    ("tied", "way"),
+    [
+        (True, {"chunk": 4}),
+        (False, {"rows": 7}),
+        pytest.param(False, {"chunk": 4}, marks=pytest.mark.slow),
+        pytest.param(True, {"rows": 7}, marks=pytest.mark.slow),
+    ],
+)
+def test_loss_and_gradient_are_those_of_plain_jax(tied, way, x64):
     """The model as an expert writes it, with naive attention and optax's loss."""
     model = MODELS["gpt"]
     tokens = jax.random.randint(jax.random.key(3), (2, 13), 0, VOCABULARY)
     batch = tokens[:, :-1], tokens[:, 1:]
-    whole = fp.language_model(model, VOCABULARY, tied=tied, chunk=4)
+    whole = fp.language_model(model, VOCABULARY, tied=tied, **way)
     params = quickly(whole.init)(jax.random.key(0), batch)
     params = jax.tree.map(lambda p: p.astype(jnp.float64), params)
 
@@ -88,8 +96,69 @@ def test_predictions_and_loss_in_chunks_of_any_size(chunk):
     assert np.allclose(head.forward(params, (x, labels))[0].total, want.total, rtol=1e-5)
 
 
-def test_ignored_labels_may_be_anything():
-    head = fp.linear_cross_entropy(3)
+HARD = {"smoothing": 0.1, "z_loss": 0.01, "bias": True}
+
+
+@pytest.mark.parametrize("way", [{"rows": 1}, {"rows": 4}, {"rows": 15}, {"chunk": 4}, {}], ids=str)
+def test_both_ways_of_the_head_are_the_plain_loss(way, x64):
+    """With smoothing, z-loss, a bias, a weight for each place, and labels that are ignored; and as
+    part of something larger, whose cotangent is not one."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (3, 5, 4), jnp.float64).at[0, 1].set(jnp.nan)
+    params = fp.LinearParams(jax.random.normal(keys[1], (11, 4), jnp.float64), jnp.arange(11.0) / 5)
+    labels = (jnp.arange(15).reshape(3, 5) % 11).at[0, 1].set(-100)
+    weights = jax.random.uniform(keys[2], (3, 5), jnp.float64).at[0, 1].set(0)
+    head = fp.linear_cross_entropy(11, **way, **HARD)
+
+    def plain(params, x, weights):
+        z = jnp.where(weights[..., None] == 0, 0, x) @ params.w.T + params.b[None, None]
+        norm = jax.nn.logsumexp(z, -1)
+        q = 0.9 * jax.nn.one_hot(labels, 11, dtype=z.dtype) + 0.1 / 11
+        return (weights * (norm - (q * z).sum(-1) + 0.01 * norm**2)).sum()
+
+    @jax.jit
+    def ours(params, x, weights):
+        loss, kept = head.forward(params, (x, labels, weights))
+        dparams, (dx, _, dw) = head.backward(params, kept, fp.Sum(jnp.full((), 3.0), jnp.zeros(())))
+        return loss.total, (dparams, dx, dw)
+
+    want, grads = jax.value_and_grad(plain, (0, 1, 2))(params, x, weights)
+    total, got = ours(params, x, weights)
+    np.testing.assert_allclose(total, want, rtol=1e-12)
+    want_dw = jnp.where(weights == 0, 0, grads[2])
+    got = (*got[:2], jnp.where(weights == 0, 0, got[2]))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves((*grads[:2], want_dw)), strict=True):
+        np.testing.assert_allclose(a, 3 * b, rtol=1e-9, atol=1e-12)
+
+
+def test_the_way_of_the_head_is_what_the_budget_allows():
+    """Lean where rows are too few at a time, and where XLA would add up `dw` over devices."""
+
+    def fast(rows, **how):
+        head = fp.linear_cross_entropy(8, **how)
+        params = fp.LinearParams(jnp.ones((8, 2)), None)
+        batch = jnp.ones((rows, 2)), jnp.zeros(rows, int)
+        return jax.eval_shape(head.forward, params, batch)[1][5] is not None
+
+    assert fast(100) and fast(100, budget=64 * 8 * 4) and fast(3, budget=3 * 8 * 4)
+    assert not fast(100, budget=63 * 8 * 4) and not fast(3, budget=2 * 8 * 4)
+    assert not fast(100, chunk=4) and fast(100, rows=1, budget=0) and not fast(0)
+    with jax.set_mesh(jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))):
+        assert not fast(100) and fast(100, rows=9)
+
+
+def test_rows_take_no_gradient_where_none_is_asked_for():
+    """XLA leaves it out: a forward pass is one product."""
+    head, x = fp.linear_cross_entropy(512, rows=64), jnp.ones((128, 32))
+    params = fp.LinearParams(jnp.ones((512, 32)), None)
+    loss = jax.jit(lambda params, x: head.forward(params, (x, jnp.zeros(128, int)))[0].total)
+    flops = loss.lower(params, x).compile().cost_analysis()["flops"]
+    assert flops < 1.5 * 2 * 64 * 512 * 32 * 2  # a loop's body counts once, so twice is plenty
+
+
+@pytest.mark.parametrize("way", [{"chunk": 2}, {"rows": 1}], ids=str)
+def test_ignored_labels_may_be_anything(way):
+    head = fp.linear_cross_entropy(3, **way)
     params = fp.LinearParams(jnp.eye(3), None)
     x, weights = jnp.ones((2, 3)), jnp.array([1.0, 0.0])
     loss, kept = head.forward(params, (x, jnp.array([0, -100]), weights))
@@ -118,6 +187,8 @@ REFUSED = {
         fp.LinearParams(jnp.eye(3), None), (jnp.ones((1, 3)), jnp.array([3]))
     ),
     "chunk must be at least 1": lambda: fp.linear_cross_entropy(3, chunk=0),
+    "rows must be at least 1": lambda: fp.linear_cross_entropy(3, rows=0),
+    "chunk or rows must be given, not both": lambda: fp.linear_cross_entropy(3, rows=1, chunk=1),
     "the model has 12 positions": lambda: fp.generate(
         MODELS["gpt"], p := drawn(MODELS["gpt"]), fp.unembedding(p), jnp.ones((1, 9), int), 9
     ),

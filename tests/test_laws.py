@@ -227,16 +227,18 @@ def test_manual_and_autodiff_agree_through_a_step(x64):
 GROUND = {
     *("values", "trees", "keys", "names", "decoding", "layer", "maps", "located", "properties"),
     "jitted",
+    "checks",
 }
 IMPORTS = {
     "values": set(),
     "trees": {"values"},
     "names": {"layer"},  # for the type alone
-    "keys": set(),
-    "jitted": {"trees"},
+    "checks": {"trees", "values"},
+    "keys": {"checks"},
+    "jitted": {"trees", "checks"},
     "decoding": {"trees"},
-    "layer": {"trees", "keys", "names", "decoding"},
-    "maps": {"layer", "names"},
+    "layer": {"trees", "checks", "keys", "names", "decoding"},
+    "maps": {"checks", "layer", "names"},
     "located": {"trees", "names", "decoding", "layer"},
     "properties": {"layer", "names", "maps"},
     "params": GROUND,

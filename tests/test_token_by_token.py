@@ -309,7 +309,7 @@ REFUSED = {
     "top_p must be one number, got an array of shape (2,)": {"top_p": jnp.ones(2)},
     "top_k must be at least 1, got 0": {"top_k": 0},
     "top_k must be an integer or None, got 2.5": {"top_k": 2.5},
-    "key must be one random key, as jax.random.key(0), got 0": {"key": 0},
+    "key must be one random key, as jax.random.key(0) makes it, got 0": {"key": 0},
     "head must be LinearParams(w, b), got tuple": {"head": ()},
     "head must have w [vocabulary, features]": {"head": fp.LinearParams(jnp.ones(3), None)},
     "model must give [batch, time, 3] to go with the head, got float32[1,2,4]": {

@@ -8,6 +8,7 @@ import jax
 from jax.sharding import NamedSharding
 
 from funprop import trees
+from funprop.checks import check_arrays
 from funprop.inspect.table import aligned, with_total
 from funprop.params.roles import UNTRAINED, by_field, roles
 from funprop.params.selection import by_name
@@ -67,6 +68,7 @@ def param_table(params: PyTree) -> ParamTable:
       ----------------------------------------------------------
       32 numbers                                 8 trained
     """
+    check_arrays("params", params)
     columns = zip(
         by_name(params).items(),
         jax.tree.leaves(roles(params)),

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from funprop import trees
+from funprop.checks import check_arrays
 from funprop.inspect.table import aligned, with_total
-from funprop.layer import Layer
+from funprop.layer import Layer, check_layer
 from funprop.names import below, title
 from funprop.params.frozen import trained
 from funprop.params.selection import Place
@@ -76,6 +77,8 @@ def summary(model: Layer, x_spec: PyTree) -> Summary:
       ---------------------------------------------------------
       serial  float32[8,4]      16           64             128
     """
+    check_layer("model", model)
+    check_arrays("x_spec", x_spec)
     params = jax.eval_shape(model.init, jax.random.key(0), x_spec)
     outputs: dict[Place, str] = {}
     given: dict[Place, Any] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -38,10 +37,11 @@ def attention(
         dv_j = sum_i p_ij dy_i,   dp_ij = dy_i . v_j,   dz_ij = p_ij (dp_ij - sum_j p_ij dp_ij)
         dq_i = sum_j dz_ij k_j / sqrt f,   dk_j = sum_i dz_ij q_i / sqrt f.
 
-    Both passes go over blocks of queries, each with the keys that it may see. Kept is the input
-    alone: `p` is computed again, and memory is `block * time` numbers in the place of `time^2`. A
-    CPU takes heads one after the other too, as many at once as its caches hold scores of. Token by
-    token (causal), the cache is the keys and values of all places before.
+    Both passes go over blocks of queries, each with the keys that it may see. Kept are the input
+    and, for each query of each head, `log sum_j exp z_ij`: `p` is computed again, and memory is
+    `block * time` numbers in the place of `time^2`. A CPU takes heads one after the other too, as
+    many at once as its caches hold scores of. Token by token (causal), the cache is the keys and
+    values of all places before.
 
     Args:
       heads: of the queries.
@@ -77,6 +77,7 @@ def attention(
       >>> y.shape, attention(4).backward((), kept, y)[1].shape
       ((2, 5, 8), (2, 5, 24))
     """
+    heads = whole_number(heads, "heads", 1)
     kv_heads = heads if kv_heads is None else kv_heads
     given = {"heads": heads, "kv_heads": kv_heads, "window": window, "block": block}
     for name, number in given.items():
@@ -91,41 +92,50 @@ def attention(
         raise ValueError(f'method must be "blocks" or "cudnn", got {method!r}')
     how = Heads(heads, kv_heads, causal, window, rotary)
 
-    def by_blocks(x: Any, mask: Any) -> Any:
+    def by_blocks(x: Any, mask: Any = None) -> Any:
         return blockwise.forward(how, block, x, mask)
 
-    def back_by_blocks(x: Any, mask: Any, dy: Any) -> Any:
-        return blockwise.backward(how, block, x, mask, dy)
+    def by_kernel(x: Any) -> Any:
+        return fused.forward(how, x)
 
     def forward(params: tuple[()], x: Any) -> tuple[Float[Array, "*batch t o"], Any]:
         masked = isinstance(x, tuple)
         x, mask = x if masked else (x, None)
         _check(how, x, mask)
+        kept = norms = None
         if not _by_cudnn(method, how, x, mask):
-            y, stored = by_blocks(x, mask), None
+            y, norms = by_blocks(x, mask)
         elif method == "cudnn":
-            y, stored = fused.forward(how, x)
+            y, kept = by_kernel(x)
         else:
-            by_kernel = functools.partial(fused.forward, how)
-            empty = [jnp.zeros(s.shape, s.dtype) for s in jax.eval_shape(by_kernel, x)[1]]
-            y, stored = jax.lax.platform_dependent(
-                x, cuda=by_kernel, default=lambda x: (by_blocks(x, None), empty)
+            # Each way has zeros in the place of what the other keeps.
+            no_kept, no_norms = (_zeros(way, x)[1] for way in (by_kernel, by_blocks))
+
+            def blocks(x: Any) -> Any:
+                y, norms = by_blocks(x)
+                return (y, no_kept), norms
+
+            (y, kept), norms = jax.lax.platform_dependent(
+                x, cuda=lambda x: (by_kernel(x), no_norms), default=blocks
             )
-        return y, (x, mask, stored, Static(masked))
+        return y, (x, mask, kept, norms, Static(masked))
 
     def backward(params: tuple[()], residuals: Any, dy: Float[Array, "*batch t o"]) -> Any:
-        x, mask, stored, masked = residuals
-        if stored is None:
-            dx = back_by_blocks(x, mask, dy)
-        elif method == "cudnn":
-            dx = fused.backward(how, x, stored, dy)
+        x, mask, kept, norms, masked = residuals
+        if kept is None:
+            dx = blockwise.backward(how, block, x, mask, norms, dy)
+        elif norms is None:
+            dx = fused.backward(how, x, kept, dy)
         else:
             dx = jax.lax.platform_dependent(
                 x,
-                stored,
+                kept,
+                norms,
                 dy,
-                cuda=functools.partial(fused.backward, how),
-                default=lambda x, stored, dy: back_by_blocks(x, None, dy),
+                cuda=lambda x, kept, norms, dy: fused.backward(how, x, kept, dy),
+                default=lambda x, kept, norms, dy: blockwise.backward(
+                    how, block, x, None, norms, dy
+                ),
             )
         return (), (dx, None) if masked.value else dx
 
@@ -156,6 +166,10 @@ def attention(
         if causal
         else refused("attention must be causal to run token by token, got causal=False"),
     )
+
+
+def _zeros(function: Any, x: Any) -> Any:
+    return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, x))
 
 
 def _by_cudnn(method: str | None, how: Heads, x: Any, mask: Any) -> bool:

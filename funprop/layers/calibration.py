@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop import trees
-from funprop.layer import Layer, Recorded, recorded
+from funprop.checks import check_numbers, described
+from funprop.layer import Layer, Recorded, check_layer, recorded
 from funprop.layers.batch_norm import BatchNormParams, BatchSums
 from funprop.params.statistics import holders, replaced
 
@@ -50,14 +51,22 @@ def calibrate(model: Layer, params: PyTree, batches: Iterable[PyTree]) -> PyTree
       >>> params[0].mean.tolist(), params[0].variance.tolist()
       ([4.0], [5.0])
     """
+    check_layer("model", model)
+    if not isinstance(batches, Iterable) or hasattr(batches, "dtype"):
+        raise TypeError(
+            f"batches must be a list of inputs, or yield them, got {described(batches)}"
+        )
     batches = iter(batches)
     first = next(batches, None)
     if first is None:
         raise ValueError("batches must have at least one batch, got none")
+    check_numbers("params", params)
+    check_numbers("batch 0", first)
     # The first batch's mean is the point for all squares; in training it has no other effect.
     params = _with_moments(params, _sums(model, params, first, 0))
     total: Any = None
     for i, x in enumerate(itertools.chain([first], batches)):
+        check_numbers(f"batch {i}", x)
         sums = _sums(model, params, x, i)
         total = sums if total is None else trees.add(total, sums)
     return _with_moments(params, total)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop.decoding import Decoding, decoding_of
-from funprop.layer import Layer, recorded
+from funprop.layer import Layer, check_layer, recorded
 from funprop.trees import require_float
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def gated(activation: Layer) -> Layer:
       >>> gated(fp.relu()).backward((), kept, jnp.ones(2))[1].tolist()
       [5.0, 0.0, 1.0, 0.0]
     """
+    check_layer("activation", activation, "silu()")
 
     def init(key: Any, x: Any) -> Any:
         _check(x)

@@ -46,7 +46,9 @@ class Heads(NamedTuple):
             places = -jnp.arange(dq.shape[2])
             dq, dk = rotate(dq, places, base=self.rotary), rotate(dk, places, base=self.rotary)
         parts = [d.astype(like.dtype) for d in (dq, dk, dv)]
-        return jnp.concatenate(parts, 1).swapaxes(1, 2).reshape(like.shape)
+        # Turned one by one: the transpose of all of them together is slow on a CPU.
+        rows = (d.swapaxes(1, 2).reshape(*like.shape[:-1], d.shape[1] * d.shape[3]) for d in parts)
+        return jnp.concatenate(list(rows), -1)
 
     def reach(self, time: int) -> tuple[Any, Any]:
         """The first key that each query sees, and the one after the last."""

@@ -17,7 +17,7 @@ from jax import lax
 from funprop.layer import Layer, layer
 from funprop.layers.moments import deviations, inverse_root, moments
 from funprop.trees import lifted, require_float, widen
-from funprop.values import real_number, whole_number
+from funprop.values import real_number, short, whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
@@ -291,7 +291,8 @@ def check_eps(eps: float) -> float:
     eps = eps if whole else real_number(eps, "eps")
     if whole or eps > 1:
         raise ValueError(
-            f"eps must be a small number, got {eps}: the number of features is found from the input"
+            f"eps must be a small number, got {short(eps)}: the number of features is found from "
+            "the input"
         )
     if not eps > 0:
         raise ValueError(f"eps must be positive, got {eps}")

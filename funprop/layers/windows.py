@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from funprop import trees
+from funprop.values import short
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,16 +38,16 @@ def space_axes(**numbers: Any) -> int | None:
 
 def per_axis(name: str, value: int | Sequence[int], axes: int) -> Numbers:
     """One number a space axis, from one for all of them or from a sequence."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
+    if isinstance(value, str) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0:
         numbers: tuple[Any, ...] = (value,) * axes
     else:
         numbers = tuple(value)
     if any(isinstance(n, bool) or not isinstance(n, numbers_abc.Integral) for n in numbers):
-        raise TypeError(f"{name} must be of integers, got {value!r}")
+        raise TypeError(f"{name} must be of integers, got {short(value)}")
     if len(numbers) != axes or not axes:
-        raise ValueError(f"{name} must have one number for {axes} space axes, got {value}")
+        raise ValueError(f"{name} must have one number for {axes} space axes, got {short(value)}")
     if min(numbers) < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+        raise ValueError(f"{name} must be at least 1, got {short(value)}")
     return tuple(int(n) for n in numbers)
 
 
@@ -60,12 +61,12 @@ def check_padding(padding: Any, axes: int) -> str | Pairs:
     if len(pairs) != axes or any(not isinstance(p, tuple | list) or len(p) != 2 for p in pairs):
         raise ValueError(
             f"padding must be 'same', 'valid', a number or a pair for each of {axes} space axes, "
-            f"got {padding!r}"
+            f"got {short(padding)}"
         )
     if any(not isinstance(n, numbers_abc.Integral) for n in itertools.chain(*pairs)):
-        raise TypeError(f"padding must be of integers, got {padding}")
+        raise TypeError(f"padding must be of integers, got {short(padding)}")
     if min(itertools.chain(*pairs)) < 0:
-        raise ValueError(f"padding must be at least 0, got {padding}")
+        raise ValueError(f"padding must be at least 0, got {short(padding)}")
     return tuple((int(before), int(after)) for before, after in pairs)
 
 

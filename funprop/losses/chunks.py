@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funprop.losses.cross_entropy import finite_below, relative
+from funprop.losses.smoothed import Norms, Smoothed, each
+from funprop.losses.terms import apart
 from funprop.trees import wide_dtype
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
+    from jaxtyping import Array, Bool, Float, Int
 
 
 class Chunk(NamedTuple):
@@ -43,6 +46,44 @@ class Chunk(NamedTuple):
         if whole is None:
             return None
         return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), self.start, 0)
+
+    def add(self, whole: Any, part: Any) -> Any:
+        """`whole` and, in the place of these classes, the part of them, added."""
+        if whole is None:
+            return None
+        before = jax.lax.dynamic_slice_in_dim(whole, self.start, len(self.w))
+        return self.put(whole, before + part)
+
+
+def forward(
+    smoothed: Smoothed,
+    params: Any,
+    rows: Float[Array, "n i"],
+    labels: Int[Array, " n"],
+    hidden: Bool[Array, " n"] | None,
+    chunk: int,
+) -> tuple[Float[Array, " n"], Norms]:
+    """The terms, and each row's shift and norm."""
+
+    def step(carry: Any, part: Chunk) -> Any:
+        top, norm, target, total = carry
+        z = apart(part.logits(rows), hidden)
+        higher = jnp.maximum(top, jax.lax.stop_gradient(z.max(-1)))
+        # The sums so far were relative to the old maximum.
+        shift = finite_below(higher)
+        norm = norm * jnp.exp(relative(top, shift)) + jnp.exp(each(z, shift)).sum(-1)
+        target = part.at_target(z, labels, target)
+        if smoothed.share:
+            moved = jnp.where(part.start == 0, 0, relative(finite_below(top), shift))
+            before = jnp.asarray(part.start, z.dtype) * moved
+            total = total + before + each(z, shift).sum(-1)
+        return higher, norm, target, total
+
+    zeros = jnp.zeros(len(rows), wide_dtype(rows.dtype))
+    start = zeros - jnp.inf, zeros, zeros, zeros
+    top, norm, target, total = over_chunks(step, start, params, chunk)
+    norms = finite_below(top), jnp.log(jnp.where(norm == 0, 1, norm))  # zero: all are masked
+    return smoothed.terms(norms, target, total if smoothed.share else None), norms
 
 
 def over_chunks(step: Callable[[Any, Chunk], Any], carry: Any, params: Any, chunk: int) -> Any:

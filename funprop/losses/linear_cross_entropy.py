@@ -1,5 +1,5 @@
-"""Unembedding and softmax cross-entropy in one rule, over chunks of the classes: neither the logits
-nor their gradient ever exist whole."""
+"""Unembedding and softmax cross-entropy in one rule, in chunks: neither the logits nor their
+gradient ever exist whole."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from jax.nn import initializers
 from funprop import trees
 from funprop.layer import Layer, layer
 from funprop.losses.chunks import Chunk, over_chunks, product
-from funprop.losses.cross_entropy import finite_below, relative
+from funprop.losses.chunks import forward as classes_forward
+from funprop.losses.rows import forward as rows_forward
+from funprop.losses.smoothed import Smoothed, each
 from funprop.losses.targets import given
 from funprop.losses.targets import labels as check_labels
-from funprop.losses.terms import apart, pull_sum, spoiled, without_say, zero_at
+from funprop.losses.terms import pull_sum, spoiled, without_say, zero_at
+from funprop.mesh import split_by_xla
 from funprop.quantities.closed_form import closed, gram, sum_squares
 from funprop.trees import Sum, spread, weighted_sum, widen
 from funprop.values import real_number, to_int32, whole_number
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     Rows = Float[Array, "n i"]
 
 HIGH = jax.lax.Precision.HIGHEST
+CHUNK = 1024  # classes
+FEW, MOST = 64, 256  # rows: fewer add up `dw` too often, more are in no cache
 
 
 class LinearParams(NamedTuple):
@@ -47,7 +52,9 @@ class LinearParams(NamedTuple):
 def linear_cross_entropy(
     classes: int,
     *,
-    chunk: int = 1024,
+    chunk: int | None = None,
+    rows: int | None = None,
+    budget: int = 2**25,
     smoothing: float = 0.0,
     z_loss: float = 0.0,
     bias: bool = False,
@@ -63,10 +70,17 @@ def linear_cross_entropy(
 
         dz_nc = (p_nc (1 + 2 zeta l_n) - q_nc) dterm_n,    dx = dz w,    dw = dz^T x.
 
-    Forward goes over the classes in chunks and keeps `x` and two numbers a row, whose sum is `l`.
-    Backward computes each chunk of `z` again, uses it for `dx` and for the chunk's part of `dw`,
-    and forgets it: `n * chunk` numbers in the place of `n * classes`, at the price of one product
-    more. The last chunk may be shorter.
+    There are two ways. **Classes in chunks**, the lean one: forward keeps `x` and two numbers a
+    row, whose sum is `l`; backward computes each chunk of `z` again, uses it for `dx` and for the
+    chunk's part of `dw`, and forgets it. Four products; `n * chunk` numbers in the place of
+    `n * classes`. **Rows in chunks**, the fast one: a chunk of rows has all of its logits at once,
+    so forward takes the gradient too, and backward scales it by `dtotal`. Three products; twice
+    `rows * classes` numbers, and `dw` exists from here on. Where no backward pass follows, XLA
+    leaves out what is for it.
+
+    If neither `chunk` nor `rows` is given, it is rows: as many as have their logits in `budget`,
+    256 at most. But it is classes where that is fewer than 64 and not all, and where XLA splits
+    arrays over devices (`shard`, `jax.set_mesh`), which would add up `dw` over them once a chunk.
 
     A label out of range raises where its value is known, unless its weight is zero; inside `jit`,
     where it is not, it makes the loss NaN, and all of `dw`. Infinite logits: as in
@@ -74,7 +88,9 @@ def linear_cross_entropy(
 
     Args:
       classes: how many; the size of the vocabulary.
-      chunk: how many classes at a time.
+      chunk: how many classes at a time; 1,024 if it is classes and not given.
+      rows: how many rows at a time.
+      budget: bytes for the logits of one chunk of rows, where the way is not given.
       smoothing: the share of the target that is spread evenly over the classes.
       z_loss: `zeta`, which keeps the logits from drifting away.
       bias: whether `b` is added.
@@ -86,8 +102,8 @@ def linear_cross_entropy(
     (Wijmans et al., arXiv:2411.09009); z-loss: Chowdhery et al., arXiv:2204.02311, section 5.
 
     Raises:
-      ValueError: `classes`, `chunk`, `smoothing` or `z_loss` is out of its range; the shapes do not
-        go together; a label is out of range.
+      ValueError: `classes`, `chunk`, `rows`, `budget`, `smoothing` or `z_loss` is out of its range;
+        both `chunk` and `rows` are given; the shapes do not go together; a label is out of range.
       TypeError: labels are not integers; `x` is not of floating dtype.
 
     Example:
@@ -97,12 +113,19 @@ def linear_cross_entropy(
       >>> round(float(loss.mean), 4)  # log 4
       1.3863
     """
-    classes, chunk = whole_number(classes, "classes", 1), whole_number(chunk, "chunk", 1)
+    classes, budget = whole_number(classes, "classes", 1), whole_number(budget, "budget", 0)
+    for name, number in {"chunk": chunk, "rows": rows}.items():
+        if number is not None:
+            whole_number(number, name, 1)
+    if chunk is not None and rows is not None:
+        raise ValueError(f"chunk or rows must be given, not both, got {chunk} and {rows}")
     smoothing, z_loss = real_number(smoothing, "smoothing"), real_number(z_loss, "z_loss")
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
     if not z_loss >= 0:
         raise ValueError(f"z_loss must be at least 0, got {z_loss}")
+
+    smoothed = Smoothed(classes, smoothing, z_loss)
 
     def init(key: Key[Array, ""], x: Any) -> LinearParams:
         outputs = x[0]
@@ -112,61 +135,51 @@ def linear_cross_entropy(
 
     def forward(params: LinearParams, batch: tuple[Any, ...]) -> tuple[Sum, Any]:
         x, labels, valid, *weights = _checked(params, batch, classes)
-        rows, hidden, lost = rows_with_a_say(x, *weights)
+        found, hidden, lost = rows_with_a_say(x, *weights)
         chosen = labels.reshape(-1)
-
-        def step(carry: Any, part: Chunk) -> Any:
-            top, norm, target, total = carry
-            z = apart(part.logits(rows), hidden)
-            higher = jnp.maximum(top, jax.lax.stop_gradient(z.max(-1)))
-            # The sums so far were relative to the old maximum.
-            shift = finite_below(higher)
-            norm = norm * jnp.exp(relative(top, shift)) + jnp.exp(each(z, shift)).sum(-1)
-            target = part.at_target(z, chosen, target)
-            if smoothing:
-                moved = jnp.where(part.start == 0, 0, relative(finite_below(top), shift))
-                before = jnp.asarray(part.start, z.dtype) * moved
-                total = total + before + each(z, shift).sum(-1)
-            return higher, norm, target, total
-
-        zeros = jnp.zeros(len(rows), widen(rows).dtype)
-        top, norm, target, total = over_chunks(
-            step, (zeros - jnp.inf, zeros, zeros, zeros), params, chunk
-        )
-        shift = finite_below(top)
-        norm = jnp.log(jnp.where(norm == 0, 1, norm))  # zero: all classes are masked
-        terms = norm - (1 - smoothing) * relative(target, shift)
-        if smoothing:
-            terms = terms - smoothing / classes * total
-        if z_loss:
-            terms = terms + z_loss * (shift + norm) ** 2
+        at_once = rows_at_once(x) if chunk is None else None
+        if at_once:
+            d, _ = pull_sum((1, 0), jnp.zeros(labels.shape, widen(found).dtype), *weights)
+            d = spoiled(d, valid).reshape(-1)
+            terms, norms, taken = rows_forward(smoothed, params, found, chosen, d, hidden, at_once)
+        else:
+            terms, norms = classes_forward(smoothed, params, found, chosen, hidden, chunk or CHUNK)
+            taken = None
         terms = spoiled(terms if lost is None else jnp.where(lost, jnp.nan, terms), valid.ravel())
         terms = terms.reshape(labels.shape)
-        # `l = shift + norm`, apart from each other: their sum would lose the norm's digits.
-        return weighted_sum(terms, *weights), (x, (shift, norm), labels, valid, terms, *weights)
+        return weighted_sum(terms, *weights), (x, norms, labels, valid, terms, taken, *weights)
+
+    def rows_at_once(x: Any) -> int | None:
+        """Of the fast way; `None` for the lean one."""
+        n = math.prod(x.shape[:-1])
+        fit = budget // (classes * widen(x).dtype.itemsize) if rows is None else rows
+        lean = rows is None and (fit < min(n, FEW) or split_by_xla())
+        return None if lean or not n else min(n, fit, MOST if rows is None else n)
 
     def logit_cotangents(residuals: Any, dy: Any) -> tuple[Any, Any, Any]:
         """The rows of `x`, the function from `z` and which of it is the target to `dz`, and the
         weights' cotangents."""
-        x, (shift, norm), _, valid, terms, *weights = residuals
+        x, norms, _, valid, terms, _, *weights = residuals
         dterms, dweights = pull_sum(dy, terms, *weights)
-        rows, hidden, _ = rows_with_a_say(x, *weights)
-        norm, d = (a.reshape(-1, 1) for a in (norm, spoiled(dterms, valid)))
+        found, hidden, _ = rows_with_a_say(x, *weights)
+        d = spoiled(dterms, valid).reshape(-1)
 
         def dz(z: Any, is_target: Any) -> Any:
-            p = jnp.exp(each(z, shift) - norm)
-            if z_loss:
-                p = p * (1 + 2 * z_loss * (shift[:, None] + norm))
-            q = jnp.where(is_target, 1 - smoothing, 0) + smoothing / classes
-            return zero_at((p - q) * d, hidden)
+            p = jnp.exp(each(z, norms[0]) - norms[1][:, None])
+            return zero_at(smoothed.gradient(p, is_target, norms, d), hidden)
 
-        return rows, dz, dweights
+        return found, dz, dweights
 
     def backward(
         params: LinearParams, residuals: tuple[Any, ...], dy: Any
     ) -> tuple[LinearParams, tuple[Any, ...]]:
-        x, _, labels, *_ = residuals
+        x, _, labels, _, _, taken, *_ = residuals
         rows, dz_of, dweights = logit_cotangents(residuals, dy)
+        if taken is not None:
+            dx, dw, db = (
+                _scaled(dy[0], d, like) for d, like in zip(taken, (x, *params), strict=True)
+            )
+            return LinearParams(dw, db), (dx.reshape(x.shape), None, *dweights)
         chosen = labels.reshape(-1)
 
         def step(carry: Any, part: Chunk) -> Any:
@@ -178,7 +191,9 @@ def linear_cross_entropy(
             return dx, dw, db
 
         zeros = LinearParams(*(None if p is None else jnp.zeros_like(p) for p in params))
-        dx, dw, db = over_chunks(step, (jnp.zeros_like(widen(rows)), *zeros), params, chunk)
+        dx, dw, db = over_chunks(
+            step, (jnp.zeros_like(widen(rows)), *zeros), params, chunk or CHUNK
+        )
         dx = dx.astype(x.dtype).reshape(x.shape)
         return LinearParams(dw, db), (dx, None, *dweights)
 
@@ -206,7 +221,7 @@ def linear_cross_entropy(
         zeros = jnp.zeros(b, wide.dtype)
         products = jnp.zeros((b, t, t), wide.dtype) if t <= i else None
         dx, found, products = over_chunks(
-            step, (jnp.zeros_like(widen(rows)), zeros, products), params, chunk
+            step, (jnp.zeros_like(widen(rows)), zeros, products), params, chunk or CHUNK
         )
         if products is not None:
             found = found + (gram(wide) * products).sum((1, 2))
@@ -227,10 +242,11 @@ def linear_cross_entropy(
         return jnp.einsum("bts,bti->bsi", dz, wide, precision=HIGH)
 
     def weighted(residuals: tuple[Any, ...], factors: Float[Array, " b"]) -> tuple[Any, ...]:
-        x, norms, labels, valid, terms, *weights = residuals
+        x, norms, labels, valid, terms, _, *weights = residuals
         factors = spread(factors, terms)
         weights = factors * spread(weights[0], terms) if weights else factors
-        return x, norms, labels, valid, terms, weights
+        # What was taken has the old weights.
+        return x, norms, labels, valid, terms, None, weights
 
     marked = closed(backward, squares, weighted=weighted, rows=gradient_rows)
     return layer(init=init, forward=forward, backward=marked, name="linear_cross_entropy")
@@ -253,9 +269,8 @@ def by_example(rows: Rows, x: Float[Array, "b *t i"]) -> Float[Array, "b t i"]:
     return widen(rows).reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1])
 
 
-def each(z: Float[Array, "n c"], shift: Float[Array, " n"]) -> Float[Array, "n c"]:
-    """`z` relative to each row's shift."""
-    return relative(z, shift[:, None])
+def _scaled(dtotal: Any, taken: Any, like: Any) -> Any:
+    return None if taken is None else (taken * dtotal.astype(taken.dtype)).astype(like.dtype)
 
 
 def _checked(params: Any, batch: Any, classes: int) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from funprop.losses.chunks import Chunk, over_chunks
 from funprop.losses.linear_cross_entropy import LinearParams
-from funprop.trees import widen
+from funprop.trees import require_float, widen
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Int
@@ -19,11 +19,17 @@ def linear_predictions(
 ) -> Int[Array, "*n"]:
     """The most likely class of every row, in chunks as the loss is: no logits exist whole.
 
+    Raises:
+      TypeError: `params` are others, or `x` is no array of floats.
+
     Example:
       >>> params = LinearParams(jnp.eye(3), None)
       >>> linear_predictions(params, jnp.array([[0.0, 1.0, 0.0]]), chunk=2).tolist()
       [1]
     """
+    if not isinstance(params, LinearParams):
+        raise TypeError(f"params must be LinearParams(w, b), got {type(params).__name__}")
+    require_float(x)
     rows = x.reshape(-1, x.shape[-1])
 
     def step(carry: Any, part: Chunk) -> Any:

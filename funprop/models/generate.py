@@ -12,8 +12,9 @@ import numpy as np
 from jax.core import Tracer
 
 from funprop import trees
+from funprop.checks import check_key
 from funprop.decoding import decoding_of
-from funprop.layer import Layer
+from funprop.layer import Layer, check_layer
 from funprop.located import check_params
 from funprop.losses import LinearParams
 from funprop.models.sampling import Sampling, draw, sampling
@@ -76,7 +77,8 @@ def generate(
       (1, 5)
     """
     how = sampling(temperature, top_k, top_p)
-    _check_key(key)
+    check_layer("model", model, "gpt(50)")
+    check_key(key)
     length = _checked_length(length)
     _check_head(head)
     prompt = _checked_prompt(prompt, head.w.shape[0])
@@ -153,6 +155,8 @@ def _check_head(head: Any) -> None:
 
 def _checked_prompt(prompt: Any, vocabulary: int) -> Any:
     """`prompt` in int32."""
+    if hasattr(prompt, "dtype") and jnp.issubdtype(prompt.dtype, jax.dtypes.prng_key):
+        raise TypeError(f"prompt must be of integers, got {prompt.dtype}")
     try:
         known = prompt if isinstance(prompt, Tracer) else np.asarray(prompt)
     except ValueError:
@@ -176,15 +180,6 @@ def _checked_prompt(prompt: Any, vocabulary: int) -> Any:
 
 def _checked_length(length: Any) -> int:
     return whole_number(length, "length", 1)
-
-
-def _check_key(key: Any) -> None:
-    if key is None:
-        return
-    dtype, shape = getattr(key, "dtype", None), jnp.shape(key)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not (typed and shape == ()) and not (dtype == jnp.uint32 and len(shape) == 1):
-        raise TypeError(f"key must be one random key, as jax.random.key(0), got {key!r}")
 
 
 def _check_hidden(hidden: Any, head: LinearParams) -> None:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.checks import described
 from funprop.combinators import reparam, repeat, serial
-from funprop.layer import Layer, named, renamed
+from funprop.layer import Layer, check_layer, named, renamed
 from funprop.layers import dropout, embedding, layer_norm, learned_positions, rms_norm
 from funprop.losses import LinearParams, linear_cross_entropy
 from funprop.models.transformer import DEVIATION, block, feed_forward, self_attention, swiglu
@@ -161,6 +162,7 @@ def language_model(model: Layer, vocabulary: int, *, tied: bool = True, **loss: 
       >>> abs(float(loss.mean) - 3.91) < 0.2  # log 50: it knows nothing yet
       True
     """
+    check_layer("model", model, "gpt(50)")
     head = named("head", linear_cross_entropy(vocabulary, **loss))
     if not tied:
         return objective(model, head)
@@ -188,8 +190,11 @@ def unembedding(params: Any) -> LinearParams:
       >>> unembedding(params).w.shape
       (50, 8)
     """
-    own = getattr(params, "embedding", params)
-    return LinearParams(jax.tree.leaves(own)[0], None)
+    own = jax.tree.leaves(getattr(params, "embedding", params))
+    if not own or len(getattr(own[0], "shape", ())) != 2:
+        got = described(own[0]) if own else "nothing"
+        raise TypeError(f"params must begin with a table [vocabulary, features], got {got}")
+    return LinearParams(own[0], None)
 
 
 def _add_to_table(params: Any, dexpanded: Any) -> Any:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.checks import described
 from funprop.layer import Layer
 from funprop.names import below
 from funprop.trees import path_string
+from funprop.values import short
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -51,7 +53,7 @@ def where(pattern: Pattern, params: PyTree) -> PyTree:
     names = list(by_name(params))
     for each in several(pattern):
         if "[" in each:
-            raise ValueError(f"a mask holds for all copies of a leaf alike, got {each!r}")
+            raise ValueError(f"a mask holds for all copies of a leaf alike, got {short(each)}")
         require_match(each, names)
     found = [matches(name, pattern) for name in names]
     return jax.tree.unflatten(jax.tree.structure(params), found)
@@ -98,7 +100,9 @@ def several(pattern: Pattern) -> tuple[str, ...]:
     """The patterns in what may be one or a tuple of them."""
     each = (pattern,) if isinstance(pattern, str) else pattern
     if not isinstance(each, tuple | list) or not all(isinstance(p, str) for p in each) or not each:
-        raise TypeError(f"a pattern must be a string or several in a tuple, got {pattern!r}")
+        raise TypeError(
+            f"a pattern must be a string or several in a tuple, got {described(pattern)}"
+        )
     return tuple(each)
 
 
@@ -111,7 +115,7 @@ def _no_match(pattern: Pattern, names: Iterable[str]) -> str:
     every = list(dict.fromkeys(name for name in names if name))
     near = difflib.get_close_matches(several(pattern)[0].strip("*/"), every, 3, 0.4) or every[:3]
     told = f", the nearest are {', '.join(near)}" if near else ", there are none"
-    return f"the pattern {pattern!r} must match a name{told}"
+    return f"the pattern {short(pattern)} must match a name{told}"
 
 
 # ------------------------------------------------------------------------------- parts of a model
@@ -131,7 +135,9 @@ def places(pattern: Pattern, model: Layer, *, into_shared: bool = True) -> froze
     found: set[Place] = set()
     for each in several(pattern):
         if "[" in each:
-            raise ValueError(f"copies can be frozen or adapted one by one, no more, got {each!r}")
+            raise ValueError(
+                f"copies can be frozen or adapted one by one, no more, got {short(each)}"
+            )
         names: list[str] = []
         matched = set(_places(each, model, "", (), names))
         if not matched:
@@ -158,7 +164,7 @@ def _refuse_shared(node: Layer, place: Place, pattern: str) -> None:
         made = node.shares and not (node.hands_on and place[depth + 1 : depth + 2] == (0,))
         if made:
             raise ValueError(
-                f"a part whose params are made of others cannot be chosen, got {pattern!r}"
+                f"a part whose params are made of others cannot be chosen, got {short(pattern)}"
             )
         node = node.children[i]
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop.checks import check_function
 from funprop.decoding import through
 from funprop.functions import by_vjp
-from funprop.layer import Layer, leaf_of, recorded
+from funprop.layer import Layer, check_layer, leaf_of, recorded
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -34,6 +35,9 @@ def autodiff(layer: Layer, policy: Callable[..., Any] | None = None) -> Layer:
       >>> reference.backward((), kept, jnp.ones(2))[1].tolist()
       [1.0, 1.0]
     """
+    check_layer("layer", layer)
+    if policy is not None:
+        check_function("policy", policy, "as those of jax.checkpoint_policies are")
     if policy is None:
         return _by_vjp(layer, layer.forward)
 

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
+from funprop.checks import check_floating_dtype
 from funprop.decoding import through
-from funprop.layer import Layer
+from funprop.layer import Layer, check_layer
 from funprop.maps import map_layers
 from funprop.params.frozen import trained
 from funprop.params.roles import is_statistic
@@ -49,9 +50,9 @@ def cast(layer: Layer, compute_dtype: DTypeLike, *, param_dtype: DTypeLike = jnp
       >>> str(y.dtype), str(params[0].w.dtype), str(dparams[0].w.dtype), str(dx.dtype)
       ('bfloat16', 'float32', 'float32', 'float32')
     """
-    for name, dtype in (("compute_dtype", compute_dtype), ("param_dtype", param_dtype)):
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(f"{name} must be a floating dtype, got {jnp.dtype(dtype).name}")
+    check_layer("layer", layer)
+    check_floating_dtype("compute_dtype", compute_dtype)
+    check_floating_dtype("param_dtype", param_dtype)
     inside = map_layers(lambda leaf: _cast_params(leaf, compute_dtype, param_dtype), layer)
     return _cast_input(inside, compute_dtype)
 

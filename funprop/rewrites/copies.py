@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.combinators import serial
-from funprop.layer import Layer, named
+from funprop.layer import Layer, check_layer, named
 from funprop.names import below, label, params_of
 from funprop.params.selection import Pattern, require_name, several
 
@@ -29,6 +29,7 @@ def apart(model: Layer, pattern: Pattern, params: PyTree = None) -> tuple[Layer,
       ValueError: brackets in which there is no index or slice; nothing is repeated at that path;
         or there is no such copy.
     """
+    check_layer("model", model)
     chosen: dict[str, list[tuple[range, str]]] = {}
     plain = []
     for each in several(pattern):

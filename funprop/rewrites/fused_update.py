@@ -9,7 +9,7 @@ import optax
 
 from funprop.arguments import check_optimizer
 from funprop.decoding import through
-from funprop.layer import Layer, leaf_of
+from funprop.layer import Layer, check_layer, leaf_of
 from funprop.params.frozen import trained, with_trained
 from funprop.params.leafwise import require_leafwise
 from funprop.params.updating import Updating
@@ -58,6 +58,7 @@ def fused_update(layer: Layer, optimizer: optax.GradientTransformation) -> Layer
       >>> float(before.params), float(after.params)
       (1.0, 0.5)
     """
+    check_layer("layer", layer)
     check_optimizer(optimizer)
     require_leafwise(optimizer)
     return _fused(layer, optimizer)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funprop.checks import require_key
 from funprop.combinators import reparam
 from funprop.layer import Layer
 from funprop.layers.dense import DenseParams
@@ -15,7 +16,7 @@ from funprop.params.frozen import as_frozen
 from funprop.params.selection import Pattern, Place, places, within
 from funprop.rewrites.copies import apart
 from funprop.rewrites.freeze import frozen_part
-from funprop.values import whole_number
+from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -67,7 +68,7 @@ def low_rank(
       >>> sorted(by_name(trained(params)))
       ['dense_0/down', 'dense_0/up']
     """
-    rank = whole_number(rank, "rank", 1)
+    rank, scale = whole_number(rank, "rank", 1), real_number(scale, "scale")
     model, _, where = apart(model, where)
     chosen, whole = _chosen(model, where, train)
 
@@ -90,7 +91,7 @@ def _chosen(
     model: Layer, where: Pattern, train: Pattern | None
 ) -> tuple[frozenset[Place], frozenset[Place]]:
     """The places of what is adapted, and of what is trained whole."""
-    whole = places(train, model, into_shared=False) if train else frozenset()
+    whole = frozenset() if train is None else places(train, model, into_shared=False)
     return places(where, model, into_shared=False), whole
 
 
@@ -143,6 +144,8 @@ def adapted(
       >>> new.dense.frozen.w.shape
       (5, 4)
     """
+    rank = whole_number(rank, "rank", 1)
+    require_key(key)
     model, params, where = apart(model, where, params)
     chosen, whole = _chosen(model, where, train)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from funprop.decoding import through
-from funprop.layer import Layer, Recorded
+from funprop.layer import Layer, Recorded, check_layer
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -37,6 +37,7 @@ def offload(layer: Layer) -> Layer:
       >>> block.backward(((), ()), residuals, jnp.ones(2))[1].tolist()
       [0.5, 0.5]
     """
+    check_layer("layer", layer)
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
         y, residuals = layer.forward(params, x, key)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.decoding import through
-from funprop.layer import Layer, Recorded, leaf_of, recorded
+from funprop.layer import Layer, Recorded, check_layer, leaf_of, recorded
 from funprop.params.selection import Place, map_places, places
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def remat(layer: Layer, keep: str | None = None) -> Layer:
       >>> len(jax.tree.leaves(kept))  # and the output of tanh, which is its residual too
       3
     """
+    check_layer("layer", layer)
     return _remat(layer, frozenset() if keep is None else places(keep, layer, into_shared=False))
 
 

@@ -7,8 +7,9 @@ import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from funprop.checks import check_function
 from funprop.decoding import through
-from funprop.layer import Layer, Recorded
+from funprop.layer import Layer, Recorded, check_layer
 from funprop.params.selection import map_places, places
 from funprop.params.tapped import Tapped
 from funprop.rewrites.own_residuals import with_own, without_own
@@ -51,8 +52,12 @@ def tap(
       >>> plain, float(seen[0].seen.value), float(recorded(residuals)[0][1].value)
       (((), ()), 0.0, 0.0)
     """
+    check_layer("model", model)
     if forward is None and backward is None:
         raise ValueError("tap needs a function to watch with, forward or backward, got none")
+    for name, watching in (("forward", forward), ("backward", backward)):
+        if watching is not None:
+            check_function(name, watching, "of one argument, what is seen")
     watch = functools.partial(_tap, forward=forward, backward=backward)
     if where is None:
         return watch(model)

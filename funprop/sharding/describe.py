@@ -9,6 +9,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 
 from funprop import trees
+from funprop.checks import check_arrays
 from funprop.inspect.table import aligned, with_total
 from funprop.sharding.rules import Rules, shardings
 
@@ -78,6 +79,7 @@ def describe_sharding(
     if (mesh is None) != (rules is None):
         raise ValueError("mesh and rules must be given together, got one of them")
     leaves = jax.tree_util.tree_leaves_with_path(tree)
+    check_arrays("tree", tree)
     if mesh is None or rules is None:
         placed = [getattr(leaf, "sharding", None) for _, leaf in leaves]
     else:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
+from funprop.arguments import require_mesh
 from funprop.decoding import through
-from funprop.layer import Layer
+from funprop.layer import Layer, check_layer
 from funprop.maps import map_nodes
 from funprop.sharding.ready import data_parallel_rules
-from funprop.sharding.rules import Rules, chosen_by
+from funprop.sharding.rules import Rules, check_rules, chosen_by
 from funprop.trees import path_string
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ def gathered(model: Layer, mesh: Mesh, rules: Rules | None = None) -> Layer:
       >>> model.forward(params, jnp.ones((3, 5)))[0].shape
       (3, 4)
     """
+    check_layer("model", model)
+    require_mesh(mesh)
+    if rules is not None:
+        check_rules(rules)
     choose = chosen_by(data_parallel_rules() if rules is None else rules)
 
     def gather_leaf(path: str, node: Layer) -> Layer:

@@ -7,7 +7,10 @@ from typing import Any
 
 from jax.sharding import Mesh, PartitionSpec
 
+from funprop.arguments import require_mesh
+from funprop.checks import check_string
 from funprop.sharding.rules import REST, Rules, chosen_by, names_of
+from funprop.values import short
 
 # Names within the models of funprop.models.
 COLUMNS = ("*/qkv/w", "*/qkv/b", "*/hidden/w", "*/hidden/b")
@@ -52,8 +55,10 @@ def fsdp_rules(
       >>> print(placed.spec)
       P(None, 'data')
     """
+    require_mesh(mesh)
+    check_string("axis", axis)
     if axis not in mesh.shape:
-        raise ValueError(f"axis must be one of the mesh, {tuple(mesh.shape)}, got {axis!r}")
+        raise ValueError(f"axis must be one of the mesh, {tuple(mesh.shape)}, got {short(axis)}")
     return FSDPRules(axis, mesh.shape[axis], least, rules or data_parallel_rules())
 
 
@@ -98,6 +103,7 @@ def tensor_parallel_rules(axis: str = "model") -> Rules:
       >>> print(qkv.w.spec, qkv.b.spec, out.w.spec, out.b.spec)
       P(None, None, 'model') P(None, 'model') P(None, 'model', None) P()
     """
+    check_string("axis", axis)
     return [
         (COLUMNS, lambda leaf: _from_the_end(leaf, axis)),
         (ROWS, lambda leaf: _from_the_end(leaf, axis, None)),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from funprop.arguments import require_mesh
+from funprop.checks import check_arrays, described
 from funprop.params.selection import Pattern, by_name, matches, require_match
 from funprop.trees import path_string, spec_string
 from funprop.values import whole_number
@@ -71,6 +73,9 @@ def shardings(params: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
       >>> placed["w"].spec == P(None, "model"), placed["b"].spec == P()
       (True, True)
     """
+    require_mesh(mesh)
+    check_arrays("params", params)
+    check_rules(rules)
     choose = chosen_by(rules)
     for pattern in _patterns(rules):
         if pattern != REST:
@@ -83,6 +88,18 @@ def shardings(params: PyTree, mesh: Mesh, rules: Rules) -> PyTree:
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(place, params)
+
+
+def check_rules(rules: Any) -> None:
+    """Raise a `TypeError` where what was given is neither pairs nor a function."""
+    pairs = isinstance(rules, list | tuple) and all(
+        isinstance(rule, list | tuple) and len(rule) == 2 for rule in rules
+    )
+    if not callable(rules) and not pairs:
+        raise TypeError(
+            "rules must be pairs of a pattern and a PartitionSpec, or a function, got "
+            + described(rules)
+        )
 
 
 def chosen_by(rules: Rules) -> Callable[[str, Any], PartitionSpec]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from funprop.arguments import check_mesh, described
+from funprop.arguments import check_mesh
+from funprop.checks import described
 from funprop.sharding.rules import Rules, devices, shardings
 from funprop.steps.step import Step, parts_of, proposed, updating
 

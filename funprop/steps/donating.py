@@ -22,6 +22,8 @@ class Donating(Jitted):
       ValueError: the state was given to an update before; or, as `Jitted`, of the batch.
     """
 
+    first = "state"
+
     def __init__(self, update: Callable[..., Any]) -> None:
         super().__init__(update, donate_argnums=0)
 

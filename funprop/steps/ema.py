@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funprop.arguments import described
+from funprop.checks import described
 from funprop.params.frozen import trained, with_trained
 from funprop.steps.step import Step, parts_of, proposed, wrapper
 from funprop.transforms.transformed import refuse

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funprop.arguments import check_layer, check_trainable, objective_meant, run
+from funprop.arguments import check_trainable, objective_meant, run
 from funprop.gradients import Gradient, backprop, losses, metrics_of
-from funprop.layer import Layer, recorded
+from funprop.layer import Layer, check_layer, recorded
 from funprop.located import check_params
 from funprop.params.statistics import fold
 from funprop.rewrites.fused_update import fused_update, with_opt_state, without_opt_state

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 
-from funprop.arguments import described
+from funprop.checks import described
 from funprop.steps.skip_nonfinite import only_if, with_skipped
 from funprop.steps.step import Step, parts_of, proposed, wrapper
 from funprop.transforms.transformed import refuse
@@ -117,7 +117,7 @@ def loss_scale(step: Step, initial: float = 2.0**15, every: int = 2000) -> Step:
 
 
 def _first(initial: Any) -> float:
-    if isinstance(initial, bool) or not hasattr(initial, "__float__"):
+    if isinstance(initial, bool) or not hasattr(initial, "__float__") or jnp.ndim(initial):
         raise TypeError(f"initial must be a power of two, got {described(initial)}")
     value = float(initial)
     if not (2.0**-126 <= value <= 2.0**127 and math.frexp(value)[0] == 0.5):

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from funprop.arguments import check_grad_fn, check_key, check_optimizer, check_trainable, described
+from funprop.arguments import check_grad_fn, check_optimizer, check_trainable
+from funprop.checks import check_key, described
 from funprop.gradients import GradFn, losses
 from funprop.params.frozen import trained, with_trained
 from funprop.params.statistics import fold

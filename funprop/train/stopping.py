@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from funprop.arguments import described
+from funprop.checks import described
 from funprop.values import real_number, whole_number
 
 Row = dict[str, float]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from funprop.arguments import check_key, objective_meant, run
+from funprop.arguments import check_trainable, objective_meant, run
 from funprop.gradients import Gradient, backprop, metrics_of
 from funprop.layer import Layer, recorded
 from funprop.located import check_params
@@ -119,11 +119,11 @@ def by_norms(
 ) -> Gradient:
     """By two backward passes: one for the norms, one for the sum."""
     n = batch_size(batch)
-    check_key(key)
     refuse_mixing("clip_per_example", objective, key, sharded=False)
     watched = squared_norms(objective)
     with objective_meant(objective, params, batch):
         check_params(objective, params, batch)
+        check_trainable(params)
         (loss, weight), residuals = run(watched, params, batch, key)
     records = recorded(without_input(residuals))
     dtotal = jnp.ones_like(loss) if dloss is None else jnp.asarray(dloss, loss.dtype)
@@ -139,8 +139,8 @@ def _with_weight(batch: PyTree, n: Any) -> Any:
     """How many of a batch's `n` examples have weight: padding has none."""
     if not isinstance(batch, tuple) or len(batch) != 3:
         return n
-    weights = jnp.asarray(batch[2])
-    return (weights != 0).any(tuple(range(1, weights.ndim))).sum(dtype=n.dtype)
+    weights = jnp.asarray(batch[2]).astype(bool)
+    return weights.any(tuple(range(1, weights.ndim))).sum(dtype=n.dtype)
 
 
 def _by_rows(

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import jax
 
 from funprop.arguments import check_mesh
+from funprop.checks import check_string
 from funprop.transforms.transformed import made_of
+from funprop.values import short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +25,9 @@ def axis_size(mesh: jax.sharding.Mesh, axis: str) -> int:
       ValueError: it has no such axis, or axes that are not `AxisType.Auto`.
     """
     check_mesh(mesh)
+    check_string("axis", axis)
     if axis not in mesh.shape:
-        raise ValueError(f"axis must be one of the mesh's, {mesh.axis_names}, got {axis!r}")
+        raise ValueError(f"axis must be one of the mesh's, {mesh.axis_names}, got {short(axis)}")
     return mesh.shape[axis]
 
 

@@ -101,10 +101,10 @@ def _sum(one: Callable[[Any, Any], Any], n: int, keys: Any) -> Any:
 
 def batch_size(batch: PyTree) -> int:
     """How many examples: the length of every leaf's first axis."""
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
-    if len({shape[:1] for shape in shapes}) != 1 or not shapes[0]:
-        raise ValueError(f"batch must have leaves of one length, got shapes {shapes}")
-    return shapes[0][0]
+    if (length := trees.length(batch)) is None:
+        got = trees.shapes_string(batch)
+        raise ValueError(f"batch must have leaves of one length, got shapes {got}")
+    return length
 
 
 def summed_in(dtype: Any) -> Any:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
-from funprop import trees
 from funprop.arguments import check_grad_fn
+from funprop.checks import check_floating_dtype, check_numbers
 from funprop.params.frozen import trained
 from funprop.params.roles import is_statistic
-from funprop.params.selection import Pattern, where
+from funprop.params.selection import Pattern, several, where
 from funprop.transforms.transformed import Transformed, call
 
 if TYPE_CHECKING:
@@ -51,25 +51,28 @@ def mixed_precision(
       ([2.0, 2.0], 'float32')
     """
     check_grad_fn(grad_fn)
-    if not jnp.issubdtype(compute_dtype, jnp.floating):
-        raise TypeError(
-            f"compute_dtype must be a floating dtype, got {jnp.dtype(compute_dtype).name}"
-        )
+    check_floating_dtype("compute_dtype", compute_dtype)
+    if keep is not None:
+        several(keep)
 
     def lower(leaf: Any) -> Any:
-        return leaf.astype(compute_dtype) if trees.is_float(leaf) else leaf
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(compute_dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
+        check_numbers("params", params)
         kept = is_statistic(params)
         if keep is not None:
             kept = jax.tree.map(lambda one, other: one or other, kept, where(keep, params))
         low = jax.tree.map(lambda leaf, same: leaf if same else lower(leaf), params, kept)
-        if isinstance(batch, tuple):
+        if isinstance(batch, tuple) and batch:
             batch = (jax.tree.map(lower, batch[0]), *batch[1:])
         else:
             batch = jax.tree.map(lower, batch)
         gradient = call(grad_fn, low, batch, key, dloss)
-        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), gradient.grads, trained(params))
+        grads = jax.tree.map(
+            lambda g, p: g.astype(jnp.result_type(p)), gradient.grads, trained(params)
+        )
         return gradient._replace(grads=grads)
 
     return Transformed("mixed_precision", grad_fn, function)

@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 
 from funprop.properties import refuse_mixing
 from funprop.transforms.devices import axis_size, check_split_once, on_each
@@ -84,7 +85,9 @@ def ordered(
             raise ValueError(f"batch must have at least {parts} examples, got 0")
         if rest:
             raise ValueError(f"parts must divide the batch, got {parts} and {batch_size(batch)}")
-        cut = jax.tree.map(lambda leaf: leaf.reshape(parts, size, *leaf.shape[1:]), batch)
+        cut = jax.tree.map(
+            lambda leaf: jnp.asarray(leaf).reshape(parts, size, *leaf.shape[1:]), batch
+        )
         keys = None if key is None else jax.random.split(key, parts)
         each = share if mesh is None else on_each(mesh, axis, share)
         return each(params, (cut, keys), None, dloss)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 def hidden_zero(tree: PyTree) -> Int[Array, ""]:
     """Zero, in a way that XLA does not see: a number that is below zero and above."""
-    some = next((leaf for leaf in jax.tree.leaves(tree) if leaf.size), jnp.zeros(1)).ravel()[0]
+    numbers = (x for x in jax.tree.leaves(tree) if x.size and jnp.issubdtype(x.dtype, jnp.number))
+    some = next(numbers, jnp.zeros(1)).ravel()[0].real
     return ((some > 0) & (some < 0)).astype(jnp.int32)
 
 

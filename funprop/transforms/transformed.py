@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from funprop.arguments import check_grad_fn, described
+from funprop.arguments import check_given, check_grad_fn
+from funprop.checks import described
 from funprop.gradients import Gradient
 from funprop.metrics import metric_sum
 from funprop.properties import first_that
@@ -44,6 +45,7 @@ class Transformed:
         return getattr(self.inner, "plain", self.inner)
 
     def __call__(self, params: Any, batch: Any, key: Any = None, dloss: Any = None) -> Gradient:
+        check_given(batch, key, dloss)
         return self.function(params, batch, key, dloss)
 
     def __repr__(self) -> str:

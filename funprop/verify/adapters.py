@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
+from funprop.checks import check_function
 from funprop.functions import by_vjp
 from funprop.layer import Layer, leaf_of
 from funprop.names import title
@@ -145,6 +146,7 @@ def of_function(function: Callable[..., Any], args: Any, reference: Any = None) 
 
 def _named_leaves(function: Any, args: Any) -> tuple[list[Any], Any, tuple[str, ...]]:
     """The leaves of all arguments, and `params/w` for each."""
+    check_function("what is verified", function, "or a layer")
     try:
         bound = inspect.signature(function).bind(*args)
         names = []

@@ -1,0 +1,108 @@
+"""Logits a chunk of the rows at a time, and with them the gradient: three products, not four."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from funprop.losses.chunks import Chunk, over_chunks, product
+from funprop.losses.cross_entropy import finite_below
+from funprop.losses.smoothed import Smoothed, each
+from funprop.losses.terms import apart, zero_at
+from funprop.trees import widen
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int
+
+
+TILE = 2048  # classes
+
+
+class Taken(NamedTuple):
+    """The gradient for a `dtotal` of one, taken in the forward pass: of the rows, `w` and `b`."""
+
+    x: Any
+    w: Any
+    b: Any
+
+
+def forward(
+    smoothed: Smoothed,
+    params: Any,
+    rows: Float[Array, "n i"],
+    labels: Int[Array, " n"],
+    d: Float[Array, " n"],
+    hidden: Bool[Array, " n"] | None,
+    size: int,
+) -> tuple[Any, Any, Taken]:
+    """The terms, each row's shift and norm, and the gradient of `sum_n d_n term_n`.
+
+        dz_nc = (p_nc (1 + 2 zeta l_n) - q_nc) d_n,    dx = dz w,    dw = dz^T x.
+
+    `dw` is added up over the chunks, in float32 at least. In float16, where a scale of the loss
+    comes too late for what underflows here, so are the products.
+    """
+    whole = Chunk(0, *params)
+    fixed = jax.lax.stop_gradient(params)
+    narrow = rows.dtype if rows.dtype != jnp.float16 else jnp.float32
+
+    def step(carry: Any, part: Any) -> Any:
+        dw, db = carry
+        x, labels, d, hidden = part
+        z = apart(whole.logits(x), hidden)
+        shift = finite_below(jax.lax.stop_gradient(z.max(-1)))
+        e = jnp.exp(each(z, shift))
+        total = e.sum(-1)
+        total = jnp.where(total == 0, 1, total)  # zero: all classes are masked
+        norms = shift, jnp.log(total)
+        target = whole.at_target(z, labels, jnp.zeros_like(shift))
+        over = each(z, shift).sum(-1) if smoothed.share else None
+        terms = smoothed.terms(norms, target, over)
+        # What follows has no derivative: it is one.
+        e, total, norms, x = jax.lax.stop_gradient((e, total, norms, x.astype(narrow)))
+
+        def some(carry: Any, part: Chunk) -> Any:
+            dx, dw, db = carry
+            p = jax.lax.dynamic_slice_in_dim(e, part.start, len(part.w), 1) / total[:, None]
+            dz = zero_at(smoothed.gradient(p, part.is_target(labels), norms, d), hidden)
+            db, dz = part.add(db, dz.sum(0)), dz.astype(narrow)
+            dx = dx + product(dz, part.w)  # dx[n,i] = sum_c dz[n,c] w[c,i]
+            dw = part.add(dw, product(dz.T, x))  # dw[c,i] = sum_n dz[n,c] x[n,i]
+            return dx, dw, db
+
+        dx, dw, db = over_chunks(some, (jnp.zeros_like(widen(x)), dw, db), fixed, TILE)
+        return (dw, db), (terms, norms, dx.astype(narrow))
+
+    carry = jax.tree.map(lambda p: jnp.zeros_like(widen(p)), (params.w, params.b))
+    count = _count(len(rows), size)
+    length = len(rows) // count
+    found = []
+    for first, turns, each_turn in ((0, count, length), (count * length, 1, len(rows) % count)):
+        if each_turn:
+            cut = functools.partial(_cut, first=first, turns=turns, length=each_turn)
+            carry, out = jax.lax.scan(step, carry, jax.tree.map(cut, (rows, labels, d, hidden)))
+            found.append(jax.tree.map(_joined, out))
+    terms, norms, dx = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+    return terms, norms, Taken(dx, *carry)
+
+
+def _count(n: int, size: int) -> int:
+    """How many chunks: such that none is larger than `size`, and nothing is left over if it can."""
+    least = math.ceil(n / size)
+    return next((c for c in range(least, 2 * least) if n % c == 0), least)
+
+
+def _cut(a: Any, first: int, turns: int, length: int) -> Any:
+    """`[turns, length, ...]`: each turn takes every so manieth row, as its part of what each of
+    several devices may hold."""
+    a = jax.lax.slice_in_dim(a, first, first + turns * length)
+    return a.reshape(length, turns, *a.shape[1:]).swapaxes(0, 1)
+
+
+def _joined(a: Any) -> Any:
+    """The inverse of `_cut`."""
+    return a.swapaxes(0, 1).reshape(a.shape[0] * a.shape[1], *a.shape[2:])
