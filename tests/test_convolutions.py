@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
+from funprop.layers import chunks
 from tests.cases import quickly
 from tests.test_bad_input import raises
 
@@ -76,6 +77,44 @@ def test_conv_is_that_of_flax(data, axes, groups):
         )
         params = layer.init(KEY, x)._replace(b=normal(features))
         same(layer, x, lambda params, x: flax.apply(variables(params), x), params)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 5], ids=lambda n: f"batch-{n}")
+@pytest.mark.parametrize("groups", [1, 3], ids=["whole", "depthwise"])
+def test_a_few_examples_at_a_time_are_all_of_them(groups, batch, monkeypatch, x64):
+    """Two at a time and one left over; one by one; none."""
+    how = {"stride": (2, 1), "dilation": (1, 2), "groups": groups}
+    x = normal(batch, 7, 6, 3)
+    layer = fp.conv(6, (3, 2), padding=((2, 0), (0, 1)), bias=False, **how)
+    params = layer.init(KEY, x)
+    monkeypatch.setattr(chunks, "CACHE", 2 * 8 * (7 * 6 * 3 + 4 * 5 * 6))
+
+    def by_jax(params, x):
+        return jax.lax.conv_general_dilated(
+            x,
+            params.w,
+            (2, 1),
+            ((2, 0), (0, 1)),
+            rhs_dilation=(1, 2),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    dy = jax.eval_shape(by_jax, params, x)
+    backward = str(jax.make_jaxpr(layer.backward)(params, x, dy))
+    assert ("scan[" in backward) == (batch > 1)
+    same(layer, x, by_jax, params)
+
+
+def test_convolutions_of_half_precision_sum_in_single(monkeypatch):
+    """Over chunks, too: each is rounded to a bfloat16 at the end alone."""
+    monkeypatch.setattr(chunks, "CACHE", 1)
+    for groups in (1, 2):
+        layer = fp.conv(2, (1,), groups=groups, bias=False)
+        x = jnp.ones((300, 4, 2), jnp.bfloat16)
+        params = layer.init(KEY, x)
+        dw = quickly(layer.backward)(params, x, jnp.ones((300, 4, 2), jnp.bfloat16))[0].w
+        assert dw.dtype == jnp.bfloat16 and (dw == 1200).all()
 
 
 @given(data=st.data(), axes=st.integers(1, 2))

@@ -134,10 +134,10 @@ def test_both_ways_of_the_head_are_the_plain_loss(way, x64):
 def test_the_way_of_the_head_is_what_the_budget_allows():
     """Lean where rows are too few at a time, and where XLA would add up `dw` over devices."""
 
-    def fast(rows, **how):
+    def fast(count, **how):
         head = fp.linear_cross_entropy(8, **how)
         params = fp.LinearParams(jnp.ones((8, 2)), None)
-        batch = jnp.ones((rows, 2)), jnp.zeros(rows, int)
+        batch = jnp.ones((count, 2)), jnp.zeros(count, int)
         return jax.eval_shape(head.forward, params, batch)[1][5] is not None
 
     assert fast(100) and fast(100, budget=64 * 8 * 4) and fast(3, budget=3 * 8 * 4)

@@ -46,14 +46,20 @@ def gru_of_flax(params):
     return cell
 
 
+LSTM_OF_FLAX = nn.OptimizedLSTMCell(4, param_dtype=jnp.float64), lstm_of_flax
+GRU_OF_FLAX = nn.GRUCell(4, param_dtype=jnp.float64), gru_of_flax
+
+
 @pytest.mark.parametrize("lengths", [None, (5, 0, 3)], ids=["one-length", "lengths"])
 @pytest.mark.parametrize(
     ("layer", "cell", "of_flax"),
     [
-        (fp.lstm(4), nn.OptimizedLSTMCell(4, param_dtype=jnp.float64), lstm_of_flax),
-        (fp.gru(4), nn.GRUCell(4, param_dtype=jnp.float64), gru_of_flax),
+        (fp.lstm(4), *LSTM_OF_FLAX),
+        (fp.lstm(4, keep="output"), *LSTM_OF_FLAX),
+        (fp.gru(4), *GRU_OF_FLAX),
+        (fp.gru(4, keep="output"), *GRU_OF_FLAX),
     ],
-    ids=["lstm", "gru"],
+    ids=["lstm", "lstm-output", "gru", "gru-output"],
 )
 def test_the_same_as_flax(layer, cell, of_flax, lengths, x64):
     params, x, _ = build(Case("", layer, normal(3, 5, 2)), jnp.float64)
@@ -80,6 +86,29 @@ def test_the_same_as_flax(layer, cell, of_flax, lengths, x64):
     else:
         (y, _), dparams, (dx, _) = gradient(layer, params, (x, lengths), (dy, None))
     chex.assert_trees_all_close((y, (dparams, dx)), (want, wanted), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [fp.lstm, fp.gru], ids=["lstm", "gru"])
+def test_parts_of_a_batch_and_both_ways_to_keep_agree(make, x64):
+    params, x, _ = build(Case("", make(3), normal(18, 4, 2)), jnp.float64)
+    dy = jax.random.normal(KEY, (18, 4, 3), jnp.float64)
+    whole, again = (gradient(layer, params, x, dy) for layer in (make(3), make(3, keep="output")))
+    chex.assert_trees_all_close(again, whole, rtol=1e-9, atol=1e-12)
+    parts = [gradient(make(3), params, x[i : i + 9], dy[i : i + 9]) for i in (0, 9)]
+    y, dparams, dx = zip(*parts, strict=True)
+    summed = jax.tree.map(jnp.add, *dparams)
+    joined = jnp.concatenate(y), summed, jnp.concatenate(dx)
+    chex.assert_trees_all_close(joined, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_what_a_recurrence_keeps():
+    """Beside `x` and `y` the gates, and the cells of a long short-term memory; or nothing."""
+    for make, arrays in ((fp.lstm, 5), (fp.gru, 4)):
+        for keep, more in (("gates", arrays), ("output", 0)):
+            layer = make(4, keep=keep)
+            params = layer.init(KEY, X)
+            kept = jax.tree.leaves(jax.eval_shape(layer.forward, params, X)[1])
+            assert len(kept) == 2 + more
 
 
 def test_the_forget_gate_starts_open():
@@ -164,6 +193,11 @@ def test_a_length_out_of_range(layer, length):
     [
         (ValueError, "features must be at least 1, got 0", lambda: fp.lstm(0)),
         (ValueError, "features must be at least 1, got 0", lambda: fp.gru(0)),
+        (
+            ValueError,
+            'keep must be "gates" or "output", got \'all\'',
+            lambda: fp.lstm(2, keep="all"),
+        ),
         (
             ValueError,
             "x must be [batch, time, i] with steps and inputs, got shape (3, 4)",

@@ -56,7 +56,9 @@ def relu() -> Layer:
     """
 
     def forward(x: X) -> tuple[X, Kept]:
-        return jnp.where(x <= 0, 0, x), _side(x > 0, x <= 0)
+        y = jnp.where(x <= 0, 0, x)
+        # Not from `x`: where XLA makes the bytes again, it would keep that beside `y`.
+        return y, _side(y > 0, y <= 0)
 
     def backward(side: Kept, dy: X) -> X:
         return _by_side(side, dy, 0)

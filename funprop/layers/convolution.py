@@ -10,10 +10,11 @@ from jax.nn import initializers
 
 from funprop.decoding import Decoding, refused
 from funprop.layer import Layer, layer
-from funprop.layers.convolve import Slide, convolve, pull_w, pull_x
+from funprop.layers.convolve import convolve, pull_w, pull_x
 from funprop.layers.windows import (
     Numbers,
     Pairs,
+    Slide,
     check_input,
     extent,
     kernel_numbers,

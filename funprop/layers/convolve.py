@@ -12,12 +12,17 @@ groups. Source: Dumoulin and Visin, arXiv:1603.07285.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import functools
+import math
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 from jax import lax
 
-from funprop.layers.windows import Numbers, Pairs, extent
+from funprop.layers import depthwise
+from funprop.layers.chunks import sum_of_chunks
+from funprop.layers.windows import Numbers, Slide, extent, views
+from funprop.trees import wide_dtype
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -27,25 +32,16 @@ if TYPE_CHECKING:
     Y = Float[Array, "n *out o"]
 
 
-class Slide(NamedTuple):
-    """How the window slides, one entry a space axis.
-
-    Attributes:
-      stride: from one window to the next.
-      padding: zeros before and after.
-      dilation: from one place in the window to the next.
-      groups: into which the channels of input and output are divided.
-    """
-
-    stride: Numbers
-    padding: Pairs
-    dilation: Numbers
-    groups: int
-
-
 def convolve(x: X, w: W, slide: Slide) -> Y:
     """`y`, with `w` of shape `[*kernel, inputs / groups, outputs]`."""
-    return _convolve(x, w, slide, spread=(1,) * len(slide.stride))
+
+    def by_xla(x: X, w: W) -> Y:
+        return _convolve(x, w, slide, spread=(1,) * len(slide.stride))
+
+    if not depthwise.takes(w.shape, slide):
+        return by_xla(x, w)
+    by_views = functools.partial(depthwise.convolve, slide=slide)
+    return lax.platform_dependent(x, w, cpu=by_views, default=by_xla)
 
 
 def pull_x(w: W, dy: Y, slide: Slide, sizes: Numbers) -> X:
@@ -56,21 +52,28 @@ def pull_x(w: W, dy: Y, slide: Slide, sizes: Numbers) -> X:
     window of extent `K` starts `K - 1 - p` places before `dy`; what it reaches beyond the end is
     what makes the result as long as `x`.
     """
-    groups, o = slide.groups, w.shape[-1] // slide.groups
-    split = jnp.swapaxes(w.reshape(*w.shape[:-1], groups, o), -1, -3)  # [*kernel, o, g, i]
-    flipped = jnp.flip(split.reshape(*w.shape[:-2], o, -1), tuple(range(w.ndim - 2)))
-    padding = tuple(
-        (k - 1 - before, u + before - t)
-        for k, u, t, (before, _) in zip(
-            extent(w.shape[:-2], slide.dilation),
-            sizes,
-            extent(dy.shape[1:-1], slide.stride),
-            slide.padding,
-            strict=True,
+
+    def by_xla(w: W, dy: Y) -> X:
+        groups, o = slide.groups, w.shape[-1] // slide.groups
+        split = jnp.swapaxes(w.reshape(*w.shape[:-1], groups, o), -1, -3)  # [*kernel, o, g, i]
+        flipped = jnp.flip(split.reshape(*w.shape[:-2], o, -1), tuple(range(w.ndim - 2)))
+        padding = tuple(
+            (k - 1 - before, u + before - t)
+            for k, u, t, (before, _) in zip(
+                extent(w.shape[:-2], slide.dilation),
+                sizes,
+                extent(dy.shape[1:-1], slide.stride),
+                slide.padding,
+                strict=True,
+            )
         )
-    )
-    back = slide._replace(stride=(1,) * len(sizes), padding=padding)
-    return _convolve(dy, flipped, back, spread=slide.stride)
+        back = slide._replace(stride=(1,) * len(sizes), padding=padding)
+        return _convolve(dy, flipped, back, spread=slide.stride)
+
+    if not depthwise.takes(w.shape, slide):
+        return by_xla(w, dy)
+    by_views = functools.partial(depthwise.pull_x, slide=slide, sizes=sizes)
+    return lax.platform_dependent(w, dy, cpu=by_views, default=by_xla)
 
 
 def pull_w(x: X, dy: Y, slide: Slide, kernel: Numbers) -> W:
@@ -79,7 +82,7 @@ def pull_w(x: X, dy: Y, slide: Slide, kernel: Numbers) -> W:
     `dw[k,i,o] = sum_{n,t} x[n, t s + k d - p, i] dy[n,t,o]`: `dy` is the window, examples take the
     place of inputs, stride and dilation that of each other.
     """
-    groups, i, o = slide.groups, x.shape[-1] // slide.groups, dy.shape[-1] // slide.groups
+    groups, i = slide.groups, x.shape[-1] // slide.groups
     padding = tuple(
         (before, t + k - 1 - u - before)
         for k, u, t, (before, _) in zip(
@@ -94,26 +97,34 @@ def pull_w(x: X, dy: Y, slide: Slide, kernel: Numbers) -> W:
     space = range(1, last)
     how = {"window_strides": slide.dilation, "padding": padding, "rhs_dilation": slide.stride}
 
-    # Both are the same sums. On a CPU, XLA turns the operands of a convolution for its fast kernel
+    # All are the same sums. On a CPU, XLA turns the operands of a convolution for its fast kernel
     # only outside of loops, and takes 10 to 100 times as long within one; and groups are faster
-    # beside examples than beside inputs, but for a depthwise convolution. Elsewhere the second is
-    # the form that it knows.
+    # beside examples than beside inputs. A few examples at a time are turned within its caches,
+    # and no copies of all `x` and `dy` exist (docs/benchmarks/convolution.md), but groups are not
+    # the faster for it; a window of one place is a product. Elsewhere the last is the form that XLA
+    # knows.
     def turned_by_hand(x: X, dy: Y) -> W:
-        if i == o == 1:
-            inputs, batch_groups, feature_groups = x.transpose(last, *space, 0), groups, 1
-        else:
-            split = x.reshape(*x.shape[:-1], groups, i).transpose(last + 1, *space, last, 0)
-            inputs = split.reshape(i, *x.shape[1:-1], groups * len(x))  # [i, *space, g n]
-            batch_groups, feature_groups = 1, groups
+        split = x.reshape(*x.shape[:-1], groups, i).transpose(last + 1, *space, last, 0)
+        inputs = split.reshape(i, *x.shape[1:-1], groups * len(x))  # [i, *space, g n]
         by_inputs = lax.conv_general_dilated(
             inputs,
             dy.transpose(*space, 0, last),
             **how,
             dimension_numbers=_channels_last(x.ndim),
-            batch_group_count=batch_groups,
-            feature_group_count=feature_groups,
+            feature_group_count=groups,
+            preferred_element_type=wide_dtype(dy.dtype),
         )  # [i, *kernel, o]
         return jnp.moveaxis(by_inputs, 0, -2)
+
+    def by_product(x: X, dy: Y) -> W:
+        (seen,) = views(x, kernel, slide.stride, slide.padding, 0.0)
+        dw = lax.dot_general(
+            seen.reshape(-1, seen.shape[-1]),
+            dy.reshape(-1, dy.shape[-1]),
+            (((0,), (0,)), ((), ())),
+            preferred_element_type=wide_dtype(dy.dtype),
+        )
+        return dw.reshape(*kernel, *dw.shape)
 
     def turned_by_numbers(x: X, dy: Y) -> W:
         turned = (last, 0, *space)
@@ -128,7 +139,16 @@ def pull_w(x: X, dy: Y, slide: Slide, kernel: Numbers) -> W:
         )
 
     x = x.astype(dy.dtype)
-    return lax.platform_dependent(x, dy, cpu=turned_by_hand, default=turned_by_numbers)
+    if depthwise.takes((*kernel, i, dy.shape[-1]), slide):
+        on_cpu = functools.partial(depthwise.pull_w, slide=slide, kernel=kernel)
+    elif groups == 1:
+        one_place = math.prod(kernel) == 1
+        on_cpu = functools.partial(sum_of_chunks, by_product if one_place else turned_by_hand)
+    else:
+        on_cpu = turned_by_hand
+    return lax.platform_dependent(
+        x, dy, cpu=lambda x, dy: on_cpu(x, dy).astype(dy.dtype), default=turned_by_numbers
+    )
 
 
 def _convolve(x: X, w: W, slide: Slide, spread: Numbers) -> Y:

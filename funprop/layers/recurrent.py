@@ -32,22 +32,22 @@ if TYPE_CHECKING:
 def recurrent(
     name: str,
     init: Callable[..., Any],
-    forward: Callable[[Any, Steps, Any], tuple[Steps, Any]],
-    backward: Callable[[Any, Steps, Steps, Steps], tuple[Any, Steps]],
+    forward: Callable[[Any, Steps, Any], tuple[Steps, Any, Any]],
+    backward: Callable[[Any, Steps, Steps, Any, Steps], tuple[Any, Steps]],
 ) -> Layer:
     """A layer over sequences, from its two passes over time, which need not know of lengths.
 
     A step sees only what is before it, so padding behind a sequence changes nothing of it: it is
     enough to hide it in the input (where it may hold anything), the output and its cotangent.
-    Keeps the input and the output, which the layers before and behind keep as well. Token by token,
-    the cache is the state.
+    Keeps the input and the output, which the layers before and behind keep as well, and what
+    forward gives to keep. Token by token, the cache is the state.
 
     Args:
       name: what paths and messages call it.
       init: `(key, x_spec) -> params`, without lengths.
-      forward: `(params, x, state) -> (y, state)`, time first, as a scan wants it; from zero where
-        the state is `None`.
-      backward: `(params, x, y, dy) -> (dparams, dx)`, time first.
+      forward: `(params, x, state) -> (y, state, kept)`, time first, as a scan wants it; from zero
+        where the state is `None`.
+      backward: `(params, x, y, kept, dy) -> (dparams, dx)`, time first.
     """
 
     def init_of_any(key: Any, x: Any) -> Any:
@@ -56,14 +56,14 @@ def recurrent(
     def forward_of_any(params: Any, x: Any) -> tuple[Any, Any]:
         x, lengths = _unpack(x)
         # Hiding y would do, but not for who differentiates this: zero times NaN is NaN.
-        y, _ = advance(params, None, _hide(x, lengths))
-        y = _hide(y, lengths)
-        return (y if lengths is None else (y, lengths)), (x, y, lengths)
+        y, _, kept = forward(params, _swap(_hide(x, lengths)), None)
+        y = _hide(_swap(y).astype(x.dtype), lengths)
+        return (y if lengths is None else (y, lengths)), (x, y, lengths, kept)
 
     def backward_of_any(params: Any, residuals: Any, dy: Any) -> tuple[Any, Any]:
-        x, y, lengths = residuals
+        x, y, lengths, kept = residuals
         dy = _hide(dy if lengths is None else dy[0], lengths)
-        dparams, dx = backward(params, _swap(_hide(x, lengths)), _swap(y), _swap(dy))
+        dparams, dx = backward(params, _swap(_hide(x, lengths)), _swap(y), kept, _swap(dy))
         dx = _swap(dx).astype(x.dtype)
         return dparams, dx if lengths is None else (dx, None)
 
@@ -71,7 +71,7 @@ def recurrent(
         return advance(params, None, _unpack(one_array(x))[0])
 
     def advance(params: Any, state: Any, x: Sequences) -> tuple[Sequences, Any]:
-        y, state = forward(params, _swap(x), state)
+        y, state, _ = forward(params, _swap(x), state)
         return _swap(y).astype(x.dtype), state
 
     return layer(
@@ -167,6 +167,35 @@ def inputs(x: Steps, w_x: Float[Array, "i o"], b: Float[Array, "o"]) -> Float[Ar
     """What the input gives to the gates at every step."""
     z = product(x, w_x)
     return z + lifted(b, z)
+
+
+def scan_over_inputs(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    state: Any,
+    x: Steps,
+    w_x: Float[Array, "i o"],
+    b: Float[Array, "o"],
+) -> tuple[Any, Any]:
+    """A scan of `step(state, z)` over time, with `z` what the input gives to the gates.
+
+    All `z` at once are one wide product, and an array as large as all gates. A CPU multiplies a
+    step's as fast, and need not write and read that array (docs/benchmarks/convolution.md).
+    """
+
+    def at_once(state: Any, x: Steps, w_x: Any, b: Any) -> tuple[Any, Any]:
+        return jax.lax.scan(step, state, inputs(x, w_x, b))
+
+    def in_steps(state: Any, x: Steps, w_x: Any, b: Any) -> tuple[Any, Any]:
+        return jax.lax.scan(lambda state, x: step(state, inputs(x, w_x, b)), state, x)
+
+    return jax.lax.platform_dependent(state, x, w_x, b, cpu=in_steps, default=at_once)
+
+
+def check_keep(keep: Any) -> str:
+    """What a recurrence keeps beside its input and output."""
+    if keep not in ("gates", "output"):
+        raise ValueError(f'keep must be "gates" or "output", got {keep!r}')
+    return keep
 
 
 def sum_of_products(a: Steps, b: Steps, like: Float[Array, "i o"]) -> Float[Array, "i o"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import numbers as numbers_abc
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jax import lax
@@ -20,6 +20,22 @@ if TYPE_CHECKING:
 
 Numbers: TypeAlias = tuple[int, ...]  # one a space axis
 Pairs: TypeAlias = tuple[tuple[int, int], ...]  # (before, after), one a space axis
+
+
+class Slide(NamedTuple):
+    """How the window of a convolution slides, one entry a space axis.
+
+    Attributes:
+      stride: from one window to the next.
+      padding: zeros before and after.
+      dilation: from one place in the window to the next.
+      groups: into which the channels of input and output are divided.
+    """
+
+    stride: Numbers
+    padding: Pairs
+    dilation: Numbers
+    groups: int
 
 
 def space_axes(**numbers: Any) -> int | None:
@@ -129,11 +145,14 @@ def views(
     stride: Numbers,
     padding: Pairs,
     fill: float,
+    dilation: Numbers | None = None,
 ) -> list[Float[Array, "batch *out c"]]:
     """For each place in the window, in row-major order, what stands there in every window."""
+    apart = (1,) * len(window) if dilation is None else dilation
     padded = lax.pad(x, jnp.asarray(fill, x.dtype), [(0, 0, 0), *_no_gaps(padding), (0, 0, 0)])
     reach = [
-        (n - k) // s * s + 1 for n, k, s in zip(padded.shape[1:-1], window, stride, strict=True)
+        (n - k) // s * s + 1
+        for n, k, s in zip(padded.shape[1:-1], extent(window, apart), stride, strict=True)
     ]
     return [
         lax.slice(
@@ -142,7 +161,7 @@ def views(
             (x.shape[0], *map(sum, zip(place, reach, strict=True)), x.shape[-1]),
             (1, *stride, 1),
         )
-        for place in itertools.product(*map(range, window))
+        for place in _places(window, apart)
     ]
 
 
@@ -152,15 +171,17 @@ def add_views(
     window: Numbers,
     stride: Numbers,
     padding: Pairs,
+    dilation: Numbers | None = None,
 ) -> Float[Array, "batch *space c"]:
     """The transpose of `views`: each part is added where its view was read, in order of places.
 
     A part is spread out with `stride - 1` zeros between its elements and shifted to its place; what
     falls into the padding is cut off (negative padding in `lax.pad`).
     """
+    apart = (1,) * len(window) if dilation is None else dilation
     reach = extent(parts[0].shape[1:-1], stride)
     total = None
-    for place, part in zip(itertools.product(*map(range, window)), parts, strict=True):
+    for place, part in zip(_places(window, apart), parts, strict=True):
         spread = [
             (at - before, n - (at - before) - r, s - 1)
             for at, (before, _), n, r, s in zip(place, padding, sizes, reach, stride, strict=True)
@@ -169,6 +190,10 @@ def add_views(
         total = term if total is None else total + term
     assert total is not None  # a window has at least one place
     return total
+
+
+def _places(window: Numbers, apart: Numbers) -> Iterable[Numbers]:
+    return itertools.product(*(range(0, k * d, d) for k, d in zip(window, apart, strict=True)))
 
 
 def _no_gaps(padding: Pairs) -> list[tuple[int, int, int]]:

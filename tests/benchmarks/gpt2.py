@@ -15,8 +15,8 @@ import importlib
 import os
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # or torch would find nothing free
 
@@ -36,10 +36,11 @@ RATE = 3e-4
 
 def by_hand(sizes: dict[str, Any], vocabulary: int, rewrite: Any) -> tuple[Any, Any]:
     """`(state, update)`: funprop's step."""
-    model = fp.cast(fp.gpt(vocabulary, rewrite=rewrite, **sizes), jnp.bfloat16)
-    whole = fp.language_model(model, vocabulary, chunk=8192)
+    whole = fp.language_model(fp.gpt(vocabulary, rewrite=rewrite, **sizes), vocabulary)
     tokens = jnp.zeros((1, 8), jnp.int32)
-    train = fp.step(fp.backprop(whole), optax.adamw(RATE))
+    # All in bfloat16, the head too, as the others have it: a head in float32 beside it would take
+    # its four products of 50k classes in float32.
+    train = fp.step(fp.mixed_precision(fp.backprop(whole)), optax.adamw(RATE))
     return train.init(whole.init(jax.random.key(0), (tokens, tokens)), None), train.update
 
 
@@ -163,6 +164,44 @@ def random(batch: int, time_: int, vocabulary: int) -> Any:
     return text[:, :-1], text[:, 1:]
 
 
+class Row(NamedTuple):
+    """What was measured of one form."""
+
+    name: str
+    tokens_per_second: float
+    share_of_peak: float
+    gib: float
+    largest_batch: int | None
+
+
+def table(batch: int, updates: int, peak: float, tiny: bool) -> Iterator[Row]:
+    """The rows, as they are measured; `peak` in TFLOP/s."""
+    sizes, vocabulary = (TINY, 512) if tiny else (SMALL, VOCABULARY)
+    time_ = sizes["longest"]
+    forms = {
+        "by hand": lambda: by_hand(sizes, vocabulary, lambda block: block),
+        "by hand, blocks again": lambda: by_hand(sizes, vocabulary, fp.remat),
+        "jax.grad + optax": lambda: by_jax(sizes, vocabulary, False),
+        "jax.grad + optax, checkpoint": lambda: by_jax(sizes, vocabulary, True),
+    }
+    matrices = 12 * sizes["features"] ** 2 * sizes["depth"] + vocabulary * sizes["features"]
+    attention = sizes["depth"] * sizes["features"] * time_  # causal: half of the scores
+    flops = 6 * (matrices + attention)  # a token, forward and backward
+
+    def row(name: str, seconds: float, held: int, fits: int | None) -> Row:
+        rate = batch * time_ / seconds
+        return Row(name, rate, rate * flops / peak / 1e12, held / 2**30, fits)
+
+    for name, build in forms.items():
+        state, update = build()
+        seconds, held = measured(state, update, random(batch, time_, vocabulary), updates)
+        del state
+        yield row(name, seconds, held, None if tiny else largest(build, time_, vocabulary))
+    found = None if tiny else by_torch(sizes, vocabulary, batch, updates)
+    if found:
+        yield row("torch.compile, fused AdamW", *found, None)
+
+
 def main() -> None:
     """Print the table; or, without a GPU, what it would need."""
     parser = argparse.ArgumentParser()
@@ -175,37 +214,13 @@ def main() -> None:
         print((__doc__ or "").strip())
         raise SystemExit("no GPU here: this needs one (or --tiny)")
     header()
-    sizes, vocabulary = (TINY, 512) if given.tiny else (SMALL, VOCABULARY)
-    time_ = sizes["longest"]
-    forms = {
-        "by hand": lambda: by_hand(sizes, vocabulary, lambda block: block),
-        "by hand, blocks again": lambda: by_hand(sizes, vocabulary, fp.remat),
-        "jax.grad + optax": lambda: by_jax(sizes, vocabulary, False),
-        "jax.grad + optax, checkpoint": lambda: by_jax(sizes, vocabulary, True),
-    }
-    matrices = 12 * sizes["features"] ** 2 * sizes["depth"] + vocabulary * sizes["features"]
-    attention = sizes["depth"] * sizes["features"] * time_  # causal: half of the scores
-    flops = 6 * (matrices + attention)  # a token, forward and backward
     print(f"{'':30} tokens/s  of peak  memory, GiB  largest batch")
-
-    def row(name: str, seconds: float, held: int, fits: str) -> None:
-        rate = given.batch * time_ / seconds
-        share = rate * flops / given.peak / 1e12
-        print(f"{name:30} {rate:8,.0f}  {share:7.1%}  {held / 2**30:11.2f}  {fits:>13}", flush=True)
-
-    for name, build in forms.items():
-        state, update = build()
-        seconds, held = measured(
-            state, update, random(given.batch, time_, vocabulary), given.updates
+    for row in table(given.batch, given.updates, given.peak, given.tiny):
+        print(
+            f"{row.name:30} {row.tokens_per_second:8,.0f}  {row.share_of_peak:7.1%}  "
+            f"{row.gib:11.2f}  {row.largest_batch or '-':>13}",
+            flush=True,
         )
-        del state
-        fits = "-" if given.tiny else str(largest(build, time_, vocabulary))
-        row(name, seconds, held, fits)
-    found = None if given.tiny else by_torch(sizes, vocabulary, given.batch, given.updates)
-    if found:
-        row("torch.compile, fused AdamW", found[0], found[1], "-")
-    else:
-        print("PyTorch: no torch with CUDA here")
 
 
 if __name__ == "__main__":
