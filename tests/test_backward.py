@@ -173,15 +173,15 @@ def test_vmap_over_forward_and_then_backward(case, x64):
     """Residuals pass through the borders of vmap and jit, one example of a stack as alone."""
     points = [build(case, jnp.float64, seed) for seed in (0, 10)]
     key = points[0][2]
-    params, x = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[p[:2] for p in points])
+    params, x = jax.tree.map(lambda *leaves: np.stack(leaves), *[p[:2] for p in points])
     _, residuals = quickly(jax.vmap(lambda p, x: case.layer.forward(p, x, key)))(params, x)
     y, _ = jax.eval_shape(case.layer.forward, *points[0])
-    dy = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), cotangent(y))
+    dy = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), cotangent(y))
     dparams, dx = quickly(jax.vmap(case.layer.backward))(params, residuals, dy)
     alone = compiled(case.layer)
     for i, (p, one, _) in enumerate(points):
         want = alone(p, one, key)
-        got = jax.tree.map(lambda leaf, i=i: leaf[i], (dparams, dx))
+        got = jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], (dparams, dx))
         chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-12)
 
 
@@ -236,10 +236,13 @@ def test_as_function_under_vmap_and_grad():
 def test_linear_in_the_cotangent(case, x64):
     params, x, key = build(case, jnp.float64)
     y, residuals = quickly(case.layer.forward)(params, x, key)
-    first, second = cotangent(y, 1), cotangent(y, 2)
+    # NumPy's arithmetic: JAX would compile it, for each shape.
+    first, second = (jax.tree.map(np.asarray, cotangent(y, seed)) for seed in (1, 2))
     mixed = jax.tree.map(lambda a, b: 2 * a - 3 * b, first, second)
     backward = quickly(case.layer.backward)
-    d_first, d_second, d_mixed = (backward(params, residuals, dy) for dy in (first, second, mixed))
+    d_first, d_second, d_mixed = (
+        jax.tree.map(np.asarray, backward(params, residuals, dy)) for dy in (first, second, mixed)
+    )
     chex.assert_trees_all_close(
         d_mixed, jax.tree.map(lambda a, b: 2 * a - 3 * b, d_first, d_second), rtol=1e-9, atol=1e-11
     )

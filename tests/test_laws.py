@@ -228,6 +228,7 @@ GROUND = {
     *("values", "trees", "keys", "names", "decoding", "layer", "maps", "located", "properties"),
     "jitted",
     "checks",
+    "mesh",
 }
 IMPORTS = {
     "values": set(),
@@ -235,6 +236,7 @@ IMPORTS = {
     "names": {"layer"},  # for the type alone
     "checks": {"trees", "values"},
     "keys": {"checks"},
+    "mesh": set(),
     "jitted": {"trees", "checks"},
     "decoding": {"trees"},
     "layer": {"trees", "checks", "keys", "names", "decoding"},

@@ -186,7 +186,12 @@ TWICE = {
 }
 
 
-@pytest.mark.parametrize("how", TWICE)
+SLOW = {"freeze of freeze", "cast of frozen", "remat of tied, a part kept"}  # the like is quick
+
+
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, marks=[pytest.mark.slow] if how in SLOW else []) for how in TWICE]
+)
 def test_rewrites_of_rewrites_train_and_are_told(how):
     model = TWICE[how](gpt())
     batch = (jnp.arange(8).reshape(2, 4), jnp.arange(8).reshape(2, 4) + 1)
