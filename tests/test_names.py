@@ -86,7 +86,7 @@ def test_names_that_nobody_could_write_are_made_so():
     for name in ("frozen", " frozen", "statistic", ""):
         with pytest.raises(ValueError, match="name must not be empty or one of frozen, statistic"):
             fp.named(name, fp.relu())
-    with pytest.raises(TypeError, match="named takes a name and a layer, got 3 and relu"):
+    with pytest.raises(TypeError, match="name must be a string, got 3"):
         fp.named(3, fp.relu())
 
 
