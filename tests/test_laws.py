@@ -232,6 +232,7 @@ GROUND = {
 }
 IMPORTS = {
     "values": set(),
+    "mesh": set(),
     "trees": {"values"},
     "names": {"layer"},  # for the type alone
     "checks": {"trees", "values"},
