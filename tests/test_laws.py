@@ -237,7 +237,6 @@ IMPORTS = {
     "names": {"layer"},  # for the type alone
     "checks": {"trees", "values"},
     "keys": {"checks"},
-    "mesh": set(),
     "jitted": {"trees", "checks"},
     "decoding": {"trees"},
     "layer": {"trees", "checks", "keys", "names", "decoding"},
