@@ -72,14 +72,20 @@ def by_name(params: PyTree) -> dict[str, Any]:
 def matches(name: str, pattern: Pattern) -> bool:
     """Whether a leaf, or a part that it is in, is meant by a pattern, or by one of several."""
     prefixes = list(_prefixes(name))
-    return any(_fits(p, each) for each in several(pattern) for p in prefixes)
+    return any(fits(p, each) for each in several(pattern) for p in prefixes)
 
 
-def _fits(name: str, pattern: str) -> bool:
+def fits(name: str, pattern: str) -> bool:
     """`*/w` is `w` at any depth, at none too."""
     return fnmatch.fnmatchcase(name, pattern) or (
         pattern.startswith("*/") and fnmatch.fnmatchcase(name, pattern[2:])
     )
+
+
+def _may_hold(path: str, pattern: str) -> bool:
+    """Whether what a pattern means may be below a path, of which nobody can tell what was there."""
+    ends = (i + 1 for i, letter in enumerate(pattern) if letter in "*/")
+    return not path or any(fits(f"{path}/", pattern[:end]) for end in ends)
 
 
 def require_match(pattern: Pattern, names: Iterable[str]) -> None:
@@ -89,11 +95,22 @@ def require_match(pattern: Pattern, names: Iterable[str]) -> None:
         raise ValueError(_no_match(pattern, (p for name in names for p in _prefixes(name))))
 
 
-def require_name(name: str, names: Iterable[str]) -> None:
-    """Raise where a path is none of those that there are, and tell the nearest."""
-    names = list(names)
-    if name not in names:
-        raise ValueError(_no_match(name, names))
+def require_name(pattern: str, names: dict[str, bool]) -> None:
+    """Raise where no part is meant, and tell the nearest, or which one is frozen already.
+
+    Args:
+      pattern: for parts.
+      names: the path of each, and whether it is frozen as a whole.
+    """
+    if any(fits(name, pattern) for name in names):
+        return
+    for name, frozen in names.items():
+        if frozen and _may_hold(name, pattern):
+            raise ValueError(
+                f"the pattern {short(pattern)} must match a name; all below {name} is frozen "
+                "already"
+            )
+    raise ValueError(_no_match(pattern, names))
 
 
 def several(pattern: Pattern) -> tuple[str, ...]:
@@ -138,10 +155,9 @@ def places(pattern: Pattern, model: Layer, *, into_shared: bool = True) -> froze
             raise ValueError(
                 f"copies can be frozen or adapted one by one, no more, got {short(each)}"
             )
-        names: list[str] = []
+        names: dict[str, bool] = {}
         matched = set(_places(each, model, "", (), names))
-        if not matched:
-            raise ValueError(_no_match(each, names))
+        require_name(each, names)
         for place in matched if not into_shared else ():
             _refuse_shared(model, place, each)
         found |= matched
@@ -149,11 +165,11 @@ def places(pattern: Pattern, model: Layer, *, into_shared: bool = True) -> froze
 
 
 def _places(
-    pattern: str, node: Layer, path: str, place: Place, names: list[str]
+    pattern: str, node: Layer, path: str, place: Place, names: dict[str, bool]
 ) -> Iterable[Place]:
     for i, (child, name) in enumerate(zip(node.children, below(path, node), strict=True)):
-        names.append(name)
-        if _fits(name, pattern):
+        names[name] = child.frozen
+        if fits(name, pattern):
             yield (*place, i)
         else:
             yield from _places(pattern, child, name, (*place, i), names)
