@@ -118,6 +118,26 @@ def test_patterns_mean_what_they_say():
         fp.where("dens_0", params)
 
 
+def test_a_mask_of_what_is_trained_may_mean_what_is_frozen():
+    """An optimizer is given the trained params, in which nobody can see the names of the others."""
+    model = fp.serial(fp.dense(4, bias=False), fp.layer_norm(), fp.named("head", fp.dense(2)))
+    frozen = fp.freeze(model, ("head", "layer_norm"))
+    params = frozen.init(jax.random.key(0), jnp.ones((3, 5)))
+    assert meant("head/w", params) == ["head/w"]
+    rest = fp.trained(params)
+    for pattern, found in (("head", []), ("head/w", []), ("*/scale", []), ("*/w", ["dense/w"])):
+        assert meant(pattern, rest) == found
+    mask = lambda p: fp.where(("*/scale", "head"), p)
+    decay = optax.masked(optax.add_decayed_weights(0.1), mask)
+    updates, _ = decay.update(rest, decay.init(rest), rest)
+    assert jax.tree.structure(updates) == jax.tree.structure(rest)
+    assert fp.where("*/scale", None) is None  # all is frozen
+    rest = fp.trained(fp.freeze(model, "head").init(jax.random.key(0), jnp.ones((3, 5))))
+    for tree, wrong in ((rest, "dense/scale"), (rest, "dense/b"), (params, "haed")):
+        with pytest.raises(ValueError, match=f"'{wrong}' must match a name"):
+            fp.where(wrong, tree)
+
+
 @pytest.mark.parametrize(
     ("use", "sentence"),
     [

@@ -18,6 +18,7 @@ import jax
 from funprop.checks import described
 from funprop.layer import Layer
 from funprop.names import below
+from funprop.params.roles import UNTRAINED, declared
 from funprop.trees import path_string
 from funprop.values import short
 
@@ -35,10 +36,12 @@ def where(pattern: Pattern, params: PyTree) -> PyTree:
       pattern: a path such as `blocks/attention/output/w`, or one of a part, which means all below
         it; `*` stands for anything, as in `*/w`. Several in a tuple mean what any of them does.
       params: any pytree; the names are those that JAX prints, without those of `Frozen` and
-        `LowRank` around them.
+        `LowRank` around them. In a tree of what is trained (`fp.trained`, what an optimizer of
+        `step` is given) a pattern may mean parts that are frozen: it means nothing of it then.
 
     Raises:
-      ValueError: a pattern matches nothing; the nearest names are told.
+      ValueError: a pattern matches nothing, nor anything that may be in a part that is frozen; the
+        nearest names are told.
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -54,7 +57,8 @@ def where(pattern: Pattern, params: PyTree) -> PyTree:
     for each in several(pattern):
         if "[" in each:
             raise ValueError(f"a mask holds for all copies of a leaf alike, got {short(each)}")
-        require_match(each, names)
+        if not any(_may_hold(path, each) or matches(path, each) for path in _left_out(params)):
+            require_match(each, names)
     found = [matches(name, pattern) for name in names]
     return jax.tree.unflatten(jax.tree.structure(params), found)
 
@@ -86,6 +90,19 @@ def _may_hold(path: str, pattern: str) -> bool:
     """Whether what a pattern means may be below a path, of which nobody can tell what was there."""
     ends = (i + 1 for i, letter in enumerate(pattern) if letter in "*/")
     return not path or any(fits(f"{path}/", pattern[:end]) for end in ends)
+
+
+def _left_out(node: Any, path: tuple[Any, ...] = ()) -> Iterable[str]:
+    """Where `trained` left something out: `None`, but for params that a layer goes without."""
+    if node is None:
+        yield path_string(path)
+    said = declared(node) or {}
+    children = jax.tree_util.tree_leaves_with_path(node, is_leaf=lambda part: part is not node)
+    for key, child in children:
+        if child is None and said.get(getattr((*key, None)[0], "name", ""), "frozen") in UNTRAINED:
+            yield from _left_out(None, (*path, *key))
+        elif child is not None and key:
+            yield from _left_out(child, (*path, *key))
 
 
 def require_match(pattern: Pattern, names: Iterable[str]) -> None:
