@@ -237,7 +237,7 @@ IMPORTS = {
     "names": {"layer"},  # for the type alone
     "checks": {"trees", "values"},
     "keys": {"checks"},
-    "jitted": {"trees", "checks"},
+    "jitted": {"values", "trees", "checks"},
     "decoding": {"trees"},
     "layer": {"trees", "checks", "keys", "names", "decoding"},
     "maps": {"checks", "layer", "names"},

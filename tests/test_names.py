@@ -118,6 +118,26 @@ def test_patterns_mean_what_they_say():
         fp.where("dens_0", params)
 
 
+def test_a_mask_of_what_is_trained_may_mean_what_is_frozen():
+    """An optimizer is given the trained params, in which nobody can see the names of the others."""
+    model = fp.serial(fp.dense(4, bias=False), fp.layer_norm(), fp.named("head", fp.dense(2)))
+    frozen = fp.freeze(model, ("head", "layer_norm"))
+    params = frozen.init(jax.random.key(0), jnp.ones((3, 5)))
+    assert meant("head/w", params) == ["head/w"]
+    rest = fp.trained(params)
+    for pattern, found in (("head", []), ("head/w", []), ("*/scale", []), ("*/w", ["dense/w"])):
+        assert meant(pattern, rest) == found
+    mask = lambda p: fp.where(("*/scale", "head"), p)
+    decay = optax.masked(optax.add_decayed_weights(0.1), mask)
+    updates, _ = decay.update(rest, decay.init(rest), rest)
+    assert jax.tree.structure(updates) == jax.tree.structure(rest)
+    assert fp.where("*/scale", None) is None  # all is frozen
+    rest = fp.trained(fp.freeze(model, "head").init(jax.random.key(0), jnp.ones((3, 5))))
+    for tree, wrong in ((rest, "dense/scale"), (rest, "dense/b"), (params, "haed")):
+        with pytest.raises(ValueError, match=f"'{wrong}' must match a name"):
+            fp.where(wrong, tree)
+
+
 @pytest.mark.parametrize(
     ("use", "sentence"),
     [
@@ -130,6 +150,19 @@ def test_patterns_mean_what_they_say():
         (lambda m: fp.freeze(m, "norm[0]"), "copies must be of what is repeated, got 'norm"),
         (lambda m: fp.freeze(m, "blocks[x]"), "by an index or a slice, got 'blocks\\[x\\]'"),
         (lambda m: fp.tap(m, "blocks[0]", forward=jnp.sum), "copies can be frozen or adapted"),
+        (lambda m: fp.freeze(m, "*norm[0]"), "copies must be of what is repeated, got '\\*norm"),
+        (
+            lambda m: fp.freeze(fp.freeze(m, "blocks"), "blocks/attention"),
+            "'blocks/attention' must match a name; all below blocks is frozen already",
+        ),
+        (
+            lambda m: fp.freeze(fp.freeze(m, "blocks"), "blocks[0]"),
+            "copies must be of what is not frozen already, got 'blocks\\[0\\]'",
+        ),
+        (
+            lambda m: fp.low_rank(fp.low_rank(m, "*/qkv", 2), "*/qkv", 2),
+            "where must mean dense layers that are not adapted yet, got low_rank\\(qkv\\)",
+        ),
     ],
 )
 def test_what_means_nothing_is_told(use, sentence):
@@ -173,6 +206,27 @@ def test_low_rank_trains_its_own_numbers_alone_in_a_tied_model_too():
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), own, after)
     trained = [name for name, moved in fp.by_name(changed).items() if moved]
     assert trained and {name.split("/")[-1] for name in trained} <= {"up", "down", "scale", "bias"}
+
+
+@pytest.mark.parametrize(
+    ("where", "train", "trained"),
+    [
+        ("blocks[-1]/attention/qkv", "blocks[-2:]/*norm", {"copy_3/attention/qkv", "norm"}),
+        ("blocks/attention/qkv", "*[0]/*norm*", {"attention/qkv", "copy_0"}),
+        ("*[-1]/*/qkv", None, {"copy_3/attention/qkv"}),
+    ],
+)
+def test_low_rank_of_some_copies_and_some_trained_whole(where, train, trained):
+    model, batch = gpt(), (TOKENS, TOKENS)
+    params = model.init(jax.random.key(0), batch)
+    small = fp.low_rank(model, where, 2, train=train)
+    own = fp.adapted(model, where, 2, params, jax.random.key(1), train=train)
+    assert jax.tree.structure(own) == jax.tree.structure(specs(small, batch))
+    leaves = list(fp.by_name(fp.trained(own)))
+    assert all(any(part in name for name in leaves) for part in trained)
+    assert all(any(part in name for part in trained) for name in leaves)
+    got, want = small.forward(own, batch)[0].total, model.forward(params, batch)[0].total
+    np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 TWICE = {
