@@ -251,20 +251,6 @@ def objective_untied():
     return fp.language_model(model, VOCABULARY, tied=False)
 
 
-@pytest.mark.parametrize("way", ["fsdp, gathered", "tensor"])
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_a_sharded_step_lowers_for_eight_of_any_platform(way, platform):
-    make, axes, rules, used = WAYS[way]
-    mesh, objective = fp.make_mesh(**axes), make()
-    whole = objective if used is None else fp.gathered(objective, mesh, used)
-    plain = fp.step(fp.backprop(whole), optax.adam(1e-2))
-    state = jax.eval_shape(lambda p: plain.init(p, None), params_of(objective))
-    update = jax.jit(fp.shard(plain, mesh, rules(mesh)).update)
-    made = jax.export.export(update, platforms=[platform])(state, batch(0))
-    assert made.platforms == (platform,)
-    assert made.nr_devices == mesh.size
-
-
 def test_fit_trains_a_sharded_step():
     mesh, objective = fp.make_mesh(data=4), fp.objective(fp.dense(8), fp.mean_squared())
     data = np.ones((64, 8), np.float32), np.zeros((64, 8), np.float32)

@@ -57,7 +57,7 @@ def plain(grad_fn):
 
 
 def sharded(objective):
-    """On a mesh of all devices: one here, eight in tests/eight_devices.py."""
+    """On a mesh of all devices: one here, eight in tests/eight_devices_lowered.py."""
     mesh = fp.make_mesh(data=jax.device_count())
     whole = fp.gathered(objective, mesh)
     return fp.shard(plain(fp.backprop(whole)), mesh, lambda name, leaf: P())

@@ -29,8 +29,9 @@ STEP = fp.step(fp.backprop(LINE), optax.sgd(0.1))
 def test_over_eight_devices():
     """JAX counts devices once, when it starts: so not in this process."""
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    files = "tests/eight_devices.py", "tests/eight_devices_lowered.py"
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-q", "tests/eight_devices.py"],
+        [sys.executable, "-m", "pytest", "-n", "0", "-q", *files],
         cwd=Path(__file__).parent.parent,
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
