@@ -7,7 +7,9 @@ of what the optimiser does (memory, flops) asks for it: `cases.OPTIMISED`.
 """
 
 import gc
+import importlib
 import os
+import types
 from pathlib import Path
 
 import jaxlib.version
@@ -71,3 +73,11 @@ def any_ranks():
     """For functions as others write them, who leave it to JAX to promote ranks."""
     with jax.numpy_rank_promotion("allow"):
         yield
+
+
+@pytest.fixture
+def with_cudnn(monkeypatch):
+    """As on a machine that has the library, so that programs for a GPU are made."""
+    module = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
+    library = types.SimpleNamespace(cudnn_get_version=lambda: 91000)
+    monkeypatch.setattr(module, "cuda_versions", library)

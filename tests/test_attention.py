@@ -1,10 +1,8 @@
 """Attention: against JAX's own, with every choice, at any shape."""
 
 import functools
-import importlib
 import math
 import re
-import types
 
 import chex
 import jax
@@ -100,14 +98,6 @@ def test_a_loop_over_heads_on_a_cpu_but_where_a_mesh_may_split_them():
     kinds = jax.sharding.AxisType
     assert at_once(kinds.Manual, "cpu") == 1
     assert at_once(kinds.Manual, "cuda") == at_once(kinds.Auto, "cpu") == 8
-
-
-@pytest.fixture
-def with_cudnn(monkeypatch):
-    """As on a machine that has the library, so that programs for a GPU are made."""
-    module = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
-    library = types.SimpleNamespace(cudnn_get_version=lambda: 91000)
-    monkeypatch.setattr(module, "cuda_versions", library)
 
 
 def gradient_of(layer):

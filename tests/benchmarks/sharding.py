@@ -5,9 +5,7 @@ device, while times would say nothing. Target: FSDP's state on a device falls as
 Run: python -m tests.benchmarks.sharding
 """
 
-import math
 import os
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,14 +19,10 @@ from jax.sharding import Mesh
 import funprop as fp
 from funprop.sharding.shard import state_shardings
 from tests.benchmarks.harness import header
+from tests.benchmarks.traffic import collectives
 
 VOCABULARY, FEATURES, DEPTH, HEADS, TIME, ROWS = 2048, 256, 4, 8, 64, 16
 MIB = 2**20
-COLLECTIVE = re.compile(
-    r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-    r'.*op_name="([^"]*)"'
-)
-ARRAY = re.compile(r"(f32|s32|pred)\[([\d,]*)\]")
 
 
 class Way(NamedTuple):
@@ -60,16 +54,12 @@ WAYS = {
 
 
 def moved(text: str) -> float:
-    """Bytes that the collectives of a program give on a device; those of a loop by layers."""
-    total = 0
-    for result, _, name in COLLECTIVE.findall(text):
-        sizes = [math.prod(map(int, filter(None, s.split(",")))) for _, s in ARRAY.findall(result)]
-        total += 4 * sum(sizes) * (DEPTH if "repeat/while/body" in name else 1)
-    return total
+    """Bytes that the collectives of a program give on a device; those of a loop by its length."""
+    return sum(one.times * sum(one.sizes) for one in collectives(text))
 
 
-def row(name: str, way: Way, n: int) -> None:
-    """One line of the table."""
+def compiled(way: Way, n: int) -> tuple[Any, Any]:
+    """The program of a device, and what the state looks like."""
     mesh = fp.make_mesh(**way.mesh(n))
     model = fp.gpt(VOCABULARY, features=FEATURES, depth=DEPTH, heads=HEADS, longest=TIME)
     objective = fp.language_model(model, VOCABULARY, chunk=VOCABULARY)
@@ -86,15 +76,20 @@ def row(name: str, way: Way, n: int) -> None:
         state,
         state_shardings(state, mesh, rules),
     )
-    compiled = update.lower(state, (tokens, tokens)).compile()
-    memory, held = compiled.memory_analysis(), fp.describe_sharding(state)
+    return update.lower(state, (tokens, tokens)).compile(), state
+
+
+def row(name: str, way: Way, n: int) -> None:
+    """One line of the table."""
+    program, state = compiled(way, n)
+    memory, held = program.memory_analysis(), fp.describe_sharding(state)
     sizes = (
         held.device_bytes,
         memory.argument_size_in_bytes,
         memory.output_size_in_bytes,
         memory.alias_size_in_bytes,
         memory.temp_size_in_bytes,
-        moved(compiled.as_text()),
+        moved(program.as_text()),
     )
     cells = " ".join(f"{size / MIB:9.2f}" for size in sizes)
     print(f"{name:24}{n:8} {cells}   {held.bytes / held.device_bytes:5.2f}", flush=True)
