@@ -11,7 +11,7 @@ __all__ = ["promotion"]  # a fixture that is used by itself
 pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="wants eight devices")
 
 
-@pytest.mark.parametrize("way", ["fsdp, gathered", "tensor"])
+@pytest.mark.parametrize("way", ["fsdp, gathered", pytest.param("tensor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_a_sharded_step_lowers_for_eight_of_any_platform(way, platform):
     make, axes, rules, used = WAYS[way]

@@ -259,6 +259,7 @@ def run_on_8(name):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow  # tests/eight_devices.py has it beside the other ways
 def test_on_8_devices():
     names = [name for name in globals() if name.startswith("on_8_") and "real_models" not in name]
     run_on_8(" ".join(names))

@@ -373,7 +373,14 @@ def test_an_ignored_ctrl_c_stays_ignored(tmp_path):
     assert code == 0 and "stopped: all 400 epochs done" in said, error
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda file: file.stem)
+LONG = ("flax_and_equinox", "own_layer")
+
+
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(e, marks=[pytest.mark.slow] if e.stem in LONG else []) for e in EXAMPLES],
+    ids=lambda file: file.stem,
+)
 def test_examples(example, capsys):
     runpy.run_path(str(example), run_name="__main__")
     assert capsys.readouterr().out

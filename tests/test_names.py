@@ -170,7 +170,13 @@ def test_what_means_nothing_is_told(use, sentence):
         use(gpt())
 
 
-@pytest.mark.parametrize("where", ["blocks[:-1]", "blocks[-1]/attention", ("blocks[0]", "norm")])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "blocks[-1]/attention",
+        *(pytest.param(w, marks=pytest.mark.slow) for w in ("blocks[:-1]", ("blocks[0]", "norm"))),
+    ],
+)
 def test_copies_are_frozen_one_by_one(where):
     """The function is the same, what is frozen has no gradient, and the rest has the same one."""
     model = gpt()
@@ -240,7 +246,7 @@ TWICE = {
 }
 
 
-SLOW = {"freeze of freeze", "cast of frozen", "remat of tied, a part kept"}  # the like is quick
+SLOW = set(TWICE) - {"low_rank, frozen", "remat of frozen", "tap of low_rank"}  # the like is quick
 
 
 @pytest.mark.parametrize(

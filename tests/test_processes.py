@@ -32,6 +32,7 @@ def train(out, **options):
     job.train("iris", epochs=3, out=out, **options)
 
 
+@pytest.mark.slow  # those that end together, below, are quick
 def test_two_processes_give_the_bits_of_one(tmp_path, capfd, monkeypatch):
     processes.launch(2, train, tmp_path / "two", ordered=4)
     printed = capfd.readouterr().out

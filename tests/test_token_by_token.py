@@ -185,7 +185,7 @@ REWRITES = {
 }
 
 
-FAST = ("none", "autodiff-each", "fused_update", "all")
+FAST = ("none", "all")
 
 
 @pytest.mark.parametrize("rewrite", with_slow(FAST, *(r for r in REWRITES if r not in FAST)))
