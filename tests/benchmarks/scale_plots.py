@@ -84,8 +84,8 @@ def costs(numbers: Any, into: Path) -> None:
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=4, loc="lower center", frameon=False)
     figure.suptitle(
-        "A GPT's training step: the hand-written backward takes a third to six tenths of the "
-        "memory of plain JAX, and less time",
+        "A GPT's training step: the hand-written backward takes 0.26 to 0.64 of the "
+        "memory of plain JAX, and 0.55 to 0.86 of the time",
         fontsize=13,
     )
     figure.tight_layout(rect=(0, 0.05, 1, 0.98))
@@ -98,15 +98,15 @@ def compiling(numbers: Any, into: Path) -> None:
     cells = [(axis, what) for axis in ("depth", "sequence") for what in ("trace s", "compile s")]
     for ax, (axis, what) in zip(four, cells, strict=True):
         draw(ax, numbers, axis, what)
-        ax.set_ylim(0, None)
         ax.set_xlabel(f"{axis} ({UNITS[axis]})")
         ax.set_title("tracing and lowering" if what == "trace s" else "XLA's compilation")
+    four[0].set_ylim(0, 4.2)  # shared
     four[0].set_ylabel("seconds")
     handles, labels = four[0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=4, loc="lower center", frameon=False)
     figure.suptitle(
-        "The time to a first step does not grow with depth under repeat; ours grows with the "
-        "sequence, whose blocks are traced one by one",
+        "Time to a first step: eight times the blocks take 1.3 times as long under repeat; ours "
+        "grows with the sequence",
         fontsize=12,
     )
     figure.tight_layout(rect=(0, 0.07, 1, 1))
