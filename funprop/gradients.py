@@ -108,7 +108,7 @@ def metrics_of(records: PyTree) -> dict[str, Sum]:
     return found
 
 
-def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
+def from_loss(loss_fn: Callable[..., Any], *, mixes: bool = False) -> GradFn:
     """The grad_fn of anybody's JAX loss, by `jax.value_and_grad`.
 
     Args:
@@ -119,6 +119,10 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
         `(mean * n, n)`: `step` divides by the weight, so that of `(mean, n)` the gradient is `n`
         times too small. No number tells a sum from a mean; `verify(from_loss(loss_fn), params,
         batch, reference=loss_fn)` looks whether the total grows with the batch as the weight does.
+      mixes: whether an example's terms in training depend on the other examples of the batch, as
+        with BatchNorm of Flax. Nobody can tell it of a function; where it is said, `microbatch`,
+        `clip_per_example`, `data_parallel` and whatever else takes a batch apart refuse it: run
+        with a key, or with none too where `loss_fn` takes none.
 
     Raises:
       TypeError: `loss_fn` is no such function; or, when called, at trace time: it gives something
@@ -186,6 +190,7 @@ def from_loss(loss_fn: Callable[..., Any]) -> GradFn:
         return Gradient(grads, loss, weight, metrics, records)
 
     setattr(grad_fn, "draws", draws)  # noqa: B010  # functions declare no fields
+    setattr(grad_fn, "mixes", mixes)  # noqa: B010
     return grad_fn
 
 

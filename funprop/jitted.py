@@ -10,6 +10,7 @@ import numpy as np
 
 from funprop.checks import check_numbers
 from funprop.trees import path_string
+from funprop.values import dtype_in_jax
 
 
 class Jitted:
@@ -62,16 +63,8 @@ def check_integers(batch: Any) -> None:
     if jax.dtypes.canonicalize_dtype(np.int64) == np.int64:  # 64 bits are on
         return
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        if not _is_wide(leaf) or not leaf.size:
-            continue
-        limits = np.iinfo(np.int32 if leaf.dtype.kind == "i" else np.uint32)
-        for value in (leaf.min(), leaf.max()):
-            if not limits.min <= value <= limits.max:
-                where = "/".join(filter(None, ("batch", path_string(path))))
-                raise ValueError(
-                    f"{where} must fit in {limits.dtype}, got {value}: set jax_enable_x64, or use "
-                    "less"
-                )
+        if _is_wide(leaf):
+            dtype_in_jax(leaf, "/".join(filter(None, ("batch", path_string(path)))))
 
 
 def _is_wide(leaf: Any) -> bool:

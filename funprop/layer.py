@@ -52,6 +52,7 @@ class Layer:
         so of every node of one child.
       mixes: whether an example's output in training depends on the other examples of the batch.
       draws: whether `forward` draws from its key in training. Both are true where of any child.
+      frozen: of a leaf, whether its params are `Frozen` as a whole, with all that was below it.
 
     Two laws hold for every combinator, so that a model can be mapped like a tree. *Rebuild:*
     `layer.rebuild(*layer.children)` is the same layer. *Mirror:* child `i`, its params and its
@@ -86,6 +87,7 @@ class Layer:
     flat: bool = False
     mixes: bool = False
     draws: bool = False
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         for told in ("mixes", "draws"):

@@ -29,20 +29,22 @@ def first_that(says: str, model: Layer) -> str:
     return found[0]
 
 
-def refuse_mixing(who: str, model: Layer | None, key: Any, *, sharded: bool = True) -> None:
-    """Raise where `who` takes a batch apart and a part of `model` mixes its examples.
+def mixing(model: Layer, key: Any) -> str | None:
+    """The part of `model` that mixes the examples of a batch, run with that key; in training only:
+    without a key there is none."""
+    return first_that("mixes", model) if key is not None and model.mixes else None
 
-    They are mixed in training only: without a key there is nothing to refuse.
+
+def refuse_mixing(who: str, what: str | None, *, sharded: bool = True) -> None:
+    """Raise where `who` takes a batch apart and something mixes its examples.
 
     Args:
       who: what takes it apart.
-      model: what is given the parts; `None` where nobody can tell.
-      key: what it is run with.
+      what: what mixes them (see `mixing`), if anything does.
       sharded: whether `shard` does what `who` was meant for.
     """
-    if key is not None and model is not None and model.mixes:
+    if what is not None:
         raise ValueError(
-            f"{first_that('mixes', model)} mixes the examples of a batch in training, which {who} "
-            "takes apart: use group_norm or layer_norm"
-            + (", or shard, which is exact" if sharded else "")
+            f"{what} mixes the examples of a batch in training, which {who} takes apart: use "
+            "group_norm or layer_norm" + (", or shard, which is exact" if sharded else "")
         )

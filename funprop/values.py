@@ -103,6 +103,35 @@ def known(x: Any) -> np.ndarray | None:
     return values
 
 
+def dtype_in_jax(numbers: Any, name: str) -> np.dtype:
+    """The dtype that JAX gives NumPy's numbers, which must fit in it: in 32 bits, where 64 are off.
+
+    Infinity and NaN do; complex numbers are not looked at.
+
+    Raises:
+      ValueError: one does not fit.
+
+    Example:
+      >>> dtype_in_jax(np.ones(2), "x")
+      dtype('float32')
+      >>> dtype_in_jax(np.array([2**32]), "x")
+      Traceback (most recent call last):
+        ...
+      ValueError: x must fit in int32, got 4294967296: set jax_enable_x64, or use less
+    """
+    native = numbers.dtype.newbyteorder("=")
+    dtype = jax.dtypes.canonicalize_dtype(native)
+    if dtype == native or not numbers.size or native.kind == "c":
+        return dtype
+    limits: Any = jnp.iinfo(dtype) if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo(dtype)
+    for value in (numbers.min(), numbers.max()):
+        if np.isfinite(value) and not limits.min <= value <= limits.max:
+            raise ValueError(
+                f"{name} must fit in {dtype}, got {value}: set jax_enable_x64, or use less"
+            )
+    return dtype
+
+
 def to_int32(numbers: Num[Array, "*shape"]) -> Int[Array, "*shape"]:
     """Integers of any width, or booleans, as `int32`: labels, ids and lengths are compared, and
     looked up with, in this width alone.

@@ -351,25 +351,31 @@ def build(case: Case, dtype: Any = jnp.float32, seed: int = 0) -> tuple[Any, Any
 
 @functools.cache
 def _built(case: Case, dtype: Any, seed: int, x64: bool) -> tuple[Any, Any, Any]:
-    x = jax.tree.map(
-        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
-        case.x(np.random.default_rng(seed)),
+    def cast(leaf: Any) -> Any:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    draw = np.random.default_rng(seed + 1)
+    # No zeros: a bias of zero would hide what depends on it.
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf + 0.1 * draw.standard_normal(leaf.shape), dtype),
+        _initial(case),
     )
-
-    def make(key: Any) -> Any:
-        leaves, tree = jax.tree.flatten(case.layer.init(key, x))
-        keys = jax.random.split(jax.random.key(seed + 1), max(len(leaves), 1))
-        # No zeros: a bias of zero would hide what depends on it.
-        params = tree.unflatten(
-            leaf + 0.1 * jax.random.normal(key, leaf.shape, leaf.dtype)
-            for leaf, key in zip(leaves, keys, strict=False)
-        )
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), params)  # an embedding knows none
-
-    params = quickly(make)(jax.random.key(seed))
+    x = jax.tree.map(cast, case.x(np.random.default_rng(seed)))
     return params, x, jax.random.key(seed + 2) if case.key else None
+
+
+@functools.cache
+def _initial(case: Case) -> Any:
+    """What `init` gives, in NumPy and float32: one program for all dtypes and seeds."""
+    with jax.enable_x64(False):
+        x = case.x(np.random.default_rng(0))
+        return jax.device_get(quickly(case.layer.init)(jax.random.key(0), x))
 
 
 def quickly(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, jitted without much optimisation: what runs once takes its time compiling."""
     return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+# For `.compile(...)`: tests/conftest.py lets all else compile quickly.
+OPTIMISED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}

@@ -112,7 +112,12 @@ def one_device():
         return {make: of_one_device(make()) for make in (gpt, llama)}
 
 
-@pytest.mark.parametrize("way", WAYS)
+SLOW = {"fsdp", "tensor"}  # both are in "3d"
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[pytest.mark.slow] if way in SLOW else []) for way in WAYS]
+)
 def test_sharded_updates_are_those_of_one_device(x64, way, one_device):
     make, axes, rules, used = WAYS[way]
     mesh, objective = fp.make_mesh(**axes), make()

@@ -109,7 +109,7 @@ def gradient_of(layer):
 
 
 def random(*shape, dtype=jnp.float32):
-    return jax.random.normal(jax.random.key(0), shape, dtype)
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape), dtype)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +249,29 @@ def test_what_is_hidden_may_be_huge(kind, dtype):
         near = 1e-6 * np.abs(want_dx).max()
         np.testing.assert_allclose(dx[:, at], want_dx[:, at], rtol=1e-5, atol=near)
         assert np.isfinite(dx).all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_query_whose_scores_all_overflow_is_no_number(masked):
+    """To minus infinity: as those of one that sees nothing, whose output is zero."""
+    layer = fp.attention(1, causal=False, window=2, method="blocks")
+    huge = jnp.array([[3e38, 3e38, -3e38, -3e38, 1.0, 1.0]])  # q, k, v
+    x = jnp.stack([jnp.tile(huge, (4, 1)), random(4, 6)])
+    mask = jnp.array([[True, True, False, False], [True] * 4])
+
+    @jax.jit
+    def run(x, dy):
+        y, kept = layer.forward((), (x, mask) if masked else x)
+        dx = layer.backward((), kept, dy)[1]
+        return y, dx[0] if masked else dx
+
+    y, dx = run(x, jnp.ones((2, 4, 2)))
+    blind = [False, False, False, masked]  # the last one sees two hidden places
+    np.testing.assert_array_equal(np.isnan(y[0]).all(-1), np.logical_not(blind))
+    np.testing.assert_array_equal(np.isnan(dx[0, :, :2]).all(-1), np.logical_not(blind))
+    assert (
+        not np.asarray(y[0])[blind].any() and np.isfinite(y[1]).all() and np.isfinite(dx[1]).all()
+    )
 
 
 def test_a_query_that_sees_nothing_gives_zero_and_no_gradient():

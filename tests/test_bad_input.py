@@ -487,7 +487,9 @@ def test_sizes_are_whole_and_numbers_are_numbers():
                         f"{name} must be {kind}, got {got}",
                         lambda make=make, value=value: make(value),
                     )
-    fp.dense(np.int64(2)), fp.dropout(np.float32(0.1)), fp.batch_norm(jnp.array(1e-5))
+    for make, value in ((fp.dense, np.int64(2)), (fp.dropout, np.float32(0.1))):
+        make(value)
+    fp.batch_norm(jnp.array(1e-5))
 
 
 def test_rules_are_made_of_what_they_can_ask():

@@ -248,10 +248,10 @@ def run_on_8(name):
         f"for name in {name!r}.split():\n"
         "    getattr(here, name)()\n"
     )
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, **flags},
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import funprop as fp
 from funprop.params.updating import Updating
-from tests.cases import tied
+from tests.cases import OPTIMISED, tied
 from tests.test_bad_input import raises
 
 KEY = jax.random.key(0)
@@ -187,7 +187,7 @@ def test_the_gradient_is_never_in_memory():
     gradient = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
 
     def compiled(train):
-        return train.update.lower(train.init(params, None), batch).compile()
+        return train.update.lower(train.init(params, None), batch).compile(OPTIMISED)
 
     optimizer = optax.sgd(0.1, momentum=0.9)
     fused = compiled(fp.fused_step(whole, optimizer))

@@ -148,6 +148,23 @@ def test_a_number_of_good_updates_that_cannot_be(kind, sentence, every):
     raises(kind, sentence, lambda: fp.loss_scale(half(None), every=every))
 
 
+def test_a_grad_fn_that_takes_no_cotangent_is_told():
+    def own(params, batch, key=None):
+        return fp.Gradient(params, params, 1.0, {})
+
+    raises(
+        TypeError,
+        "grad_fn must take a fourth argument, dloss, the cotangent of the loss, under loss_scale, "
+        "got the function own",
+        lambda: updated(fp.loss_scale(fp.step(fp.microbatch(own, 2), optax.sgd(1.0)))),
+    )
+    updated(fp.step(fp.microbatch(own, 2), optax.sgd(1.0)))
+
+
+def updated(train):
+    return train.update(train.init(jnp.ones(()), None), jnp.ones(2))
+
+
 def test_integers_of_any_size_are_good_for_both():
     train = fp.loss_scale(half(None), np.int64(2**10), every=2**40)
     state, _ = train.update(train.init(jnp.array(0.0), None), jnp.ones(1, jnp.float16))

@@ -164,6 +164,13 @@ def test_a_loss_that_mixes_is_refused_too_and_norms_of_examples_are():
         "group_norm or layer_norm, or shard, which is exact",
         lambda: fp.microbatch(fp.backprop(objective), 2)(params, batch, KEY),
     )
+    with_key = fp.from_loss(lambda w, x, key=None: (jnp.ptp(w * x), 1), mixes=True)
+    without = fp.from_loss(lambda w, x: (jnp.ptp(w * x), 1), mixes=True)
+    for split, transform in SPLITS.items():
+        for grad_fn, key in ((with_key, KEY), (without, None), (without, KEY)):
+            with pytest.raises(ValueError, match=f"^loss_fn mixes the .* which {split} takes"):
+                transform(fp.mixed_precision(grad_fn))(jnp.ones(()), jnp.arange(4.0), key)
+    assert fp.microbatch(with_key, 2)(jnp.ones(()), jnp.arange(4.0)).loss == 4  # as it is asked to
     norms = fp.quantities.squared_norms.squared_norms(fp.serial(fp.batch_norm()))
     with pytest.raises(ValueError, match=r"batch_norm mixes .* squared_norms takes apart"):
         norms.forward(norms.init(KEY, batch[0]), batch[0], KEY)

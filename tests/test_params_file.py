@@ -85,10 +85,32 @@ def test_params_of_another_model(tmp_path):
         ("at b expected bfloat16[2,3], got float32[2,3]", halved),
     ):
         raises(ValueError, other + sentence, lambda like=like: fp.load(file, like))
-    wide = {"w": np.ones(2)}
-    fp.save(file, wide)
+    fp.save(file, {"w": np.ones(2)})
     sentence = "at w is float64, which JAX has only with jax_enable_x64"
-    raises(ValueError, sentence, lambda: fp.load(file, wide))
+    spec = {"w": jax.ShapeDtypeStruct((2,), np.float64)}
+    raises(ValueError, sentence, lambda: fp.load(file, spec))
+
+
+def test_numpys_numbers_come_back_as_they_were(tmp_path):
+    tree = [np.array([0.1, 1e300]), np.array([2**40]), np.float64(0.1), np.int8(3), jnp.ones(1)]
+    fp.save(tmp_path / "params", tree)
+    again = fp.load(tmp_path / "params", tree)
+    assert [type(leaf) for leaf in again] == [type(leaf) for leaf in tree]
+    assert jax.tree.map(bits, again) == jax.tree.map(bits, tree)
+
+
+def test_a_key_comes_back_as_a_key_of_its_kind_or_not_at_all(tmp_path):
+    file = tmp_path / "params"
+    made = {name: jax.random.key(0, impl=name) for name in ("threefry2x32", "rbg", "unsafe_rbg")}
+    tried = {f"a key of {name}": key for name, key in made.items()}
+    tried["numbers"] = jax.random.PRNGKey(0)  # of the old style: it is no more than bits
+    for is_, key in tried.items():
+        fp.save(file, {"k": key})
+        assert fp.load(file, {"k": key})["k"].dtype == key.dtype
+        for wanted, like in tried.items():
+            if wanted != is_ and ("rbg" in wanted) == ("rbg" in is_):  # of as many bits
+                told = f"params in {file} are of another model: at k expected {wanted}, got {is_}"
+                raises(ValueError, told, lambda like=like: fp.load(file, {"k": like}))
 
 
 def test_what_cannot_be_saved(tmp_path):

@@ -26,12 +26,13 @@ LINE = fp.objective(fp.dense(1, bias=False), fp.mean_squared())
 STEP = fp.step(fp.backprop(LINE), optax.sgd(0.1))
 
 
-def test_over_eight_devices():
+@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+def test_over_eight_devices(which):
     """JAX counts devices once, when it starts: so not in this process."""
-    flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     files = "tests/eight_devices.py", "tests/eight_devices_lowered.py"
     ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-q", *files],
+        [sys.executable, "-m", "pytest", "-n", "0", "-q", "-m", which, *files],
         cwd=Path(__file__).parent.parent,
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,

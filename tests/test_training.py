@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import funprop as fp
 from funprop.train.data import epoch_rows, gather
 from funprop.train.progress import for_terminal, lines, live
+from tests.cases import OPTIMISED
 
 fit_module = importlib.import_module("funprop.train.fit")  # the name is that of the function too
 KEY = jax.random.key(0)
@@ -218,6 +219,7 @@ def test_a_run_that_diverges_says_so():
 
 
 def test_ctrl_c_returns_what_has_been_reached():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     train, state = start(objective())
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     result = fp.fit(train, state, DATA, epochs=10_000_000, batch_size=10, progress=None)
@@ -250,6 +252,6 @@ def test_backward_is_dead_code_in_measure():
     params = whole.init(KEY, batch)
 
     def flops(function):
-        return jax.jit(function).lower(params, batch).compile().cost_analysis()["flops"]
+        return jax.jit(function).lower(params, batch).compile(OPTIMISED).cost_analysis()["flops"]
 
     assert flops(fp.measure(fp.backprop(whole))) < 0.5 * flops(fp.backprop(whole))

@@ -329,6 +329,8 @@ SLOW = {
     *("examples left out of a loss", "not normalised", "softmax over the batch", "over everything"),
     *("labels off by one", "gamma from the output", "only the diagonal"),
     *("slope at the pre-activation", "not through time", "cosines and sines"),
+    *("one percent", "two columns", "a fifth of a term", "sign of a term", "factors out of order"),
+    *("only the upper bound", "a factor not transposed", "the state after a step"),
 }
 
 
@@ -357,9 +359,17 @@ RIGHT = {
 }
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1, 1e4])
 @pytest.mark.parametrize(
-    "dtype", [jnp.float64, jnp.float32, jnp.bfloat16], ids=lambda d: d.__name__
+    ("dtype", "scale"),
+    [
+        pytest.param(
+            *(dtype, scale),
+            marks=[] if dtype == jnp.float32 or scale == 1 else pytest.mark.slow,
+            id=f"{dtype.__name__}-{scale}",
+        )
+        for dtype in (jnp.float64, jnp.float32, jnp.bfloat16)
+        for scale in (1e-4, 1, 1e4)
+    ],
 )
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_right_rule_is_right_in_every_precision_and_scale(name, dtype, scale):

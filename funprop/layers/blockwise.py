@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop.layers.heads import Heads
-from funprop.layers.spoiled import finite
+from funprop.layers.spoiled import finite, overflown
 from funprop.mesh import split_by_xla
 from funprop.trees import wide_dtype, widen
 
@@ -93,7 +93,7 @@ def forward(
         return jnp.concatenate(ys, 2), jnp.concatenate(norms, 2)
 
     y, norm = _over_heads(size, of_a_head, *jax.lax.optimization_barrier(how.split(x)))
-    y = jnp.where(spoiled, jnp.nan, y)
+    y = jnp.where(spoiled | overflown(how, norm, mask), jnp.nan, y)
     y = y.reshape(len(y), how.heads, *y.shape[3:]).swapaxes(1, 2)
     return y.reshape(*x.shape[:-1], how.heads * y.shape[-1]), norm
 
@@ -108,7 +108,7 @@ def backward(
     dy = dy.reshape(*q.shape[:3], *dy.shape[2:])  # [b, g, r, t, f]
     # Where scores overflow, in a hidden place perhaps: `0 * nan` is no gradient.
     lost = ~(norm < jnp.inf)[..., None]
-    spoiled = (spoiled | lost) & (dy != 0)
+    spoiled = (spoiled | lost | overflown(how, norm, mask)) & (dy != 0)
     q, dy = jnp.where(lost, 0, q), jnp.where(spoiled, 0, dy)
     norm = jnp.where(lost, jnp.inf, jnp.where(jnp.isneginf(norm)[..., None], 0, norm[..., None]))
     size, time = _size(size, x.shape[-2]), x.shape[-2]

@@ -49,8 +49,22 @@ def _spoiled(how: Heads, parts: Float[Array, "*batch t parts f"], mask: Any) -> 
     kv = k | v
     if mask is not None:
         kv = kv & mask[..., None]
-    so_far = jnp.cumsum(kv, -2, dtype=jnp.int32)
-    so_far = jnp.pad(so_far, [(0, 0)] * (kv.ndim - 2) + [(1, 0), (0, 0)])
-    low, high = how.reach(kv.shape[-2])
-    seen = jnp.take(so_far, high, -2) > jnp.take(so_far, low, -2)
-    return q | jnp.repeat(seen, how.heads // how.kv_heads, -1)
+    return q | jnp.repeat(_sees_any(how, kv), how.heads // how.kv_heads, -1)
+
+
+def overflown(how: Heads, norm: Float[Array, "b g r t"], mask: Any) -> Spoiled:
+    """Which queries see something, and score all of it at `-inf`: finite numbers, whose products
+    are too large. One that sees nothing has the same `norm`, and is right."""
+    lost = jnp.isneginf(norm)
+    if mask is not None:  # without one, each sees itself
+        sees = _sees_any(how, mask.reshape(len(norm), -1, 1))
+        lost = lost & sees.reshape(len(norm), 1, 1, -1)
+    return lost[..., None]
+
+
+def _sees_any(how: Heads, marked: Bool[Array, "*batch t n"]) -> Bool[Array, "*batch t n"]:
+    """Whether the query at each place may look at a key that is marked."""
+    so_far = jnp.cumsum(marked, -2, dtype=jnp.int32)
+    so_far = jnp.pad(so_far, [(0, 0)] * (marked.ndim - 2) + [(1, 0), (0, 0)])
+    low, high = how.reach(marked.shape[-2])
+    return jnp.take(so_far, high, -2) > jnp.take(so_far, low, -2)

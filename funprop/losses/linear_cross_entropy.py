@@ -74,9 +74,9 @@ def linear_cross_entropy(
     row, whose sum is `l`; backward computes each chunk of `z` again, uses it for `dx` and for the
     chunk's part of `dw`, and forgets it. Four products; `n * chunk` numbers in the place of
     `n * classes`. **Rows in chunks**, the fast one: a chunk of rows has all of its logits at once,
-    so forward takes the gradient too, and backward scales it by `dtotal`. Three products; twice
-    `rows * classes` numbers, and `dw` exists from here on. Where no backward pass follows, XLA
-    leaves out what is for it.
+    so forward takes the gradient too, and backward scales it by `dtotal`. Three products; three
+    times `rows * classes` numbers, and `dw` exists from here on. Where no backward pass follows,
+    XLA leaves out what is for it.
 
     If neither `chunk` nor `rows` is given, it is rows: as many as have their logits in `budget`,
     256 at most. But it is classes where that is fewer than 64 and not all, and where XLA splits

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
 
-TILE = 2048  # classes
-
-
 class Taken(NamedTuple):
     """The gradient for a `dtotal` of one, taken in the forward pass: of the rows, `w` and `b`."""
 
@@ -50,6 +47,11 @@ def forward(
     fixed = jax.lax.stop_gradient(params)
     narrow = rows.dtype if rows.dtype != jnp.float16 else jnp.float32
 
+    count = _count(len(rows), size)
+    length = len(rows) // count
+    # Classes at a time: the sum for their part of `dw` takes no more memory than a chunk's logits.
+    tile = max(1, min(len(params.w), length * len(params.w) // rows.shape[1]))
+
     def step(carry: Any, part: Any) -> Any:
         dw, db = carry
         x, labels, d, hidden = part
@@ -74,12 +76,10 @@ def forward(
             dw = part.add(dw, product(dz.T, x))  # dw[c,i] = sum_n dz[n,c] x[n,i]
             return dx, dw, db
 
-        dx, dw, db = over_chunks(some, (jnp.zeros_like(widen(x)), dw, db), fixed, TILE)
+        dx, dw, db = over_chunks(some, (jnp.zeros_like(widen(x)), dw, db), fixed, tile)
         return (dw, db), (terms, norms, dx.astype(narrow))
 
     carry = jax.tree.map(lambda p: jnp.zeros_like(widen(p)), (params.w, params.b))
-    count = _count(len(rows), size)
-    length = len(rows) // count
     found = []
     for first, turns, each_turn in ((0, count, length), (count * length, 1, len(rows) % count)):
         if each_turn:

@@ -18,6 +18,7 @@ import jax
 from funprop.checks import described
 from funprop.layer import Layer
 from funprop.names import below
+from funprop.params.roles import UNTRAINED, declared
 from funprop.trees import path_string
 from funprop.values import short
 
@@ -35,10 +36,12 @@ def where(pattern: Pattern, params: PyTree) -> PyTree:
       pattern: a path such as `blocks/attention/output/w`, or one of a part, which means all below
         it; `*` stands for anything, as in `*/w`. Several in a tuple mean what any of them does.
       params: any pytree; the names are those that JAX prints, without those of `Frozen` and
-        `LowRank` around them.
+        `LowRank` around them. In a tree of what is trained (`fp.trained`, what an optimizer of
+        `step` is given) a pattern may mean parts that are frozen: it means nothing of it then.
 
     Raises:
-      ValueError: a pattern matches nothing; the nearest names are told.
+      ValueError: a pattern matches nothing, nor anything that may be in a part that is frozen; the
+        nearest names are told.
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -54,7 +57,8 @@ def where(pattern: Pattern, params: PyTree) -> PyTree:
     for each in several(pattern):
         if "[" in each:
             raise ValueError(f"a mask holds for all copies of a leaf alike, got {short(each)}")
-        require_match(each, names)
+        if not any(_may_hold(path, each) or matches(path, each) for path in _left_out(params)):
+            require_match(each, names)
     found = [matches(name, pattern) for name in names]
     return jax.tree.unflatten(jax.tree.structure(params), found)
 
@@ -72,14 +76,33 @@ def by_name(params: PyTree) -> dict[str, Any]:
 def matches(name: str, pattern: Pattern) -> bool:
     """Whether a leaf, or a part that it is in, is meant by a pattern, or by one of several."""
     prefixes = list(_prefixes(name))
-    return any(_fits(p, each) for each in several(pattern) for p in prefixes)
+    return any(fits(p, each) for each in several(pattern) for p in prefixes)
 
 
-def _fits(name: str, pattern: str) -> bool:
+def fits(name: str, pattern: str) -> bool:
     """`*/w` is `w` at any depth, at none too."""
     return fnmatch.fnmatchcase(name, pattern) or (
         pattern.startswith("*/") and fnmatch.fnmatchcase(name, pattern[2:])
     )
+
+
+def _may_hold(path: str, pattern: str) -> bool:
+    """Whether what a pattern means may be below a path, of which nobody can tell what was there."""
+    ends = (i + 1 for i, letter in enumerate(pattern) if letter in "*/")
+    return not path or any(fits(f"{path}/", pattern[:end]) for end in ends)
+
+
+def _left_out(node: Any, path: tuple[Any, ...] = ()) -> Iterable[str]:
+    """Where `trained` left something out: `None`, but for params that a layer goes without."""
+    if node is None:
+        yield path_string(path)
+    said = declared(node) or {}
+    children = jax.tree_util.tree_leaves_with_path(node, is_leaf=lambda part: part is not node)
+    for key, child in children:
+        if child is None and said.get(getattr((*key, None)[0], "name", ""), "frozen") in UNTRAINED:
+            yield from _left_out(None, (*path, *key))
+        elif child is not None and key:
+            yield from _left_out(child, (*path, *key))
 
 
 def require_match(pattern: Pattern, names: Iterable[str]) -> None:
@@ -89,11 +112,22 @@ def require_match(pattern: Pattern, names: Iterable[str]) -> None:
         raise ValueError(_no_match(pattern, (p for name in names for p in _prefixes(name))))
 
 
-def require_name(name: str, names: Iterable[str]) -> None:
-    """Raise where a path is none of those that there are, and tell the nearest."""
-    names = list(names)
-    if name not in names:
-        raise ValueError(_no_match(name, names))
+def require_name(pattern: str, names: dict[str, bool]) -> None:
+    """Raise where no part is meant, and tell the nearest, or which one is frozen already.
+
+    Args:
+      pattern: for parts.
+      names: the path of each, and whether it is frozen as a whole.
+    """
+    if any(fits(name, pattern) for name in names):
+        return
+    for name, frozen in names.items():
+        if frozen and _may_hold(name, pattern):
+            raise ValueError(
+                f"the pattern {short(pattern)} must match a name; all below {name} is frozen "
+                "already"
+            )
+    raise ValueError(_no_match(pattern, names))
 
 
 def several(pattern: Pattern) -> tuple[str, ...]:
@@ -138,10 +172,9 @@ def places(pattern: Pattern, model: Layer, *, into_shared: bool = True) -> froze
             raise ValueError(
                 f"copies can be frozen or adapted one by one, no more, got {short(each)}"
             )
-        names: list[str] = []
+        names: dict[str, bool] = {}
         matched = set(_places(each, model, "", (), names))
-        if not matched:
-            raise ValueError(_no_match(each, names))
+        require_name(each, names)
         for place in matched if not into_shared else ():
             _refuse_shared(model, place, each)
         found |= matched
@@ -149,11 +182,11 @@ def places(pattern: Pattern, model: Layer, *, into_shared: bool = True) -> froze
 
 
 def _places(
-    pattern: str, node: Layer, path: str, place: Place, names: list[str]
+    pattern: str, node: Layer, path: str, place: Place, names: dict[str, bool]
 ) -> Iterable[Place]:
     for i, (child, name) in enumerate(zip(node.children, below(path, node), strict=True)):
-        names.append(name)
-        if _fits(name, pattern):
+        names[name] = child.frozen
+        if fits(name, pattern):
             yield (*place, i)
         else:
             yield from _places(pattern, child, name, (*place, i), names)

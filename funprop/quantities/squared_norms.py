@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from funprop.layer import Layer, leaf_of
 from funprop.params.frozen import trained
 from funprop.params.tapped import untap
-from funprop.properties import refuse_mixing
+from funprop.properties import mixing, refuse_mixing
 from funprop.quantities.closed_form import closed_of, sum_squares
 from funprop.quantities.each_example import gradients, is_trained, keeping
 from funprop.quantities.shared_params import Both, Part, Place, Plan, expansion, parts, plan
@@ -58,7 +58,7 @@ def squared_norms(layer: Layer) -> Layer:
         return found
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        refuse_mixing("squared_norms", layer, key, sharded=False)
+        refuse_mixing("squared_norms", mixing(layer, key), sharded=False)
         return found.forward(params, x, key)
 
     return leaf_of(found, forward=forward)

@@ -11,7 +11,7 @@ import jax
 from funprop.combinators import serial
 from funprop.layer import Layer, check_layer, named
 from funprop.names import below, label, params_of
-from funprop.params.selection import Pattern, require_name, several
+from funprop.params.selection import Pattern, fits, require_name, several
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 COPIES = re.compile(r"(?P<path>[^\[\]]+)\[(?P<which>[-\d:]+)\](?P<rest>/.*)?")
 
 
-def apart(model: Layer, pattern: Pattern, params: PyTree = None) -> tuple[Layer, PyTree, Pattern]:
-    """The model, its params, and a pattern without brackets that means the same in it.
+def apart(
+    model: Layer, *patterns: Pattern | None, params: PyTree = None
+) -> tuple[Layer, PyTree, *tuple[Any, ...]]:
+    """The model, its params, and patterns without brackets that mean the same in it.
 
     Where a pattern means some copies only, the `repeat` that made them becomes a `serial` of
     repeats, one for each run of copies: `blocks/copies_0_to_3`, `blocks/copy_4`.
@@ -30,47 +32,62 @@ def apart(model: Layer, pattern: Pattern, params: PyTree = None) -> tuple[Layer,
         or there is no such copy.
     """
     check_layer("model", model)
-    chosen: dict[str, list[tuple[range, str]]] = {}
-    plain = []
-    for each in several(pattern):
-        if "[" not in each:
-            plain.append(each)
-            continue
-        found = COPIES.fullmatch(each)
-        if found is None:
-            raise ValueError(f"a pattern must mean copies by an index or a slice, got {each!r}")
-        n = _repeated(model, found["path"], each).copies or 0
-        which = _which(found["which"], n, each)
-        chosen.setdefault(found["path"], []).append((which, found["rest"] or ""))
+    chosen: dict[str, list[tuple[int, range, str]]] = {}
+    plain: list[list[str]] = [[] for _ in patterns]
+    for who, pattern in enumerate(patterns):
+        for each in several(pattern) if pattern is not None else ():
+            if "[" not in each:
+                plain[who].append(each)
+                continue
+            found = COPIES.fullmatch(each)
+            if found is None:
+                raise ValueError(f"a pattern must mean copies by an index or a slice, got {each!r}")
+            for path, n in _repeated(model, found["path"], each).items():
+                which = _which(found["which"], n, each)
+                chosen.setdefault(path, []).append((who, which, found["rest"] or ""))
     for path, several_of in chosen.items():
-        n = _repeated(model, path, path).copies or 0
-        cuts = {0, n} | {end for which, _ in several_of for end in (which[0], which[-1] + 1)}
+        n = _repeated(model, path, path)[path]
+        cuts = {0, n} | {end for _, which, _ in several_of for end in (which[0], which[-1] + 1)}
         runs = [range(a, b) for a, b in itertools.pairwise(sorted(cuts))]
         model, params = _cut(model, path, runs, params)
-        plain = [re.sub(f"^{re.escape(path)}/", f"{path}/cop*/", each) for each in plain]
-        plain += [
-            f"{path}/{_name(run)}{rest}" if len(runs) > 1 else f"{path}{rest}"
-            for which, rest in several_of
-            for run in runs
-            if run[0] in which
-        ]
-    return model, params, tuple(plain)
+        if len(runs) > 1:
+            plain = [[_below_copies(path, each) for each in those] for those in plain]
+        for who, which, rest in several_of:
+            plain[who] += [
+                f"{path}/{_name(run)}{rest}" if len(runs) > 1 else f"{path}{rest}"
+                for run in runs
+                if run[0] in which
+            ]
+    made = (
+        tuple(each) if given is not None else None
+        for given, each in zip(patterns, plain, strict=True)
+    )
+    return model, params, *made
 
 
-def _repeated(node: Layer, wanted: str, pattern: str) -> Layer:
-    """The `repeat` at a path."""
-    names: list[str] = []
+def _below_copies(path: str, pattern: str) -> str:
+    """What means a part of every copy, where the copies are in runs."""
+    return re.sub(f"^{re.escape(path)}/", f"{path}/cop*/", pattern)
 
-    def look(node: Layer, path: str) -> Layer | None:
-        names.append(path)
-        if path == wanted and node.copies:
-            return node
-        each = zip(node.children, below(path, node), strict=True)
-        return next((found for child, name in each if (found := look(child, name))), None)
 
-    found = look(node, "")
-    if found is None:
+def _repeated(node: Layer, wanted: str, pattern: str) -> dict[str, int]:
+    """The number of copies of each `repeat` that a path means, the outermost, by its own path."""
+    names: dict[str, bool] = {}
+    found: dict[str, int] = {}
+
+    def look(node: Layer, path: str) -> None:
+        names[path] = node.frozen
+        if path and node.copies and fits(path, wanted):
+            found[path] = node.copies
+            return
+        for child, name in zip(node.children, below(path, node), strict=True):
+            look(child, name)
+
+    look(node, "")
+    if not found:
         require_name(wanted, names)
+        if any(frozen and fits(path, wanted) for path, frozen in names.items()):
+            raise ValueError(f"copies must be of what is not frozen already, got {pattern!r}")
         raise ValueError(f"copies must be of what is repeated, got {pattern!r}")
     return found
 

@@ -36,7 +36,8 @@ def freeze(model: Layer, where: Pattern) -> Layer:
       makes them of params that are there already.
 
     Raises:
-      ValueError: no path matches; or a part is below a node that shares params (`reparam`).
+      ValueError: no path matches, or one below a part that is frozen already; or a part is below a
+        node that shares params (`reparam`).
 
     Example:
       >>> import jax, jax.numpy as jnp, funprop as fp
@@ -68,9 +69,9 @@ def frozen_part(layer: Layer) -> Layer:
         dparams, dx = layer.backward(thawed(params), residuals, dy)
         return (None if isinstance(params, Frozen) else dparams), dx
 
-    return leaf_of(
-        layer, init=init, forward=forward, backward=backward, decoding=through(layer, thawed)
-    )
+    decoding = through(layer, thawed)
+    passes = {"init": init, "forward": forward, "backward": backward, "decoding": decoding}
+    return leaf_of(layer, frozen=True, **passes)
 
 
 def _at_rest(leaf: Layer) -> Layer:
@@ -93,7 +94,7 @@ def frozen(model: Layer, where: Pattern, params: PyTree) -> PyTree:
       >>> frozen(fp.serial(fp.dense(4), fp.tanh()), "dense", ("pretrained", ()))
       (Frozen(frozen='pretrained'), ())
     """
-    model, params, where = apart(model, where, params)
+    model, params, where = apart(model, where, params=params)
     chosen = places(where, model, into_shared=False)
 
     def look(node: Layer, params: Any, at: Place) -> Any:

@@ -49,13 +49,15 @@ def low_rank(
 
     Args:
       model: any layer, a whole objective too.
-      where: a pattern for the dense layers (see `fp.where`), as `*/qkv`.
+      where: a pattern for the dense layers (see `fp.where`), as `*/qkv`, or `blocks[-2:]/*/qkv` for
+        those of the last two copies, which are apart then (see `freeze`).
       rank: of what is added.
       scale: of what is added.
-      train: a pattern for parts that are trained whole, as `head`; none if not given.
+      train: a pattern for parts that are trained whole, `head` or `blocks[-1]`; none if not given.
 
     Raises:
-      ValueError: `rank` is not positive; no path matches; or a part's params are made of others.
+      ValueError: `rank` is not positive; no path matches, or one below a part that is frozen
+        already; or a part is adapted already, or its params are made of others in another way.
       TypeError: at init, what matches is no dense layer.
 
     Example:
@@ -69,7 +71,7 @@ def low_rank(
       ['dense_0/down', 'dense_0/up']
     """
     rank, scale = whole_number(rank, "rank", 1), real_number(scale, "scale")
-    model, _, where = apart(model, where)
+    model, _, where, train = apart(model, where, train)
     chosen, whole = _chosen(model, where, train)
 
     def look(node: Layer, at: Place) -> Layer:
@@ -92,7 +94,14 @@ def _chosen(
 ) -> tuple[frozenset[Place], frozenset[Place]]:
     """The places of what is adapted, and of what is trained whole."""
     whole = frozenset() if train is None else places(train, model, into_shared=False)
-    return places(where, model, into_shared=False), whole
+    chosen = places(where, model, into_shared=False)
+    for place in chosen:
+        node = model
+        for i in place:
+            node = node.children[i]
+        if node.shares:
+            raise ValueError(f"where must mean dense layers that are not adapted yet, got {node}")
+    return chosen, whole
 
 
 def _low_rank(layer: Layer, rank: int, scale: float) -> Layer:
@@ -146,7 +155,7 @@ def adapted(
     """
     rank = whole_number(rank, "rank", 1)
     require_key(key)
-    model, params, where = apart(model, where, params)
+    model, params, where, train = apart(model, where, train, params=params)
     chosen, whole = _chosen(model, where, train)
 
     def look(node: Layer, params: Any, key: Any, at: Place) -> Any:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
+from funprop.values import dtype_in_jax
 
 
 def listed(data: tuple[Any, ...], names: tuple[str, ...]) -> tuple[Any, ...]:
@@ -120,15 +121,5 @@ def array(leaf: Any, name: str) -> Any:
 
 def _narrowed(found: Any, name: str) -> Any:
     """In the machine's byte order, and in a dtype that JAX has."""
-    native = found.dtype.newbyteorder("=")
-    dtype = jax.dtypes.canonicalize_dtype(native)
-    if dtype != native and found.size:
-        low, high = (found.min(), found.max()) if found.dtype.kind != "c" else (0, 0)
-        limits: Any = jnp.iinfo(dtype) if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo(dtype)
-        # Infinity and NaN are for the check of values to tell of, which says where they are.
-        over = [x for x in (low, high) if np.isfinite(x) and not limits.min <= x <= limits.max]
-        if over:
-            raise ValueError(
-                f"{name} must fit in {dtype}, got {over[0]}: set jax_enable_x64, or use less"
-            )
+    dtype = dtype_in_jax(found, name)
     return np.asarray(found, dtype) if dtype != found.dtype else found

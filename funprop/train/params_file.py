@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import PyTree
 
 DIGESTS = "sha256"  # the entry of the file's metadata that has them: JSON, name to digest
+KEYS = "keys"  # another: JSON, name of a random key to what its bits are for (`rbg`)
 ALONE = "params"  # the name of an array that is all there is
 # What the format calls the dtypes that it has, and JAX too.
 DTYPES = {
@@ -61,16 +62,22 @@ def save(path: str | os.PathLike[str], params: PyTree) -> None:
     from safetensors.numpy import save as packed
 
     file = _path(path)
-    arrays = {name: _stored(name, leaf) for name, leaf in _by_name("params", params).items()}
+    leaves = _by_name("params", params)
+    arrays = {name: _stored(name, leaf) for name, leaf in leaves.items()}
     _warn_where_not_finite("params", arrays)
     digests = {name: _digest(name, array) for name, array in arrays.items()}
-    content = packed(arrays, {DIGESTS: json.dumps(digests)})
+    metadata = {DIGESTS: json.dumps(digests)}
+    if keys := _keys(leaves):
+        metadata[KEYS] = json.dumps(keys)
+    content = packed(arrays, metadata)
     with whole_file(file) as draft:
         draft.write_bytes(content)
 
 
 def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
-    """What `save` wrote: the very values, as JAX arrays, in the structure of `like`.
+    """What `save` wrote: the very values, in the structure of `like`.
+
+    They are JAX's arrays, but for NumPy's where `like` has those, of dtypes that JAX may not have.
 
     Nothing is read before names, shapes and dtypes are those of `like`, and nothing is returned
     whose digest differs. What is split over devices in `like` (a `NamedSharding`) is so again.
@@ -103,11 +110,13 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
     expected = _by_name("like", like)
     try:
         with safe_open(file, framework="np") as stored:
-            digests = _digests(stored.metadata())
+            digests = _entry(stored.metadata(), DIGESTS)
+            keys, expected_keys = _entry(stored.metadata(), KEYS), _keys(expected)
             _check_names(file, expected, stored.keys(), digests)
             for name, leaf in expected.items():
                 part = stored.get_slice(name)
                 _check_spec(file, name, leaf, part.get_dtype(), tuple(part.get_shape()))
+                _check_key(file, name, expected_keys.get(name), keys.get(name))
             arrays = {name: stored.get_tensor(name) for name in expected}
     except SafetensorError:
         raise ValueError(f"{file} is damaged, or no safetensors file") from None
@@ -121,7 +130,7 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
 
 def _installed() -> None:
     try:
-        import safetensors  # noqa: F401
+        import safetensors  # noqa: F401  # whether it is there
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "files of params need safetensors: pip install 'funprop[train]'"
@@ -153,6 +162,15 @@ def _by_name(what: str, tree: PyTree) -> dict[str, Any]:
     return leaves
 
 
+def _keys(leaves: dict[str, Any]) -> dict[str, str]:
+    """Of each random key, the implementation that its bits are for: they alone do not tell it."""
+    return {name: str(_implementation(leaf)) for name, leaf in leaves.items() if _is_key(leaf)}
+
+
+def _implementation(key: Any) -> Any:
+    return jax.random.key_impl(jnp.empty((), key.dtype))
+
+
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
@@ -180,12 +198,12 @@ def _digest(name: str, array: Any) -> str:
     return hashlib.sha256(described + array.tobytes()).hexdigest()
 
 
-def _digests(metadata: dict[str, str] | None) -> dict[str, str]:
+def _entry(metadata: dict[str, str] | None, name: str) -> dict[str, str]:
     try:
-        digests = json.loads((metadata or {})[DIGESTS])
+        found = json.loads((metadata or {})[name])
     except (KeyError, ValueError, RecursionError):
         return {}
-    return digests if isinstance(digests, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _check_names(
@@ -208,16 +226,29 @@ def _check_spec(file: Path, name: str, leaf: Any, dtype: str, shape: tuple[int, 
             f"{known.get(dtype, dtype)}[{','.join(map(str, shape))}]"
         )
     known_dtype = raw.dtype.name  # whatever its byte order
-    if jax.dtypes.canonicalize_dtype(known_dtype).name != known_dtype:
+    if not _is_numpy(leaf) and jax.dtypes.canonicalize_dtype(known_dtype).name != known_dtype:
         raise ValueError(f"at {name} is {known_dtype}, which JAX has only with jax_enable_x64")
 
 
+def _check_key(file: Path, name: str, expected: str | None, found: str | None) -> None:
+    if expected != found:
+        wanted, got = (f"a key of {kind}" if kind else "numbers" for kind in (expected, found))
+        raise ValueError(
+            f"params in {file} are of another model: at {name} expected {wanted}, got {got}"
+        )
+
+
+def _is_numpy(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray | np.generic)
+
+
 def _as(leaf: Any, array: Any) -> Any:
-    """The stored values of `leaf` as it is: a key, or split over the same devices."""
+    """The stored values of `leaf` as it is: NumPy's, a key, or split over the same devices."""
+    if _is_numpy(leaf):
+        return array[()] if isinstance(leaf, np.generic) else array
     value = jnp.asarray(array)
     if _is_key(leaf):
-        impl = jax.random.key_impl(jnp.empty((), leaf.dtype))
-        value = jax.random.wrap_key_data(value, impl=impl)
+        value = jax.random.wrap_key_data(value, impl=_implementation(leaf))
     sharding = getattr(leaf, "sharding", None)
     split = isinstance(sharding, jax.sharding.NamedSharding)
     return jax.device_put(value, sharding) if split else value

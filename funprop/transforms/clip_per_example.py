@@ -14,13 +14,13 @@ from funprop.arguments import check_trainable, objective_meant, run
 from funprop.gradients import Gradient, backprop, metrics_of
 from funprop.layer import Layer, recorded
 from funprop.located import check_params
-from funprop.properties import refuse_mixing
+from funprop.properties import mixing, refuse_mixing
 from funprop.quantities.closed_form import sum_squares
 from funprop.quantities.each_example import without_input
 from funprop.quantities.squared_norms import squared_norms, total
 from funprop.quantities.weighted import weighted, weighted_sum_of
 from funprop.transforms.microbatch import batch_size
-from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
+from funprop.transforms.transformed import Transformed, call, made_of, refuse, what_mixes
 from funprop.trees import Sum, wide_dtype
 from funprop.values import real_number
 
@@ -119,7 +119,7 @@ def by_norms(
 ) -> Gradient:
     """By two backward passes: one for the norms, one for the sum."""
     n = batch_size(batch)
-    refuse_mixing("clip_per_example", objective, key, sharded=False)
+    refuse_mixing("clip_per_example", mixing(objective, key), sharded=False)
     watched = squared_norms(objective)
     with objective_meant(objective, params, batch):
         check_params(objective, params, batch)
@@ -148,7 +148,7 @@ def _by_rows(
 ) -> Gradient:
     """From every example's gradient."""
     n = batch_size(batch)
-    refuse_mixing("clip_per_example", objective_of(grad_fn), key, sharded=False)
+    refuse_mixing("clip_per_example", what_mixes(grad_fn, key), sharded=False)
     rows = jax.tree.map(lambda leaf: leaf[:, None], batch)
     keys = None if key is None else jax.random.split(key, n)
     each = jax.vmap(lambda row, key: call(grad_fn, params, row, key, dloss))(rows, keys)

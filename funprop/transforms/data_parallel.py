@@ -9,7 +9,7 @@ import jax
 from funprop.properties import refuse_mixing
 from funprop.transforms.devices import axis_size, check_split_once, on_each
 from funprop.transforms.microbatch import batch_size, cast_like, summed_in
-from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
+from funprop.transforms.transformed import Transformed, call, made_of, refuse, what_mixes
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -51,7 +51,7 @@ def data_parallel(grad_fn: GradFn, mesh: jax.sharding.Mesh, axis: str = "data") 
     check_split_once("data_parallel", grad_fn)
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
-        refuse_mixing("data_parallel", objective_of(grad_fn), key)
+        refuse_mixing("data_parallel", what_mixes(grad_fn, key))
         if batch_size(batch) % devices:
             raise ValueError(
                 f"the {devices} devices along {axis!r} must divide the batch, got "

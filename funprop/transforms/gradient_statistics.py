@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from funprop import trees
 from funprop.properties import refuse_mixing
 from funprop.transforms.microbatch import over_parts
-from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
+from funprop.transforms.transformed import Transformed, call, made_of, refuse, what_mixes
 from funprop.trees import Sum, wide_dtype, widen
 from funprop.values import whole_number
 
@@ -58,7 +58,7 @@ def gradient_statistics(grad_fn: GradFn, n: int = 2) -> Transformed:
     )
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
-        refuse_mixing("gradient_statistics", objective_of(grad_fn), key)
+        refuse_mixing("gradient_statistics", what_mixes(grad_fn, key))
         unit = 1 if dloss is None else dloss
 
         def one(part: PyTree, key: Any) -> tuple[Gradient, Any]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from funprop import trees
 from funprop.keys import split_key
 from funprop.properties import refuse_mixing
-from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
+from funprop.transforms.transformed import Transformed, call, made_of, refuse, what_mixes
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def microbatch(grad_fn: GradFn, n: int) -> Transformed:
     refuse("microbatch", made_of(grad_fn), why)
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
-        refuse_mixing("microbatch", objective_of(grad_fn), key)
+        refuse_mixing("microbatch", what_mixes(grad_fn, key))
         return over_parts(lambda part, key: call(grad_fn, params, part, key, dloss), batch, key, n)
 
     return Transformed("microbatch", grad_fn, function)

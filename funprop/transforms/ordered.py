@@ -12,7 +12,7 @@ from funprop.properties import refuse_mixing
 from funprop.transforms.devices import axis_size, check_split_once, on_each
 from funprop.transforms.microbatch import batch_size, cast_like, summed_in
 from funprop.transforms.pairwise_sum import hidden_zero, sum_of_all, sums_of_own
-from funprop.transforms.transformed import Transformed, call, made_of, objective_of, refuse
+from funprop.transforms.transformed import Transformed, call, made_of, refuse, what_mixes
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def ordered(
         return cast_like(total, spec)
 
     def function(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> Gradient:
-        refuse_mixing("ordered", objective_of(grad_fn), key)
+        refuse_mixing("ordered", what_mixes(grad_fn, key))
         size, rest = divmod(batch_size(batch), parts)
         if not size and not rest:
             raise ValueError(f"batch must have at least {parts} examples, got 0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from funprop.arguments import check_given, check_grad_fn
 from funprop.checks import described
 from funprop.gradients import Gradient
 from funprop.metrics import metric_sum
-from funprop.properties import first_that
+from funprop.properties import first_that, mixing
 from funprop.trees import sum_of
 
 if TYPE_CHECKING:
@@ -91,6 +92,16 @@ def what_draws(grad_fn: GradFn) -> str | None:
     return "loss_fn" if getattr(_innermost(grad_fn), "draws", False) else None
 
 
+def what_mixes(grad_fn: GradFn, key: Any) -> str | None:
+    """What in a grad_fn mixes the examples of a batch when it is run with that key, if it says so.
+    A loss function that takes no key trains without one."""
+    objective, inner = objective_of(grad_fn), _innermost(grad_fn)
+    if objective is not None:
+        return mixing(objective, key)
+    in_training = key is not None or not getattr(inner, "draws", False)
+    return "loss_fn" if getattr(inner, "mixes", False) and in_training else None
+
+
 def refuse(outer: str, parts: Iterable[str], wrong: dict[str, str]) -> None:
     """Raise where something may not be within `outer`: a transform, or a wrapper of steps.
 
@@ -108,8 +119,13 @@ def call(grad_fn: GradFn, params: Any, batch: Any, key: Any, dloss: Any) -> Grad
     """`grad_fn` called with `dloss` only where there is one: a user's own need not take it.
 
     Raises:
-      TypeError: what it gives is no `Gradient`.
+      TypeError: what it gives is no `Gradient`; or there is a `dloss`, which it does not take.
     """
+    if dloss is not None and not _takes_dloss(grad_fn):
+        raise TypeError(
+            "grad_fn must take a fourth argument, dloss, the cotangent of the loss, under "
+            f"loss_scale, got {described(grad_fn)}"
+        )
     found = grad_fn(params, batch, key, *(() if dloss is None else (dloss,)))
     if not isinstance(found, Gradient):
         raise TypeError(
@@ -122,3 +138,15 @@ def call(grad_fn: GradFn, params: Any, batch: Any, key: Any, dloss: Any) -> Grad
         loss, weight = sum_of(found.loss, found.weight)
         found = found._replace(loss=loss, weight=weight, metrics=metrics)
     return found
+
+
+def _takes_dloss(grad_fn: GradFn) -> bool:
+    try:
+        signature = inspect.signature(grad_fn)
+    except (TypeError, ValueError):  # it cannot be told
+        return True
+    try:
+        signature.bind(None, None, None, None)
+    except TypeError:
+        return False
+    return True

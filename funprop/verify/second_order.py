@@ -16,7 +16,7 @@ from funprop.verify.judging.rows import as_report
 from funprop.verify.report import Report
 from funprop.verify.subject import Subject, by_jax, first_line, floats
 from funprop.verify.truth.evaluate import Evaluate
-from funprop.verify.truth.instruments import random_numbers
+from funprop.verify.truth.samples import random_numbers
 
 
 def verify_second_order(

@@ -13,13 +13,14 @@ from funprop.inspect.visits import compiled_visits
 from funprop.layer import Layer
 from funprop.located import check_params
 from funprop.verify.adapters import of_function, of_gradient, of_layer
-from funprop.verify.judging.examine import examine
+from funprop.verify.judging.examine import examine, traced
 from funprop.verify.judging.rows import Findings, as_report
 from funprop.verify.report import Report
 from funprop.verify.subject import Subject, arrays, first_line, floats, refused
 from funprop.verify.truth import internals
 from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.instruments import Instruments
+from funprop.verify.truth.programs import jit_of
 
 
 def verify(
@@ -105,7 +106,7 @@ def _of_parts(layer: Layer, args: tuple[Any, ...], key: Any, seed: int) -> list[
         first = kind not in made
         if first:
             try:
-                made[kind] = Instruments(subject, subject.args)
+                made[kind] = traced(subject)
             except Exception:  # it is told by examine
                 found.append(examine(subject, seed))
                 continue
@@ -123,9 +124,9 @@ def _check(subject: Subject) -> None:
         raise ValueError(f"{name} has no input of floating dtype to differentiate")
     specs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in subject.args]
     try:
-        first, second = (  # traced twice: JAX keeps the trace of a function that it knows
-            jax.make_jaxpr(lambda *leaves: subject.plain(*leaves))(*specs) for _ in range(2)
-        )
+        # Traced twice: JAX keeps the trace of a function that it knows, for all that follows.
+        first = jax.make_jaxpr(subject.plain)(*specs)
+        second = jax.make_jaxpr(lambda *leaves: subject.plain(*leaves))(*specs)
     except (TypeError, ValueError) as error:
         raise refused(error, name) from None
     if not any(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in first.out_avals):
@@ -135,7 +136,8 @@ def _check(subject: Subject) -> None:
             raise TypeError(f"{name} must give real numbers, got {aval.str_short()}")
     if any(eqn.primitive.name == "io_callback" for eqn in internals.equations(first)):
         raise ValueError(f"{name} has side effects: it calls io_callback")
-    run = jax.jit(lambda *leaves: [Evaluate()(j, *leaves) for j in (first, second)])
+    jit = jit_of(sum(leaf.size for leaf in subject.args))
+    run = jit(lambda *leaves: [Evaluate()(j, *leaves) for j in (first, second)])
     one, two = run(*subject.args)
     for a, b in zip(floats(one), floats(two), strict=True):
         if not np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True):

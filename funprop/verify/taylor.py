@@ -12,7 +12,7 @@ import numpy as np
 from funprop.verify.adapters import of_function
 from funprop.verify.subject import floats
 from funprop.verify.truth.differences import taylor_order
-from funprop.verify.truth.instruments import random_numbers
+from funprop.verify.truth.samples import random_numbers
 
 STEPS = tuple(2.0**-k for k in range(3, 13))
 LEAST_ORDER = 1.8  # two, less what rounding bends of a line through few points

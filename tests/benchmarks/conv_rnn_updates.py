@@ -8,7 +8,7 @@ Run: python -m tests.benchmarks.conv_rnn_updates [cnn] [lstm]
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 import funprop as fp
-from tests.benchmarks.harness import cpu_seconds, header, ratio, temporary
+from tests.benchmarks.harness import header, ratio
 
 Update = Callable[..., Any]
 
@@ -125,15 +125,16 @@ def nnx_classifier(nnx: Any, rngs: Any) -> Any:
     )
 
 
-def one_update(
-    name: str,
-    model: fp.Layer,
-    expert: Callable[..., Any],
-    nnx: Callable[[Any, Any], Any],
-    shape: tuple[int, ...],
-    pairs: int,
-) -> None:
-    """Print how many times as fast ours is, and what each holds."""
+class Pair(NamedTuple):
+    """Ours and plain JAX's, each a call that makes one update; and their compiled programs."""
+
+    ours: Callable[[], Any]
+    theirs: Callable[[], Any]
+    compiled: tuple[Any, Any]
+
+
+def pair(model: fp.Layer, expert: Callable[..., Any], shape: tuple[int, ...]) -> Pair:
+    """One Adam update of the same params on the same batch."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal(shape), jnp.float32)
     y = jnp.asarray(rng.integers(0, 10, shape[0]), jnp.int32)
@@ -145,7 +146,7 @@ def one_update(
         held = [part for group in held for part in group]
     theirs: Any = held, optimizer.init(held)
     mine = train.init(params, None)
-    memory = temporary(train.update, mine, (x, y)), temporary(update, *theirs, x, y)
+    compiled = train.update.lower(mine, (x, y)).compile(), update.lower(*theirs, x, y).compile()
 
     def run_ours() -> Any:
         nonlocal mine
@@ -159,15 +160,29 @@ def one_update(
 
     losses = float(run_ours()) / shape[0], float(run_theirs())
     assert abs(losses[0] - losses[1]) < 1e-5 * losses[1], losses
-    time, noise = ratio(run_ours, run_theirs, pairs)
+    return Pair(run_ours, run_theirs, compiled)
+
+
+def one_update(
+    name: str,
+    model: fp.Layer,
+    expert: Callable[..., Any],
+    nnx: Callable[[Any, Any], Any],
+    shape: tuple[int, ...],
+    pairs: int,
+) -> None:
+    """Print how many times as fast ours is, and what each holds."""
+    ours, theirs, compiled = pair(model, expert, shape)
+    memory = [program.memory_analysis().temp_size_in_bytes for program in compiled]
+    time, noise = ratio(ours, theirs, pairs)
     print(f"{name}: {1 / time.median:.2f} times as fast as plain JAX; time {time}, noise {noise}")
-    cores = [np.median([cpu_seconds(run) for _ in range(pairs)]) for run in (run_ours, run_theirs)]
-    each = " and ".join(f"{1e3 * spent:.1f}" for spent in cores)
-    print(f"  cores' time: {each} ms, {cores[1] / cores[0]:.2f} times", flush=True)
     print(f"  temporary bytes: ours {memory[0]:,}, plain {memory[1]:,}")
     of_flax = of_nnx(nnx)
     if of_flax is not None:
-        time, noise = ratio(lambda: of_flax(x, y), run_theirs, pairs)
+        rng = np.random.default_rng(0)
+        x = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+        y = jnp.asarray(rng.integers(0, 10, shape[0]), jnp.int32)
+        time, noise = ratio(lambda: of_flax(x, y), theirs, pairs)
         print(f"  Flax NNX: {1 / time.median:.2f} times; time {time}, noise {noise}", flush=True)
 
 

@@ -15,7 +15,8 @@ from funprop.verify.judging.rows import Findings, row, wrong
 from funprop.verify.stories.case import Case
 from funprop.verify.subject import Subject, is_floating
 from funprop.verify.truth.differences import slope
-from funprop.verify.truth.instruments import EPS64, Instruments, Sample
+from funprop.verify.truth.instruments import EPS64, Instruments
+from funprop.verify.truth.samples import Sample
 
 FEW = 64  # elements of a leaf that are checked one by one
 DIRECTIONS = 8  # random ones, for a larger leaf

@@ -18,14 +18,8 @@ from funprop.verify.report import Check, Example
 from funprop.verify.stories.case import Case
 from funprop.verify.subject import MismatchError, Subject, first_line, is_floating
 from funprop.verify.truth.evaluate import NotWideError
-from funprop.verify.truth.instruments import (
-    EPS32,
-    EPS64,
-    Instruments,
-    Sample,
-    drawn_sample,
-    random_numbers,
-)
+from funprop.verify.truth.instruments import EPS32, EPS64, Instruments
+from funprop.verify.truth.samples import Sample, drawn_sample, random_numbers
 
 
 @np.errstate(all="ignore")  # infinities and NaN are what it looks for
@@ -47,7 +41,7 @@ def examine(
     """
     rng = random_numbers(seed)
     try:
-        tools = tools or Instruments(subject, subject.args)
+        tools = tools or traced(subject)
     except MismatchError as error:
         return Findings([misfit(subject, error)], [], [])
     except Exception as error:  # whatever a backward pass raises that cannot even be traced
@@ -91,6 +85,13 @@ def examine(
     if beyond and bad:
         examples = shrink.smallest(subject, bad[0], rng)
     return Findings(checks, notes, examples)
+
+
+def traced(subject: Subject) -> Instruments:
+    """What measures a part at inputs like its own; raises whatever its backward pass raises."""
+    tools = Instruments(subject, subject.args)
+    tools.backward_jaxpr  # noqa: B018  # now, where it is not taken for a failure of the truth
+    return tools
 
 
 def _samples(tools: Instruments, args: Any, n: int, rng: np.random.Generator) -> list[Sample]:

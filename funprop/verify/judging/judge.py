@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from funprop.verify.truth.evaluate import NotWideError
-from funprop.verify.truth.instruments import EPS32, EPS64, Instruments, Sample
+from funprop.verify.truth.instruments import EPS32, EPS64, Instruments
+from funprop.verify.truth.samples import Sample
 
 # A gradient may be this many times as far from the truth as autodiff in the same precision is ...
 FACTOR = 4.0

@@ -12,8 +12,8 @@ import numpy as np
 
 from funprop.verify.judging.judge import Verdict
 from funprop.verify.truth.differences import one_sided
-from funprop.verify.truth.evaluate import NotWideError
-from funprop.verify.truth.instruments import Instruments, Sample
+from funprop.verify.truth.instruments import Instruments
+from funprop.verify.truth.samples import Sample
 
 LOOKED_AT, LOOKED_AT_OF_MANY = 64, 4  # elements of a leaf looked at from both sides
 
@@ -35,6 +35,8 @@ def forgiven(
     """
     wrong = verdict.wrong & np.isfinite(verdict.got)
     kink = np.zeros(wrong.shape, bool)
+    if not (wrong.any() and tools.may_have_kinks):
+        return verdict, kink
     looked_at = LOOKED_AT_OF_MANY if tools.many else LOOKED_AT
     for n, sample in enumerate(samples):
         if not wrong[n].any():
@@ -66,12 +68,7 @@ def _branches(
     tools: Instruments, sample: Sample, leaf: int, truth: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The least and greatest derivative over the ways in which ties can be decided."""
-    found = [truth]
-    for ties in ("first", "last"):
-        try:
-            found.append(tools.truth(sample, ties)[leaf] / sample.unit)
-        except NotWideError:
-            continue
+    found = [truth, *(t[leaf] / sample.unit for t in tools.truths_at_ties(sample))]
     return np.min(found, axis=0), np.max(found, axis=0)
 
 

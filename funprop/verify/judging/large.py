@@ -20,7 +20,8 @@ from funprop.verify.judging.judge import FACTOR, UNITS, Measurements, Verdict, j
 from funprop.verify.report import Check
 from funprop.verify.subject import Subject, is_floating
 from funprop.verify.truth.evaluate import Evaluate
-from funprop.verify.truth.instruments import EPS32, EPS64, Instruments, drawn_sample
+from funprop.verify.truth.instruments import EPS32, EPS64, Instruments
+from funprop.verify.truth.samples import drawn_sample
 
 
 def all_right(subject: Subject, tools: Instruments, rng: np.random.Generator) -> list[Check] | None:
@@ -61,16 +62,17 @@ def _programs(tools: Instruments) -> tuple[Any, Any]:
     subject = tools.subject
 
     def working(inputs: list[Any], dys: list[Any]) -> tuple[Any, ...]:
-        """Both gradients, and how far the hand-written one moves under `laws.WAYS`."""
+        """Both gradients, and how far the hand-written one moves under `laws.WAYS`, or is from zero
+        under zero cotangents."""
         auto, plain = tools.pulled(Evaluate(), tools.plain_jaxpr, inputs, dys)
         hand = Evaluate()(tools.backward_jaxpr, *inputs, *dys)
-        there = {n: way(subject.backward, inputs, dys) for n, way in laws.WAYS.items()}
-        far = [jnp.where(jnp.any(zero != 0), jnp.inf, 0.0) for zero in there.pop("zero")]
-        for grads in there.values():
+        zeros = Evaluate()(tools.backward_jaxpr, *inputs, *(0 * d for d in dys))
+        far = [jnp.where(jnp.any(zero != 0), jnp.inf, 0.0) for zero in zeros]
+        for grads in (way(subject.backward, inputs, dys) for way in laws.WAYS.values()):
             for k, (g, h, a) in enumerate(zip(grads, hand, auto, strict=True)):
                 off = jnp.where(jnp.isfinite(a), jnp.abs(g - h).astype(jnp.float32), 0)
                 far[k] = jnp.maximum(far[k], jnp.max(off, initial=0))
-        ys = laws.differentiated(subject, inputs) if subject.forward is not None else plain
+        ys = laws.differentiated(subject, inputs) or plain
         return hand, auto, far, (ys, plain)
 
     def in_float64(

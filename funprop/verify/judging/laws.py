@@ -15,9 +15,10 @@ import numpy as np
 from jax import lax
 
 from funprop.verify.judging.judge import FACTOR, UNITS
-from funprop.verify.subject import Subject, first_line, floats, of_floats
+from funprop.verify.subject import Subject, first_line, of_floats
 from funprop.verify.truth.evaluate import NotWideError
-from funprop.verify.truth.instruments import Instruments, Sample
+from funprop.verify.truth.instruments import Instruments
+from funprop.verify.truth.samples import Sample
 
 
 def broken_laws(
@@ -31,10 +32,9 @@ def broken_laws(
       allowed: how far each of its gradients may be from the truth there.
     """
     subject = tools.subject
-    inputs, dys = tools.working(sample.inputs), tools.working_dys(sample)
-    there, broken = _transformed(tools, inputs, dys)
-    broken += _of_the_output(tools, sample)
-    for i, zero in enumerate(np.asarray(g, np.float64) for g in there.pop("zero", ())):
+    there, ys, broken = _transformed(tools, sample)
+    broken += _of_the_output(tools, sample, ys)
+    for i, zero in enumerate(tools.hand(sample._replace(dys=[0 * d for d in sample.dys]))):
         if np.any(zero) and np.all(np.isfinite(zero)):
             worst = float(np.max(np.abs(zero)))
             broken.append(("not linear", f"{subject.leaf(i)} is {worst:.3g} for a zero cotangent"))
@@ -48,13 +48,19 @@ def broken_laws(
 
 
 def _transformed(
-    tools: Instruments, inputs: list[Any], dys: list[Any]
-) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """The gradient under every transformation, and a sentence for each that it fails under."""
+    tools: Instruments, sample: Sample
+) -> tuple[dict[str, Any], list[Any], list[tuple[str, str]]]:
+    """The gradient under every transformation, the outputs of the forward pass while it is
+    differentiated, and a sentence for each transformation that the gradient fails under."""
     subject = tools.subject
+    inputs, dys = tools.working(sample.inputs), tools.working_dys(sample)
+
+    def every(inputs: list[Any], dys: list[Any]) -> tuple[dict[str, Any], list[Any]]:
+        there = {name: way(subject.backward, inputs, dys) for name, way in WAYS.items()}
+        return there, differentiated(subject, inputs)
+
     try:  # all at once: compiling is what takes time
-        run = tools.jit(lambda i, d: {n: way(subject.backward, i, d) for n, way in WAYS.items()})
-        return run(inputs, dys), []
+        return *tools.jit(every)(inputs, dys), []
     except Exception:  # whatever a rule raises that was not made for one of them: which?
         there, broken = {}, []
     for name, way in WAYS.items():
@@ -64,19 +70,14 @@ def _transformed(
             if _forward_can(way, subject, inputs):
                 sentence = f"backward fails under {name}: {first_line(error)}"
                 broken.append((f"fails under {name}", sentence))
-    return there, broken
+    return there, tools.jit(functools.partial(differentiated, subject))(inputs), broken
 
 
-def _of_the_output(tools: Instruments, sample: Sample) -> list[tuple[str, str]]:
-    """Whether the forward pass gives something else when it is differentiated."""
-    subject = tools.subject
-    if subject.forward is None:
-        return []
-    ys, plain = tools.jit(
-        lambda given: (differentiated(subject, given), floats(subject.plain(*given)))
-    )(tools.working(sample.inputs))
-    for n, (y, p) in enumerate(zip(ys, plain, strict=True)):
-        y, p = np.asarray(y, np.float64), np.asarray(p, np.float64)
+def _of_the_output(tools: Instruments, sample: Sample, ys: list[Any]) -> list[tuple[str, str]]:
+    """Whether the forward pass gives something else, `ys`, when it is differentiated."""
+    plain = tools.plain(sample)
+    for n, (y, p) in enumerate(zip(ys, plain, strict=True) if ys else ()):
+        y = np.asarray(y, np.float64)
         try:
             rounding = np.max(np.abs(p - tools.output(sample)[n]), initial=0)
         except NotWideError:
@@ -91,14 +92,13 @@ def _of_the_output(tools: Instruments, sample: Sample) -> list[tuple[str, str]]:
 
 
 def differentiated(subject: Subject, inputs: list[Any]) -> list[Any]:
-    """The float outputs that the forward pass gives while it is differentiated."""
+    """The float outputs that the forward pass gives while it is differentiated; none of a subject
+    whose forward pass is the plain one."""
+    if subject.forward is None:
+        return []
     places = subject.differentiable
-    function = of_floats(subject.forward or subject.plain, inputs, places)
+    function = of_floats(subject.forward, inputs, places)
     return jax.vjp(function, *(inputs[i] for i in places))[0]
-
-
-def _zero(function: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
-    return function(inputs, [0 * d for d in dys])
 
 
 def _vmapped(function: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
@@ -124,7 +124,7 @@ def _scanned(function: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
     return [g[1] for g in lax.scan(body, 0, (moving, [jnp.stack([d / 2, d]) for d in dys]))[1]]
 
 
-WAYS = {"zero": _zero, "vmap": _vmapped, "scan": _scanned}
+WAYS = {"vmap": _vmapped, "scan": _scanned}
 
 
 def _forward_can(transformed: Any, subject: Subject, inputs: list[Any]) -> bool:

@@ -15,7 +15,8 @@ from funprop.verify.report import Check
 from funprop.verify.stories.case import Case
 from funprop.verify.subject import Subject, first_line, is_floating
 from funprop.verify.truth.evaluate import NotWideError
-from funprop.verify.truth.instruments import Instruments, Sample, drawn_sample
+from funprop.verify.truth.instruments import Instruments
+from funprop.verify.truth.samples import Sample, drawn_sample
 
 
 def at_other_inputs(
@@ -35,7 +36,7 @@ def at_other_inputs(
                 np.asarray(v, a.dtype) if is_floating(a) else v
                 for v, a in zip(point.inputs, subject.args, strict=True)
             ]
-            there = Instruments(subject, args)
+            there = Instruments(subject, args).traced()
         except Exception as error:  # whatever a backward pass raises at a shape
             notes.append(
                 f"{subject.name}: backward does not take {point.name}, as forward does: "

@@ -12,9 +12,11 @@ from funprop.verify.judging.judge import in_float64, judged
 from funprop.verify.report import Example
 from funprop.verify.subject import MismatchError, Subject, is_floating
 from funprop.verify.truth.evaluate import NotWideError
-from funprop.verify.truth.instruments import Instruments, Sample, drawn_sample
+from funprop.verify.truth.instruments import Instruments
+from funprop.verify.truth.samples import Sample, drawn_sample
 
 SHAPES = 12  # shapes that are tried
+NEAR = 1e-9  # of an array's largest number: aside of a kink
 WRONG = 1e-4  # of the gradient's size: wrong beyond any rounding
 
 
@@ -81,7 +83,7 @@ def _tried(
             np.asarray(v, a.dtype) if is_floating(a) else v
             for v, a in zip(inputs, subject.args, strict=True)
         ]
-        tools = Instruments(subject, args)
+        tools = Instruments(subject, args).traced()
         given = [properties.drawn(a) for a in args]
         for values in (given, given, points.nearby(args, rng), *_others(args, rng)):
             sample = drawn_sample(tools, values, 1.0, rng)
@@ -109,11 +111,22 @@ def _is_wrong(tools: Instruments, sample: Sample, leaf: int, least: float = 0.0)
     size = judged(in_float64(tools, [sample]), tools.eps, tools.constants).size
     if not _distance(tools, sample, leaf) > max(WRONG * size.leaf[leaf], least):
         return False
-    try:  # not at a kink
-        others = [tools.truth(sample, ties)[leaf] for ties in ("first", "last")]
-    except NotWideError:
-        return True
-    return all(np.allclose(truth, other) for other in others)
+    return not tools.may_have_kinks or not _at_a_kink(tools, sample, leaf)
+
+
+def _at_a_kink(tools: Instruments, sample: Sample, leaf: int) -> bool:
+    """Whether the gradient is another a little aside of the inputs: of the same program."""
+    truth = tools.truth(sample)[leaf]
+    for side in (NEAR, -NEAR):
+        aside = [
+            v + side * (np.abs(v).max(initial=0) or 1) * np.cos(np.arange(v.size)).reshape(v.shape)
+            if isinstance(v, np.ndarray) and is_floating(v)
+            else v
+            for v in sample.inputs
+        ]
+        if not np.allclose(truth, tools.truth(sample._replace(inputs=aside))[leaf]):
+            return True
+    return False
 
 
 def _simplified(tools: Instruments, sample: Sample, leaf: int) -> Sample:

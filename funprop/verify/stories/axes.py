@@ -9,7 +9,7 @@ import numpy as np
 
 from funprop.verify.stories.case import Case, Told
 from funprop.verify.truth.evaluate import NotWideError
-from funprop.verify.truth.instruments import Sample
+from funprop.verify.truth.samples import Sample
 
 
 def transposed(case: Case) -> Told | None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from funprop.verify.judging.judge import Verdict
 from funprop.verify.truth.evaluate import NotWideError
-from funprop.verify.truth.instruments import Instruments, Sample
+from funprop.verify.truth.instruments import Instruments
+from funprop.verify.truth.samples import Sample
 
 
 class Told(NamedTuple):

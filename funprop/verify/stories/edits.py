@@ -95,6 +95,10 @@ def _is_piecewise(eqn: Any) -> bool:
 
 def steps(case: Case) -> list[Step]:
     """Every equation of the forward pass; none where it cannot be run in float64."""
+    return case.tools.kept("steps", case.samples[0], lambda: _steps(case))
+
+
+def _steps(case: Case) -> list[Step]:
     found: dict[int, Step] = {}
 
     def run(inputs: list[Any]) -> list[Any]:

@@ -88,24 +88,32 @@ def values(case: Case) -> list[Value]:
 
     Empty where the forward pass cannot be taken apart.
     """
-    names: list[tuple[Key, str]] = []
-
-    def run(inputs: list[Any]) -> list[Any]:
-        names.clear()
-        found = computed(case, inputs)
-        names.extend((key, name) for key, name, _ in found)
-        return [value for *_, value in found]
-
+    tools = case.tools
+    names, every = tools.kept("program of values", tools, lambda: _computing(case))
     try:
         with jax.enable_x64(True):
-            every = case.tools.jit(run)
-            found = [[np.asarray(v) for v in every(s.inputs)] for s in case.samples]
+            found = [
+                tools.kept("values", s, lambda s=s: [np.asarray(v) for v in every(s.inputs)])
+                for s in case.samples
+            ]
     except Exception:  # a part of the forward pass that cannot be run in float64
         return []
     return [
-        Value(*name, list(arrays))
-        for name, arrays in zip(names, zip(*found, strict=True), strict=True)
+        Value(key, name, list(arrays))
+        for (key, name), arrays in zip(names, zip(*found, strict=True), strict=True)
     ]
+
+
+def _computing(case: Case) -> tuple[list[tuple[Key, str]], Callable[..., list[Any]]]:
+    """A program for every float that the forward pass computes; their names, once it has run."""
+    names: list[tuple[Key, str]] = []
+
+    def run(inputs: list[Any]) -> list[Any]:
+        found = computed(case, inputs)
+        names[:] = [(key, name) for key, name, _ in found]
+        return [value for *_, value in found]
+
+    return names, case.tools.jit(run)
 
 
 def computed(case: Case, inputs: list[Any]) -> list[tuple[Key, str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 from funprop.verify.stories.axes import rolls
 from funprop.verify.stories.case import Case, Told
 from funprop.verify.stories.regions import repeated
-from funprop.verify.truth.instruments import Sample
+from funprop.verify.truth.samples import Sample
 
 
 def overwritten(case: Case) -> Told | None:

@@ -107,7 +107,11 @@ def _variants(case: Case) -> Iterator[Axes]:
 
 def _fitting(case: Case) -> list[Axes]:
     """The first few with which the forward pass runs."""
-    return list(itertools.islice((v for v in _variants(case) if _runs(case, v)), VARIANTS))
+
+    def fitting() -> list[Axes]:
+        return list(itertools.islice((v for v in _variants(case) if _runs(case, v)), VARIANTS))
+
+    return case.tools.kept("reductions that fit", case.tools, fitting)
 
 
 def _runs(case: Case, variant: Axes) -> bool:

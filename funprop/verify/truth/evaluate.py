@@ -42,8 +42,8 @@ class Evaluate:
 
     Attributes:
       wide: in float64, whatever dtype the trace says.
-      ties: how `max`, `min`, `abs` and comparisons of floats that are equal decide: "first" or
-        "last"; by default as JAX does.
+      first: whether `max`, `min`, `abs` and comparisons of floats that are equal decide for the
+        first or for the last, a boolean that may be traced; by default they do as JAX does.
       around: `(equation, inputs, run) -> outputs`, called in the place of `run(inputs)` for every
         equation outside of loops and branches.
       unroll: run scans step by step, so that `around` sees each step.
@@ -52,7 +52,7 @@ class Evaluate:
     """
 
     wide: bool = False
-    ties: str = ""
+    first: Any = None
     around: Callable[..., list[Any]] | None = None
     unroll: bool = False
     log: list[Any] | None = None
@@ -85,7 +85,7 @@ class Evaluate:
     @property
     def simple(self) -> bool:
         """Whether a control flow primitive without custom rules may run as it was traced."""
-        return not (self.wide or self.ties or self.around or self.unroll)
+        return not (self.wide or self.first is not None or self.around or self.unroll)
 
     def logging_to(self, log: list[Any]) -> Evaluate:
         """The same, noting in another log, if it notes at all."""
@@ -109,8 +109,8 @@ class Evaluate:
             return CONTROL_FLOW[name](self, eqn.params, inputs)
         if only_calls(eqn):
             return self(inner_jaxprs(eqn)[0], *inputs)
-        if self.ties and name in TIES:
-            return [TIES[name](self.ties, eqn, *inputs)]
+        if self.first is not None and name in TIES:
+            return [TIES[name](self.first, eqn, *inputs)]
         if self.wide and not _is_wide(eqn):
             return self.wide_equation(eqn, inputs)
         return bind(eqn, inputs, eqn.params)

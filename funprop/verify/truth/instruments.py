@@ -3,10 +3,10 @@ both in exact arithmetic (float64), compiled once for inputs of one shape."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,26 +15,13 @@ import numpy as np
 from funprop import trees
 from funprop.verify.subject import Subject, first_line, floats, is_floating, of_floats
 from funprop.verify.truth.evaluate import Evaluate, NotWideError, through_bits
-from funprop.verify.truth.internals import equations
-
-# With more numbers than this in inputs and outputs a part is examined at the given inputs only.
-MANY = 200_000
-QUICKLY = {"xla_backend_optimization_level": 0}
+from funprop.verify.truth.internals import equations, unfiltered_errors
+from funprop.verify.truth.programs import MANY, jit_of
+from funprop.verify.truth.samples import Sample
+from funprop.verify.truth.ties import may_have_kinks
 
 EPS64 = float(np.finfo(np.float64).eps)
 EPS32 = float(np.finfo(np.float32).eps)
-
-
-class Sample(NamedTuple):
-    """Inputs, and cotangents of the float outputs: both in float64, integers as they are.
-
-    Attributes:
-      unit: the size of the cotangents; gradients are divided by it, to be compared.
-    """
-
-    inputs: list[Any]
-    dys: list[Any]
-    unit: float = 1.0
 
 
 class Instruments:
@@ -42,8 +29,8 @@ class Instruments:
 
     Attributes:
       outputs: the specs of its outputs.
+      many: whether it is of so many numbers that it is examined at the given inputs only.
       eps: the rounding unit of the working precision, that of the narrowest float input.
-      backward_jaxpr: the trace of the hand-written backward pass; `None` where it cannot be traced.
     """
 
     def __init__(self, subject: Subject, args: Sequence[Any]):
@@ -55,12 +42,27 @@ class Instruments:
             float(jnp.finfo(given[i].dtype).eps) for i in subject.differentiable
         )  # the coarsest that takes part
         self.dys = [jax.ShapeDtypeStruct(y.shape, y.dtype) for y in floats(self.outputs)]
-        self.backward_jaxpr, _ = _traced(subject.backward, given, self.dys)
-        self.many = sum(np.size(a) for a in args) + trees.size(self.outputs) > MANY
-        # Where the truth is computed, of few numbers, compiling is what takes time.
-        self.jit = jax.jit if self.many else functools.partial(jax.jit, compiler_options=QUICKLY)
+        self._given = given
+        self._x64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+        numbers = sum(np.size(a) for a in args) + trees.size(self.outputs)
+        self.many, self.jit = numbers > MANY, jit_of(numbers)
         self._memory: dict[tuple[str, int], tuple[Any, Any]] = {}
-        self._by_ties: dict[str, Callable[..., Any]] = {}
+
+    @functools.cached_property
+    def backward_jaxpr(self) -> Any:
+        """The trace of the hand-written backward pass.
+
+        Raises:
+          MismatchError, or whatever a backward pass raises that cannot be traced.
+        """
+        with jax.enable_x64(self._x64):  # as it was where this was made
+            return _traced(self.subject.backward, self._given, self.dys)[0]
+
+    def traced(self) -> Instruments:
+        """Itself, for inputs of other shapes: raises what the backward pass raises there."""
+        with unfiltered_errors():
+            self.wide_plain  # noqa: B018
+        return self
 
     def working(self, values: Sequence[Any]) -> list[Any]:
         """Values in the dtypes that the subject was given."""
@@ -84,6 +86,10 @@ class Instruments:
         """
         return self._running(sample)[1]
 
+    def plain(self, sample: Sample) -> list[np.ndarray]:
+        """The outputs of the plain forward pass as it runs."""
+        return self._running(sample)[2]
+
     def _running(self, sample: Sample) -> tuple[list[np.ndarray], ...]:
         return self.kept("running", sample, lambda: self._run(self._hand_and_auto, sample))
 
@@ -97,15 +103,15 @@ class Instruments:
 
     @functools.cached_property
     def _hand(self) -> Callable[..., Any]:
-        return jax.jit(lambda inputs, dys: (Evaluate()(self.backward_jaxpr, *inputs, *dys),))
+        return self.jit(lambda inputs, dys: (Evaluate()(self.backward_jaxpr, *inputs, *dys),))
 
     @functools.cached_property
     def _hand_and_auto(self) -> Callable[..., Any]:
-        def both(inputs: list[Any], dys: list[Any]) -> tuple[list[Any], list[Any]]:
-            auto, _ = self.pulled(Evaluate(), self.plain_jaxpr, inputs, dys)
-            return Evaluate()(self.backward_jaxpr, *inputs, *dys), auto
+        def both(inputs: list[Any], dys: list[Any]) -> tuple[list[Any], ...]:
+            auto_and_outputs = self.pulled(Evaluate(), self.plain_jaxpr, inputs, dys)
+            return Evaluate()(self.backward_jaxpr, *inputs, *dys), *auto_and_outputs
 
-        return jax.jit(both)
+        return self.jit(both)
 
     def pulled(
         self, run: Evaluate, jaxpr: Any, inputs: list[Any], dys: list[Any]
@@ -131,16 +137,32 @@ class Instruments:
 
     # ------------------------------------------------------------------------- in float64
 
-    def truth(self, sample: Sample, ties: str = "") -> list[np.ndarray]:
+    def truth(self, sample: Sample) -> list[np.ndarray]:
         """The derivative of what the plain forward pass computes, in float64.
 
         Raises:
           NotWideError: a part of the forward pass cannot run in float64, or has no derivative.
         """
-        if not ties:
-            return self._in_float64(sample)[0]
-        with jax.enable_x64(True):
-            return _float64(_wide(self._truth_by(ties), sample.inputs, sample.dys)[0])
+        return self._in_float64(sample)[0]
+
+    def truths_at_ties(self, sample: Sample) -> list[list[np.ndarray]]:
+        """As `truth`, where floats are equal decided for the first, and for the last.
+
+        None where the forward pass has no kinks, or cannot be run so.
+        """
+        if not self.may_have_kinks:
+            return []
+        found = []
+        for first in (True, False):
+            with jax.enable_x64(True), contextlib.suppress(NotWideError):
+                run = _wide(self._truth_by_ties, np.bool_(first), sample.inputs, sample.dys)
+                found.append(_float64(run))
+        return found
+
+    @functools.cached_property
+    def may_have_kinks(self) -> bool:
+        """Whether the slopes of the forward pass may jump."""
+        return may_have_kinks(self.wide_plain)
 
     def output(self, sample: Sample) -> list[np.ndarray]:
         """The outputs of the plain forward pass in float64."""
@@ -165,7 +187,7 @@ class Instruments:
     def _in_float64(self, sample: Sample) -> tuple[list[np.ndarray], ...]:
         def measure() -> tuple[list[np.ndarray], ...]:
             with jax.enable_x64(True):
-                for function in (self._all, self._truth_by("")):
+                for function in (self._all, self._truth):
                     try:
                         found = _wide(function, sample.inputs, sample.dys)
                         return tuple(_float64(part) for part in found)
@@ -207,12 +229,17 @@ class Instruments:
 
         return self.jit(measured)
 
-    def _truth_by(self, ties: str) -> Callable[..., Any]:
-        if ties not in self._by_ties:
-            run = Evaluate(wide=True, ties=ties)
-            pulled = functools.partial(self.pulled, run, self.wide_jaxprs[0])
-            self._by_ties[ties] = self.jit(pulled)
-        return self._by_ties[ties]
+    @functools.cached_property
+    def _truth(self) -> Callable[..., Any]:
+        return self.jit(lambda *args: self.pulled(Evaluate(wide=True), self.wide_jaxprs[0], *args))
+
+    @functools.cached_property
+    def _truth_by_ties(self) -> Callable[..., Any]:
+        def truth(first: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
+            run = Evaluate(wide=True, first=first)
+            return self.pulled(run, self.wide_jaxprs[0], inputs, dys)[0]
+
+        return self.jit(truth)
 
     @functools.cached_property
     def _output(self) -> Callable[..., Any]:
@@ -227,27 +254,6 @@ class Instruments:
     def draws_random_numbers(self) -> bool:
         """Whether the forward pass draws numbers, which differ with the dtype."""
         return any(e.primitive.name == "random_bits" for e in equations(self.plain_jaxpr))
-
-
-def random_numbers(seed: int) -> np.random.Generator:
-    """A generator whose numbers are not those that people draw their inputs from."""
-    return np.random.default_rng([seed, zlib.crc32(b"funprop.verify")])
-
-
-def drawn_sample(
-    tools: Instruments, inputs: list[Any], unit: float, rng: np.random.Generator
-) -> Sample:
-    """Inputs under random cotangents of a size; of a loss's gradient, under one."""
-    free = tools.subject.free_cotangent
-    dys = [
-        unit * (rng.standard_normal(spec.shape) if free else np.ones(spec.shape))
-        for spec in tools.dys
-    ]
-    # The numbers that the working precision makes of it: everybody shall see the same.
-    rounded = [
-        np.asarray(d.astype(spec.dtype), np.float64) for d, spec in zip(dys, tools.dys, strict=True)
-    ]
-    return Sample(inputs, rounded, unit)
 
 
 def _traced(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:

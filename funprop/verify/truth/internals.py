@@ -124,6 +124,13 @@ def input_names(eqn: Any) -> list[str]:
     return ["" if i < n_consts else str(name or "") for i, name in enumerate(names)]
 
 
+def unfiltered_errors() -> Any:
+    """Where many errors are expected, and caught: leave out JAX's work on their tracebacks."""
+    from jax._src import config
+
+    return config.traceback_filtering("off")
+
+
 @contextlib.contextmanager
 def rules_survive_differentiation() -> Iterator[None]:
     """Where a function is traced that differentiates inside, leave a trace of the custom rules.
