@@ -59,7 +59,7 @@ def what(one: Any, n: int) -> str:
         return "params gathered"
     if "attention/core" in one.name:
         return "queries, keys and values put to their heads"
-    if "embedding/scatter-add" in one.name:
+    if one.kind != "all-reduce" and "embedding/scatter-add" in one.name:
         return "what the embedding's gradient is made of"
     activation = ACTIVATION <= sum(one.sizes) <= ACTIVATION + 4 * ROWS * TIME
     if activation or len(one.sizes) == 1:

@@ -76,14 +76,16 @@ def costs(numbers: Any, into: Path) -> None:
             draw(ax, numbers, axis, what)
         column[0].set_title(axis, fontweight="bold")
         column[1].set_xlabel(f"{axis} ({UNITS[axis]})")
+    grid[0, -1].clear()  # the page says why
+    grid[0, -1].axis("off")
     for row, label in zip(grid, ("time of a step (ms)", "temporary memory (MiB)"), strict=True):
         many(row[0])
         row[0].set_ylabel(label)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, ncols=4, loc="lower center", frameon=False)
     figure.suptitle(
-        "A GPT's training step: the hand-written backward takes less memory than jax.grad "
-        "everywhere, and less time from two blocks on",
+        "A GPT's training step: the hand-written backward takes 0.26 to 0.64 of the "
+        "memory of plain JAX, and 0.55 to 0.86 of the time",
         fontsize=13,
     )
     figure.tight_layout(rect=(0, 0.05, 1, 0.98))
@@ -91,19 +93,23 @@ def costs(numbers: Any, into: Path) -> None:
 
 
 def compiling(numbers: Any, into: Path) -> None:
-    """Tracing and compiling against depth, on linear scales from zero."""
-    figure, both = plt.subplots(1, 2, figsize=(9, 4.2), sharey=True)
-    for ax, what in zip(both, ("trace s", "compile s"), strict=True):
-        draw(ax, numbers, "depth", what)
-        ax.set_ylim(0, None)
-        ax.set_xlabel("depth (blocks)")
-    both[0].set_title("tracing and lowering")
-    both[1].set_title("XLA's compilation")
-    both[0].set_ylabel("seconds")
-    handles, labels = both[0].get_legend_handles_labels()
-    figure.legend(handles, labels, ncols=4, loc="lower center", frameon=False, fontsize=9)
-    figure.suptitle("Under repeat, the time to a first step does not grow with depth", fontsize=12)
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    """Tracing and compiling against depth and sequence, from zero."""
+    figure, four = plt.subplots(1, 4, figsize=(13, 4.2), sharey=True)
+    cells = [(axis, what) for axis in ("depth", "sequence") for what in ("trace s", "compile s")]
+    for ax, (axis, what) in zip(four, cells, strict=True):
+        draw(ax, numbers, axis, what)
+        ax.set_xlabel(f"{axis} ({UNITS[axis]})")
+        ax.set_title("tracing and lowering" if what == "trace s" else "XLA's compilation")
+    four[0].set_ylim(0, 4.2)  # shared
+    four[0].set_ylabel("seconds")
+    handles, labels = four[0].get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=4, loc="lower center", frameon=False)
+    figure.suptitle(
+        "Time to a first step: eight times the blocks take 1.3 times as long under repeat; ours "
+        "grows with the sequence",
+        fontsize=12,
+    )
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(into / "scale-compile.png")
 
 
