@@ -97,8 +97,8 @@ def _count(n: int, size: int) -> int:
 
 
 def _cut(a: Any, first: int, turns: int, length: int) -> Any:
-    """`[turns, length, ...]`: each turn takes every so manieth row, as its part of what each of
-    several devices may hold."""
+    """`[turns, length, ...]`: each turn takes every `turns`-th row, so that rows which lie together
+    on one of several devices are spread over all turns."""
     a = jax.lax.slice_in_dim(a, first, first + turns * length)
     return a.reshape(length, turns, *a.shape[1:]).swapaxes(0, 1)
 
