@@ -194,7 +194,7 @@ HIDDEN = {
 }
 
 
-@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("number", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow), -np.inf])
 @pytest.mark.parametrize("kind", HIDDEN)
 def test_what_is_hidden_may_hold_anything(kind, number):
     how, mask, apart = HIDDEN[kind]
@@ -225,7 +225,7 @@ def test_what_is_hidden_may_hold_anything(kind, number):
             assert np.isnan(dx[:, 3]).any()  # it does not pass unseen
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", HIDDEN)
 def test_what_is_hidden_may_be_huge(kind, dtype):
     """Its scores overflow, and so do its products with `dy`: neither comes to the other places."""

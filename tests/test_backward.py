@@ -159,7 +159,8 @@ def test_whole_equals_map_of_autodiff(case, x64):
     )
 
 
-@pytest.mark.parametrize("case", marked(ALL, COMPOSED + HEADS), ids=lambda case: case.id)
+@SLOW  # a law of `verify`, as is the next
+@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
 def test_jit_gives_the_same(case, x64):
     params, x, key = build(case, jnp.float64)
     run = functools.partial(gradient, case.layer)
@@ -168,7 +169,8 @@ def test_jit_gives_the_same(case, x64):
     )
 
 
-@pytest.mark.parametrize("case", marked(FLOAT, COMPOSED), ids=lambda case: case.id)
+@SLOW
+@pytest.mark.parametrize("case", FLOAT, ids=lambda case: case.id)
 def test_vmap_over_forward_and_then_backward(case, x64):
     """Residuals pass through the borders of vmap and jit, one example of a stack as alone."""
     points = [build(case, jnp.float64, seed) for seed in (0, 10)]
@@ -185,7 +187,7 @@ def test_vmap_over_forward_and_then_backward(case, x64):
         chex.assert_trees_all_close(got, want, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("case", marked(ALL, COMPOSED), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", marked(ALL, COMPOSED + LOSSES), ids=lambda case: case.id)
 def test_as_function_is_differentiated_by_the_hand_written_backward(case, x64):
     params, x, key = build(case, jnp.float64)
     function = fp.as_function(case.layer)
@@ -232,6 +234,7 @@ def test_as_function_under_vmap_and_grad():
     chex.assert_trees_all_close(per_example(x), 1 - jnp.tanh(x) ** 2, rtol=1e-6)
 
 
+@SLOW  # a law of `verify`
 @pytest.mark.parametrize("case", LAYERS + LOSSES, ids=lambda case: case.id)
 def test_linear_in_the_cotangent(case, x64):
     params, x, key = build(case, jnp.float64)

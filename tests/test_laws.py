@@ -107,7 +107,11 @@ def test_paths_name_every_node():
     ]
 
 
-@pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=[] if case.key else [pytest.mark.slow]) for case in ALL],
+    ids=lambda case: case.id,
+)
 def test_no_key_means_inference(case):
     params, x, _ = build(case)
     assert "random" not in str(jax.make_jaxpr(case.layer.forward)(params, x))
