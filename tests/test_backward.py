@@ -20,6 +20,7 @@ from tests.cases import (
     LOSSES,
     MODELS,
     NORMALISATIONS,
+    OPTIMISED,
     RECURRENT,
     REWRITES,
     SEQUENCES,
@@ -209,8 +210,9 @@ def test_as_function_is_differentiated_by_the_hand_written_backward(case, x64):
     )
     chex.assert_trees_all_close(
         *(
-            [leaf for leaf in jax.tree.leaves(tree) if leaf.dtype == jnp.float64]
-            for tree in (got, want)
+            # A statistic has no gradient, though JAX finds one.
+            [leaf for leaf in jax.tree.leaves((fp.trained(p), x)) if leaf.dtype == jnp.float64]
+            for p, x in (got, want)
         ),
         rtol=1e-10,
         atol=1e-12,
@@ -320,7 +322,10 @@ def test_edges_agree_with_jax(case, x64):
     ),
     ids=lambda case: case.id,
 )
-def test_losses_are_safe_at_huge_outputs(case, scale, x64):
+def test_losses_are_safe_at_huge_outputs(case, scale, x64, monkeypatch):
+    if case.id.startswith("linear_"):  # its logits, made again, must round as they did
+        optimised = functools.partial(jax.jit, compiler_options=OPTIMISED)
+        monkeypatch.setattr(jax, "jit", optimised)
     params, (outputs, *rest), key = build(case, jnp.float32)
     fp.verify(case.layer, params, (scale * outputs, *rest), key=key).raise_if_wrong()
     y, kept = case.layer.forward(params, (scale * outputs, *rest))

@@ -57,8 +57,8 @@ def overflown(how: Heads, norm: Float[Array, "b g r t"], mask: Any) -> Spoiled:
     are too large. One that sees nothing has the same `norm`, and is right."""
     lost = jnp.isneginf(norm)
     if mask is not None:  # without one, each sees itself
-        sees = _sees_any(how, mask.reshape(len(norm), -1, 1))
-        lost = lost & sees.reshape(len(norm), 1, 1, -1)
+        sees = _sees_any(how, mask.reshape(len(norm), norm.shape[-1], 1))
+        lost = lost & sees.reshape(len(norm), 1, 1, norm.shape[-1])
     return lost[..., None]
 
 

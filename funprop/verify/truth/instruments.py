@@ -73,6 +73,7 @@ class Instruments:
         return [jnp.asarray(d, spec.dtype) for d, spec in zip(sample.dys, self.dys, strict=True)]
 
     # ------------------------------------------------------------------ in the working precision
+    # Compiled as a user's program is: how it rounds is what is judged.
 
     def hand(self, sample: Sample) -> list[np.ndarray]:
         """The hand-written gradient as it runs."""
@@ -103,7 +104,7 @@ class Instruments:
 
     @functools.cached_property
     def _hand(self) -> Callable[..., Any]:
-        return self.jit(lambda inputs, dys: (Evaluate()(self.backward_jaxpr, *inputs, *dys),))
+        return jax.jit(lambda inputs, dys: (Evaluate()(self.backward_jaxpr, *inputs, *dys),))
 
     @functools.cached_property
     def _hand_and_auto(self) -> Callable[..., Any]:
@@ -111,7 +112,7 @@ class Instruments:
             auto_and_outputs = self.pulled(Evaluate(), self.plain_jaxpr, inputs, dys)
             return Evaluate()(self.backward_jaxpr, *inputs, *dys), *auto_and_outputs
 
-        return self.jit(both)
+        return jax.jit(both)
 
     def pulled(
         self, run: Evaluate, jaxpr: Any, inputs: list[Any], dys: list[Any]
