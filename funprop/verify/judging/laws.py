@@ -60,17 +60,17 @@ def _transformed(
         return there, differentiated(subject, inputs)
 
     try:  # all at once: compiling is what takes time
-        return *jax.jit(every)(inputs, dys), []
+        return *tools.judged(every)(inputs, dys), []
     except Exception:  # whatever a rule raises that was not made for one of them: which?
         there, broken = {}, []
     for name, way in WAYS.items():
         try:
-            there[name] = jax.jit(functools.partial(way, subject.backward))(inputs, dys)
+            there[name] = tools.judged(functools.partial(way, subject.backward))(inputs, dys)
         except Exception as error:
             if _forward_can(way, subject, inputs):
                 sentence = f"backward fails under {name}: {first_line(error)}"
                 broken.append((f"fails under {name}", sentence))
-    return there, jax.jit(functools.partial(differentiated, subject))(inputs), broken
+    return there, tools.judged(functools.partial(differentiated, subject))(inputs), broken
 
 
 def _of_the_output(tools: Instruments, sample: Sample, ys: list[Any]) -> list[tuple[str, str]]:

@@ -46,6 +46,7 @@ class Instruments:
         self._x64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
         numbers = sum(np.size(a) for a in args) + trees.size(self.outputs)
         self.many, self.jit = numbers > MANY, jit_of(numbers)
+        self.judged = jit_of(numbers, judged=True)
         self._memory: dict[tuple[str, int], tuple[Any, Any]] = {}
 
     @functools.cached_property
@@ -73,7 +74,6 @@ class Instruments:
         return [jnp.asarray(d, spec.dtype) for d, spec in zip(sample.dys, self.dys, strict=True)]
 
     # ------------------------------------------------------------------ in the working precision
-    # Compiled as a user's program is: how it rounds is what is judged.
 
     def hand(self, sample: Sample) -> list[np.ndarray]:
         """The hand-written gradient as it runs."""
@@ -104,7 +104,7 @@ class Instruments:
 
     @functools.cached_property
     def _hand(self) -> Callable[..., Any]:
-        return jax.jit(lambda inputs, dys: (Evaluate()(self.backward_jaxpr, *inputs, *dys),))
+        return self.judged(lambda inputs, dys: (Evaluate()(self.backward_jaxpr, *inputs, *dys),))
 
     @functools.cached_property
     def _hand_and_auto(self) -> Callable[..., Any]:
@@ -112,7 +112,7 @@ class Instruments:
             auto_and_outputs = self.pulled(Evaluate(), self.plain_jaxpr, inputs, dys)
             return Evaluate()(self.backward_jaxpr, *inputs, *dys), *auto_and_outputs
 
-        return jax.jit(both)
+        return self.judged(both)
 
     def pulled(
         self, run: Evaluate, jaxpr: Any, inputs: list[Any], dys: list[Any]

@@ -12,19 +12,29 @@ MANY = 200_000  # with more numbers than this in inputs and outputs, a part is l
 
 # LLVM takes most of the time. Without loops that are fused by MLIR's passes, without its own
 # optimisation and its split into modules it takes a fifth of it.
-OPTIONS: dict[str, Any] = {
-    "xla_backend_optimization_level": 0,
+LEVEL = {"xla_backend_optimization_level": 0}
+OPTIONS: dict[str, Any] = LEVEL | {
     "xla_llvm_disable_expensive_passes": True,
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
 
 
-def jit_of(numbers: int) -> Callable[..., Any]:
-    """`jax.jit` for functions of so many numbers: of few, to what is compiled soonest."""
+def jit_of(numbers: int, *, judged: bool = False) -> Callable[..., Any]:
+    """`jax.jit` for functions of so many numbers: of few, to what is compiled soonest.
+
+    Args:
+      numbers: how many.
+      judged: whether it is how the program rounds that counts. Then it is optimised as a user's is:
+        at LLVM's lowest level the same product is not rounded alike in two passes, and what a rule
+        makes again is not what it was.
+    """
     if numbers > MANY:
         return jax.jit
-    return functools.partial(jax.jit, compiler_options=quick_options())
+    options = quick_options()
+    if judged:
+        options = {name: value for name, value in options.items() if name not in LEVEL}
+    return functools.partial(jax.jit, compiler_options=options)
 
 
 @functools.cache
