@@ -5,10 +5,9 @@ Targets: at least 2.0 times as fast for the CNN and 1.9 for the LSTM, temporary 
 Run: python -m tests.benchmarks.conv_rnn_updates [cnn] [lstm]
 """
 
-import functools
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,8 @@ import numpy as np
 import optax
 
 import funprop as fp
-from tests.benchmarks.harness import header, ratio
+from tests.benchmarks.harness import Pair, header, paired, ratio
+from tests.benchmarks.models import expert_step
 
 Update = Callable[..., Any]
 
@@ -67,21 +67,6 @@ def expert_classifier(params: Any, x: Any) -> Any:
     return h @ w + b_out
 
 
-def expert_step(apply: Callable[..., Any], optimizer: optax.GradientTransformation) -> Update:
-    """One jitted, donated update in plain JAX."""
-
-    def loss_fn(params: Any, x: Any, y: Any) -> Any:
-        return optax.softmax_cross_entropy_with_integer_labels(apply(params, x), y).mean()
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def update(params: Any, opt_state: Any, x: Any, y: Any) -> Any:
-        loss, grads = jax.value_and_grad(loss_fn)(params, x, y)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, loss
-
-    return update
-
-
 def of_nnx(make: Callable[[Any, Any], Any]) -> Update | None:
     """One update of a Flax NNX model, or `None` without Flax."""
     try:
@@ -125,42 +110,31 @@ def nnx_classifier(nnx: Any, rngs: Any) -> Any:
     )
 
 
-class Pair(NamedTuple):
-    """Ours and plain JAX's, each a call that makes one update; and their compiled programs."""
-
-    ours: Callable[[], Any]
-    theirs: Callable[[], Any]
-    compiled: tuple[Any, Any]
+def drawn(shape: tuple[int, ...]) -> Any:
+    """Inputs of this shape and labels of ten classes."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    return x, jnp.asarray(rng.integers(0, 10, shape[0]), jnp.int32)
 
 
 def pair(model: fp.Layer, expert: Callable[..., Any], shape: tuple[int, ...]) -> Pair:
     """One Adam update of the same params on the same batch."""
-    rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal(shape), jnp.float32)
-    y = jnp.asarray(rng.integers(0, 10, shape[0]), jnp.int32)
     objective, optimizer = fp.objective(model, fp.softmax_cross_entropy()), optax.adam(1e-3)
-    train, update = fp.step(fp.backprop(objective), optimizer), expert_step(expert, optimizer)
-    params = objective.init(jax.random.key(0), (x, y))
+    batch, train = drawn(shape), fp.step(fp.backprop(objective), optimizer)
+    params = objective.init(jax.random.key(0), batch)
     held = jax.tree.map(jnp.copy, [tuple(p) for p in params if p])
     if expert is expert_classifier:
         held = [part for group in held for part in group]
-    theirs: Any = held, optimizer.init(held)
-    mine = train.init(params, None)
-    compiled = train.update.lower(mine, (x, y)).compile(), update.lower(*theirs, x, y).compile()
 
-    def run_ours() -> Any:
-        nonlocal mine
-        mine, metrics = train.update(mine, (x, y))
-        return metrics["loss"].total
+    def loss(params: Any, batch: Any) -> Any:
+        outputs = expert(params, batch[0])
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, batch[1]).mean()
 
-    def run_theirs() -> Any:
-        nonlocal theirs
-        *theirs, loss = update(*theirs, x, y)
-        return loss
-
-    losses = float(run_ours()) / shape[0], float(run_theirs())
+    mine, theirs = train.init(params, None), (held, optimizer.init(held))
+    found = paired((train.update, mine), (expert_step(optimizer, loss), theirs), batch)
+    losses = float(found.ours()["loss"].mean), float(found.theirs())
     assert abs(losses[0] - losses[1]) < 1e-5 * losses[1], losses
-    return Pair(run_ours, run_theirs, compiled)
+    return found
 
 
 def one_update(
@@ -179,9 +153,7 @@ def one_update(
     print(f"  temporary bytes: ours {memory[0]:,}, plain {memory[1]:,}")
     of_flax = of_nnx(nnx)
     if of_flax is not None:
-        rng = np.random.default_rng(0)
-        x = jnp.asarray(rng.standard_normal(shape), jnp.float32)
-        y = jnp.asarray(rng.integers(0, 10, shape[0]), jnp.int32)
+        x, y = drawn(shape)
         time, noise = ratio(lambda: of_flax(x, y), theirs, pairs)
         print(f"  Flax NNX: {1 / time.median:.2f} times; time {time}, noise {noise}", flush=True)
 

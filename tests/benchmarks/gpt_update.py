@@ -19,6 +19,7 @@ import optax
 import funprop as fp
 from tests.benchmarks.harness import header, temporary
 from tests.benchmarks.language_models import plain_loss, tokens, transformer, transformer_block
+from tests.benchmarks.models import expert_step
 
 RATE = 3e-4
 
@@ -32,14 +33,7 @@ def ours(params: Any, rewrite: Callable[[fp.Layer], fp.Layer]) -> tuple[Any, Any
 def plain(params: Any, one: Callable[..., Any]) -> tuple[Any, Any]:
     """The same in plain JAX and optax, jitted and donated."""
     loss, optimizer = plain_loss(one, True), optax.adamw(RATE)
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: Any, batch: Any) -> Any:
-        params, opt_state = state
-        value, grads = jax.value_and_grad(lambda p: loss(p, batch) / batch[0].size)(params)
-        changes, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, changes), opt_state), value
-
+    update = expert_step(optimizer, lambda params, batch: loss(params, batch) / batch[0].size)
     return update, (jax.tree.map(jnp.copy, params), optimizer.init(params))
 
 

@@ -30,9 +30,8 @@ from jax.test_util import check_grads
 
 import funprop as fp
 from funprop.train.tasks import task
-from tests.benchmarks import conv_rnn_updates, language_models, models
-from tests.benchmarks.conv_rnn_updates import Pair
-from tests.benchmarks.harness import ratio
+from tests.benchmarks import conv_rnn_updates, language_models, models, step_speed
+from tests.benchmarks.harness import Pair, paired, ratio
 
 RECORD = Path(__file__).with_name("guard.json")
 MAY_LOSE, TRIES = 0.15, 3
@@ -47,13 +46,20 @@ class Measured(NamedTuple):
     noise: float
 
 
+def times(
+    ours: Callable[[], Any], theirs: Callable[[], Any], pairs: int, calls: int = 1
+) -> Measured:
+    """Of two calls."""
+    time_, noise = ratio(ours, theirs, pairs, calls)
+    return Measured(time_.median, None, None, max(abs(noise.low - 1), abs(noise.high - 1)))
+
+
 def updates(of: Pair, pairs: int, calls: int) -> Measured:
     """Of one update."""
     flops = [program.cost_analysis()["flops"] for program in of.compiled]
     held = [program.memory_analysis().temp_size_in_bytes for program in of.compiled]
-    time_, noise = ratio(of.ours, of.theirs, pairs, calls)
-    strays = max(abs(noise.low - 1), abs(noise.high - 1))
-    return Measured(time_.median, flops[0] / flops[1], held[0] / held[1], strays)
+    found = times(of.ours, of.theirs, pairs, calls)
+    return found._replace(flops=flops[0] / flops[1], bytes=held[0] / held[1])
 
 
 def mlp() -> Measured:
@@ -61,24 +67,7 @@ def mlp() -> Measured:
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((128, 784)), jnp.float32)
     y = jnp.asarray(rng.integers(0, 10, 128), jnp.int32)
-    objective, optimizer = models.ours((256, 256, 10)), optax.adam(1e-3)
-    train, update = fp.step(fp.backprop(objective), optimizer), models.expert_step(optimizer)
-    params = objective.init(jax.random.key(0), (x, y))
-    mine: Any = train.init(params, None)
-    theirs: Any = models.expert_params(params), optimizer.init(models.expert_params(params))
-    compiled = train.update.lower(mine, (x, y)).compile(), update.lower(*theirs, x, y).compile()
-
-    def run_ours() -> Any:
-        nonlocal mine
-        mine, metrics = train.update(mine, (x, y))
-        return metrics["loss"].total
-
-    def run_theirs() -> Any:
-        nonlocal theirs
-        *theirs, loss = update(*theirs, x, y)
-        return loss
-
-    return updates(Pair(run_ours, run_theirs, compiled), 41, 5)
+    return updates(step_speed.mlp((256, 256, 10), x, y), 41, 5)
 
 
 def gpt() -> Measured:
@@ -89,30 +78,10 @@ def gpt() -> Measured:
     train = fp.step(fp.backprop(whole), optimizer)
     params = whole.init(jax.random.key(0), batch)
     block = functools.partial(language_models.transformer_block, 4)
-    loss = language_models.plain_loss(block, True)
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(state: Any, batch: Any) -> Any:
-        params, opt_state = state
-        value, grads = jax.value_and_grad(lambda p: loss(p, batch) / batch[0].size)(params)
-        changes, opt_state = optimizer.update(grads, opt_state, params)
-        return (optax.apply_updates(params, changes), opt_state), value
-
-    theirs: Any = jax.tree.map(jnp.copy, params), optimizer.init(params)
-    mine: Any = train.init(params, None)
-    compiled = train.update.lower(mine, batch).compile(), update.lower(theirs, batch).compile()
-
-    def run_ours() -> Any:
-        nonlocal mine
-        mine, metrics = train.update(mine, batch)
-        return metrics["loss"].total
-
-    def run_theirs() -> Any:
-        nonlocal theirs
-        theirs, value = update(theirs, batch)
-        return value
-
-    return updates(Pair(run_ours, run_theirs, compiled), 31, 1)
+    total = language_models.plain_loss(block, True)
+    update = models.expert_step(optimizer, lambda p, batch: total(p, batch) / batch[0].size)
+    theirs = jax.tree.map(jnp.copy, params), optimizer.init(params)
+    return updates(paired((train.update, train.init(params, None)), (update, theirs), batch), 31, 1)
 
 
 def cnn() -> Measured:
@@ -129,31 +98,9 @@ def lstm() -> Measured:
 
 def fit() -> Measured:
     """10 epochs of digits against the expert's loop over batches in NumPy."""
-    digits, sizes, batch, epochs = task("digits"), (128, 64, 10), 64, 10
-    objective, optimizer = models.ours(sizes), optax.adam(1e-3)
-    train, update = fp.step(fp.backprop(objective), optimizer), models.expert_step(optimizer)
-    params = objective.init(jax.random.key(0), digits.train)
-    state, (x, y) = train.init(params, None), digits.train
-
-    def ours() -> Any:
-        how: Any = {"epochs": epochs, "batch_size": batch, "last": "drop", "progress": None}
-        return fp.fit(train, state, digits.train, **how).state
-
-    def theirs() -> Any:
-        p = models.expert_params(params)
-        opt_state = optimizer.init(p)
-        for epoch in range(epochs):
-            order = np.random.default_rng(epoch).permutation(len(x))
-            losses = []
-            for i in range(0, len(x) - batch + 1, batch):
-                rows = order[i : i + batch]
-                p, opt_state, loss = update(p, opt_state, x[rows], y[rows])
-                losses.append(loss)
-            np.mean(jax.device_get(losses))  # the epoch's loss, as fit reports it
-        return p
-
-    time_, noise = ratio(ours, theirs, 11)
-    return Measured(time_.median, None, None, max(abs(noise.low - 1), abs(noise.high - 1)))
+    run_fit, expert_loop = step_speed.digits(epochs=10)
+    data = task("digits").train
+    return times(run_fit, lambda: expert_loop(data, lambda rows: rows), 11)
 
 
 def verify() -> Measured:
@@ -172,8 +119,7 @@ def verify() -> Measured:
         for rule, p in zip(rules, params, strict=True):
             check_grads(lambda p, x, rule=rule: rule.forward(p, x)[0], (p, x), order=1, rtol=0.1)
 
-    time_, noise = ratio(ours, theirs, 3)
-    return Measured(time_.median, None, None, max(abs(noise.low - 1), abs(noise.high - 1)))
+    return times(ours, theirs, 3)
 
 
 CASES: dict[str, Callable[[], Measured]] = {

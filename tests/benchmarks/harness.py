@@ -68,6 +68,29 @@ def cpu_seconds(run: Callable[[], Any]) -> float:
     return spent() - start
 
 
+class Pair(NamedTuple):
+    """Ours and the expert's, each a call that makes one update; and their compiled programs."""
+
+    ours: Callable[[], Any]
+    theirs: Callable[[], Any]
+    compiled: tuple[Any, Any]
+
+
+def paired(ours: tuple[Any, Any], theirs: tuple[Any, Any], batch: Any) -> Pair:
+    """Two of `(update, state)`, to be updated on one batch again and again."""
+
+    def again(update: Any, state: Any) -> Callable[[], Any]:
+        def run() -> Any:
+            nonlocal state
+            state, told = update(state, batch)
+            return told
+
+        return run
+
+    compiled = [update.lower(state, batch).compile() for update, state in (ours, theirs)]
+    return Pair(again(*ours), again(*theirs), (compiled[0], compiled[1]))
+
+
 def temporary(jitted: Any, *args: Any) -> int:
     """Bytes that the compiled function holds beside its arguments and outputs."""
     return jitted.lower(*args).compile().memory_analysis().temp_size_in_bytes

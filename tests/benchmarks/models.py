@@ -1,4 +1,5 @@
-"""The same multilayer perceptron twice: ours, and as an expert writes it in plain JAX and optax."""
+"""The same multilayer perceptron twice: ours, and as an expert writes it in plain JAX and optax;
+and an expert's update of any loss."""
 
 import functools
 from collections.abc import Callable
@@ -20,22 +21,27 @@ def ours(sizes: Sizes) -> fp.Layer:
     return fp.objective(fp.serial(*layers), fp.softmax_cross_entropy())
 
 
-def expert_loss(params: Any, x: Any, y: Any) -> Any:
+def expert_loss(params: Any, batch: Any) -> Any:
     """The mean loss in plain JAX."""
+    x, y = batch
     for w, b in params[:-1]:
         x = jax.nn.relu(x @ w + b)
     w, b = params[-1]
     return optax.softmax_cross_entropy_with_integer_labels(x @ w + b, y).mean()
 
 
-def expert_step(optimizer: optax.GradientTransformation) -> Callable[..., Any]:
-    """One jitted, donated update in plain JAX."""
+def expert_step(
+    optimizer: optax.GradientTransformation, loss: Callable[[Any, Any], Any] = expert_loss
+) -> Callable[[Any, Any], Any]:
+    """One jitted, donated update in plain JAX, `(state, batch) -> (state, loss)`, of the mean loss
+    `(params, batch) -> ()`; the state is params and the optimizer's."""
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def update(params: Any, opt_state: Any, x: Any, y: Any) -> Any:
-        loss, grads = jax.value_and_grad(expert_loss)(params, x, y)
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state, loss
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state: Any, batch: Any) -> Any:
+        params, opt_state = state
+        value, grads = jax.value_and_grad(loss)(params, batch)
+        changes, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, changes), opt_state), value
 
     return update
 

@@ -68,6 +68,16 @@ def many(ax: Any) -> None:
     ax.yaxis.set_minor_locator(NullLocator())
 
 
+def titled(figure: Any, ax: Any, title: str, places: tuple[int, float, float]) -> None:
+    """The names of one of the axes below the figure, and a title, of this size, above; between
+    them, from and to these heights, the axes."""
+    size, bottom, top = places
+    handles, labels = ax.get_legend_handles_labels()
+    figure.legend(handles, labels, ncols=len(handles), loc="lower center", frameon=False)
+    figure.suptitle(title, fontsize=size)
+    figure.tight_layout(rect=(0, bottom, 1, top))
+
+
 def costs(numbers: Any, into: Path) -> None:
     """Time above memory, a column for each axis."""
     figure, grid = plt.subplots(2, len(AXES), figsize=(15, 6.4), sharey="row")
@@ -81,14 +91,13 @@ def costs(numbers: Any, into: Path) -> None:
     for row, label in zip(grid, ("time of a step (ms)", "temporary memory (MiB)"), strict=True):
         many(row[0])
         row[0].set_ylabel(label)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, ncols=4, loc="lower center", frameon=False)
-    figure.suptitle(
+    titled(
+        figure,
+        grid[0, 0],
         "A GPT's training step: the hand-written backward takes 0.26 to 0.64 of the "
         "memory of plain JAX, and 0.55 to 0.86 of the time",
-        fontsize=13,
+        (13, 0.05, 0.98),
     )
-    figure.tight_layout(rect=(0, 0.05, 1, 0.98))
     figure.savefig(into / "scale-costs.png")
 
 
@@ -102,14 +111,13 @@ def compiling(numbers: Any, into: Path) -> None:
         ax.set_title("tracing and lowering" if what == "trace s" else "XLA's compilation")
     four[0].set_ylim(0, 4.2)  # shared
     four[0].set_ylabel("seconds")
-    handles, labels = four[0].get_legend_handles_labels()
-    figure.legend(handles, labels, ncols=4, loc="lower center", frameon=False)
-    figure.suptitle(
+    titled(
+        figure,
+        four[0],
         "Time to a first step: eight times the blocks take 1.3 times as long under repeat; ours "
         "grows with the sequence",
-        fontsize=12,
+        (12, 0.07, 1),
     )
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(into / "scale-compile.png")
 
 
@@ -132,10 +140,8 @@ def traffic(found: Any, into: Path) -> None:
         ax.set_title(way)
         ax.grid(visible=False, axis="x")
     axes[0].set_ylabel("sent by a device in a step (MiB)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, ncols=3, loc="lower center", frameon=False)
-    figure.suptitle("Bytes moved between devices, beside the least that must be", fontsize=13)
-    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    title = "Bytes moved between devices, beside the least that must be"
+    titled(figure, axes[0], title, (13, 0.07, 1))
     figure.savefig(into / "scale-devices.png")
 
 
