@@ -144,10 +144,8 @@ def from_loss(loss_fn: Callable[..., Any], *, mixes: bool = False) -> GradFn:
     def scaled(params: PyTree, batch: PyTree, key: Any, dloss: Any) -> tuple[Any, Any]:
         loss, aux = total(params, batch, key)
         scaled = loss if dloss is None else loss * jnp.asarray(dloss, loss.dtype)
-        return scaled, (
-            trees.widen(loss),
-            *aux,
-        )  # what is told is summed on, over parts and devices
+        # Widened, as what is told is summed on, over parts and devices.
+        return scaled, (trees.widen(loss), *aux)
 
     def total(params: PyTree, batch: PyTree, key: Any) -> tuple[Float[Array, ""], Any]:
         loss = loss_fn(params, batch, key)

@@ -126,6 +126,7 @@ def linear_cross_entropy(
         raise ValueError(f"z_loss must be at least 0, got {z_loss}")
 
     smoothed = Smoothed(classes, smoothing, z_loss)
+    by_classes, at_once = chunk is not None, CHUNK if chunk is None else chunk
 
     def init(key: Key[Array, ""], x: Any) -> LinearParams:
         outputs = x[0]
@@ -137,13 +138,13 @@ def linear_cross_entropy(
         x, labels, valid, *weights = _checked(params, batch, classes)
         found, hidden, lost = rows_with_a_say(x, *weights)
         chosen = labels.reshape(-1)
-        at_once = rows_at_once(x) if chunk is None else None
-        if at_once:
+        size = rows_at_once(x)
+        if size:
             d, _ = pull_sum((1, 0), jnp.zeros(labels.shape, widen(found).dtype), *weights)
             d = spoiled(d, valid).reshape(-1)
-            terms, norms, taken = rows_forward(smoothed, params, found, chosen, d, hidden, at_once)
+            terms, norms, taken = rows_forward(smoothed, params, found, chosen, d, hidden, size)
         else:
-            terms, norms = classes_forward(smoothed, params, found, chosen, hidden, chunk or CHUNK)
+            terms, norms = classes_forward(smoothed, params, found, chosen, hidden, at_once)
             taken = None
         terms = spoiled(terms if lost is None else jnp.where(lost, jnp.nan, terms), valid.ravel())
         terms = terms.reshape(labels.shape)
@@ -153,7 +154,7 @@ def linear_cross_entropy(
         """Of the fast way; `None` for the lean one."""
         n = math.prod(x.shape[:-1])
         fit = budget // (classes * widen(x).dtype.itemsize) if rows is None else rows
-        lean = rows is None and (fit < min(n, FEW) or split_by_xla())
+        lean = by_classes or (rows is None and (fit < min(n, FEW) or split_by_xla()))
         return None if lean or not n else min(n, fit, MOST if rows is None else n)
 
     def logit_cotangents(residuals: Any, dy: Any) -> tuple[Any, Any, Any]:
@@ -173,27 +174,26 @@ def linear_cross_entropy(
     def backward(
         params: LinearParams, residuals: tuple[Any, ...], dy: Any
     ) -> tuple[LinearParams, tuple[Any, ...]]:
-        x, _, labels, _, _, taken, *_ = residuals
-        rows, dz_of, dweights = logit_cotangents(residuals, dy)
+        x, _, labels, _, terms, taken, *weights = residuals
         if taken is not None:
+            _, dweights = pull_sum(dy, terms, *weights)
             dx, dw, db = (
                 _scaled(dy[0], d, like) for d, like in zip(taken, (x, *params), strict=True)
             )
             return LinearParams(dw, db), (dx.reshape(x.shape), None, *dweights)
+        found, dz_of, dweights = logit_cotangents(residuals, dy)
         chosen = labels.reshape(-1)
 
         def step(carry: Any, part: Chunk) -> Any:
             dx, dw, db = carry
-            dz = dz_of(part.logits(rows), part.is_target(chosen))
+            dz = dz_of(part.logits(found), part.is_target(chosen))
             db, dz = part.put(db, dz.sum(0)), dz.astype(x.dtype)
             dx = dx + product(dz, part.w)  # dx[n,i] = sum_c dz[n,c] w[c,i]
-            dw = part.put(dw, product(dz.T, rows))  # dw[c,i] = sum_n dz[n,c] x[n,i]
+            dw = part.put(dw, product(dz.T, found))  # dw[c,i] = sum_n dz[n,c] x[n,i]
             return dx, dw, db
 
         zeros = LinearParams(*(None if p is None else jnp.zeros_like(p) for p in params))
-        dx, dw, db = over_chunks(
-            step, (jnp.zeros_like(widen(rows)), *zeros), params, chunk or CHUNK
-        )
+        dx, dw, db = over_chunks(step, (jnp.zeros_like(widen(found)), *zeros), params, at_once)
         dx = dx.astype(x.dtype).reshape(x.shape)
         return LinearParams(dw, db), (dx, None, *dweights)
 
@@ -221,7 +221,7 @@ def linear_cross_entropy(
         zeros = jnp.zeros(b, wide.dtype)
         products = jnp.zeros((b, t, t), wide.dtype) if t <= i else None
         dx, found, products = over_chunks(
-            step, (jnp.zeros_like(widen(rows)), zeros, products), params, chunk or CHUNK
+            step, (jnp.zeros_like(widen(rows)), zeros, products), params, at_once
         )
         if products is not None:
             found = found + (gram(wide) * products).sum((1, 2))
@@ -273,11 +273,16 @@ def _scaled(dtotal: Any, taken: Any, like: Any) -> Any:
     return None if taken is None else (taken * dtotal.astype(taken.dtype)).astype(like.dtype)
 
 
+def check_params(params: Any) -> None:
+    """Raise where they are not those of the head."""
+    if not isinstance(params, LinearParams):
+        raise TypeError(f"params must be LinearParams(w, b), got {type(params).__name__}")
+
+
 def _checked(params: Any, batch: Any, classes: int) -> tuple[Any, ...]:
     """`x`, the labels in int32, which of them are in range, and the weights, if any."""
     x, labels, *weights = given(batch, "labels")
-    if not isinstance(params, LinearParams):
-        raise TypeError(f"params must be LinearParams(w, b), got {type(params).__name__}")
+    check_params(params)
     _check_inputs(x)
     if params.w.shape != (classes, x.shape[-1]):
         raise ValueError(

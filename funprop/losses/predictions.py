@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 
 from funprop.losses.chunks import Chunk, over_chunks
-from funprop.losses.linear_cross_entropy import LinearParams
+from funprop.losses.linear_cross_entropy import LinearParams, check_params
 from funprop.trees import require_float, widen
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def linear_predictions(
       >>> linear_predictions(params, jnp.array([[0.0, 1.0, 0.0]]), chunk=2).tolist()
       [1]
     """
-    if not isinstance(params, LinearParams):
-        raise TypeError(f"params must be LinearParams(w, b), got {type(params).__name__}")
+    check_params(params)
     require_float(x)
     rows = x.reshape(-1, x.shape[-1])
 
