@@ -1,0 +1,68 @@
+"""Is the time of compiling a training step the same at any depth, under `repeat`?
+
+XLA's compilation alone, traced and lowered anew before each, without any cache: by the clock and by
+the processor, of few and of many blocks in turns; and the lines of both programs, before and after.
+Run: python -m tests.benchmarks.scale_compile [funprop | plain]
+"""
+
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from tests.benchmarks import scale
+from tests.benchmarks.harness import header
+from tests.benchmarks.language_models import tokens
+
+DEPTHS, ROUNDS = (2, 16), 5
+
+
+def made(way: str, depth: int) -> tuple[Any, ...]:
+    """`(update, state, batch)`, the state by its shapes."""
+    sizes = scale.Sizes(depth=depth)
+    batch = tokens(sizes.batch, sizes.sequence, sizes.vocabulary)
+    step, objective = scale.ours(sizes, lambda block: block)
+    update = step.update
+    params = jax.eval_shape(objective.init, jax.random.key(0), batch)
+    state = jax.eval_shape(lambda params: step.init(params, None), params)
+    if way == "plain":
+        update, adam = scale.plain(sizes, False)
+        state = params, jax.eval_shape(adam.init, params)
+    return update, state, batch
+
+
+def main(way: str) -> None:
+    """Print a row a depth."""
+    header()
+    clock: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
+    processor: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
+    ways = {depth: made(way, depth) for depth in DEPTHS}
+    lines = {}
+    for i in range(ROUNDS):
+        for depth in DEPTHS if i % 2 else DEPTHS[::-1]:
+            update, *arguments = ways[depth]
+            jax.clear_caches()
+            jitted = jax.jit(lambda *arguments, update=update: update(*arguments))
+            lowered = jitted.lower(*arguments)
+            start = time.perf_counter(), time.process_time()
+            compiled = lowered.compile()
+            clock[depth].append(time.perf_counter() - start[0])
+            processor[depth].append(time.process_time() - start[1])
+            if i:
+                continue
+            lines[depth] = [text.count("\n") for text in (lowered.as_text(), compiled.as_text())]
+    for depth in DEPTHS:
+        cells = [
+            "{1:.2f} ({0:.2f} to {2:.2f})".format(*np.percentile(took[depth], [25, 50, 75]))
+            for took in (clock, processor)
+        ]
+        print(
+            f"{way}, {depth:2} blocks: {cells[0]} s, of the processor {cells[1]} s; lines "
+            f"{lines[depth][0]:,}, compiled {lines[depth][1]:,}"
+        )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:] or ["funprop"])
