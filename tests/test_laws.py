@@ -195,7 +195,7 @@ def test_the_sum_over_parts_is_the_gradient_of_the_whole(x64):
     grad_fn = quickly(fp.backprop(objective))
     parts = [
         grad_fn(params, jax.tree.map(lambda leaf, a=a, b=b: leaf[a:b], batch))
-        for a, b in ((0, 1), (1, 4), (4, 10))
+        for a, b in ((0, 1), (1, 10))
     ]
     total = jax.tree.map(lambda *leaves: sum(leaves), *parts)
     whole = grad_fn(params, batch)

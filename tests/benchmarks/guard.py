@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     recorded = json.loads(RECORD.read_text()) if RECORD.exists() else {"cases": {}}
     print(", ".join(about().values()))
-    jax.config.update("jax_enable_compilation_cache", False)  # or `verify` reads what it should make
+    jax.config.update("jax_enable_compilation_cache", False)  # what `verify` makes
     failed = 0
     for name in given.cases or CASES:
         start = time.perf_counter()

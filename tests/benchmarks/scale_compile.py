@@ -2,11 +2,13 @@
 
 XLA's compilation alone, traced and lowered anew before each, without any cache: by the clock and by
 the processor, of few and of many blocks in turns; and the lines of both programs, before and after.
-Run: python -m tests.benchmarks.scale_compile [funprop | plain]
+Run: python -m tests.benchmarks.scale_compile SCALE.json funprop|plain [DEPTH ...]
 """
 
+import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +18,7 @@ from tests.benchmarks import scale
 from tests.benchmarks.harness import header
 from tests.benchmarks.language_models import tokens
 
-DEPTHS, ROUNDS = (2, 16), 5
+ROUNDS = 5
 
 
 def made(way: str, depth: int) -> tuple[Any, ...]:
@@ -33,15 +35,15 @@ def made(way: str, depth: int) -> tuple[Any, ...]:
     return update, state, batch
 
 
-def main(way: str) -> None:
-    """Print a row a depth."""
+def main(numbers: Path, way: str, depths: list[int]) -> None:
+    """Print a row a depth, and keep the medians among the numbers."""
     header()
-    clock: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
-    processor: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
-    ways = {depth: made(way, depth) for depth in DEPTHS}
+    clock: dict[int, list[float]] = {depth: [] for depth in depths}
+    processor: dict[int, list[float]] = {depth: [] for depth in depths}
+    ways = {depth: made(way, depth) for depth in depths}
     lines = {}
     for i in range(ROUNDS):
-        for depth in DEPTHS if i % 2 else DEPTHS[::-1]:
+        for depth in depths if i % 2 else depths[::-1]:
             update, *arguments = ways[depth]
             jax.clear_caches()
             jitted = jax.jit(lambda *arguments, update=update: update(*arguments))
@@ -53,7 +55,10 @@ def main(way: str) -> None:
             if i:
                 continue
             lines[depth] = [text.count("\n") for text in (lowered.as_text(), compiled.as_text())]
-    for depth in DEPTHS:
+    known = json.loads(numbers.read_text()) if numbers.exists() else {}
+    for depth in depths:
+        kept = known.setdefault("compiling", {}).setdefault(way, {})
+        kept[str(depth)] = float(np.median(clock[depth]))
         cells = [
             "{1:.2f} ({0:.2f} to {2:.2f})".format(*np.percentile(took[depth], [25, 50, 75]))
             for took in (clock, processor)
@@ -62,7 +67,8 @@ def main(way: str) -> None:
             f"{way}, {depth:2} blocks: {cells[0]} s, of the processor {cells[1]} s; lines "
             f"{lines[depth][0]:,}, compiled {lines[depth][1]:,}"
         )
+    numbers.write_text(json.dumps(known, indent=1))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:] or ["funprop"])
+    main(Path(sys.argv[1]), sys.argv[2], list(map(int, sys.argv[3:])) or list(scale.AXES["depth"]))
