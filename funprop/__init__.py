@@ -122,7 +122,18 @@ from funprop.steps import (
     step,
 )
 from funprop.steps.fused_step import FusedState, fused_step
-from funprop.train import Fit, at_least, at_most, fit, load, patience, save
+from funprop.train import (
+    Checkpoint,
+    Checkpoints,
+    Fit,
+    Restored,
+    at_least,
+    at_most,
+    fit,
+    load,
+    patience,
+    save,
+)
 from funprop.transforms import (
     Transformed,
     clip_per_example,
@@ -140,6 +151,8 @@ __all__ = [
     "Averaged",
     "BatchNormParams",
     "BatchSums",
+    "Checkpoint",
+    "Checkpoints",
     "ConvParams",
     "Decoding",
     "DenseParams",
@@ -157,6 +170,7 @@ __all__ = [
     "NormParams",
     "ParamTable",
     "Recorded",
+    "Restored",
     "Scaled",
     "ShardingTable",
     "Statistic",

@@ -1,7 +1,19 @@
 """The shell around the pure core: data in, epochs run, progress shown, files written."""
 
+from funprop.train.checkpoints import Checkpoint, Checkpoints, Restored
 from funprop.train.fit import Fit, fit
 from funprop.train.params_file import load, save
 from funprop.train.stopping import at_least, at_most, patience
 
-__all__ = ["Fit", "at_least", "at_most", "fit", "load", "patience", "save"]
+__all__ = [
+    "Checkpoint",
+    "Checkpoints",
+    "Fit",
+    "Restored",
+    "at_least",
+    "at_most",
+    "fit",
+    "load",
+    "patience",
+    "save",
+]
