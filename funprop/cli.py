@@ -58,6 +58,8 @@ def _run() -> int:
         processes: int | None = None,
         distributed: bool = False,
         ordered: int | None = None,
+        restart: bool = False,
+        override: bool = False,
     ) -> int:
         """Train a network on real data by a hand-written backward pass.
 
@@ -76,13 +78,16 @@ def _run() -> int:
           batch_size: examples an update; without it, what suits the data.
           seed: of the params and of the order of the examples.
           backward: by the hand-written backward pass, or by jax.vjp.
-          out: the run folder, which must not exist yet; without it, one under runs/.
+          out: the run folder; without it, a new one under runs/. Where it holds a run that was
+            stopped, or has fewer epochs than are asked for, that is gone on with.
           processes: split every batch over so many processes, started on this host; 1 for all
             devices of this one.
           distributed: split every batch over the processes that a scheduler started with this same
             command (SLURM, Kubernetes, TPU pods).
           ordered: into how many parts a batch is cut, for bits that do not depend on the number of
             devices and processes.
+          restart: give the run that the folder holds another name, and begin anew.
+          override: go on with the run that the folder holds though settings differ from its own.
         """
         if distributed and processes is not None:
             raise ValueError("a scheduler decides how many processes there are")
@@ -97,6 +102,8 @@ def _run() -> int:
             "out": out,
             "all_devices": distributed or processes is not None,
             "ordered": ordered,
+            "restart": restart,
+            "override": override,
         }
         from funprop.train.compilation import cache_compilations, compiling
         from funprop.train.processes import joined, launch

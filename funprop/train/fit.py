@@ -150,6 +150,7 @@ def fit(
     of_kind = kind(state, data, some)
     with kept or contextlib.nullcontext(), interrupts(terminating=kept is not None) as noted:
         settings = feed.settings | {"first_epoch": first_epoch}
+        settings |= {} if kept is None else kept.settings
         reached = last_reached(kept, Reached(state, zeros), settings, epochs)
         reached = reached._replace(sums=copies(reached.sums, mesh))
         with (progress or silent)() as display:

@@ -75,6 +75,8 @@ class Checkpoints:
       metric: an entry of the history, such as `"held_out/loss"`: the checkpoint with the best value
         stays too.
       best: `min` for a loss, `max` for an accuracy.
+      settings: what else must be the same for `fit` to go on, such as the learning rate; JSON.
+      override: whether `fit` goes on with other settings than those that it finds.
 
     Raises:
       TypeError: an argument that is something else.
@@ -103,6 +105,8 @@ class Checkpoints:
         keep: int = 3,
         metric: str | None = None,
         best: Callable[..., float] = min,
+        settings: dict[str, Any] | None = None,
+        override: bool = False,
     ) -> None:
         if not isinstance(folder, str | places.PathLike):
             raise TypeError(f"folder must be a path, got {described(folder)}")
@@ -117,6 +121,7 @@ class Checkpoints:
         if best not in (min, max):
             raise TypeError(f"best must be min or max, got {described(best)}")
         self.metric, self.best = metric, best
+        self.settings, self.override = settings or {}, override
         places.check_installed()
         self._values: dict[int, float] = {}  # of the metric, by update
         self._damaged: set[int] = set()
