@@ -162,7 +162,32 @@ def _run() -> int:
         started()
         return 0 if run(object, rules=rules, seed=seed) else 1
 
-    return tyro.extras.subcommand_cli_from_dict({"train": train, "verify": verify}, prog="funprop")
+    def runs(folder: tyro.conf.Positional[Path] = Path("runs")) -> int:
+        """List the runs in a folder, the newest first.
+
+        Args:
+          folder: where they are.
+        """
+        from funprop.train import show as shown
+
+        started()
+        print(shown.runs(folder))
+        return 0
+
+    def show(run: tyro.conf.Positional[Path]) -> int:
+        """Show settings, state, curves and checkpoints of a run, and whether each is whole.
+
+        Args:
+          run: its folder.
+        """
+        from funprop.train import show as shown
+
+        started()
+        print(shown.show(run))
+        return 0
+
+    commands = {"train": train, "runs": runs, "show": show, "verify": verify}
+    return tyro.extras.subcommand_cli_from_dict(commands, prog="funprop")
 
 
 if __name__ == "__main__":
