@@ -122,7 +122,7 @@ from funprop.steps import (
     step,
 )
 from funprop.steps.fused_step import FusedState, fused_step
-from funprop.train import Fit, at_least, at_most, fit, load, patience, save
+from funprop.train import Fit, Tokens, at_least, at_most, fit, load, patience, save, skip_unreadable
 from funprop.transforms import (
     Transformed,
     clip_per_example,
@@ -163,6 +163,7 @@ __all__ = [
     "Step",
     "Sum",
     "Tapped",
+    "Tokens",
     "TrainState",
     "Transformed",
     "absolute_error",
@@ -269,6 +270,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "skip_nonfinite",
+    "skip_unreadable",
     "softmax",
     "softmax_cross_entropy",
     "softplus",

@@ -2,6 +2,18 @@
 
 from funprop.train.fit import Fit, fit
 from funprop.train.params_file import load, save
+from funprop.train.records import skip_unreadable
 from funprop.train.stopping import at_least, at_most, patience
+from funprop.train.tokens import Tokens
 
-__all__ = ["Fit", "at_least", "at_most", "fit", "load", "patience", "save"]
+__all__ = [
+    "Fit",
+    "Tokens",
+    "at_least",
+    "at_most",
+    "fit",
+    "load",
+    "patience",
+    "save",
+    "skip_unreadable",
+]
