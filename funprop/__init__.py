@@ -122,7 +122,20 @@ from funprop.steps import (
     step,
 )
 from funprop.steps.fused_step import FusedState, fused_step
-from funprop.train import Fit, Tokens, at_least, at_most, fit, load, patience, save, skip_unreadable
+from funprop.train import (
+    Checkpoint,
+    Checkpoints,
+    Fit,
+    Restored,
+    Tokens,
+    at_least,
+    at_most,
+    fit,
+    load,
+    patience,
+    save,
+    skip_unreadable,
+)
 from funprop.transforms import (
     Transformed,
     clip_per_example,
@@ -140,6 +153,8 @@ __all__ = [
     "Averaged",
     "BatchNormParams",
     "BatchSums",
+    "Checkpoint",
+    "Checkpoints",
     "ConvParams",
     "Decoding",
     "DenseParams",
@@ -157,6 +172,7 @@ __all__ = [
     "NormParams",
     "ParamTable",
     "Recorded",
+    "Restored",
     "Scaled",
     "ShardingTable",
     "Statistic",

@@ -1,5 +1,6 @@
 """The shell around the pure core: data in, epochs run, progress shown, files written."""
 
+from funprop.train.checkpoints import Checkpoint, Checkpoints, Restored
 from funprop.train.fit import Fit, fit
 from funprop.train.params_file import load, save
 from funprop.train.records import skip_unreadable
@@ -7,7 +8,10 @@ from funprop.train.stopping import at_least, at_most, patience
 from funprop.train.tokens import Tokens
 
 __all__ = [
+    "Checkpoint",
+    "Checkpoints",
     "Fit",
+    "Restored",
     "Tokens",
     "at_least",
     "at_most",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -15,6 +16,10 @@ HIDDEN = ("epoch", "seconds", "examples_per_second")
 
 class Progress(AbstractContextManager, Protocol):
     """A display; `fit` calls it and never asks it anything."""
+
+    def begin(self, history: Sequence[Row]) -> None:
+        """Before the first device call, with the rows of the epochs that a run that goes on has
+        behind it. A display need not have this."""
 
     def update(self, epoch: float, epochs: int, examples: int, means: Row) -> None:
         """After each device call: epochs done so far (a fraction), of how many, of what size."""
@@ -43,6 +48,9 @@ class silent:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        pass
+
+    def begin(self, history: Sequence[Row]) -> None:
         pass
 
     def update(self, epoch: float, epochs: int, examples: int, means: Row) -> None:
