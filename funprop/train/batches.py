@@ -26,13 +26,15 @@ class Batches(Protocol):
       updates: in an epoch.
       whole: those that are not short, which come first.
       examples: in an epoch.
-      batch_size: examples a batch; a short one has fewer.
+      size: examples a batch; a short one has fewer.
+      settings: what must be the same for a run to go on where it ended; JSON.
     """
 
     updates: int
     whole: int
     examples: int
-    batch_size: int
+    size: int
+    settings: dict[str, Any]
 
     def load(self, epoch: int, first: int, end: int, places: Int[np.ndarray, "places"]) -> PyTree:
         """These places of batches `first` to `end`, `[batches, places, ...]` a leaf, on the host.
@@ -46,19 +48,27 @@ class Batches(Protocol):
 class RecordBatches:
     """Batches of a source's records, in an order of their own every epoch."""
 
-    def __init__(self, source: Any, batch_size: int, seed: int, last: Last) -> None:
-        self.examples, self.batch_size = len(source), batch_size
+    def __init__(
+        self, source: Any, batch_size: int, seed: int, last: Last, padded: bool = False
+    ) -> None:
+        self.examples, self.size = len(source), batch_size
+        self.settings = {
+            "examples": self.examples,
+            "batch_size": batch_size,
+            "seed": seed,
+            "last": last,
+        }
         self.whole = self.examples // batch_size
         self.updates = self.whole if last == "drop" else -(-self.examples // batch_size)
-        self._padded = last == "pad"
-        if self._padded:
+        self._padded = padded
+        if padded:
             self.whole = self.updates
         self._source, self._seed = source, seed
         i = int(shuffled(np.zeros(1, int), self.examples, seed, 0)[0])
         self._like = like(read(source, [i])[0], f"data: record {i}")
 
     def load(self, epoch: int, first: int, end: int, places: Int[np.ndarray, "places"]) -> PyTree:
-        at = np.arange(first, end)[:, None] * self.batch_size + places
+        at = np.arange(first, end)[:, None] * self.size + places
         real = at < self.examples
         if not self._padded and not real.all():  # the short batch, by itself
             at, real = at[:, real[0]], real[:, real[0]]
@@ -95,8 +105,9 @@ class MadeBatches:
                 "data: update 0 must be a batch, arrays with one axis of examples, got shapes "
                 f"{', '.join(map(str, self._like.shapes[:3]))}"
             )
-        (self.batch_size,) = sizes
-        self.examples = self.batch_size * updates
+        (self.size,) = sizes
+        self.examples = self.size * updates
+        self.settings = {"updates": updates, "batch_size": self.size, "seed": seed}
 
     def _made(self, i: int) -> PyTree:
         try:
@@ -108,6 +119,6 @@ class MadeBatches:
         before = epoch * self.updates + first
         made = [self._made(before + i) for i in range(end - first)]
         found = stacked(made, self._like, lambda i: f"data: update {before + i}")
-        if len(places) == self.batch_size:
+        if len(places) == self.size:
             return found
         return jax.tree.map(lambda leaf: leaf[:, places], found)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
 AHEAD = 1  # items that wait; one more is being made, and one is in use
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def ahead(items: Iterator[T]) -> Generator[T]:
     """The same items, made by a thread of their own while those before are used.
 
     What the thread raises is raised here, in the place of the item. Closed, exhausted or left by an

@@ -12,7 +12,7 @@ import numpy as np
 
 from funprop import trees
 from funprop.train.as_arrays import first_nonfinite
-from funprop.values import dtype_in_jax, short
+from funprop.values import dtype_in_jax
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -170,12 +170,10 @@ def _unlike(first: Like, tree: PyTree) -> str:
         return f"{first.structure.num_leaves} arrays in a tree, got {type(tree).__name__}"
     leaves, structure = _flat(tree)
     places = jax.tree_util.tree_flatten_with_path(structure.unflatten(range(len(leaves))))[0]
-    parts = isinstance(tree, tuple) and len(tree) in (2, 3)
+    parts = first.names[0].split("/")[0] in PARTS and isinstance(tree, tuple) and len(tree) <= 3
     names = [_name(path, parts) for path, _ in places]
-    lacking = next((name for name in first.names if name not in names), None)
-    more = next((name for name in names if name not in first.names), None)
-    if lacking is not None:
-        return f"but has no {short(lacking)}"
-    if more is not None:
-        return f"but has {short(more)} more"
+    for lacking in (name for name in first.names if name not in names):
+        return f"but has no {lacking[:60]}"
+    for more in (name for name in names if name not in first.names):
+        return f"but has {more[:60]} more"
     return f"but is another kind of {type(tree).__name__}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -32,35 +32,34 @@ class Streamed:
     places that hold nothing. Over a mesh, a process loads the places of its own devices alone.
     """
 
-    def __init__(
-        self, batches: Batches, settings: dict[str, Any], mesh: jax.sharding.Mesh | None
-    ) -> None:
-        self.updates, self.batch_size = batches.updates, batches.batch_size
-        self.examples = min(batches.examples, self.updates * self.batch_size)
-        self.settings = settings
+    def __init__(self, batches: Batches, mesh: jax.sharding.Mesh | None) -> None:
+        self.updates, self.size = batches.updates, batches.size
+        self.examples = min(batches.examples, self.updates * self.size)
+        self.settings, self.pick = batches.settings, batch_of
         self._batches, self._mesh = batches, mesh
-        self._everywhere = np.arange(self.batch_size)
-        self._places = _places_here(self.batch_size, mesh)
+        self._everywhere = np.arange(self.size)
+        self._places = _places_here(self.size, mesh)
         # What a thread does not inherit.
         self._x64, self._device = jax.config.jax_enable_x64, jax.config.jax_default_device
         start = time.perf_counter()
         first = batches.load(0, 0, 1, self._places)
         seconds = time.perf_counter() - start
         fitting = BLOCK_BYTES / max(1, trees.nbytes(first)), BLOCK_SECONDS / max(seconds, 1e-9)
-        self._long = max(1, processes.of_first(int(min(*fitting, self.updates, 2**20))))
-
-    def pick(self, data: PyTree, row: Any) -> PyTree:
-        """A batch of a block's."""
-        return jax.tree.map(lambda leaf: leaf[row], data)
+        self._long = max(1, processes.of_first(int(min(*fitting, batches.whole, 2**20))))
+        self.rows = np.arange(self._long, dtype=np.int32)
+        self.example = jax.tree.map(self._spec, first)
 
     def batch(self, epoch: int, i: int) -> PyTree:
         """Batch `i` of an epoch on the host, by itself and whole."""
         loaded = self._batches.load(epoch, i, i + 1, self._everywhere)
         return jax.tree.map(lambda leaf: leaf[0], loaded)
 
-    def blocks(self, epoch: int, done: int = 0) -> Iterator[Block]:
+    def blocks(self, epoch: int, done: int = 0) -> Generator[Block]:
         """Those of an epoch from its update `done` on, each loaded while others are in use."""
         return ahead(self._blocks(epoch, done))
+
+    def _spec(self, leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct((self._long, self.size, *leaf.shape[2:]), leaf.dtype)
 
     def _blocks(self, epoch: int, done: int) -> Iterator[Block]:
         while done < self.updates:
@@ -82,9 +81,15 @@ class Streamed:
                 )
             if self._mesh is None:
                 return jax.device_put(leaf)
-            return _over(self._mesh, leaf, self._places, self.batch_size)
+            return _over(self._mesh, leaf, self._places, self.size)
 
-        return Block(jax.tree.map(placed, loaded), np.arange(long), updates)
+        size = jax.tree.leaves(loaded)[0].shape[1] if self._mesh is None else self.size
+        return Block(jax.tree.map(placed, loaded), self.rows[:long], size, updates)
+
+
+def batch_of(data: PyTree, row: Any) -> PyTree:
+    """A batch of a block's."""
+    return jax.tree.map(lambda leaf: leaf[row], data)
 
 
 def _split(mesh: jax.sharding.Mesh) -> jax.NamedSharding:
