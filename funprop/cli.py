@@ -186,7 +186,31 @@ def _run() -> int:
         print(shown.show(run))
         return 0
 
-    commands = {"train": train, "runs": runs, "show": show, "verify": verify}
+    def prepare(
+        files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILES")],
+        out: Path,
+        tokenizer: Path | None = None,
+        end_of_text: str | None = None,
+        held_out: float = 0.0,
+    ) -> int:
+        """Make one file of tokens, which fp.Tokens reads, of files of text of any size.
+
+        Args:
+          files: text, in this order.
+          out: the file to write, NAME.bin; what it holds is told in NAME.bin.json.
+          tokenizer: a tokenizer.json of Hugging Face's tokenizers; without it, tokens are bytes.
+          end_of_text: one of the tokenizer's tokens, put after every file.
+          held_out: the share that goes to NAME-held-out.bin: every n-th file, or, of few files, the
+            last part of each.
+        """
+        from funprop.train import prepare
+
+        started()
+        options = {"tokenizer": tokenizer, "end_of_text": end_of_text, "held_out": held_out}
+        print(prepare.prepare(files, out, **options))
+        return 0
+
+    commands = {"train": train, "prepare": prepare, "runs": runs, "show": show, "verify": verify}
     return tyro.extras.subcommand_cli_from_dict(commands, prog="funprop")
 
 

@@ -19,7 +19,6 @@ from funprop.train.data import epoch_rows, gather
 from funprop.train.progress import for_terminal, lines, live
 from tests.cases import OPTIMISED
 
-
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (50, 3))
 Y = (X[:, 0] > 0).astype(jnp.int32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
@@ -21,16 +21,15 @@ class Block(NamedTuple):
 
     Attributes:
       data: what they are picked from.
-      rows: `[updates, ...]`: batch `j` is `pick(data, rows[j])`.
+      rows: batch `j` is `pick(data, rows[j])`.
       size: examples a batch.
+      updates: how many batches there are; there may be more rows, which mean nothing.
     """
 
     data: PyTree
     rows: Any
     size: int
-
-    def __len__(self) -> int:
-        return self.rows.shape[0]
+    updates: int
 
 
 class Feed(Protocol):
@@ -50,8 +49,8 @@ class Feed(Protocol):
     pick: Callable[[PyTree, Any], PyTree]
     settings: dict[str, Any]
 
-    def blocks(self, epoch: int, done: int = 0) -> Iterator[Block]:
-        """Those of an epoch, from its update `done` on."""
+    def blocks(self, epoch: int, done: int = 0) -> Generator[Block]:
+        """Those of an epoch, from its update `done` on; closed by who needs no more of them."""
         ...
 
     def batch(self, epoch: int, i: int) -> PyTree:
@@ -95,12 +94,12 @@ class InMemory:
     def _rows(self, epoch: int) -> Int[np.ndarray, "batches batch_size"]:
         return epoch_rows(self.examples, self.size, self._seed, epoch, self._last)
 
-    def blocks(self, epoch: int, done: int = 0) -> Iterator[Block]:
+    def blocks(self, epoch: int, done: int = 0) -> Generator[Block]:
         """All full batches are one block."""
         rows = self._rows(epoch)[done:]
         for block in [rows] if self._padded else blocks(rows):
             if len(block):
-                yield Block(self._data, split(block, self._mesh), block.shape[1])
+                yield Block(self._data, split(block, self._mesh), block.shape[1], len(block))
 
     def batch(self, epoch: int, i: int) -> PyTree:
         rows = self._rows(epoch)[i]

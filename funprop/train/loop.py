@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -106,31 +107,33 @@ class Loop:
         """All of it; why it ended. `noted` tells of a signal to stop."""
         if reason := self._enough():
             return reason
-        upcoming = self._calls()
-        call = self._launch(next(upcoming, None))
-        while call is not None:
-            following = next(upcoming, None)  # while the device works
-            begun = self._launch(following) if self.ahead else None
-            stopped = self._finish(call, noted)
-            if stopped:
-                return stopped
-            call = begun if self.ahead else self._launch(following)
+        with contextlib.closing(self._calls()) as upcoming:
+            call = self._launch(next(upcoming, None))
+            while call is not None:
+                following = next(upcoming, None)  # while the device works
+                begun = self._launch(following) if self.ahead else None
+                stopped = self._finish(call, noted)
+                if stopped:
+                    return stopped
+                call = begun if self.ahead else self._launch(following)
         return f"all {self.epochs} epochs done"
 
-    def _calls(self) -> Iterator[Call]:
+    def _calls(self) -> Generator[Call]:
         every = None if self.checkpoints is None else self.checkpoints.updates
         for epoch in range(self.begin.epoch, self.epochs):
             done = self.begin.done if epoch == self.begin.epoch else 0
-            for block in self.feed.blocks(epoch + self.first_epoch, done):
-                first = 0
-                while first < len(block):
-                    end = min(first + self.at_once, len(block))
-                    if every is not None:  # a call ends where a checkpoint is due
-                        before = epoch * self.feed.updates + done
-                        end = min(end, first + every - before % every)
-                    done += end - first
-                    yield Call(epoch, block, first, end, done, done == self.feed.updates)
-                    first = end
+            blocks = self.feed.blocks(epoch + self.first_epoch, done)
+            with contextlib.closing(blocks):
+                for block in blocks:
+                    first = 0
+                    while first < block.updates:
+                        end = min(first + self.at_once, block.updates)
+                        if every is not None:  # a call ends where a checkpoint is due
+                            before = epoch * self.feed.updates + done
+                            end = min(end, first + every - before % every)
+                        done += end - first
+                        yield Call(epoch, block, first, end, done, done == self.feed.updates)
+                        first = end
 
     def _launch(self, call: Call | None) -> Call | None:
         """Start it, without waiting; what it gives is there when the device is done."""
