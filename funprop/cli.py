@@ -69,7 +69,7 @@ def _run() -> int:
         Args:
           data: digits, digits-denoise, iris, breast-cancer or diabetes; or stdlib, for a language
             model of the sources of Python's standard library, which shows what it writes as it
-            learns.
+            learns; or a file of tokens that funprop prepare wrote, with a part held out.
           model: which network: mlp, cnn or rnn for digits, autoencoder for digits-denoise, llama or
             gpt for stdlib, else mlp; without it, the first of these.
           optimizer: how the gradient becomes an update.
@@ -129,12 +129,12 @@ def _run() -> int:
         data: str, model: str | None, optimizer: str, given: dict[str, Any]
     ) -> Callable[[], object]:
         """What trains on the data: to be called here, or in other processes."""
-        if data == "stdlib":
+        if data == "stdlib" or Path(data).suffix in (".bin", ".npy"):
             if optimizer != "adam":
-                raise ValueError(f"stdlib is trained by adamw, got {optimizer!r}")
+                raise ValueError(f"text is trained on by adamw, got {optimizer!r}")
             from funprop.train import text
 
-            return functools.partial(text.train, model=model or "llama", **given)
+            return functools.partial(text.train, data, model=model or "llama", **given)
         from funprop.train import job
 
         return functools.partial(job.train, data, model=model, optimizer=optimizer, **given)
