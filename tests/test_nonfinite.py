@@ -44,11 +44,11 @@ SPOILT = fp.layer(  # one element of one gradient, by hand
 MASK = of(lambda x: jnp.where(jnp.arange(4)[None] < 2, x, -jnp.inf), "mask")
 
 
-def tied(inner):
+def tied(*inner):
     """The first layer's weights, transposed, in the last."""
     return fp.reparam(
-        fp.serial(fp.dense(4, bias=False), inner, fp.dense(4, bias=False)),
-        expand=lambda w: (fp.DenseParams(w, None), (), fp.DenseParams(w.T, None)),
+        fp.serial(fp.dense(4, bias=False), *inner, fp.dense(4, bias=False)),
+        expand=lambda w: (fp.DenseParams(w, None), (), (), fp.DenseParams(w.T, None)),
         initial=lambda params: params[0].w,
     )
 
@@ -73,10 +73,10 @@ PLACES = {
         *("activation", "parallel/serial/log", "log(0)"),
     ),
     "remat": (
-        fp.repeat(fp.remat(fp.serial(fp.dense(4), fp.relu(), SQRT, fp.tanh())), 2),
-        *("cotangent", "repeat[1]/sqrt", "div"),
+        fp.repeat(fp.remat(fp.serial(fp.dense(4), ZERO, SQRT)), 2),
+        *("cotangent", "repeat[1]/sqrt", "0.5 / 0"),
     ),
-    "tied": (tied(fp.serial(ZERO, SQRT)), "cotangent", "serial/sqrt", "0.5 / 0"),
+    "tied": (tied(ZERO, SQRT), "cotangent", "sqrt", "0.5 / 0"),
     "by hand": (
         fp.serial(fp.dense(4), fp.named("block", fp.serial(SPOILT, fp.tanh()))),
         *("gradient", "block/spoilt", ""),

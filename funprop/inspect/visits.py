@@ -112,6 +112,6 @@ def path_of(trail: Trail, copied: set[tuple[int, ...]], model: Layer) -> str:
     path, node = "", model
     for depth, (place, copy) in enumerate(trail[1:], start=1):
         if places_of(trail[:depth]) in copied:
-            path = f"{path or model.name}[{copy}]"
+            path = f"{path or node.name}[{copy}]"
         path, node = below(path, node)[place], node.children[place]
     return path

@@ -76,7 +76,9 @@ def find_nonfinite(
     if objective is not None and objective.children:
         _, seen = watched_run(grad_fn, objective, params, batch, key, dloss)
     calls = tuple(
-        Call(s.path, s.during, s.part, s.given, s.gives, s.gradients) for s in seen if s.own
+        Call(s.path, s.during, s.part, s.given, s.gives, s.gradients)
+        for s in seen
+        if s.own and len(s.trail) > 1
     )
     first = first_bad(seen, params, batch)
     report = NonfiniteReport(loss, gradients, first, calls, ())

@@ -85,8 +85,7 @@ def watched_run(
     copied = {places_of(trail[:-1]) for trail in watch.trails if trail[-1][1] > 0}
     for seen in watch.seen:
         path = path_of(seen.trail, copied, objective)
-        seen.path = path if len(seen.trail) == 1 else title(path, seen.layer)
-        seen.path = seen.path or objective.children[0].name
+        seen.path = title(path, seen.layer)
     return gradient, watch.seen
 
 
