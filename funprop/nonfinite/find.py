@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from funprop.arguments import check_grad_fn
+from funprop.arguments import check_given, check_grad_fn, check_trainable
 from funprop.gradients import Gradient
 from funprop.jitted import Jitted
 from funprop.nonfinite.equations import Equation, first_equation
@@ -67,6 +67,8 @@ def find_nonfinite(
       'the loss is infinite. First bad: activation of log, forward: 1 in'
     """
     check_grad_fn(grad_fn)
+    check_given(batch, key, dloss)
+    check_trainable(params)
     gradient = Jitted(lambda params, batch, key, dloss: call(grad_fn, params, batch, key, dloss))(
         params, batch, key, dloss
     )

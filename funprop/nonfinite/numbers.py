@@ -82,7 +82,9 @@ def numbers(tree: PyTree) -> Numbers:
     worst = next((one for one in each if not one.finite), Numbers())
     return Numbers(
         max((one.largest for one in each), default=0.0),
-        *(sum(getattr(one, name) for one in each) for name in ("nan", "inf", "size")),
+        sum(one.nan for one in each),
+        sum(one.inf for one in each),
+        sum(one.size for one in each),
         worst.at,
         worst.leaf,
     )
