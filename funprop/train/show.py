@@ -128,7 +128,7 @@ def _curves(history: Sequence[Row]) -> list[str]:
     for name in names:
         values = [row.get(name, math.nan) for row in history]
         known = [v for v in values if math.isfinite(v)]
-        if known:
+        if known and (name != "skipped" or any(known)):
             ends = values[0], values[-1], min(known), max(known)
             rows.append((_name(name), curve(values), *(f"{v:.4g}" for v in ends)))
     return list(aligned(rows, left=(0, 1)))
