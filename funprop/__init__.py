@@ -125,7 +125,20 @@ from funprop.steps import (
     step,
 )
 from funprop.steps.fused_step import FusedState, fused_step
-from funprop.train import Fit, at_least, at_most, fit, load, patience, save
+from funprop.train import (
+    Checkpoint,
+    Checkpoints,
+    Fit,
+    Restored,
+    Tokens,
+    at_least,
+    at_most,
+    fit,
+    load,
+    patience,
+    save,
+    skip_unreadable,
+)
 from funprop.transforms import (
     Transformed,
     clip_per_example,
@@ -143,6 +156,8 @@ __all__ = [
     "Averaged",
     "BatchNormParams",
     "BatchSums",
+    "Checkpoint",
+    "Checkpoints",
     "ConvParams",
     "Decoding",
     "DenseParams",
@@ -161,12 +176,14 @@ __all__ = [
     "NormParams",
     "ParamTable",
     "Recorded",
+    "Restored",
     "Scaled",
     "ShardingTable",
     "Statistic",
     "Step",
     "Sum",
     "Tapped",
+    "Tokens",
     "TrainState",
     "Transformed",
     "absolute_error",
@@ -275,6 +292,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "skip_nonfinite",
+    "skip_unreadable",
     "softmax",
     "softmax_cross_entropy",
     "softplus",

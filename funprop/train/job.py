@@ -27,7 +27,10 @@ from funprop.train import processes
 from funprop.train.arguments import check_sizes
 from funprop.train.arrays import spread
 from funprop.train.fit import Fit, fit
+from funprop.train.interrupts import CODES
 from funprop.train.plots import confusion, draw
+from funprop.train.recorded import display
+from funprop.train.run_folder import check_not_stopped, checkpoints_of, run_folder, say_finished
 from funprop.train.runs import (
     check_choice,
     check_installed,
@@ -35,7 +38,6 @@ from funprop.train.runs import (
     check_rate,
     check_seed,
     contents,
-    run_folder,
     save_reached,
     write_history,
     write_run,
@@ -67,19 +69,23 @@ def train(
     out: Path | None = None,
     all_devices: bool = False,
     ordered: int | None = None,
+    restart: bool = False,
+    override: bool = False,
 ) -> Path:
     """Train a model on a data set, print how it goes, and write the run's folder.
 
     Without a model, it is the task's first; without a number, the task's own. With `all_devices`
     batches are split over all that the run's processes have; `ordered` says into how many parts,
-    for bits that do not depend on their number.
+    for bits that do not depend on their number. A run that `out` holds is gone on with, to the same
+    bits as if it had not been stopped; one that is finished is left as it is.
 
     Returns:
-      The folder: `history.jsonl`, `params.safetensors`, `report.png`, `run.json`.
+      The folder: `history.jsonl`, `params.safetensors`, `report.png`, `run.json`, `checkpoints`.
 
     Raises:
       ValueError: an argument that cannot be, or a folder; before anything is computed or written.
       FloatingPointError: training diverged; the folder is written all the same.
+      Stopped: a signal ended it; the folder is written, to be gone on with.
     """
     check_choice("optimizer", optimizer, OPTIMIZERS)
     check_choice("backward", backward, ("manual", "autodiff"))
@@ -115,7 +121,12 @@ def train(
     training = step(split, OPTIMIZERS[optimizer](rate))
     init_key, train_key = jax.random.split(jax.random.key(seed))
     params = whole.init(init_key, chosen.train)
-    with run_folder(name, out, settings, trees.nbytes(params)) as folder:
+    with run_folder(
+        name, out, settings, trees.nbytes(params), restart=restart, override=override
+    ) as (folder, finished):
+        if finished:
+            say_finished(folder, finished)
+            return folder
         _describe(chosen, network, batch_size)
         _verify(whole, params, chosen)
         by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
@@ -129,11 +140,14 @@ def train(
             seed=seed,
             held_out=chosen.test,
             measure=measure(grad_fn),
+            progress=display(folder),
             mesh=mesh,
+            checkpoints=checkpoints_of(folder, settings, override),
         )
         if processes.first():
             write_run(folder, lambda place: _write(place, chosen, network, settings, result))
         check_not_diverged(result.history, folder)
+        check_not_stopped(result.stopped, folder)
     return folder
 
 
@@ -152,13 +166,14 @@ def _write(
     save_reached(folder, params)
     write_history(folder, result.history)
     final = result.history[-1] if result.history else None
-    write_settings(folder, settings | {"stopped": result.stopped, "final": final}, finished=True)
     outputs = np.asarray(jax.jit(lambda p, x: network.forward(p, x)[0])(params, chosen.test[0]))
     if np.isfinite(outputs).all():
         print(f"\n{_report(chosen, outputs)}\n")
     if result.history:
         title = "funprop train {data}: {model}, {optimizer}, learning rate {learning_rate:g}"
         draw(folder / "report.png", chosen, result.history, outputs, title.format(**settings))
+    finished = result.stopped not in CODES
+    write_settings(folder, settings | {"stopped": result.stopped, "final": final}, finished)
     print(contents(folder))
 
 

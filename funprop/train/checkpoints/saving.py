@@ -1,0 +1,130 @@
+"""Saving in the background: one at a time, and what has failed is told, not raised."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from funprop.train import processes
+from funprop.train.checkpoints import folder as places
+from funprop.train.checkpoints import written
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+
+class Saving:
+    """Saves checkpoints to a folder, each in the background until the next one.
+
+    Attributes:
+      newest: the update of the newest one that is known to be there.
+      failures: how many have failed since.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.newest: int | None = None
+        self.failures = 0
+        self._under_way: int | None = None
+        self._checkpointer: Any = None
+        self._lock: Any = None
+
+    @property
+    def checkpointer(self) -> Any:
+        """Orbax's."""
+        if self._checkpointer is None:
+            import orbax.checkpoint as ocp
+
+            self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        return self._checkpointer
+
+    def open(self) -> bool:
+        """Lock the folder, and take away what a process that was killed has left; whether that was
+        needed.
+
+        Raises:
+          ValueError: another process has locked it, or it cannot be written to.
+        """
+        if self._lock is not None:
+            return False
+        problem, lock = "", places.NoLock()
+        if processes.first():
+            try:
+                lock = places.locked(self.folder)
+                places.clear_leftovers(self.folder)
+            except ValueError as error:
+                problem = str(error)
+            except OSError as error:
+                problem = f"{self.folder} cannot be written to: {said(error)}"
+        problem = processes.words_of_first(problem)
+        if problem:
+            raise ValueError(problem)
+        self._lock = lock
+        return True
+
+    def begin(self, state: PyTree, update: int, notes: dict[str, Any], value: float | None) -> bool:
+        """Copy the state and begin to write it; whether that could be."""
+        place = places.place(self.folder, update)
+        if processes.first():
+            places.take_away(place)
+        processes.anywhere(False)  # all wait for the first
+        problem = ""
+        try:
+            with written.quiet():
+                written.write(self.checkpointer, place, state, notes, value)
+        except TypeError:
+            raise
+        except Exception as error:
+            problem = said(error)
+        self._under_way = update
+        return not self._failed(problem)
+
+    def settle(self) -> bool:
+        """Wait for the one that is under way; whether there was one, and it is there."""
+        if self._under_way is None:
+            return False
+        problem = ""
+        try:
+            with written.quiet():
+                self.checkpointer.wait_until_finished()
+        except Exception as error:
+            problem = said(error)
+        if self._failed(problem):
+            return False
+        self.newest, self._under_way, self.failures = self._under_way, None, 0
+        return True
+
+    def _failed(self, problem: str) -> bool:
+        """Whether the save under way has failed, in this process or in another of the run."""
+        if not processes.anywhere(bool(problem)):
+            return False
+        update, self._under_way = self._under_way, None
+        self._checkpointer = None  # what has failed may be in any state
+        self.failures += 1
+        warnings.warn(
+            f"the checkpoint of update {update} could not be written to {self.folder}: "
+            f"{problem or 'another process could not'}; training goes on, and it is tried again",
+            stacklevel=4,
+        )
+        return True
+
+    def close(self) -> None:
+        """Let other processes write."""
+        if self._checkpointer is not None:
+            self._checkpointer.close()
+            self._checkpointer = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+def said(error: BaseException) -> str:
+    """What went wrong in the words of the system, where it has some."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, OSError) and found.strerror:
+            return found.strerror
+        found = found.__cause__ or found.__context__
+    first = next(iter(str(error).splitlines()), "")
+    return first[:200] or type(error).__name__
