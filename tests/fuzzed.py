@@ -100,7 +100,7 @@ def main():
             return same(fp.load(file, params), whole_params) and "right"
         rows, found = runs.read_history(folder), runs.read_settings(folder)
         assert all(isinstance(row, dict) for row in rows)
-        return file.name == runs.HISTORY and "rows" or ("right" if found else "refused")
+        return (file.name == runs.HISTORY and "rows") or ("right" if found else "refused")
 
     for i in range(n):
         kind = i % 5

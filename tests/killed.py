@@ -89,7 +89,9 @@ def at_call(where, k):
     try:
         module = importlib.import_module(where)
     except ModuleNotFoundError:  # a class in one
-        module = getattr(importlib.import_module(where.rpartition(".")[0]), where.rpartition(".")[2])
+        module = getattr(
+            importlib.import_module(where.rpartition(".")[0]), where.rpartition(".")[2]
+        )
     function, calls = getattr(module, name), iter(range(k))
 
     def called(*args, **kwargs):
@@ -105,7 +107,9 @@ def at_call(where, k):
 def child(order, told):
     os.dup2(told, 1)
     os.dup2(told, 2)
-    sys.stdout, sys.stderr = (io.TextIOWrapper(io.FileIO(i, "w"), write_through=True) for i in (1, 2))
+    sys.stdout, sys.stderr = (
+        io.TextIOWrapper(io.FileIO(i, "w"), write_through=True) for i in (1, 2)
+    )
     code = 1
     try:
         warnings.simplefilter("error")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from funprop import trees
+from funprop.checks import described
 from funprop.steps import Step
 from funprop.train.arguments import check_options, check_step
 from funprop.train.arrays import copies
@@ -176,7 +177,13 @@ def fit(
 
 
 def _checkpoints(given: Checkpoints | str | os.PathLike[str] | None) -> Checkpoints | None:
-    return given if given is None or isinstance(given, Checkpoints) else Checkpoints(given)
+    if given is None or isinstance(given, Checkpoints):
+        return given
+    if not isinstance(given, str | os.PathLike):
+        raise TypeError(
+            f"checkpoints must be a folder or Checkpoints(folder), got {described(given)}"
+        )
+    return Checkpoints(given)
 
 
 def _small(state: Any) -> bool:

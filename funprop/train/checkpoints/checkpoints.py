@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import warnings
@@ -14,7 +15,7 @@ from funprop.train import processes
 from funprop.train.checkpoints import folder as places
 from funprop.train.checkpoints import reading
 from funprop.train.checkpoints.saving import Saving
-from funprop.values import real_number, whole_number
+from funprop.values import real_number, short_line, whole_number
 
 if TYPE_CHECKING:
     import os
@@ -117,10 +118,10 @@ class Checkpoints:
         self.keep = whole_number(keep, "keep", 1)
         if metric is not None:
             check_string("metric", metric)
-        if best not in (min, max):
+        if best is not min and best is not max:
             raise TypeError(f"best must be min or max, got {described(best)}")
         self.metric, self.best = metric, best
-        self.settings, self.override = settings or {}, override
+        self.settings, self.override = _as_json(settings), bool(override)
         places.check_installed()
         self._values: dict[int, float] = {}  # of the metric, by update
         self._damaged: set[int] = set()
@@ -288,3 +289,15 @@ class Checkpoints:
         """
         if self._saving.open() and self.metric is not None:
             self._values = {c.update: c.value for c in self.all() if c.value is not None}
+
+
+def _as_json(settings: Any) -> dict[str, Any]:
+    """Settings as they come back from a file."""
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise TypeError(f"settings must be a dict, got {described(settings)}")
+    try:
+        return json.loads(json.dumps(settings))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"settings must be what JSON has: {short_line(error)}") from None
