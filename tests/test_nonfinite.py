@@ -138,7 +138,8 @@ def test_a_transform_is_looked_into_with_the_very_keys_parts_and_dtypes(name):
     want = jax.jit(grad_fn)(params, BATCH, KEY)
     objective = inside(grad_fn)
     got, seen = watched_run(grad_fn, objective, params, BATCH, KEY, None)
-    chex.assert_trees_all_close(got[:3], want[:3], rtol=1e-4, atol=1e-4)
+    low = name in ("mixed_precision", "both")  # rounded to bfloat16 after each layer
+    chex.assert_trees_all_close(got[:3], want[:3], rtol=2**-6 if low else 1e-4, atol=1e-4)
     parts = 2 if name in ("microbatch", "gradient_statistics", "ordered", "both") else 1
     calls = [each for each in seen if each.layer.name == "dropout"]
     assert [(each.during, each.part) for each in calls] == [
@@ -173,7 +174,7 @@ def test_an_overflow_in_float16_is_met_as_in_training():
     """The loss is finite, and so is the gradient in float32: the scale is too large."""
     objective, params = objective_of(fp.serial(fp.dense(4), fp.named("head", fp.dense(4))))
     low = fp.mixed_precision(fp.backprop(objective), jnp.float16)
-    assert fp.find_nonfinite(low, params, BATCH, None, 2.0**10).finite
+    assert fp.find_nonfinite(low, params, BATCH, None, 2.0**4).finite
     found = fp.find_nonfinite(low, params, BATCH, None, 2.0**15)
     assert np.isfinite(found.loss)
     assert (found.first.during, found.first.numbers.nan) == ("backward", 0)
@@ -287,10 +288,10 @@ def spoilable():
     odd = fp.layer(init=init, forward=forward, backward=backward, name="odd")
     loss = fp.layer(  # infinite at a target above 1e3, its gradient finite
         forward=lambda p, both: (
-            fp.Sum(jnp.where(both[1].max() > 1e3, jnp.inf, both[0].sum()), jnp.float32(8)),
+            fp.Sum(jnp.where(both[1].max() > 1e3, jnp.inf, (both[0] ** 4).sum()), jnp.float32(8)),
             both[0],
         ),
-        backward=lambda p, outputs, dy: ((), (jnp.ones_like(outputs) * dy.total, None)),
+        backward=lambda p, outputs, dy: ((), (4 * outputs**3 * dy.total, None)),
         name="loss",
     )
     return odd, loss
@@ -316,10 +317,9 @@ STEPS = {
 @pytest.mark.parametrize("name", STEPS)
 def test_an_update_of_a_bad_loss_or_gradient_changes_no_bit(name, any_ranks):
     odd, loss = spoilable()
-    model = odd if name == "microbatch" else fp.serial(fp.batch_norm(), odd)
+    # A part of a batch has other statistics than the whole.
+    model = odd if name == "microbatch" else fp.serial(odd, fp.batch_norm())
     objective = fp.objective(model, loss)
-    if name != "microbatch":  # the spoilt input must pass the norm
-        objective = fp.objective(fp.serial(odd, fp.batch_norm()), loss)
     train = STEPS[name](objective)
     x, y = BATCH
     far, above = x.copy(), y.copy()

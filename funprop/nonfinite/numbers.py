@@ -97,7 +97,7 @@ def short(value: float) -> str:
       >>> short(105.0), short(3.1e38), short(0.0)
       ('105', '3.1e+38', '0')
     """
-    return f"{value:.3g}"
+    return f"{value or 0.0:.3g}"
 
 
 def quantity(value: float) -> str:

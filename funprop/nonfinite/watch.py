@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -101,6 +102,7 @@ class _Watch:
         self.seen: list[Seen] = []
         self.trails: list[Trail] = []  # of forward calls, by their number
         self.sick: list[str] = []
+        self.keeping: dict[int, tuple[Any, ...]] = {}  # what forward was given that kept infinity
         self.running: list[tuple[Trail, Counter[int]]] = [((), Counter())]
         self.part = -1
         self.going_back = False
@@ -131,6 +133,8 @@ class _Watch:
                 seen = self.seen_of(layer, number, "forward", given, numbers(y), {})
                 if seen.bad and given.finite and not layer.children:
                     seen.run = layer.forward, (params, x, key)
+            if not layer.children and given.finite and not numbers(kept).finite:
+                self.keeping[number] = params, x, key
             return y, with_own(inner, kept, jnp.int32(number))
 
         def backward(params: PyTree, residuals: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
@@ -146,6 +150,8 @@ class _Watch:
             seen = self.seen_of(layer, number, "backward", given, numbers(dx), gradients)
             if seen.bad and given.finite and not layer.children:
                 seen.run = layer.backward, (params, residuals, dy)
+                if number in self.keeping:  # as of a slope, which `jax.vjp` takes there
+                    seen.run = functools.partial(_both, layer), (*self.keeping[number], dy)
             return dparams, dx
 
         def rebuild(*children: Layer) -> Layer:
@@ -188,6 +194,10 @@ class _Watch:
         )
         self.seen.append(seen)
         return seen
+
+
+def _both(layer: Layer, params: PyTree, x: PyTree, key: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
+    return layer.backward(params, layer.forward(params, x, key)[1], dy)
 
 
 def _compiled(leaf: Layer) -> Layer:
