@@ -38,6 +38,7 @@ def made(way: str, depth: int) -> tuple[Any, ...]:
 def main(numbers: Path, way: str, depths: list[int]) -> None:
     """Print a row a depth, and keep the medians among the numbers."""
     header()
+    jax.config.update("jax_enable_compilation_cache", False)
     clock: dict[int, list[float]] = {depth: [] for depth in depths}
     processor: dict[int, list[float]] = {depth: [] for depth in depths}
     ways = {depth: made(way, depth) for depth in depths}
