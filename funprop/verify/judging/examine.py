@@ -11,6 +11,7 @@ from funprop.verify import stories
 from funprop.verify.inputs import points, properties
 from funprop.verify.judging import kinks, large, laws, shrink
 from funprop.verify.judging.by_differences import by_differences
+from funprop.verify.judging.finite import check_finite, check_finite_at
 from funprop.verify.judging.judge import Judgement, Verdict, in_float64, judged
 from funprop.verify.judging.other_inputs import at_other_inputs
 from funprop.verify.judging.rows import Findings, misfit, row, wrong
@@ -29,6 +30,7 @@ def examine(
     thorough: bool = True,
     tools: Instruments | None = None,
     first: bool = True,
+    finite: bool = True,
 ) -> Findings:
     """Judge every leaf of one part.
 
@@ -38,18 +40,26 @@ def examine(
       thorough: whether to look beyond the given inputs.
       tools: made for a part that differs in its name and the values of its inputs only.
       first: whether no such part was examined before.
+      finite: whether its outputs need not be looked at.
+
+    Raises:
+      ValueError: an output at the given inputs is NaN or infinite.
     """
     rng = random_numbers(seed)
     try:
         tools = tools or traced(subject)
-    except MismatchError as error:
-        return Findings([misfit(subject, error)], [], [])
     except Exception as error:  # whatever a backward pass raises that cannot even be traced
+        if not finite:
+            check_finite(subject)
+        if isinstance(error, MismatchError):
+            return Findings([misfit(subject, error)], [], [])
         failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
         return Findings([misfit(subject, failed)], [], [])
     if tools.many and (rows := large.all_right(subject, tools, rng)) is not None:
         return Findings(rows, [], [])
     samples = _samples(tools, subject.args, 1 if tools.many else 3, rng)
+    if not finite:
+        check_finite_at(tools, samples[0])
     try:
         measured = _measured(tools, samples, rng)
     except NotWideError as error:

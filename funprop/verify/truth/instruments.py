@@ -51,13 +51,25 @@ class Instruments:
 
     @functools.cached_property
     def backward_jaxpr(self) -> Any:
-        """The trace of the hand-written backward pass.
+        """The trace of the hand-written backward pass; behind its gradients are the outputs that
+        the forward pass gives while it is differentiated, if that may be another.
 
         Raises:
           MismatchError, or whatever a backward pass raises that cannot be traced.
         """
+
+        def both(inputs: list[Any], dys: list[Any]) -> list[Any]:
+            grads, ys = self.subject.pulled(inputs, dys)
+            return [*grads, *ys]
+
         with jax.enable_x64(self._x64):  # as it was where this was made
-            return _traced(self.subject.backward, self._given, self.dys)[0]
+            return _traced(both, self._given, self.dys)[0]
+
+    def ran(self, inputs: list[Any], dys: list[Any]) -> tuple[list[Any], list[Any]]:
+        """What `Subject.pulled` gives, of the trace."""
+        found = Evaluate()(self.backward_jaxpr, *inputs, *dys)
+        n = len(self.subject.differentiable)
+        return found[:n], found[n:]
 
     def traced(self) -> Instruments:
         """Itself, for inputs of other shapes: raises what the backward pass raises there."""
@@ -91,6 +103,10 @@ class Instruments:
         """The outputs of the plain forward pass as it runs."""
         return self._running(sample)[2]
 
+    def differentiated(self, sample: Sample) -> list[np.ndarray]:
+        """The outputs of the forward pass while it is differentiated, if these may be others."""
+        return self._running(sample)[3]
+
     def _running(self, sample: Sample) -> tuple[list[np.ndarray], ...]:
         return self.kept("running", sample, lambda: self._run(self._hand_and_auto, sample))
 
@@ -104,13 +120,14 @@ class Instruments:
 
     @functools.cached_property
     def _hand(self) -> Callable[..., Any]:
-        return self.judged(lambda inputs, dys: (Evaluate()(self.backward_jaxpr, *inputs, *dys),))
+        return self.judged(self.ran)
 
     @functools.cached_property
     def _hand_and_auto(self) -> Callable[..., Any]:
         def both(inputs: list[Any], dys: list[Any]) -> tuple[list[Any], ...]:
             auto_and_outputs = self.pulled(Evaluate(), self.plain_jaxpr, inputs, dys)
-            return Evaluate()(self.backward_jaxpr, *inputs, *dys), *auto_and_outputs
+            hand, ys = self.ran(inputs, dys)
+            return hand, *auto_and_outputs, ys
 
         return self.judged(both)
 
@@ -226,7 +243,8 @@ class Instruments:
     def _all(self) -> Callable[..., Any]:
         def measured(inputs: list[Any], dys: list[Any]) -> tuple[list[Any], ...]:
             run, (plain, backward, _) = Evaluate(wide=True), self.wide_jaxprs
-            return *self.pulled(run, plain, inputs, dys), run(backward, *inputs, *dys)
+            exact = run(backward, *inputs, *dys)[: len(self.subject.differentiable)]
+            return *self.pulled(run, plain, inputs, dys), exact
 
         return self.jit(measured)
 
