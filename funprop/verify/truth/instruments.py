@@ -28,13 +28,15 @@ class Instruments:
     """What can be measured of a subject at inputs of one shape and dtype.
 
     Attributes:
+      args: inputs of that shape and dtype, `shapes` their shapes.
       outputs: the specs of its outputs.
       many: whether it is of so many numbers that it is examined at the given inputs only.
       eps: the rounding unit of the working precision, that of the narrowest float input.
     """
 
     def __init__(self, subject: Subject, args: Sequence[Any]):
-        self.subject = subject
+        self.subject, self.args = subject, args
+        self.shapes = [tuple(np.shape(leaf)) for leaf in args]
         self.dtypes = [leaf.dtype for leaf in args]
         given = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in args]
         self.plain_jaxpr, self.outputs = _traced(subject.plain, *given)
@@ -79,11 +81,11 @@ class Instruments:
 
     def working(self, values: Sequence[Any]) -> list[Any]:
         """Values in the dtypes that the subject was given."""
-        return [jnp.asarray(v, d) for v, d in zip(values, self.dtypes, strict=True)]
+        return [_as(v, d) for v, d in zip(values, self.dtypes, strict=True)]
 
     def working_dys(self, sample: Sample) -> list[Any]:
         """The sample's cotangents in the dtypes of the outputs."""
-        return [jnp.asarray(d, spec.dtype) for d, spec in zip(sample.dys, self.dys, strict=True)]
+        return [_as(d, spec.dtype) for d, spec in zip(sample.dys, self.dys, strict=True)]
 
     # ------------------------------------------------------------------ in the working precision
 
@@ -291,6 +293,12 @@ def _wide(run: Callable[..., Any], *args: Any) -> Any:
 
 def _wide_spec(aval: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(aval.shape, np.float64 if is_floating(aval) else aval.dtype)
+
+
+def _as(value: Any, dtype: Any) -> Any:
+    """In this dtype; on the host, where it is not such an array of JAX's already."""
+    ready = isinstance(value, jax.Array) and value.dtype == dtype
+    return value if ready else np.asarray(value, dtype)
 
 
 def _float64(values: Sequence[Any]) -> list[np.ndarray]:
