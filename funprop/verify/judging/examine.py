@@ -94,7 +94,7 @@ def examine(
             )
         ]
     if beyond and bad:
-        examples = shrink.smallest(subject, bad[0], rng)
+        examples = shrink.smallest(tools, bad[0], rng)
     return Findings(checks, notes, examples)
 
 

@@ -61,10 +61,11 @@ def _transformed(
     subject = tools.subject
     inputs, dys = tools.working(sample.inputs), tools.working_dys(sample)
     there, broken = {}, []
-    try:  # one under the other: compiling is what takes time
-        grads = tools.judged(functools.partial(together, subject.backward))(inputs, dys)
-        if not any(_beyond(tools.hand(sample), grads, allowed)):
-            return there, broken
+    try:  # one under the other, compiled as soon as can be, and as it is judged if it differs so
+        for jit in dict.fromkeys((tools.jit, tools.judged)):
+            grads = jit(functools.partial(together, subject.backward))(inputs, dys)
+            if not any(_beyond(tools.hand(sample), grads, allowed)):
+                return there, broken
     except Exception:  # whatever a rule raises that was not made for one of them: which?
         pass
     for name, way in WAYS.items():

@@ -9,75 +9,31 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
-from funprop.verify.subject import Subject, first_line, floats, is_floating, of_floats
+from funprop.verify.subject import Subject, first_line, floats, of_floats
 from funprop.verify.truth.evaluate import Evaluate, NotWideError, through_bits
-from funprop.verify.truth.internals import equations, unfiltered_errors
 from funprop.verify.truth.programs import MANY, jit_of
 from funprop.verify.truth.samples import Sample
-from funprop.verify.truth.ties import may_have_kinks
+from funprop.verify.truth.traces import EPS32, EPS64, Traces
 
-EPS64 = float(np.finfo(np.float64).eps)
-EPS32 = float(np.finfo(np.float32).eps)
+__all__ = ["EPS32", "EPS64", "Instruments"]
 
 
-class Instruments:
+class Instruments(Traces):
     """What can be measured of a subject at inputs of one shape and dtype.
 
     Attributes:
-      args: inputs of that shape and dtype, `shapes` their shapes.
-      outputs: the specs of its outputs.
       many: whether it is of so many numbers that it is examined at the given inputs only.
-      eps: the rounding unit of the working precision, that of the narrowest float input.
     """
 
-    def __init__(self, subject: Subject, args: Sequence[Any]):
-        self.subject, self.args = subject, args
-        self.shapes = [tuple(np.shape(leaf)) for leaf in args]
-        self.dtypes = [leaf.dtype for leaf in args]
-        given = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in args]
-        self.plain_jaxpr, self.outputs = _traced(subject.plain, *given)
-        self.eps = max(
-            float(jnp.finfo(given[i].dtype).eps) for i in subject.differentiable
-        )  # the coarsest that takes part
-        self.dys = [jax.ShapeDtypeStruct(y.shape, y.dtype) for y in floats(self.outputs)]
-        self._given = given
-        self._x64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    def __init__(self, subject: Subject, args: Sequence[Any], like: Traces | None = None):
+        super().__init__(subject, args, like)
         numbers = sum(np.size(a) for a in args) + trees.size(self.outputs)
         self.many, self.jit = numbers > MANY, jit_of(numbers)
         self.judged = jit_of(numbers, judged=True)
         self._memory: dict[tuple[str, int], tuple[Any, Any]] = {}
-
-    @functools.cached_property
-    def backward_jaxpr(self) -> Any:
-        """The trace of the hand-written backward pass; behind its gradients are the outputs that
-        the forward pass gives while it is differentiated, if that may be another.
-
-        Raises:
-          MismatchError, or whatever a backward pass raises that cannot be traced.
-        """
-
-        def both(inputs: list[Any], dys: list[Any]) -> list[Any]:
-            grads, ys = self.subject.pulled(inputs, dys)
-            return [*grads, *ys]
-
-        with jax.enable_x64(self._x64):  # as it was where this was made
-            return _traced(both, self._given, self.dys)[0]
-
-    def ran(self, inputs: list[Any], dys: list[Any]) -> tuple[list[Any], list[Any]]:
-        """What `Subject.pulled` gives, of the trace."""
-        found = Evaluate()(self.backward_jaxpr, *inputs, *dys)
-        n = len(self.subject.differentiable)
-        return found[:n], found[n:]
-
-    def traced(self) -> Instruments:
-        """Itself, for inputs of other shapes: raises what the backward pass raises there."""
-        with unfiltered_errors():
-            self.wide_plain  # noqa: B018
-        return self
 
     def working(self, values: Sequence[Any]) -> list[Any]:
         """Values in the dtypes that the subject was given."""
@@ -179,11 +135,6 @@ class Instruments:
                 found.append(_float64(run))
         return found
 
-    @functools.cached_property
-    def may_have_kinks(self) -> bool:
-        """Whether the slopes of the forward pass may jump."""
-        return may_have_kinks(self.wide_plain)
-
     def output(self, sample: Sample) -> list[np.ndarray]:
         """The outputs of the plain forward pass in float64."""
         return self._in_float64(sample)[1]
@@ -218,30 +169,6 @@ class Instruments:
         return self.kept("float64", sample, measure)
 
     @functools.cached_property
-    def wide_jaxprs(self) -> tuple[Any, Any, float]:
-        """The traces for float64, and the rounding of the constants in them.
-
-        Traced anew with float64 inputs, where the functions take them; else as they were traced
-        first, with constants that are rounded to the working precision.
-        """
-        if self.subject.source:  # found in a jaxpr: there is nothing to trace anew
-            return self.plain_jaxpr, self.backward_jaxpr, self.eps
-        inputs = [_wide_spec(aval) for aval in self.plain_jaxpr.in_avals]
-        try:
-            plain, outputs = _traced(self.subject.plain, *inputs)
-            dys = [jax.ShapeDtypeStruct(y.shape, y.dtype) for y in floats(outputs)]
-            backward, _ = _traced(self.subject.backward, inputs, dys)
-        except Exception:  # anything may go wrong in a function that was not made for float64
-            return self.plain_jaxpr, self.backward_jaxpr, self.eps
-        return plain, backward, 2.0**10 * EPS64
-
-    @property
-    def constants(self) -> float:
-        """How far the constants in the exact gradients are rounded, relative."""
-        with jax.enable_x64(True):
-            return self.wide_jaxprs[2]
-
-    @functools.cached_property
     def _all(self) -> Callable[..., Any]:
         def measured(inputs: list[Any], dys: list[Any]) -> tuple[list[Any], ...]:
             run, (plain, backward, _) = Evaluate(wide=True), self.wide_jaxprs
@@ -266,21 +193,6 @@ class Instruments:
     def _output(self) -> Callable[..., Any]:
         return self.jit(lambda inputs: floats(Evaluate(wide=True)(self.wide_jaxprs[0], *inputs)))
 
-    @property
-    def wide_plain(self) -> Any:
-        """The trace of the plain forward pass that the truth is taken of."""
-        with jax.enable_x64(True):
-            return self.wide_jaxprs[0]
-
-    def draws_random_numbers(self) -> bool:
-        """Whether the forward pass draws numbers, which differ with the dtype."""
-        return any(e.primitive.name == "random_bits" for e in equations(self.plain_jaxpr))
-
-
-def _traced(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
-    jaxpr, outputs = jax.make_jaxpr(function, return_shape=True)(*args)
-    return jaxpr, outputs
-
 
 def _wide(run: Callable[..., Any], *args: Any) -> Any:
     try:
@@ -289,10 +201,6 @@ def _wide(run: Callable[..., Any], *args: Any) -> Any:
         raise
     except Exception as error:  # a primitive that has no derivative, or takes no float64
         raise NotWideError(first_line(error)) from error
-
-
-def _wide_spec(aval: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(aval.shape, np.float64 if is_floating(aval) else aval.dtype)
 
 
 def _as(value: Any, dtype: Any) -> Any:
