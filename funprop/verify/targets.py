@@ -37,6 +37,11 @@ def verify(
     that cannot be had, central differences. A gradient may be as far from it as autodiff in the
     same precision is, within a factor. There is no tolerance to set.
 
+    A part of more than 200,000 numbers is judged at the given inputs only: as it runs against
+    autodiff in the same precision, where these agree to the last few digits, and against float64
+    where they do not, or in a precision below float32. Where all its axes can be cut, the
+    mathematics (in float64) and the laws are judged at a corner of the inputs instead.
+
     Args:
       target: a layer, with `(params, x)`; a differentiable function, such as a `jax.custom_vjp`,
         with its arguments; or, with `reference`, a hand-written gradient `(params, batch) -> grads`

@@ -33,15 +33,22 @@ def smaller(subject: Subject, rng: np.random.Generator) -> list[Any] | None:
     if inputs is None:
         return None
     return [
-        np.asarray(v, a.dtype) if is_floating(a) else v
+        np.asarray(v, a.dtype) if is_floating(a) else _index(v)
         for v, a in zip(inputs, subject.args, strict=True)
     ]
+
+
+def _index(values: Any) -> Any:
+    """Whole numbers that may count along a cut axis, within its least size."""
+    return (
+        np.minimum(values, LEAST - 1) if np.issubdtype(values.dtype, np.signedinteger) else values
+    )
 
 
 def _groups(subject: Subject) -> list[list[tuple[int, int]]]:
     """The axes, `(input, axis)`, of each size that can be cut; the largest size first."""
     by_size: dict[int, list[tuple[int, int]]] = {}
-    for i in subject.data:
+    for i in range(len(subject.args)) if subject.remade is None else subject.data:
         for axis, n in enumerate(subject.args[i].shape):
             by_size.setdefault(int(n), []).append((i, axis))
     sizes = sorted(by_size, reverse=True)

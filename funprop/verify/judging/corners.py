@@ -54,9 +54,11 @@ def all_right(subject: Subject, tools: Instruments, rng: np.random.Generator) ->
     if small is None:
         raise UnsureError
     found = _dispatched(subject, tools, rng)  # and while that runs:
-    if not tools.kept("right in the corner", tools, lambda: _is_right(small, rng)):
+    right = tools.kept("right in the corner", tools, lambda: _is_right(small, rng))
+    rows = _rows(subject, tools, *jax.device_get(found))
+    if not right:
         raise UnsureError
-    return _rows(subject, tools, *jax.device_get(found))
+    return rows
 
 
 # --------------------------------------------------------------------------- where it is large
@@ -73,11 +75,11 @@ def _rows(subject: Subject, tools: Instruments, found: list[Distance], finite: A
     if not finite:
         raise UnsureError
     units = UNITS * (tools.eps if tools.eps > EPS64 else 16 * EPS64)
-    rows, beyond = [], 0.0
+    rows, beyond = [], []
     for k, leaf in enumerate(found):
         allowed = units * (leaf.size + leaf.ratio)
-        if not leaf.far <= allowed:
-            beyond = max(beyond, leaf.far / allowed if allowed > 0 else np.inf)
+        if not (np.isfinite(allowed) and leaf.far <= allowed):  # NaN is not
+            beyond.append(bool(leaf.far > FAR * allowed))
         size = float(leaf.size + leaf.ratio) or 1.0
         place = np.unravel_index(int(leaf.place), tools.shapes[subject.differentiable[k]])
         where = tuple(int(i) for i in place)
@@ -87,7 +89,7 @@ def _rows(subject: Subject, tools: Instruments, found: list[Distance], finite: A
             )
         )
     if beyond:
-        raise UnsureError(hopeless=not beyond <= FAR)
+        raise UnsureError(hopeless=any(beyond))
     return rows
 
 

@@ -37,9 +37,7 @@ def all_right(subject: Subject, tools: Instruments, rng: np.random.Generator) ->
     except corners.UnsureError as error:
         if error.hopeless:
             return None
-    except (
-        Exception
-    ):  # whatever a backward pass raises at other inputs: it is looked at where it is
+    except Exception:  # whatever a backward pass raises at small inputs: it is looked at as it is
         pass
     near = points.nearby(subject.args, rng, subject.differentiable)
     samples = [drawn_sample(tools, inputs, 1.0, rng) for inputs in (list(subject.args), near)]
