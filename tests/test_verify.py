@@ -718,7 +718,7 @@ def scaled(x, scale):
         # Of a scale of ones, as a norm's is at first, nothing is seen where it was given.
         (lambda x, s, dy: (dy * (1 - jnp.tanh(x) ** 2), (dy * jnp.tanh(x)).sum(0)), "missing factor"),
         (lambda x, s, dy: (dy * s * (1 - jnp.tanh(x) ** 2), (dy * jnp.tanh(x)).sum(0) + jnp.where(x.size > 99, jnp.nan, 0.0)), "NaN"),
-        (lambda x, s, dy: (dy * s * (1 - jnp.tanh(x) ** 2), (dy * jnp.tanh(x)).sum(0) + jnp.all(dy == 0)), "not linear"),
+        (lambda x, s, dy: (dy * s * (1 - jnp.tanh(x) ** 2), jnp.where(dy == 0, 1.0, dy * jnp.tanh(x)).sum(0)), "not linear"),
     ],
     ids=["right", "a thousandth", "at ones", "NaN where large", "not linear"],
 )  # fmt: skip
