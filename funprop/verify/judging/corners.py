@@ -112,7 +112,8 @@ def _run(tools: Instruments, inputs: list[Any], dys: list[Any]) -> tuple[list[Di
     for h, a, i in zip(hand, auto, tools.subject.differentiable, strict=True):
         norm = _sum_of_squares(inputs[i])
         ratio = jnp.where(norm > 1e-20, jnp.sqrt(outputs / norm), 0)  # or squares underflow
-        found.append(Distance(*_distance(h, a), ratio))
+        far, place, size = _distance(h, a)
+        found.append(Distance(far, place, size, ratio))
     finite = jnp.stack([jnp.isfinite(_sum_of_squares(y)) for y in plain])
     return found, jnp.all(finite)
 
