@@ -15,14 +15,15 @@ from funprop.gradients import Gradient, backprop, metrics_of
 from funprop.layer import Layer, recorded
 from funprop.located import check_params
 from funprop.properties import mixing, refuse_mixing
+from funprop.quantities.booked import booked, squares_of, sum_of
 from funprop.quantities.closed_form import sum_squares
 from funprop.quantities.each_example import without_input
 from funprop.quantities.squared_norms import squared_norms, total
 from funprop.quantities.weighted import weighted, weighted_sum_of
 from funprop.transforms.microbatch import batch_size
 from funprop.transforms.transformed import Transformed, call, made_of, refuse, what_mixes
-from funprop.trees import Sum, wide_dtype
-from funprop.values import real_number
+from funprop.trees import Sum, nbytes, wide_dtype
+from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PyTree
@@ -41,7 +42,12 @@ OUTSIDE: dict[str, str] = dict.fromkeys(
 )
 
 
-def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0.0) -> Transformed:
+BUDGET = 2**28  # bytes
+
+
+def clip_per_example(
+    objective: Layer | GradFn, norm: float, *, noise: float = 0.0, budget: int = BUDGET
+) -> Transformed:
     """The sum of every example's gradient, each scaled to an L2 norm of at most `norm`.
 
     With `g_i` the gradient of example `i`,
@@ -91,6 +97,7 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
       >>> gradient.grads.w.tolist(), float(gradient.metrics["clipped"].mean)
       ([[-5.0]], 0.5)
     """
+    budget = whole_number(budget, "budget", 0)
     norm, noise = real_number(norm, "norm"), real_number(noise, "noise")
     if not (norm > 0 and math.isfinite(norm)):
         raise ValueError(f"norm must be positive and finite, got {norm}")
@@ -105,7 +112,7 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
         raise TypeError(f"objective must be a layer or a grad_fn, got {got}")
     refuse("clip_per_example", made_of(grad_fn), OUTSIDE)
     if isinstance(objective, Layer) and objective.children:
-        function = functools.partial(by_norms, objective, norm)
+        function = functools.partial(by_norms, objective, norm, budget=budget)
     else:
         function = functools.partial(_by_rows, grad_fn, norm)
     clipped = Transformed("clip_per_example", grad_fn, function)
@@ -115,24 +122,50 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
 
 
 def by_norms(
-    objective: Layer, norm: Any, params: PyTree, batch: PyTree, key: Any, dloss: Any
+    objective: Layer,
+    norm: Any,
+    params: PyTree,
+    batch: PyTree,
+    key: Any,
+    dloss: Any,
+    *,
+    budget: int = BUDGET,
 ) -> Gradient:
-    """By two backward passes: one for the norms, one for the sum."""
+    """By a backward pass for the norms; and, for the sum, what it kept or another one."""
     n = batch_size(batch)
     refuse_mixing("clip_per_example", mixing(objective, key), sharded=False)
-    watched = squared_norms(objective)
+    noting, watched = booked(objective, budget), squared_norms(objective)
     with objective_meant(objective, params, batch):
         check_params(objective, params, batch)
         check_trainable(params)
-        (loss, weight), residuals = run(watched, params, batch, key)
+        once = n > 0 and _fits(noting, budget, params, batch, key)
+        (loss, weight), residuals = run(noting if once else watched, params, batch, key)
     records = recorded(without_input(residuals))
     dtotal = jnp.ones_like(loss) if dloss is None else jnp.asarray(dloss, loss.dtype)
     dy = Sum(dtotal, jnp.zeros_like(weight))
-    squares = total(watched.backward(params, residuals, dy)[0])
+    found, _ = (noting if once else watched).backward(params, residuals, dy)
+    squares = squares_of(found) if once else total(found)
     factors, clipped = _factors(squares, norm, dtotal, n, dloss)
     clipped = clipped._replace(weight=_with_weight(batch, clipped.weight))
-    grads, _ = weighted(objective, factors).backward(params, residuals, dy)
+    if once:
+        grads = sum_of(objective, params, found, factors)
+    else:
+        grads, _ = weighted(objective, factors).backward(params, residuals, dy)
     return Gradient(grads, loss, weight, {**metrics_of(records), "clipped": clipped}, records)
+
+
+def _fits(noting: Layer, budget: int, params: PyTree, batch: PyTree, key: Any) -> bool:
+    """Whether what is kept for the sum is no more than `budget`; and whether no `tap` watches the
+    cotangents, which are to be those of the sum."""
+
+    def once(params: PyTree, batch: PyTree, key: Any) -> PyTree:
+        loss, residuals = noting.forward(params, batch, key)
+        return noting.backward(params, residuals, jax.tree.map(jnp.ones_like, loss))[0]
+
+    if not budget:
+        return False
+    found = jax.eval_shape(once, params, batch, key)
+    return recorded(found) is None and nbytes(found) <= budget
 
 
 def _with_weight(batch: PyTree, n: Any) -> Any:
