@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funprop.losses.chunks import Chunk, over_chunks, product
-from funprop.losses.rows import softmax_of, tile_of
+from funprop.losses.chunks import Chunk, product
+from funprop.losses.rows import softmax_of
 from funprop.losses.smoothed import Smoothed
 from funprop.losses.terms import without_say, zero_at
 from funprop.quantities.closed_form import gram, sum_squares
@@ -72,74 +72,45 @@ def forward(
     made = i <= t  # then each example's gradient is smaller, and all of its norm
     bytes_of = (b * i if made else len(rows)) * classes * wide_dtype(rows.dtype).itemsize
     keep = bytes_of <= budget
-    tile = tile_of(some * t, classes, i)
 
     def turn(_: None, part: Any) -> Any:
         x, labels, d, hidden = part
         terms, norms, e, total = softmax_of(smoothed, whole, x, labels, hidden)
-        x = x.astype(narrow)
-        wide = widen(x).reshape(some, t, i)
+        p = e / total[:, None]
+        dz = zero_at(smoothed.gradient(p, whole.is_target(labels), norms, d), hidden)
+        one, wide = (a.reshape(some, t, a.shape[1]) for a in (dz, widen(x)))  # by example
+        x, dz = x.astype(narrow), dz.astype(narrow)
+        db = None if params.b is None else one.sum(1)
+        if made:
+            dw = _each_product(*(a.reshape(some, t, a.shape[1]) for a in (dz, x)))
+            kept, squares = (dw, db), sum_squares(dw)
+        else:
+            kept, squares = dz, (gram(wide) * gram(one)).sum((1, 2))
+        if db is not None:
+            squares = squares + sum_squares(db)
+        dx = product(dz, fixed.w).astype(narrow)
+        return None, (terms, norms, dx, squares, kept if keep else None)
 
-        def step(carry: Any, part: Chunk) -> Any:
-            dx, found, products, kept = carry
-            p = jax.lax.dynamic_slice_in_dim(e, part.start, len(part.w), 1) / total[:, None]
-            dz = zero_at(smoothed.gradient(p, part.is_target(labels), norms, d), hidden)
-            one = dz.reshape(some, t, len(part.w))
-            db = None if part.b is None else one.sum(1)
-            if db is not None:
-                found = found + sum_squares(db)
-            narrow_dz = dz.astype(narrow)
-            if made:
-                dw = _each_product(narrow_dz.reshape(one.shape), x.reshape(wide.shape))
-                found = found + sum_squares(dw)
-                own = dw, db
-            else:
-                products = products + gram(one)
-                own = (narrow_dz,)
-            if keep:
-                kept = jax.tree.map(lambda k, o: _put(k, o, part.start), kept, own)
-            return dx + product(narrow_dz, part.w), found, products, kept
-
-        room = None
-        if keep and made:
-            db = None if params.b is None else jnp.zeros((some, classes), wide.dtype)
-            room = jnp.zeros((some, classes, i), wide.dtype), db
-        elif keep:
-            room = (jnp.zeros((some * t, classes), narrow),)
-        products = None if made else jnp.zeros((some, t, t), wide.dtype)
-        start = jnp.zeros_like(widen(x)), jnp.zeros(some, wide.dtype), products, room
-        dx, found, products, kept = over_chunks(step, start, fixed, tile)
-        if products is not None:
-            found = found + (gram(wide) * products).sum((1, 2))
-        return None, (terms, norms, dx.astype(narrow), found, kept)
-
-    turns = jax.tree.map(lambda a: a.reshape(b // some, some * t, *a.shape[1:]), (rows, labels, d, hidden))
-    _, out = jax.lax.scan(turn, None, turns)
-    joined = jax.tree.map(lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), out)
-    terms, norms, dx, squares, kept = joined
-    grads = type(params)(*kept) if keep and made else None
-    return terms, norms, Noted(dx, squares, kept[0] if keep and not made else None, grads)
+    turns = jax.tree.map(
+        lambda a: a.reshape(b // some, some * t, *a.shape[1:]), (rows, labels, d, hidden)
+    )
+    _, found = jax.lax.scan(turn, None, turns)
+    terms, norms, dx, squares, kept = jax.tree.map(
+        lambda a: a.reshape(a.shape[0] * a.shape[1], *a.shape[2:]), found
+    )
+    dz, grads = (None, type(params)(*kept)) if keep and made else (kept, None)
+    return terms, norms, Noted(dx, squares, dz, grads)
 
 
-def summed(
-    params: Any, rows: Rows, noted: Noted, factors: Float[Array, " b"]
-) -> Any:
+def summed(params: Any, rows: Rows, noted: Noted, factors: Float[Array, " b"]) -> Any:
     """The sum of each example's gradient of `w` and `b` times its factor."""
     if noted.grads is not None:
         of = weighted_sum_of(noted.grads, factors)
     else:
-        each = jnp.repeat(factors, len(rows) // len(factors))[:, None]
-
-        def step(carry: Any, part: Chunk) -> Any:
-            dz = jax.lax.dynamic_slice_in_dim(noted.dz, part.start, len(part.w), 1)
-            dz = jnp.where(each == 0, 0, widen(dz) * each)
-            db = part.put(carry.b, dz.sum(0))
-            dw = product(dz.astype(noted.dz.dtype).T, rows)
-            return type(params)(part.put(carry.w, dw), db)
-
-        zeros = jax.tree.map(lambda p: jnp.zeros_like(widen(p)), params)
-        tile = tile_of(len(rows) // 8, len(params.w), rows.shape[1])
-        of = over_chunks(step, zeros, params, tile)
+        # Of an example whose factor is zero `dz` is finite: were it not, the norm would be NaN.
+        each = jnp.repeat(factors, len(rows) // len(factors)).astype(widen(rows).dtype)
+        dw = product(noted.dz.T, (each[:, None] * rows).astype(noted.dz.dtype))
+        of = type(params)(dw, None if params.b is None else each @ widen(noted.dz))
     return jax.tree.map(lambda d, p: d.astype(p.dtype), of, params)
 
 
@@ -164,8 +135,3 @@ def _each_product(dz: Float[Array, "m t c"], x: Float[Array, "m t i"]) -> Float[
     if len(x) == 1:  # as one product, which XLA spreads over cores
         return product(dz[0].T, x[0])[None]
     return jnp.einsum("mtc,mti->mci", dz, x, preferred_element_type=wide_dtype(x.dtype))
-
-
-def _put(whole: Any, part: Any, start: Any) -> Any:
-    """`whole` with the part of some classes, along its second axis, in its place."""
-    return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), start, 1)

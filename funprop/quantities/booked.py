@@ -20,16 +20,24 @@ from funprop.layer import Layer, leaf_of
 from funprop.params.frozen import trained
 from funprop.params.tapped import Tapped, untap
 from funprop.quantities.closed_form import closed_of, sum_squares
-from funprop.quantities.each_example import gradients, is_trained, keeping
+from funprop.quantities.each_example import gradients, is_trained, keeping, without_input
 from funprop.quantities.shared_params import Both, Place, expansion, plan
 from funprop.quantities.squared_norms import gradients_of, is_shared, norm_of_sum
 from funprop.quantities.weighted import each_times, weighted_sum_of
-from funprop.trees import is_float, nbytes
+from funprop.trees import nbytes
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PyTree
 
     from funprop.quantities.each_example import Kept
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["residuals"], meta_fields=[])
+@dataclasses.dataclass(frozen=True)
+class Left:
+    """A leaf's residuals, marked: to be found again where combinators put them."""
+
+    residuals: Any
 
 
 @functools.partial(
@@ -61,7 +69,8 @@ class Made(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """All that a backward pass takes: it is linear in `dy`, whose rows are the examples'."""
+    """All that a backward pass takes: it is linear in `dy`, whose rows are the examples'. The
+    residuals are `None` where they stand at the leaf's place of the whole's."""
 
     residuals: Any
     dy: Any
@@ -84,7 +93,28 @@ def booked(layer: Layer, budget: int) -> Layer:
       layer: as for `squared_norms`.
       budget: bytes that a loss may keep beside; the other parts keep what they must.
     """
-    return _over_leaves(layer, lambda place: functools.partial(_booked, budget=budget))
+
+    def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        return over(_standing(layer, residuals)).backward(params, residuals, dy)
+
+    def over(standing: set[Place]) -> Layer:
+        def of(place: Place) -> Callable[[Layer], Layer]:
+            return functools.partial(_booked, budget=budget, stands=place in standing)
+
+        return _over_leaves(layer, of)
+
+    return leaf_of(layer, forward=over(set()).forward, backward=backward)
+
+
+def without_marks(residuals: PyTree) -> PyTree:
+    """`residuals` as the layers themselves keep them."""
+
+    def is_left(node: Any) -> bool:
+        return isinstance(node, Left)
+
+    return without_input(
+        jax.tree.map(lambda r: r.residuals if is_left(r) else r, residuals, is_leaf=is_left)
+    )
 
 
 def squares_of(found: PyTree) -> Float[Array, " b"]:
@@ -93,10 +123,13 @@ def squares_of(found: PyTree) -> Float[Array, " b"]:
     return sum(_of_all_copies(part.squares) for part in parts)  # pyright: ignore
 
 
-def sum_of(layer: Layer, params: PyTree, found: PyTree, factors: Float[Array, " b"]) -> PyTree:
-    """The sum of every example's gradient times its factor, from what `booked(layer)` gives."""
+def sum_of(
+    layer: Layer, params: PyTree, residuals: PyTree, found: PyTree, factors: Float[Array, " b"]
+) -> PyTree:
+    """The sum of every example's gradient times its factor, from what `booked(layer)` keeps and
+    gives."""
 
-    def of_part(leaf: Layer, at: Place, lead: int, params: PyTree, got: Any) -> PyTree:
+    def of_part(leaf: Layer, at: Place, lead: int, params: PyTree, got: Any, left: Any) -> PyTree:
         if not isinstance(got, Booked):
             return got  # of what is not trained
         if isinstance(got.kept, Each):
@@ -107,27 +140,31 @@ def sum_of(layer: Layer, params: PyTree, found: PyTree, factors: Float[Array, " 
         one = functools.partial(_of_kept, leaf, factors)
         for _ in range(lead):
             one = functools.partial(_for_each_copy, one)
-        return one(params, got.kept)
+        return one(params, got.kept, left.residuals if isinstance(left, Left) else None)
 
-    return _over_parts(layer, of_part, params, found)
+    return _over_parts(layer, of_part, params, found, residuals=residuals)
 
 
 def _of_all_copies(squares: Float[Array, "*copies b"]) -> Float[Array, " b"]:
     return squares.sum(tuple(range(squares.ndim - 1)))
 
 
-def _of_kept(leaf: Layer, factors: Float[Array, " b"], params: PyTree, kept: Any) -> PyTree:
+def _of_kept(
+    leaf: Layer, factors: Float[Array, " b"], params: PyTree, kept: Any, residuals: PyTree
+) -> PyTree:
     if isinstance(kept, Shared):
         expand, pull = expansion(leaf)
-        return pull(params, sum_of(leaf.children[0], expand(params), kept.found, factors))
+        inside = residuals and residuals[0]
+        return pull(params, sum_of(leaf.children[0], expand(params), inside, kept.found, factors))
     if isinstance(kept, Rows):
         dy = jax.tree.map(lambda d: each_times(d, factors), kept.dy)
-        return leaf.backward(params, kept.residuals, dy)[0]  # XLA leaves out what is for `dx`
+        own = without_input(residuals if kept.residuals is None else kept.residuals)
+        return leaf.backward(params, own, dy)[0]  # XLA leaves out what is for `dx`
     return closed_of(leaf).booked.summed(params, kept, factors)  # pyright: ignore
 
 
-def _for_each_copy(one: Callable[..., PyTree], params: PyTree, kept: PyTree) -> PyTree:
-    return jax.lax.map(lambda copy: one(*copy), (params, kept))
+def _for_each_copy(one: Callable[..., PyTree], *trees: PyTree) -> PyTree:
+    return jax.lax.map(lambda copy: one(*copy), trees)
 
 
 # ------------------------------------------------------------------------- the parts of a model
@@ -143,18 +180,46 @@ def _over_leaves(
 
 
 def _over_parts(
-    layer: Layer, one: Callable[..., PyTree], *trees: PyTree, at: Place = (), lead: int = 0
+    layer: Layer,
+    one: Callable[..., PyTree],
+    params: PyTree,
+    found: PyTree,
+    residuals: PyTree,
+    at: Place = (),
+    lead: int = 0,
 ) -> PyTree:
-    """`one(leaf, at, lead, *its parts of the trees)`, assembled as params: the leaf is at the place
-    `at`, and `lead` axes of copies are in front of what stands in its place."""
+    """`one(leaf, at, lead, *what stands in its place of the trees)`, assembled as params: the leaf
+    is at the place `at`, and `lead` axes of copies are in front of what is its own."""
     if not layer.children or layer.shares:
-        return one(layer, at, lead, *trees)
+        return one(layer, at, lead, params, found, residuals)
     lead += layer.copies is not None
-    each = zip(layer.children, *(layer.split(tree) for tree in trees), strict=True)
+    trees = layer.split(params), layer.split(found), _split(layer, residuals)
     parts = [
-        _over_parts(child, one, *own, at=(*at, i), lead=lead) for i, (child, *own) in enumerate(each)
+        _over_parts(child, one, *own, at=(*at, i), lead=lead)
+        for i, (child, *own) in enumerate(zip(layer.children, *trees, strict=True))
     ]
-    return layer.join(trees[0], parts)
+    return layer.join(params, parts)
+
+
+def _split(layer: Layer, residuals: PyTree) -> Any:
+    """The residuals of each child, by the mirror law; `None` where they are not kept (`remat`)."""
+    n = len(layer.children)
+    kept = isinstance(residuals, tuple) and len(residuals) >= n
+    return residuals[:n] if kept else (None,) * n
+
+
+def _standing(layer: Layer, residuals: PyTree, at: Place = ()) -> set[Place]:
+    """The places of the leaves that find in the whole's residuals what they left there; not where
+    a rewrite has it in another memory (`offload`)."""
+    if not layer.children or layer.shares:
+        here = jax.tree.leaves(residuals) if isinstance(residuals, Left) else [None]
+        return set() if any(map(_is_away, here)) else {at}
+    each = enumerate(zip(layer.children, _split(layer, residuals), strict=True))
+    return {place for i, (child, own) in each for place in _standing(child, own, (*at, i))}
+
+
+def _is_away(leaf: Any) -> bool:
+    return leaf is None or jax.typeof(leaf).memory_space != jax.memory.Space.Device
 
 
 def _is_booked(node: Any) -> bool:
@@ -164,12 +229,12 @@ def _is_booked(node: Any) -> bool:
 # -------------------------------------------------------------------------- what becomes of a leaf
 
 
-def _booked(leaf: Layer, *, budget: int) -> Layer:
-    if is_shared(leaf):
-        return _shared(leaf, budget)
+def _booked(leaf: Layer, *, budget: int, stands: bool) -> Layer:
     known = closed_of(leaf)
+    if is_shared(leaf):
+        return _marking(_shared(leaf, budget, stands))
     if known is None:
-        return _unknown(leaf)
+        return _marking(_unknown(leaf, stands))
     if known.booked is not None:
         forward, backward = known.booked.passes(budget)
 
@@ -177,7 +242,7 @@ def _booked(leaf: Layer, *, budget: int) -> Layer:
             squares, kept, dx = backward(params, residuals, dy)
             return Booked(squares, kept), dx
 
-        return leaf_of(leaf, forward=forward, backward=noted)
+        return _marking(leaf_of(leaf, forward=forward, backward=noted))
 
     def closed(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[Booked, PyTree]:
         if known.each is not None:
@@ -186,12 +251,23 @@ def _booked(leaf: Layer, *, budget: int) -> Layer:
                 grads, dx = known.each(params, residuals, dy)
                 return Booked(sum_squares(grads), Made(grads)), dx
         squares, dx = known.squares(params, residuals, dy)
-        return Booked(squares, Rows(residuals, dy)), dx
+        return Booked(squares, Rows(None if stands else residuals, dy)), dx
 
-    return leaf_of(leaf, backward=closed)
+    return _marking(leaf_of(leaf, backward=closed))
 
 
-def _unknown(leaf: Layer) -> Layer:
+def _marking(leaf: Layer) -> Layer:
+    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, Left]:
+        y, residuals = leaf.forward(params, x, key)
+        return y, Left(residuals)
+
+    def backward(params: PyTree, residuals: Left, dy: PyTree) -> tuple[PyTree, PyTree]:
+        return leaf.backward(params, residuals.residuals, dy)
+
+    return leaf_of(leaf, forward=forward, backward=backward)
+
+
+def _unknown(leaf: Layer, stands: bool) -> Layer:
     """`leaf`, of which no closed form is known: each example's gradient is made."""
 
     def backward(params: PyTree, kept: Kept, dy: PyTree) -> tuple[PyTree, PyTree]:
@@ -200,8 +276,8 @@ def _unknown(leaf: Layer) -> Layer:
         dparams, dx = leaf.backward(params, kept.residuals, dy)
         _, seen = untap(dparams)
         grads = gradients(leaf, params, kept, dy)
-        rows = Rows(kept.residuals, dy)
-        many = all(d.ndim for d in jax.tree.leaves(dy)) and nbytes(grads) > nbytes(rows)
+        rows = Rows(None if stands else kept.residuals, dy)
+        many = all(d.ndim for d in jax.tree.leaves(dy)) and nbytes(grads) > nbytes((kept, dy))
         found = Booked(sum_squares(grads), rows if many else Each(grads))
         return (found if seen is None else Tapped(found, seen)), dx
 
@@ -219,15 +295,18 @@ def _made(leaf: Layer) -> Layer:
     return leaf_of(inner, backward=backward)
 
 
-def _shared(node: Layer, budget: int) -> Layer:
+def _shared(node: Layer, budget: int, stands: bool) -> Layer:
     """`node`, which shares params: what its child gives is caught on its way, as by
     `squared_norms`."""
 
-    def over(params: PyTree, caught: list[Any]) -> Layer:
+    def over(params: PyTree, standing: set[Place], caught: list[Any]) -> Layer:
         how = plan(node, params).how
 
         def of(place: Place) -> Callable[[Layer], Layer]:
-            return _made if how[place] == "gradients" else functools.partial(_booked, budget=budget)
+            if how[place] == "gradients":
+                return lambda leaf: _marking(_made(leaf))
+            own = stands and place in standing and how[place] != "both"
+            return functools.partial(_booked, budget=budget, stands=own)
 
         child = _over_leaves(node.children[0], of)
 
@@ -239,22 +318,24 @@ def _shared(node: Layer, budget: int) -> Layer:
         return node.rebuild(leaf_of(child, backward=backward))
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        return over(params, []).forward(params, x, key)
+        return over(params, set(), []).forward(params, x, key)
 
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         caught: list[Any] = []
-        _, dx = over(params, caught).backward(params, residuals, dy)
+        standing = _standing(node.children[0], residuals[0])
+        _, dx = over(params, standing, caught).backward(params, residuals, dy)
         ((expanded, found),) = caught
         what = plan(node, params)
         tied = {place for pair in what.tied for place in pair}
-        plain = _over_parts(node.children[0], functools.partial(_plain, tied), expanded, found)
+        of = functools.partial(_plain, tied)
+        plain = _over_parts(node.children[0], of, expanded, found, residuals=None)
         return Booked(norm_of_sum(node, params, expanded, plain, what), Shared(found)), dx
 
     return leaf_of(node, forward=forward, backward=backward)
 
 
 def _plain(
-    tied: set[Place], leaf: Layer, at: Place, lead: int, params: PyTree, got: Any
+    tied: set[Place], leaf: Layer, at: Place, lead: int, params: PyTree, got: Any, _: None
 ) -> PyTree:
     """What `squared_norms` would have given, or what it asks of parts of which more is wanted."""
     if not isinstance(got, Booked):

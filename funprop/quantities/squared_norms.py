@@ -180,9 +180,7 @@ def _shared(node: Layer, *, made: bool = False) -> Layer:
     return leaf_of(node, forward=forward, backward=backward)
 
 
-def norm_of_sum(
-    node: Layer, params: PyTree, expanded: PyTree, found: PyTree, what: Plan
-) -> PyTree:
+def norm_of_sum(node: Layer, params: PyTree, expanded: PyTree, found: PyTree, what: Plan) -> PyTree:
     """The squared norms of the gradient of `params`, of one part of it after the other."""
     how, tied = what
     each = {p.place: p for p in parts(node.children[0], found)}

@@ -15,9 +15,8 @@ from funprop.gradients import Gradient, backprop, metrics_of
 from funprop.layer import Layer, recorded
 from funprop.located import check_params
 from funprop.properties import mixing, refuse_mixing
-from funprop.quantities.booked import booked, squares_of, sum_of
+from funprop.quantities.booked import booked, squares_of, sum_of, without_marks
 from funprop.quantities.closed_form import sum_squares
-from funprop.quantities.each_example import without_input
 from funprop.quantities.squared_norms import squared_norms, total
 from funprop.quantities.weighted import weighted, weighted_sum_of
 from funprop.transforms.microbatch import batch_size
@@ -140,7 +139,7 @@ def by_norms(
         check_trainable(params)
         once = n > 0 and _fits(noting, budget, params, batch, key)
         (loss, weight), residuals = run(noting if once else watched, params, batch, key)
-    records = recorded(without_input(residuals))
+    records = recorded(without_marks(residuals))
     dtotal = jnp.ones_like(loss) if dloss is None else jnp.asarray(dloss, loss.dtype)
     dy = Sum(dtotal, jnp.zeros_like(weight))
     found, _ = (noting if once else watched).backward(params, residuals, dy)
@@ -148,7 +147,7 @@ def by_norms(
     factors, clipped = _factors(squares, norm, dtotal, n, dloss)
     clipped = clipped._replace(weight=_with_weight(batch, clipped.weight))
     if once:
-        grads = sum_of(objective, params, found, factors)
+        grads = sum_of(objective, params, residuals, found, factors)
     else:
         grads, _ = weighted(objective, factors).backward(params, residuals, dy)
     return Gradient(grads, loss, weight, {**metrics_of(records), "clipped": clipped}, records)
