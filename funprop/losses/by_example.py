@@ -1,30 +1,34 @@
-"""The head's gradient example by example, found with the logits: for norms and sum by one pass.
+"""The head's gradient example by example: its norms alone, or norms and what their sum is made of.
 
-Each turn has all logits of a few examples, and takes their gradient as `losses.rows` does; but of
-the weights it takes the squared norm of each example's, and keeps what the weighted sum of them is
-made of: each example's gradient, or the cotangents of the logits, whichever is smaller.
+For both, each turn has all logits of a few examples, and takes their gradient as `losses.rows`
+does; but of the weights it takes the squared norm of each example's, and keeps what the weighted
+sum is made of: each example's gradient, or the cotangents of the logits, whichever is smaller.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from funprop.losses.chunks import Chunk, product
+from funprop.losses.chunks import Chunk, over_chunks, product
 from funprop.losses.rows import softmax_of
 from funprop.losses.smoothed import Smoothed
 from funprop.losses.terms import without_say, zero_at
 from funprop.quantities.closed_form import gram, sum_squares
 from funprop.quantities.weighted import weighted_sum_of
 from funprop.trees import wide_dtype, widen
+from funprop.values import to_int32
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int
 
     Rows = Float[Array, "n i"]
+
+HIGH = jax.lax.Precision.HIGHEST
 
 
 class Noted(NamedTuple):
@@ -44,7 +48,7 @@ class Noted(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What stays for the weighted sum: `noted` where there was room for the logits of an example."""
+    """What stays for the weighted sum; `noted` where all logits of an example had room."""
 
     residuals: Any
     dy: Any
@@ -112,6 +116,57 @@ def summed(params: Any, rows: Rows, noted: Noted, factors: Float[Array, " b"]) -
         dw = product(noted.dz.T, (each[:, None] * rows).astype(noted.dz.dtype))
         of = type(params)(dw, None if params.b is None else each @ widen(noted.dz))
     return jax.tree.map(lambda d, p: d.astype(p.dtype), of, params)
+
+
+def squares(
+    cotangents: Callable[..., Any], chunk: int, params: Any, residuals: tuple[Any, ...], dy: Any
+) -> tuple[Float[Array, " b"], tuple[Any, ...]]:
+    """The squared norm of each example's gradient, and the cotangents of the batch: by
+    `outer_squares` a chunk of the classes at a time, a sum over them in either form."""
+    x, _, labels, *_ = residuals
+    rows, dz_of, dweights = cotangents(residuals, dy)
+    chosen, wide = labels.reshape(-1), by_example(rows, x)
+    b, t, i = wide.shape
+
+    def step(carry: Any, part: Chunk) -> Any:
+        dx, found, products = carry
+        dz = dz_of(part.logits(rows), part.is_target(chosen))
+        one = dz.reshape(b, t, part.w.shape[0])
+        if params.b is not None:
+            found = found + sum_squares(one.sum(1))
+        if t <= i:
+            products = products + gram(one)
+        else:
+            found = found + sum_squares(jnp.einsum("btc,bti->bci", one, wide, precision=HIGH))
+        return dx + product(dz.astype(x.dtype), part.w), found, products
+
+    zeros = jnp.zeros(b, wide.dtype)
+    products = jnp.zeros((b, t, t), wide.dtype) if t <= i else None
+    dx, found, products = over_chunks(
+        step, (jnp.zeros_like(widen(rows)), zeros, products), params, chunk
+    )
+    if products is not None:
+        found = found + (gram(wide) * products).sum((1, 2))
+    return found, (dx.astype(x.dtype).reshape(x.shape), None, *dweights)
+
+
+def gradient_rows(
+    cotangents: Callable[..., Any],
+    params: Any,
+    residuals: tuple[Any, ...],
+    dy: Any,
+    numbers: Int[Array, "b s"],
+) -> Float[Array, "b s i"]:
+    """`sum_t dz[b,t,c] x[b,t,i]` for the classes `c` that are given, of each example's `dw`."""
+    x, _, labels, *_ = residuals
+    rows, dz_of, _ = cotangents(residuals, dy)
+    wide = by_example(rows, x)
+    z = jnp.einsum("bti,bsi->bts", wide, widen(params.w[numbers]), precision=HIGH)
+    if params.b is not None:
+        z = z + widen(params.b[numbers])[:, None]
+    same = labels.reshape(*wide.shape[:2], 1) == to_int32(numbers)[:, None]
+    dz = dz_of(*(a.reshape(len(rows), z.shape[-1]) for a in (z, same))).reshape(z.shape)
+    return jnp.einsum("bts,bti->bsi", dz, wide, precision=HIGH)
 
 
 def rows_with_a_say(x: Float[Array, "*n i"], *weights: Any) -> tuple[Any, Any, Any]:

@@ -3,6 +3,7 @@ gradient ever exist whole."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +15,7 @@ from jax.nn import initializers
 from funprop import trees
 from funprop.layer import Layer, layer
 from funprop.losses import by_example as examples
-from funprop.losses.by_example import by_example, rows_with_a_say
+from funprop.losses.by_example import rows_with_a_say
 from funprop.losses.chunks import Chunk, over_chunks, product
 from funprop.losses.chunks import forward as classes_forward
 from funprop.losses.rows import forward as rows_forward
@@ -23,12 +24,12 @@ from funprop.losses.targets import given
 from funprop.losses.targets import labels as check_labels
 from funprop.losses.terms import pull_sum, spoiled, zero_at
 from funprop.mesh import split_by_xla
-from funprop.quantities.closed_form import Booking, closed, gram, sum_squares
+from funprop.quantities.closed_form import Booking, closed
 from funprop.trees import Sum, spread, weighted_sum, widen
-from funprop.values import real_number, to_int32, whole_number
+from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, Key
+    from jaxtyping import Array, Float, Key
 
     Rows = Float[Array, "n i"]
 
@@ -204,49 +205,8 @@ def linear_cross_entropy(
         dx = dx.astype(x.dtype).reshape(x.shape)
         return LinearParams(dw, db), (dx, None, *dweights)
 
-    def squares(
-        params: LinearParams, residuals: tuple[Any, ...], dy: Any
-    ) -> tuple[Float[Array, " b"], tuple[Any, ...]]:
-        """By `outer_squares` a chunk at a time: a sum over classes, in either form."""
-        x, _, labels, *_ = residuals
-        rows, dz_of, dweights = logit_cotangents(residuals, dy)
-        chosen, wide = labels.reshape(-1), by_example(rows, x)
-        b, t, i = wide.shape
-
-        def step(carry: Any, part: Chunk) -> Any:
-            dx, found, products = carry
-            dz = dz_of(part.logits(rows), part.is_target(chosen))
-            one = dz.reshape(b, t, part.w.shape[0])
-            if params.b is not None:
-                found = found + sum_squares(one.sum(1))
-            if t <= i:
-                products = products + gram(one)
-            else:
-                found = found + sum_squares(jnp.einsum("btc,bti->bci", one, wide, precision=HIGH))
-            return dx + product(dz.astype(x.dtype), part.w), found, products
-
-        zeros = jnp.zeros(b, wide.dtype)
-        products = jnp.zeros((b, t, t), wide.dtype) if t <= i else None
-        dx, found, products = over_chunks(
-            step, (jnp.zeros_like(widen(rows)), zeros, products), params, chunk_size
-        )
-        if products is not None:
-            found = found + (gram(wide) * products).sum((1, 2))
-        return found, (dx.astype(x.dtype).reshape(x.shape), None, *dweights)
-
-    def gradient_rows(
-        params: LinearParams, residuals: tuple[Any, ...], dy: Any, numbers: Int[Array, "b s"]
-    ) -> Float[Array, "b s i"]:
-        """`sum_t dz[b,t,c] x[b,t,i]` for the classes `c` that are given, of each example's `dw`."""
-        x, _, labels, *_ = residuals
-        rows, dz_of, _ = logit_cotangents(residuals, dy)
-        wide = by_example(rows, x)
-        z = jnp.einsum("bti,bsi->bts", wide, widen(params.w[numbers]), precision=HIGH)
-        if params.b is not None:
-            z = z + widen(params.b[numbers])[:, None]
-        same = labels.reshape(*wide.shape[:2], 1) == to_int32(numbers)[:, None]
-        dz = dz_of(*(a.reshape(len(rows), z.shape[-1]) for a in (z, same))).reshape(z.shape)
-        return jnp.einsum("bts,bti->bsi", dz, wide, precision=HIGH)
+    squares = functools.partial(examples.squares, logit_cotangents, chunk_size)
+    gradient_rows = functools.partial(examples.gradient_rows, logit_cotangents)
 
     def weighted(residuals: tuple[Any, ...], factors: Float[Array, " b"]) -> tuple[Any, ...]:
         x, norms, labels, valid, terms, _, *weights = residuals
@@ -262,18 +222,16 @@ def linear_cross_entropy(
 
     def passes(room: int) -> tuple[Any, Any]:
         def noting(params: LinearParams, batch: Any, key: Any = None) -> tuple[Sum, Any]:
-            def taking(*args: Any) -> Any:
-                return examples.forward(*args, len(batch[0]), room)
-
+            taking = functools.partial(examples.forward, b=len(batch[0]), budget=room)
             return passed(params, batch, examples_at_once, taking)
 
         def noted(params: LinearParams, residuals: Any, dy: Any) -> tuple[Any, Any, Any]:
             x, norms, labels, valid, terms, taken, *weights = residuals
             plain = x, norms, labels, valid, terms, None, *weights
-            kept = examples.Kept(plain, dy, taken)
             if taken is None:
                 found, dx = squares(params, plain, dy)
-                return found, kept, dx
+                return found, examples.Kept(plain, dy, None), dx
+            kept = examples.Kept(plain, dy, taken._replace(x=None, squares=None))
             _, dweights = pull_sum(dy, terms, *weights)
             dx = _scaled(dy[0], taken.x, x).reshape(x.shape)
             return taken.squares * dy[0].astype(terms.dtype) ** 2, kept, (dx, None, *dweights)

@@ -8,78 +8,37 @@ Source: Bu et al., arXiv:2210.00038.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from funprop.layer import Layer, leaf_of
+from funprop.layer import Layer, leaf_of, recorded
 from funprop.params.frozen import trained
 from funprop.params.tapped import Tapped, untap
+from funprop.quantities.book import (
+    Booked,
+    Each,
+    Left,
+    Made,
+    Rows,
+    Shared,
+    of_all_copies,
+    over_parts,
+    split_residuals,
+)
 from funprop.quantities.closed_form import closed_of, sum_squares
-from funprop.quantities.each_example import gradients, is_trained, keeping, without_input
-from funprop.quantities.shared_params import Both, Place, expansion, plan
+from funprop.quantities.each_example import gradients, is_trained, keeping
+from funprop.quantities.shared_params import Both, Place, plan
 from funprop.quantities.squared_norms import gradients_of, is_shared, norm_of_sum
-from funprop.quantities.weighted import each_times, weighted_sum_of
 from funprop.trees import nbytes
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
+    from jaxtyping import PyTree
 
     from funprop.quantities.each_example import Kept
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["residuals"], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
-class Left:
-    """A leaf's residuals, marked: to be found again where combinators put them."""
-
-    residuals: Any
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["squares", "kept"], meta_fields=[]
-)
-@dataclasses.dataclass(frozen=True)
-class Booked:
-    """What stands in the place of a leaf's `dparams`; within a `repeat`, for all copies at once.
-
-    Attributes:
-      squares: the squared norm of each example's, `[*copies, b]`.
-      kept: what their weighted sum is made of.
-    """
-
-    squares: Any
-    kept: Any
-
-
-class Each(NamedTuple):
-    """Every example's gradient itself, `[*copies, b, ...]`."""
-
-    grads: Any
-
-
-class Made(NamedTuple):
-    """The same by a closed form, in float32 at least."""
-
-    grads: Any
-
-
-class Rows(NamedTuple):
-    """All that a backward pass takes: it is linear in `dy`, whose rows are the examples'. The
-    residuals are `None` where they stand at the leaf's place of the whole's."""
-
-    residuals: Any
-    dy: Any
-
-
-class Shared(NamedTuple):
-    """Of a node that shares params: what is in the place of those that they are expanded to."""
-
-    found: Any
 
 
 def booked(layer: Layer, budget: int) -> Layer:
@@ -106,65 +65,24 @@ def booked(layer: Layer, budget: int) -> Layer:
     return leaf_of(layer, forward=over(set()).forward, backward=backward)
 
 
-def without_marks(residuals: PyTree) -> PyTree:
-    """`residuals` as the layers themselves keep them."""
+def booking(
+    objective: Layer, budget: int | None, params: PyTree, batch: PyTree, key: Any
+) -> Layer | None:
+    """`booked(objective)`, if what it keeps is no more than `budget`, or than params and residuals
+    where none is given; and if no `tap` watches the cotangents, which are to be those of the sum.
+    """
+    if budget is None:
+        kept = jax.eval_shape(lambda *args: objective.forward(*args)[1], params, batch, key)
+        budget = nbytes((params, kept))
+    noting = booked(objective, budget)
 
-    def is_left(node: Any) -> bool:
-        return isinstance(node, Left)
+    def once(params: PyTree, batch: PyTree, key: Any) -> PyTree:
+        loss, residuals = noting.forward(params, batch, key)
+        return noting.backward(params, residuals, jax.tree.map(jnp.ones_like, loss))[0]
 
-    return without_input(
-        jax.tree.map(lambda r: r.residuals if is_left(r) else r, residuals, is_leaf=is_left)
-    )
-
-
-def squares_of(found: PyTree) -> Float[Array, " b"]:
-    """The squared norms of the whole, from what `booked` gives."""
-    parts = jax.tree.leaves(found, is_leaf=_is_booked)
-    return sum(_of_all_copies(part.squares) for part in parts)  # pyright: ignore
-
-
-def sum_of(
-    layer: Layer, params: PyTree, residuals: PyTree, found: PyTree, factors: Float[Array, " b"]
-) -> PyTree:
-    """The sum of every example's gradient times its factor, from what `booked(layer)` keeps and
-    gives."""
-
-    def of_part(leaf: Layer, at: Place, lead: int, params: PyTree, got: Any, left: Any) -> PyTree:
-        if not isinstance(got, Booked):
-            return got  # of what is not trained
-        if isinstance(got.kept, Each):
-            return weighted_sum_of(got.kept.grads, factors, axis=lead)
-        if isinstance(got.kept, Made):
-            summed = weighted_sum_of(got.kept.grads, factors, axis=lead)
-            return jax.tree.map(lambda d, p: d.astype(p.dtype), summed, params)
-        one = functools.partial(_of_kept, leaf, factors)
-        for _ in range(lead):
-            one = functools.partial(_for_each_copy, one)
-        return one(params, got.kept, left.residuals if isinstance(left, Left) else None)
-
-    return _over_parts(layer, of_part, params, found, residuals=residuals)
-
-
-def _of_all_copies(squares: Float[Array, "*copies b"]) -> Float[Array, " b"]:
-    return squares.sum(tuple(range(squares.ndim - 1)))
-
-
-def _of_kept(
-    leaf: Layer, factors: Float[Array, " b"], params: PyTree, kept: Any, residuals: PyTree
-) -> PyTree:
-    if isinstance(kept, Shared):
-        expand, pull = expansion(leaf)
-        inside = residuals and residuals[0]
-        return pull(params, sum_of(leaf.children[0], expand(params), inside, kept.found, factors))
-    if isinstance(kept, Rows):
-        dy = jax.tree.map(lambda d: each_times(d, factors), kept.dy)
-        own = without_input(residuals if kept.residuals is None else kept.residuals)
-        return leaf.backward(params, own, dy)[0]  # XLA leaves out what is for `dx`
-    return closed_of(leaf).booked.summed(params, kept, factors)  # pyright: ignore
-
-
-def _for_each_copy(one: Callable[..., PyTree], *trees: PyTree) -> PyTree:
-    return jax.lax.map(lambda copy: one(*copy), trees)
+    found = jax.eval_shape(once, params, batch, key) if budget else None
+    fits = found is not None and recorded(found) is None and nbytes(found) <= budget
+    return noting if fits else None
 
 
 # ------------------------------------------------------------------------- the parts of a model
@@ -179,51 +97,18 @@ def _over_leaves(
     return node.rebuild(*inside)
 
 
-def _over_parts(
-    layer: Layer,
-    one: Callable[..., PyTree],
-    params: PyTree,
-    found: PyTree,
-    residuals: PyTree,
-    at: Place = (),
-    lead: int = 0,
-) -> PyTree:
-    """`one(leaf, at, lead, *what stands in its place of the trees)`, assembled as params: the leaf
-    is at the place `at`, and `lead` axes of copies are in front of what is its own."""
-    if not layer.children or layer.shares:
-        return one(layer, at, lead, params, found, residuals)
-    lead += layer.copies is not None
-    trees = layer.split(params), layer.split(found), _split(layer, residuals)
-    parts = [
-        _over_parts(child, one, *own, at=(*at, i), lead=lead)
-        for i, (child, *own) in enumerate(zip(layer.children, *trees, strict=True))
-    ]
-    return layer.join(params, parts)
-
-
-def _split(layer: Layer, residuals: PyTree) -> Any:
-    """The residuals of each child, by the mirror law; `None` where they are not kept (`remat`)."""
-    n = len(layer.children)
-    kept = isinstance(residuals, tuple) and len(residuals) >= n
-    return residuals[:n] if kept else (None,) * n
-
-
 def _standing(layer: Layer, residuals: PyTree, at: Place = ()) -> set[Place]:
     """The places of the leaves that find in the whole's residuals what they left there; not where
     a rewrite has it in another memory (`offload`)."""
     if not layer.children or layer.shares:
         here = jax.tree.leaves(residuals) if isinstance(residuals, Left) else [None]
         return set() if any(map(_is_away, here)) else {at}
-    each = enumerate(zip(layer.children, _split(layer, residuals), strict=True))
+    each = enumerate(zip(layer.children, split_residuals(layer, residuals), strict=True))
     return {place for i, (child, own) in each for place in _standing(child, own, (*at, i))}
 
 
 def _is_away(leaf: Any) -> bool:
     return leaf is None or jax.typeof(leaf).memory_space != jax.memory.Space.Device
-
-
-def _is_booked(node: Any) -> bool:
-    return isinstance(node, Booked)
 
 
 # -------------------------------------------------------------------------- what becomes of a leaf
@@ -328,7 +213,7 @@ def _shared(node: Layer, budget: int, stands: bool) -> Layer:
         what = plan(node, params)
         tied = {place for pair in what.tied for place in pair}
         of = functools.partial(_plain, tied)
-        plain = _over_parts(node.children[0], of, expanded, found, residuals=None)
+        plain = over_parts(node.children[0], of, expanded, found, residuals=None)
         return Booked(norm_of_sum(node, params, expanded, plain, what), Shared(found)), dx
 
     return leaf_of(node, forward=forward, backward=backward)
@@ -344,4 +229,4 @@ def _plain(
         return Both(got.squares, (params, got.kept.residuals, got.kept.dy))
     if got.squares is None:  # the gradients, with the examples in front of the copies
         return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, lead, 0), got.kept.grads)
-    return _of_all_copies(got.squares)
+    return of_all_copies(got.squares)

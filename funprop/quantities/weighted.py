@@ -61,7 +61,7 @@ def _weighted_sum(leaf: Array, factors: Float[Array, " b"], axis: int) -> Array:
     """A few examples at a time, whose sum is written out: XLA's own sum over an axis in front goes
     through memory in strides, and takes ten times as long on a CPU."""
 
-    def some(total: Array, start: Any, size: int) -> Array:
+    def some(total: Array, start: Array | int, size: int) -> Array:
         of = jax.lax.dynamic_slice_in_dim(factors, start, size)
         for i in range(size):
             part = jax.lax.dynamic_index_in_dim(leaf, start + i, axis, keepdims=False)

@@ -73,11 +73,11 @@ def _cast_params(leaf: Layer, compute_dtype: DTypeLike, param_dtype: DTypeLike) 
 
     if (known := closed_of(leaf)) is not None:
         on_params = {name: on_cast(getattr(known, name)) for name in ("squares", "rows", "each")}
-        own = known.booked and Booking(
-            lambda budget: tuple(map(on_cast, known.booked.passes(budget))),
-            lambda p, *rest: _floats_like(p, on_cast(known.booked.summed)(p, *rest)),
-        )
-        on_params["booked"] = own
+        if (own := known.booked) is not None:
+            on_params["booked"] = Booking(
+                lambda budget: tuple(map(on_cast, own.passes(budget))),
+                lambda p, *rest: _floats_like(p, on_cast(own.summed)(p, *rest)),
+            )
         backward = closed(backward, **known._replace(**on_params)._asdict())
     return dataclasses.replace(
         leaf,
