@@ -82,6 +82,9 @@ from funprop.models import (
     swiglu,
     unembedding,
 )
+from funprop.nonfinite.find import find_nonfinite
+from funprop.nonfinite.report import NonfiniteReport
+from funprop.nonfinite.update import find_nonfinite_update
 from funprop.objectives import objective
 from funprop.params import Frozen, Statistic, by_name, decayed, roles, trained, where
 from funprop.params.tapped import Tapped, untap
@@ -122,7 +125,20 @@ from funprop.steps import (
     step,
 )
 from funprop.steps.fused_step import FusedState, fused_step
-from funprop.train import Fit, at_least, at_most, fit, load, patience, save
+from funprop.train import (
+    Checkpoint,
+    Checkpoints,
+    Fit,
+    Restored,
+    Tokens,
+    at_least,
+    at_most,
+    fit,
+    load,
+    patience,
+    save,
+    skip_unreadable,
+)
 from funprop.transforms import (
     Transformed,
     clip_per_example,
@@ -140,6 +156,8 @@ __all__ = [
     "Averaged",
     "BatchNormParams",
     "BatchSums",
+    "Checkpoint",
+    "Checkpoints",
     "ConvParams",
     "Decoding",
     "DenseParams",
@@ -154,15 +172,18 @@ __all__ = [
     "Layer",
     "LinearParams",
     "LowRank",
+    "NonfiniteReport",
     "NormParams",
     "ParamTable",
     "Recorded",
+    "Restored",
     "Scaled",
     "ShardingTable",
     "Statistic",
     "Step",
     "Sum",
     "Tapped",
+    "Tokens",
     "TrainState",
     "Transformed",
     "absolute_error",
@@ -199,6 +220,8 @@ __all__ = [
     "ema",
     "embedding",
     "feed_forward",
+    "find_nonfinite",
+    "find_nonfinite_update",
     "fit",
     "flatten",
     "freeze",
@@ -269,6 +292,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "skip_nonfinite",
+    "skip_unreadable",
     "softmax",
     "softmax_cross_entropy",
     "softplus",

@@ -1,6 +1,5 @@
 """Steps and the loop around them: exact, deterministic, and stopped when it should be."""
 
-import importlib
 import os
 import signal
 import threading
@@ -15,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
+from funprop.train import loop
 from funprop.train.data import epoch_rows, gather
 from funprop.train.progress import for_terminal, lines, live
 from tests.cases import OPTIMISED
 
-fit_module = importlib.import_module("funprop.train.fit")  # the name is that of the function too
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (50, 3))
 Y = (X[:, 0] > 0).astype(jnp.int32)
@@ -153,7 +152,7 @@ def test_same_seed_same_bits_whatever_the_calls(monkeypatch):
     results = []
     data = jax.tree.map(lambda leaf: np.tile(leaf, (8, *[1] * (leaf.ndim - 1))), DATA)
     for seconds in (0.2, 1e-9):  # many updates a device call, or one
-        monkeypatch.setattr(fit_module, "CALL_SECONDS", seconds)
+        monkeypatch.setattr(loop, "CALL_SECONDS", seconds)
         train, state = start(whole, key=jax.random.key(1))
         results.append(fp.fit(train, state, data, epochs=3, batch_size=3, seed=2, progress=None))
     chex.assert_trees_all_equal(*(r.state.params for r in results))

@@ -11,11 +11,12 @@ import jax
 from funprop import trees
 from funprop.metrics import COLUMNS, check_names
 from funprop.steps.retraced import expected
-from funprop.train.data import gather
 from funprop.train.sums import nothing, plus
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
+
+Pick = Callable[[Any, Any], Any]
 
 
 class Runner:
@@ -30,10 +31,10 @@ class Runner:
       probed: for which kinds it is known that padding has no say.
     """
 
-    def __init__(self, update: Callable[..., Any], padded: bool, donate: bool) -> None:
-        def updated(state: Any, data: PyTree, rows: Any) -> Any:
+    def __init__(self, update: Callable[..., Any], pick: Pick, donate: bool) -> None:
+        def updated(state: Any, data: PyTree, row: Any) -> Any:
             with expected():
-                return update(state, gather(data, rows, padded))
+                return update(state, pick(data, row))
 
         def run(state: Any, sums: Any, data: PyTree, rows: Any, first: Any, end: Any) -> Any:
             def one(i: Any, carry: Any) -> Any:
@@ -78,15 +79,15 @@ def _check(metrics: dict[str, trees.Sum]) -> None:
 
 
 @functools.lru_cache(maxsize=32)
-def runner(update: Callable[..., Any], padded: bool, donate: bool) -> Runner:
+def runner(update: Callable[..., Any], pick: Pick, donate: bool) -> Runner:
     """The `Runner` of a step's `update`; kept, so that another `fit` compiles nothing.
 
     Args:
       update: of a step.
-      padded: whether rows may be padding.
+      pick: `(data, row) -> batch`.
       donate: whether the memory of the state given becomes that of the next, or both stay.
     """
-    return Runner(update, padded, donate)
+    return Runner(update, pick, donate)
 
 
 def kind(*trees_: Any) -> Any:

@@ -1,0 +1,5 @@
+"""Checkpoints of a run."""
+
+from funprop.train.checkpoints.checkpoints import Checkpoint, Checkpoints, Restored
+
+__all__ = ["Checkpoint", "Checkpoints", "Restored"]

@@ -1,0 +1,178 @@
+"""The arrays of a checkpoint: written and read by orbax, with a digest of each."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from funprop.train.checkpoints.description import DamagedError
+from funprop.train.checkpoints.digests import digests
+from funprop.train.named import as_leaf, bits, bits_spec, implementation, is_key, named
+from funprop.trees import spec_string
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+ARRAYS = "arrays"  # the part of a checkpoint that is orbax's
+Leaves = dict[str, dict[str, str]]  # spec, digest and kind of key of each, by name
+
+
+def write(checkpointer: Any, folder: Path, state: PyTree) -> Leaves:
+    """Begin to write; what is on the device is copied from it before this returns.
+
+    Returns:
+      What is to be checked when it is read.
+
+    Raises:
+      TypeError: a leaf is no array and no number; names it.
+    """
+    import orbax.checkpoint as ocp
+
+    leaves = named(state)
+    _check_leaves(leaves)
+    arrays = {name: bits(leaf) for name, leaf in leaves.items()}
+    found = digests(arrays)
+    checkpointer.save(folder / ARRAYS, args=ocp.args.PyTreeSave(_not_empty(arrays)))
+    return {
+        name: {"spec": spec_string(array), "digest": found[name], **_key(leaves[name])}
+        for name, array in arrays.items()
+    }
+
+
+def read(checkpointer: Any, folder: Path, stored: Leaves, like: PyTree) -> PyTree:
+    """What was written, in the structure of `like` and on its devices.
+
+    Raises:
+      ValueError: it is another structure's; names the first leaf.
+      DamagedError: it cannot be read, or is not what was written.
+    """
+    leaves = named(like)
+    _check_alike(leaves, stored)
+    arrays = _read_arrays(checkpointer, folder, {n: _target(leaf) for n, leaf in leaves.items()})
+    _check_digests(arrays, stored)
+    found = [as_leaf(leaf, arrays[name]) for name, leaf in leaves.items()]
+    return jax.tree.structure(like).unflatten(found)
+
+
+def check(checkpointer: Any, folder: Path, stored: Leaves) -> None:
+    """Read all of it; raise `DamagedError` where it is not what was written."""
+    specs = {name: _spec_of(leaf["spec"]) for name, leaf in stored.items()}
+    _check_digests(_read_arrays(checkpointer, folder, specs), stored)
+
+
+def _check_leaves(leaves: dict[str, Any]) -> None:
+    for name, leaf in leaves.items():
+        array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+        if not is_key(leaf) and array.dtype.kind in "OSUMm":
+            raise TypeError(
+                f"a checkpoint holds arrays and numbers, got {type(leaf).__name__} at {name}"
+            )
+
+
+def _key(leaf: Any) -> dict[str, str]:
+    return {"key": implementation(leaf)} if is_key(leaf) else {}
+
+
+def _not_empty(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Without arrays of no numbers, which orbax does not take: nothing of them need be stored."""
+    return {name: array for name, array in arrays.items() if array.size}
+
+
+def _check_alike(leaves: dict[str, Any], stored: Leaves) -> None:
+    for name in (*leaves, *stored):
+        if name not in stored:
+            raise ValueError(f"it has no {name}")
+        if name not in leaves:
+            raise ValueError(f"it has {name}, which the state has not")
+        leaf = leaves[name]
+        wanted, got = spec_string(bits_spec(leaf)), stored[name]["spec"]
+        if wanted != got:
+            raise ValueError(f"at {name} expected {wanted}, got {got}")
+        kind, stored_kind = _key(leaf).get("key"), stored[name].get("key")
+        if kind != stored_kind:
+            wanted, got = (f"a key of {k}" if k else "numbers" for k in (kind, stored_kind))
+            raise ValueError(f"at {name} expected {wanted}, got {got}")
+
+
+def _target(leaf: Any) -> Any:
+    """What orbax shall make: arrays over several devices as they are in `leaf`, else NumPy's."""
+    spec = bits_spec(leaf)
+    sharding = getattr(leaf, "sharding", None)
+    if isinstance(sharding, jax.sharding.Sharding) and len(sharding.device_set) > 1:
+        sharding = jax.NamedSharding(sharding.mesh, jax.P()) if is_key(leaf) else sharding  # pyright: ignore[reportAttributeAccessIssue]
+        return spec.update(sharding=sharding)
+    return np.empty(spec.shape, spec.dtype) if spec.size == 0 else spec
+
+
+def _spec_of(text: str) -> jax.ShapeDtypeStruct:
+    dtype, _, shape = text.rstrip("]").partition("[")
+    return jax.ShapeDtypeStruct(tuple(int(n) for n in shape.split(",") if n), np.dtype(dtype))
+
+
+def _read_arrays(checkpointer: Any, folder: Path, specs: dict[str, Any]) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    wanted = _not_empty(specs)
+    how = {name: _how(spec) for name, spec in wanted.items()}
+    args = ocp.args.PyTreeRestore(item=wanted, restore_args=how)
+    found: dict[str, Any] = {}
+    if wanted:
+        with _reading():
+            found = checkpointer.restore(folder / ARRAYS, args=args)
+    return {
+        name: found[name] if name in wanted else np.empty(spec.shape, spec.dtype)
+        for name, spec in specs.items()
+    }
+
+
+def _how(spec: Any) -> Any:
+    import orbax.checkpoint as ocp
+
+    if getattr(spec, "sharding", None) is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+    return ocp.ArrayRestoreArgs(sharding=spec.sharding, global_shape=spec.shape, dtype=spec.dtype)
+
+
+def _check_digests(arrays: dict[str, Any], stored: Leaves) -> None:
+    for name, array in arrays.items():
+        if spec_string(array) != stored[name]["spec"]:
+            raise DamagedError(f"{name} is not what was written")
+    found = digests(arrays)
+    for name, leaf in stored.items():
+        if found[name] != leaf["digest"]:
+            raise DamagedError(f"{name} is not what was written")
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Whatever a reader of damaged files raises is damage."""
+    try:
+        with quiet():
+            yield
+    except DamagedError:
+        raise
+    except MemoryError:
+        raise DamagedError("a size in it cannot be") from None
+    except Exception as error:
+        raise DamagedError(f"it cannot be read ({type(error).__name__})") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Within, orbax's own log stays silent: what went wrong is told by whoever called it."""
+    logger = logging.getLogger("absl")
+    logger.addFilter(_not_of_orbax)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_not_of_orbax)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname

@@ -1,0 +1,254 @@
+"""The turns of a run: launch a device call, wait for the one before it, tell, keep, go on."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funprop import trees
+from funprop.steps import Step
+from funprop.train import processes
+from funprop.train.checkpoints import Checkpoints
+from funprop.train.feeds import Block, Feed
+from funprop.train.interrupts import INTERRUPTED
+from funprop.train.progress import Progress
+from funprop.train.reached import Reached
+from funprop.train.runner import Runner
+from funprop.train.stopping import Row, Rule
+from funprop.train.sums import means, on_host, summed
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+# A device call lasts about this long: short enough to show progress and to heed Ctrl-C, long
+# enough that the call itself costs nothing.
+CALL_SECONDS = 0.2
+# A run whose loss is NaN ends; without jit, batches of a large model may take minutes each.
+SEARCH_SECONDS = 20
+
+
+class Call(NamedTuple):
+    """Updates `first` to `end` of a block of batches, `done` of all in the epoch then."""
+
+    epoch: int
+    block: Block
+    first: int
+    end: int
+    done: int
+    closes: bool
+    state: Any = None
+    sums: Any = None
+    parts: Any = None
+    started: float = 0.0
+
+
+class Loop:
+    """One run of `fit`.
+
+    Args:
+      step, feed, runs: what is repeated over which batches, and compiled.
+      reached: where it begins.
+      settings: what must be the same for it to go on another time.
+      epochs, first_epoch: how many, and the number of the first one.
+      measured: `state -> sums over held-out data`, or `None`.
+      stop: rules.
+      display: of progress.
+      checkpoints: where it is kept, or `None`.
+      ahead: whether a call may be under way before the last one's sums are read.
+      known: whether the program is compiled already.
+      mesh: whether it is one run on many devices.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        feed: Feed,
+        runs: Runner,
+        reached: Reached,
+        *,
+        settings: dict[str, Any],
+        epochs: int,
+        first_epoch: int,
+        zeros: PyTree,
+        measured: Callable[[Any], list[Any]] | None,
+        stop: Sequence[Rule],
+        display: Progress,
+        checkpoints: Checkpoints | None,
+        ahead: bool,
+        known: bool,
+        at_once: int,
+        mesh: bool,
+    ) -> None:
+        self.step, self.feed, self.runs = step, feed, runs
+        self.state, self.sums = reached.state, reached.sums
+        self.begin, self.settings = reached, settings
+        self.epochs, self.first_epoch = epochs, first_epoch
+        self.zeros, self.measured, self.stop = zeros, measured, stop
+        self.display, self.checkpoints = display, checkpoints
+        self.ahead, self.known, self.at_once, self.mesh = ahead, known, at_once, mesh
+        self.history = list(reached.history)
+        self.reached = reached
+        self.looked, self.failed = False, ""
+        # Processes must do the same, so what hangs on signals and clocks is agreed upon.
+        self.anywhere, self.of_first = (
+            (processes.anywhere, processes.of_first) if mesh else (bool, int)
+        )
+        self.start = self.read = self.epoch_start = time.perf_counter()
+
+    def run(self, noted: Callable[[], str]) -> str:
+        """All of it; why it ended. `noted` tells of a signal to stop."""
+        if reason := self._enough():
+            return reason
+        with contextlib.closing(self._calls()) as upcoming:
+            call = self._launch(next(upcoming, None))
+            while call is not None:
+                following = next(upcoming, None)  # while the device works
+                begun = self._launch(following) if self.ahead else None
+                stopped = self._finish(call, noted)
+                if stopped:
+                    return stopped
+                call = begun if self.ahead else self._launch(following)
+        return f"all {self.epochs} epochs done"
+
+    def _calls(self) -> Generator[Call]:
+        every = None if self.checkpoints is None else self.checkpoints.updates
+        for epoch in range(self.begin.epoch, self.epochs):
+            done = self.begin.done if epoch == self.begin.epoch else 0
+            blocks = self.feed.blocks(epoch + self.first_epoch, done)
+            with contextlib.closing(blocks):
+                for block in blocks:
+                    first = 0
+                    while first < block.updates:
+                        end = min(first + self.at_once, block.updates)
+                        if every is not None:  # a call ends where a checkpoint is due
+                            before = epoch * self.feed.updates + done
+                            end = min(end, first + every - before % every)
+                        done += end - first
+                        yield Call(epoch, block, first, end, done, done == self.feed.updates)
+                        first = end
+
+    def _launch(self, call: Call | None) -> Call | None:
+        """Start it, without waiting; what it gives is there when the device is done."""
+        if call is None:
+            return None
+        started = time.perf_counter()
+        opens = call.done == call.end - call.first
+        given = self.zeros if opens else self.sums
+        bounds = np.int32(call.first), np.int32(call.end)
+        block = call.block
+        self.state, self.sums = self.runs.run(self.state, given, block.data, block.rows, *bounds)
+        parts = self.measured(self.state) if self.measured is not None and call.closes else None
+        return call._replace(state=self.state, sums=self.sums, parts=parts, started=started)
+
+    def _finish(self, call: Call, noted: Callable[[], str]) -> str:
+        """Wait for it and tell; and why the run ends with it, if it does."""
+        sums = on_host(call.sums)
+        self.reached = self.reached._replace(
+            state=call.state, sums=call.sums, epoch=call.epoch, done=call.done
+        )
+        try:
+            self.step.check(call.state)
+        except FloatingPointError as error:
+            self.failed = str(error)
+        loss = sums["loss"]
+        if not (self.mesh or self.looked or self.failed) and np.isnan(loss.total):
+            self.looked = True
+            self._look_into(call)
+        self._adapt(call)
+        share = call.done / self.feed.updates
+        self.display.update(call.epoch + share, self.epochs, self.feed.examples, means(sums))
+        ends = self.failed or self._signalled(noted)
+        if not call.closes and not ends:
+            self._keep()
+            return ""
+        row = self._row(call, sums, share)
+        self.display.epoch(row, self.epochs)
+        if call.closes:
+            self.history.append(row)
+            self.reached = self.reached._replace(
+                epoch=call.epoch + 1, done=0, history=tuple(self.history)
+            )
+        reason = self._enough() if call.closes else ""
+        ends = ends or self._signalled(noted)
+        nothing = loss.total == loss.weight == 0  # all updates were left out, as was asked for
+        if not (nothing or math.isfinite(row["loss"])):
+            reason = reason or f"the loss is {row['loss']}: diverged"
+        ends = ends or (reason if self.of_first(bool(reason)) else "")
+        self._keep(row if call.closes else None)
+        if not call.closes:
+            self.history.append(row)  # of the part that was, for whoever looks at it
+        return ends
+
+    def _enough(self) -> str:
+        """Why the history so far is enough, by the first rule that says so."""
+        if not self.history:
+            return ""
+        return next(filter(None, (rule(self.history) for rule in self.stop)), None) or ""
+
+    def _signalled(self, noted: Callable[[], str]) -> str:
+        word = noted()
+        if not self.mesh:
+            return word
+        return (processes.words_of_first(word) or INTERRUPTED) if self.anywhere(bool(word)) else ""
+
+    def _adapt(self, call: Call) -> None:
+        """How many updates shall be in the next call."""
+        now = time.perf_counter()
+        if self.known and call.block.size == self.feed.size:
+            share = CALL_SECONDS / (now - max(self.read, call.started)) * (call.end - call.first)
+            self.at_once = self.of_first(max(1, min(int(share), 8 * self.at_once)))
+        self.known, self.read = True, now  # the first call of a kind compiles
+
+    def _row(self, call: Call, sums: dict[str, trees.Sum], share: float) -> Row:
+        row = {"epoch": self.first_epoch + call.epoch + share, **means(sums)}
+        if self.measured is not None:
+            parts = self.measured(call.state) if call.parts is None else call.parts
+            row |= {f"held_out/{name}": v for name, v in means(summed(parts)).items()}
+        now = time.perf_counter()
+        examples = min(call.done * self.feed.size, self.feed.examples)
+        row["seconds"] = now - self.start + self.begin.seconds
+        row["examples_per_second"] = examples / (now - self.epoch_start)
+        self.epoch_start = now
+        return row
+
+    def _keep(self, row: Row | None = None) -> None:
+        """Save a checkpoint where one is due; never one that is not finite."""
+        kept = self.checkpoints
+        if kept is None or self.failed:
+            return
+        update = self.reached.update(self.feed.updates)
+        metric = None if row is None or kept.metric is None else row.get(kept.metric)
+        if (kept.due(update) or kept.better(metric)) and self.reached.finite():
+            kept.save(self.reached.state, update, self._notes(), metric)
+
+    def conclude(self) -> None:
+        """Save what has been reached at the end, and wait for it."""
+        if self.checkpoints is not None and not self.failed and self.reached.finite():
+            update = self.reached.update(self.feed.updates)
+            self.checkpoints.finish(self.reached.state, update, self._notes())
+
+    def _notes(self) -> dict[str, Any]:
+        seconds = time.perf_counter() - self.start + self.begin.seconds
+        return self.reached._replace(seconds=seconds).notes(self.settings)
+
+    def _look_into(self, call: Call) -> None:
+        """Run the batches of a call whose loss is NaN with their values known: a layer that can say
+        what is wrong with them (a label out of range, say) then raises."""
+        grad_fn = self.step.grad_fn
+        objective = getattr(getattr(grad_fn, "plain", grad_fn), "objective", None)
+        if objective is None:
+            return
+        until = time.monotonic() + SEARCH_SECONDS
+        rows = np.asarray(call.block.rows[call.first : call.end])
+        with jax.disable_jit():
+            for row in itertools.takewhile(lambda _: time.monotonic() < until, rows):
+                batch = self.feed.pick(call.block.data, jnp.asarray(row))
+                objective.forward(call.state.params, batch)
