@@ -82,6 +82,9 @@ from funprop.models import (
     swiglu,
     unembedding,
 )
+from funprop.nonfinite.find import find_nonfinite
+from funprop.nonfinite.report import NonfiniteReport
+from funprop.nonfinite.update import find_nonfinite_update
 from funprop.objectives import objective
 from funprop.params import Frozen, Statistic, by_name, decayed, roles, trained, where
 from funprop.params.tapped import Tapped, untap
@@ -169,6 +172,7 @@ __all__ = [
     "Layer",
     "LinearParams",
     "LowRank",
+    "NonfiniteReport",
     "NormParams",
     "ParamTable",
     "Recorded",
@@ -216,6 +220,8 @@ __all__ = [
     "ema",
     "embedding",
     "feed_forward",
+    "find_nonfinite",
+    "find_nonfinite_update",
     "fit",
     "flatten",
     "freeze",

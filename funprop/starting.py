@@ -13,7 +13,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-INTERRUPTED = 128 + signal.SIGINT  # what a process ends with after Ctrl-C, as shells say it
+# What a process ends with after Ctrl-C, and where a scheduler ended it, as shells say it.
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 MODULES = ("funprop", "funprop.cli")
 
 

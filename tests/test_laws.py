@@ -264,6 +264,8 @@ IMPORTS = {
     | {"params", "arguments", "metrics", "quantities", "rewrites", "gradients"},
     "steps": GROUND | {"params", "arguments", "rewrites", "gradients", "transforms"},
     "inspect": GROUND | {"params"},
+    "nonfinite": GROUND
+    | {"arguments", "params", "inspect", "gradients", "rewrites", "transforms", "steps", "verify"},
     "sharding": GROUND
     | {"params", "arguments", "inspect", "gradients", "rewrites", "transforms", "steps"},
     "verify": GROUND | {"params", "functions", "inspect"},
@@ -307,7 +309,9 @@ def test_importing_funprop_imports_no_extra():
 
 def test_every_public_name_has_a_docstring_with_an_example():
     data = {"Frozen", "Gradient", "Step", "TrainState", "FusedState", "Tapped", "Fit", "Statistic"}
-    data |= {"Averaged", "Guarded", "LowRank", "Scaled", "ParamTable", "ShardingTable"}
+    data |= {"Averaged", "Guarded", "LowRank", "Scaled", "ParamTable", "ShardingTable"} | {
+        "NonfiniteReport"
+    }
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)

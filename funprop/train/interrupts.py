@@ -11,6 +11,18 @@ from typing import Any
 
 INTERRUPTED, TERMINATED = "interrupted", "terminated"
 WORDS = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
+CODES = {word: 128 + number for number, word in WORDS.items()}  # as shells say it
+
+
+class Stopped(SystemExit):
+    """A signal has ended a run, that can be gone on with: the process ends with the code for it.
+
+    Args:
+      word: `"interrupted"` or `"terminated"`.
+    """
+
+    def __init__(self, word: str) -> None:
+        super().__init__(CODES[word])
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from funprop.starting import INTERRUPTED
+from funprop.starting import INTERRUPTED, TERMINATED
+from funprop.train.interrupts import WORDS, Stopped
 from funprop.train.output import lasting_output
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ HOST = "127.0.0.1"
 # A process that is silent for so long has died, and JAX ends the others.
 HEARTBEAT_SECONDS = 10
 LONGEST_WORDS = 8192  # bytes
+SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 def launch(n: int, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
@@ -48,6 +50,7 @@ def launch(n: int, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -
     Raises:
       ValueError: a process raised one, or what else a wrong argument comes to; its message.
       ChildProcessError: a process ended in another way; says which, and how.
+      Stopped: a signal ended them, with all that was reached written.
       KeyboardInterrupt: Ctrl-C ended them.
     """
     with socket.create_server((HOST, 0)) as free:
@@ -65,16 +68,17 @@ def launch(n: int, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -
         for i in range(n)
     ]
     try:
-        # They inherit that SIGINT is blocked, and keep it so: a terminal sends it to the launcher
+        # They inherit that signals are blocked, and keep it so: a terminal sends it to the launcher
         # and to them, a person or a scheduler may send it to the launcher alone, and they shall
         # hear of it once, from here.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             for process in running:
                 process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        _wait(running, problems, [end for _, end in interrupts])
+        with _terminating():
+            _wait(running, problems, [end for _, end in interrupts])
     finally:
         for process in running:
             if process.is_alive():
@@ -85,33 +89,55 @@ def launch(n: int, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -
 
 
 def _wait(running: list[Any], problems: Any, interrupts: list[Any]) -> None:
-    """Until all have ended well. The first Ctrl-C is theirs, who heed it together."""
-    waiting, interrupted = dict(enumerate(running)), False
+    """Until all have ended well. The first signal is theirs, who heed it together."""
+    waiting, number = dict(enumerate(running)), 0
     while waiting:
         try:
             connection.wait([process.sentinel for process in waiting.values()])
-        except KeyboardInterrupt:
-            if interrupted:
+        except KeyboardInterrupt as signalled:
+            if number:
                 raise
-            interrupted = True
+            number = signal.SIGTERM if isinstance(signalled, _Terminated) else signal.SIGINT
             for i in waiting:
                 with contextlib.suppress(OSError):  # it has ended meanwhile
-                    interrupts[i].send_bytes(b"interrupt")
+                    interrupts[i].send_bytes(str(int(number)).encode())
         codes = {i: process.exitcode for i, process in waiting.items() if not process.is_alive()}
         if any(codes.values()) and not problems.empty():
             raise ValueError(problems.get())
         # One that was killed has a code below zero; others may have failed for the lack of it.
         for i in sorted(codes, key=lambda i: codes[i]):
-            if interrupted and codes[i]:
-                raise KeyboardInterrupt
-            if codes[i]:
+            if codes[i] and not number:
                 raise ChildProcessError(f"process {i} of {len(running)} ended with code {codes[i]}")
+            if codes[i] and codes[i] != 128 + number:
+                raise KeyboardInterrupt
             del waiting[i]
+    if number and any(process.exitcode for process in running):
+        raise Stopped(WORDS[number])
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as Ctrl-C is."""
+
+
+@contextlib.contextmanager
+def _terminating() -> Iterator[None]:
+    def note(*_: Any) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(address: str, n: int, i: int, work: bytes, problems: Any, interrupts: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))  # but within fit
 
     def unpickled() -> None:
         function, args, kwargs = pickle.loads(work)
@@ -125,10 +151,10 @@ def _run(address: str, n: int, i: int, work: bytes, problems: Any, interrupts: A
 
 
 def _heed(interrupts: Any) -> None:
-    """What the launcher passes on is as Ctrl-C is."""
+    """What the launcher passes on is as the signal is."""
     with contextlib.suppress(EOFError):
-        while interrupts.recv_bytes():
-            _thread.interrupt_main()
+        while number := interrupts.recv_bytes():
+            _thread.interrupt_main(signal.Signals(int(number)))
 
 
 def joined(
@@ -151,6 +177,8 @@ def joined(
         tell(str(error))
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except Stopped as stopped:
+        code = int(stopped.code or 0)
     except BaseException:
         traceback.print_exc()
     else:
@@ -174,6 +202,8 @@ def join(address: str | None = None, n: int | None = None, i: int | None = None)
 
     Without arguments JAX asks the scheduler: SLURM, Open MPI, Kubernetes and TPU pods.
     """
+    # SIGTERM is heeded by fit; JAX would take it for itself.
+    jax.config.update("jax_enable_preemption_service", False)
     # Nobody elsewhere need reach the coordinator of processes of this host.
     own = address is not None and address.rpartition(":")[0] == HOST
     try:

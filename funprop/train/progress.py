@@ -72,6 +72,10 @@ class lines(silent):
         self.latest: Row | None = None
         self.next = 0.0
 
+    def begin(self, history: Sequence[Row]) -> None:
+        if history:
+            self._print(_goes_on(history))
+
     def epoch(self, row: Row, epochs: int) -> None:
         self.latest = row
         if time.monotonic() >= self.next:
@@ -113,6 +117,7 @@ class live(silent):
             console=console,
         )
         self.task: Any = None
+        self.behind = 0.0  # epochs of before
         self.start = time.monotonic()
         self.row: Row = {}
 
@@ -123,19 +128,27 @@ class live(silent):
     def __exit__(self, *exc: object) -> None:
         self.bar.stop()
 
+    def begin(self, history: Sequence[Row]) -> None:
+        if history:
+            self.bar.console.print(_goes_on(history), highlight=False)
+
     def update(self, epoch: float, epochs: int, examples: int, means: Row) -> None:
         if self.task is None:
+            self.behind, self.start = epoch, time.monotonic()
             self.task = self.bar.add_task("", total=epochs, epoch="", metrics="", speed="")
         self.bar.update(
             self.task,
             completed=epoch,
             epoch=f"{min(int(epoch) + 1, epochs)}/{epochs}",
             metrics=self._pairs(means),
-            speed=_short(examples * epoch / max(time.monotonic() - self.start, 1e-9)),
+            speed=_short(examples * (epoch - self.behind) / self._seconds()),
         )
 
+    def _seconds(self) -> float:
+        return max(time.monotonic() - self.start, 1e-9)
+
     def _pairs(self, means: Row) -> str:
-        return " ".join(self._pair(name, value) for name, value in means.items())
+        return " ".join(self._pair(*pair) for pair in means.items() if _tells(*pair))
 
     def _pair(self, name: str, value: float) -> str:
         held_out = self.row.get(f"held_out/{name}")
@@ -154,6 +167,10 @@ class live(silent):
         self.bar.console.print(f"[dim]stopped:[/dim] {reason}", highlight=False)
 
 
+def _goes_on(history: Sequence[Row]) -> str:
+    return f"going on after epoch {history[-1]['epoch']:g}"
+
+
 def _short(speed: float) -> str:
     return f"{speed / 1000:,.0f}k" if speed >= 10_000 else f"{speed:,.0f}"
 
@@ -162,5 +179,10 @@ def _metrics(row: Row) -> str:
     return "  ".join(
         f"{name.replace('held_out/', 'held-out ')} {value:.4f}"
         for name, value in row.items()
-        if name not in HIDDEN
+        if name not in HIDDEN and _tells(name, value)
     )
+
+
+def _tells(name: str, value: float) -> bool:
+    """That no update was skipped need not be said."""
+    return name != "skipped" or value != 0

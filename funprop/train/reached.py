@@ -16,10 +16,7 @@ from funprop.train.stopping import Row
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
-HOW = {  # what of the settings people know under another name, or cannot set
-    "data": "the data",
-    "examples": "the number of examples",
-}
+HOW = {"examples": "the number of examples"}  # what of the settings is no argument
 
 
 class Reached(NamedTuple):
@@ -68,22 +65,27 @@ def last_reached(
     """What the newest checkpoint has; `start` where there is none.
 
     Raises:
-      ValueError: it is of a run with other settings, of another state, or of more epochs.
+      ValueError: it is of a run with other settings, of another state, or of more epochs; or the
+        folder is in use, or cannot be written to.
     """
-    found = None if checkpoints is None else checkpoints.restore(start.state)
+    if checkpoints is None:
+        return start
+    checkpoints.open()  # what is in use, or cannot be written to, is not trained for
+    found = checkpoints.restore(start.state)
     if found is None:
         return start
-    assert checkpoints is not None
     before = found.notes.get("settings")
     if before is None:
         raise ValueError(f"{checkpoints.folder} holds checkpoints that fit did not write")
-    for name in {**settings, **before}:
-        if settings.get(name) != before.get(name):
-            raise ValueError(
-                f"{HOW.get(name, name)} must be as in the run that {checkpoints.folder} holds: "
-                f"{before.get(name)}, got {settings.get(name)}"
-            )
-    epoch, done = found.notes["epoch"], found.notes["done"]
+    other = [name for name in {**settings, **before} if settings.get(name) != before.get(name)]
+    if other and not checkpoints.override:
+        name = other[0]
+        raise ValueError(
+            f"{HOW.get(name, name)} must be as in the run that {checkpoints.folder} holds: "
+            f"{before.get(name)}, got {settings.get(name)}"
+        )
+    # With other batches, how many of them have been is nothing to go by: that epoch begins anew.
+    epoch, done = found.notes["epoch"], 0 if other else found.notes["done"]
     if epoch + (done > 0) > epochs:
         raise ValueError(
             f"epochs must be at least {epoch + (done > 0)}, as many as {checkpoints.folder} has, "

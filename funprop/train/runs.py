@@ -1,28 +1,23 @@
-"""A run: what it may be asked for, and its folder, which is tried before anything is computed."""
+"""What a run may be asked for, and what is written of it."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import hashlib
 import importlib.util
-import itertools
 import json
 import math
-import os
 import platform
-import shutil
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import optax
 
-from funprop.train import processes
+from funprop.train.checkpoints.folder import check_installed as checkpoints_installed
 from funprop.train.params_file import save
 from funprop.train.stopping import Row
 from funprop.train.whole_file import whole_file
@@ -31,8 +26,16 @@ from funprop.version import __version__
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
-SETTINGS = "run.json"
-SMALL_FILES = 1 << 20  # bytes: curves, history, settings
+SETTINGS, HISTORY, PARAMS = "run.json", "history.jsonl", "params.safetensors"
+CHECKPOINTS = "checkpoints"
+OUTCOME = (
+    "stopped",
+    "final",
+    "nonfinite_update",
+    "finished",
+    "versions",
+    "files",
+)  # what is no setting
 
 
 def check_choice(what: str, given: str, known: Iterable[str]) -> None:
@@ -54,105 +57,11 @@ def check_seed(seed: int) -> None:
 
 
 def check_installed() -> None:
-    """Raise a `ModuleNotFoundError` where what the run is written with at its end is missing."""
+    """Raise a `ModuleNotFoundError` where what the run is written with is missing."""
+    checkpoints_installed()
     for what, module in (("the picture", "matplotlib"), ("the file of params", "safetensors")):
         if importlib.util.find_spec(module) is None:
             raise ModuleNotFoundError(f"{what} needs {module}: pip install 'funprop[train]'")
-
-
-@contextmanager
-def run_folder(
-    name: str, out: Path | None, settings: dict[str, Any], nbytes: int = 0
-) -> Iterator[Path]:
-    """The folder of a run, made before anything is computed: one that cannot be written to is known
-    before it is trained for. Where nothing but `run.json` has been written, an exception takes the
-    folder away again.
-
-    Args:
-      name: of the data.
-      out: where it shall be; else a new one under `runs/`, with the time in its name.
-      settings: what the run was asked for; `run.json` has it from here on, as not `finished`.
-      nbytes: what will be written, about.
-
-    Raises:
-      ValueError: it exists already, cannot be made or written to, or has too little room.
-    """
-    made, problem = [], ""
-    if processes.first():
-        try:
-            made = _new_folder(name, out)
-            try:
-                write_settings(made[0], settings)
-                _check_room(made[0], nbytes)
-            except BaseException:
-                _take_away(made)
-                raise
-        except OSError as error:
-            problem = f"the run folder {out or 'runs'} cannot be written: {error.strerror}"
-        except ValueError as error:
-            problem = str(error)
-    problem = processes.words_of_first(problem)
-    if problem:
-        raise ValueError(problem)
-    folder = Path(processes.words_of_first(str(made[0]) if made else ""))
-    try:
-        yield folder
-    except BaseException:
-        _take_away(made)
-        raise
-
-
-def _new_folder(name: str, out: Path | None) -> list[Path]:
-    """The run's folder, and those above it that had to be made too. Making it is what finds out
-    whether there is one already, so that of two runs that start at once each gets its own."""
-    if out is not None:
-        try:
-            return _make(out)
-        except FileExistsError:
-            raise ValueError(f"the run folder {out} exists already") from None
-    now = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = now
-    for i in itertools.count(2):
-        try:
-            return _make(folder)
-        except FileExistsError:
-            if not folder.is_dir():
-                raise
-            folder = now.with_name(f"{now.name}-{i}")
-    raise AssertionError("unreachable")
-
-
-def _make(folder: Path) -> list[Path]:
-    made: list[Path] = []
-    try:
-        for above in reversed(folder.parents):
-            if above.exists() and not above.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), above)
-            if not above.exists():
-                above.mkdir(exist_ok=True)
-                made.insert(0, above)
-        folder.mkdir()
-    except BaseException:
-        _take_away(made)
-        raise
-    return [folder, *made]
-
-
-def _take_away(made: list[Path]) -> None:
-    """Remove folders that have been made, where `run.json` is all that there is in them."""
-    with contextlib.suppress(OSError):
-        if made and [file.name for file in made[0].iterdir()] == [SETTINGS]:
-            (made[0] / SETTINGS).unlink()
-        for folder in made:
-            folder.rmdir()
-
-
-def _check_room(folder: Path, nbytes: int) -> None:
-    needed, free = nbytes + SMALL_FILES, shutil.disk_usage(folder).free
-    if free < needed:
-        raise ValueError(
-            f"the run folder {folder} must have room for {needed:,} bytes, {free:,} are free"
-        )
 
 
 def write_run(folder: Path, write: Callable[[Path], None]) -> None:
@@ -174,12 +83,12 @@ def save_reached(folder: Path, params: PyTree) -> None:
     """`params.safetensors`, to be loaded by `funprop.load`; whatever they are."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # where training diverged, that is said
-        save(folder / "params.safetensors", params)
+        save(folder / PARAMS, params)
 
 
 def write_history(folder: Path, history: Sequence[Row]) -> None:
     """`history.jsonl`: one JSON object a line, one line an epoch; NaN and infinity as null."""
-    write_text(folder / "history.jsonl", "".join(f"{_json(row)}\n" for row in history))
+    write_text(folder / HISTORY, "".join(f"{as_json(row)}\n" for row in history))
 
 
 def write_settings(folder: Path, settings: dict[str, Any], finished: bool = False) -> None:
@@ -190,8 +99,48 @@ def write_settings(folder: Path, settings: dict[str, Any], finished: bool = Fals
         "optax": optax.__version__,
         "python": platform.python_version(),
     }
-    whole = {**settings, "finished": finished, "versions": versions}
-    write_text(folder / SETTINGS, _json(whole, indent=2) + "\n")
+    files = digests_of_files(folder) if finished else {}
+    whole = {**settings, "finished": finished, "files": files, "versions": versions}
+    whole = json.loads(as_json(whole))
+    whole["sha256"] = _digest(whole)
+    write_text(folder / SETTINGS, as_json(whole, indent=2) + "\n")
+
+
+def digests_of_files(folder: Path) -> dict[str, str]:
+    """The sha256 of each file of a run, but for `run.json` itself."""
+    names = sorted(file.name for file in folder.iterdir() if file.is_file())
+    wanted = [name for name in names if name != SETTINGS and not name.startswith(".")]
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in wanted}
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """What `write_settings` wrote; `None` where that is not there, or damaged."""
+    try:
+        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.pop("sha256", None) != _digest(found):
+        return None
+    return found
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def read_history(folder: Path) -> list[Row]:
+    """The rows that are whole; what was being written when a process was killed is left out."""
+    try:
+        lines = (folder / HISTORY).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = []
+    for line in lines:
+        with contextlib.suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                rows.append({k: math.nan if v is None else v for k, v in row.items()})
+    return rows
 
 
 def write_text(file: Path, text: str) -> None:
@@ -200,7 +149,7 @@ def write_text(file: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _json(value: Any, indent: int | None = None) -> str:
+def as_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(_without_nan(value), allow_nan=False, indent=indent)
 
 
@@ -215,14 +164,5 @@ def _without_nan(value: Any) -> Any:
 
 def contents(folder: Path) -> str:
     """A line that says what was written."""
-    return f"Written to {folder}: " + ", ".join(sorted(file.name for file in folder.iterdir()))
-
-
-def check_not_diverged(history: Sequence[Row], folder: Path) -> None:
-    """Raise a `FloatingPointError` in all processes, once the first has written, where the last
-    loss is not finite."""
-    if history and not math.isfinite(history[-1]["loss"]):
-        processes.anywhere(True)  # waits for the first, whom an end of the others would end too
-        raise FloatingPointError(
-            f"training diverged, the loss is {history[-1]['loss']}; {folder} has what was reached"
-        )
+    names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
+    return f"Written to {folder}: {', '.join(names)}"

@@ -108,10 +108,15 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
         function = functools.partial(by_norms, objective, norm)
     else:
         function = functools.partial(_by_rows, grad_fn, norm)
-    clipped = Transformed("clip_per_example", grad_fn, function)
+    # In turn, the gradient alone: to clip is to run it example by example, all mapped.
+    clipped = Transformed("clip_per_example", grad_fn, function, lambda inner: inner)
     if not noise:
         return clipped
-    return Transformed("noise", clipped, functools.partial(_noisy, clipped, noise * norm))
+    noisy = functools.partial(_noisy, deviation=noise * norm)
+    return Transformed(
+        *("noise", clipped, functools.partial(noisy, clipped)),
+        in_turn=lambda inner: Transformed("noise", inner, functools.partial(noisy, inner)),
+    )
 
 
 def by_norms(
@@ -179,11 +184,12 @@ def _factors(
 
 def _noisy(
     clipped: Callable[..., Gradient],
-    deviation: float,
     params: PyTree,
     batch: PyTree,
     key: Any,
     dloss: Any,
+    *,
+    deviation: float,
 ) -> Gradient:
     """The clipped sum with noise added, once."""
     if key is None:
