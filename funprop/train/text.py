@@ -104,8 +104,8 @@ def token_file(path: Path, batch_size: int) -> Text:
     n, some = len(seen), min(HELD_OUT_WINDOWS, len(unseen))
 
     def batch(seed: int, i: int) -> Any:
-        numbers = i * batch_size + np.arange(batch_size)
-        rows = [int(shuffled(k[None] % n, n, seed, int(k // n))[0]) for k in numbers]
+        numbers = range(i * batch_size, (i + 1) * batch_size)
+        rows = [int(shuffled(np.array([k % n]), n, seed, k // n)[0]) for k in numbers]
         return tuple(np.stack(part) for part in zip(*(seen[row] for row in rows), strict=True))
 
     held_out = tuple(np.stack(part) for part in zip(*(unseen[i] for i in range(some)), strict=True))
