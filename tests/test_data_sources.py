@@ -124,6 +124,18 @@ def test_records_are_any_trees():
     chex.assert_trees_all_equal(got.state, by_hand(step, jnp.ones(3), parts))
 
 
+def test_the_thread_has_the_widths_of_who_calls(x64):
+    seen = set()
+
+    def loss_fn(w, batch):
+        seen.update(leaf.dtype.name for leaf in batch)
+        return ((batch[0] @ w) ** 2).sum(), len(batch[1])
+
+    step = fp.step(fp.from_loss(loss_fn), optax.sgd(0.1))
+    trained(step, jnp.ones(3, jnp.float64), Grain(X.astype(np.float64), Y.astype(np.int64)))
+    assert seen == {"float64", "int64"}
+
+
 def test_padding_is_exact_and_refused_as_of_arrays():
     source = Grain(*DATA)
     step, params = stepped(objective())

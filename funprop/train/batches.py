@@ -99,8 +99,8 @@ class MadeBatches:
         self._function, self._seed = function, seed
         first = self._made(0)
         self._like = like(first, "data: update 0")
-        sizes = {shape[0] if shape else None for shape in self._like.shapes}
-        if len(sizes) > 1 or None in sizes:
+        sizes = {shape[0] if shape else 0 for shape in self._like.shapes}
+        if len(sizes) > 1 or 0 in sizes:
             raise ValueError(
                 "data: update 0 must be a batch, arrays with one axis of examples, got shapes "
                 f"{', '.join(map(str, self._like.shapes[:3]))}"

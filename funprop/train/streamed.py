@@ -40,7 +40,8 @@ class Streamed:
         self._everywhere = np.arange(self.size)
         self._places = _places_here(self.size, mesh)
         # What a thread does not inherit.
-        self._x64, self._device = jax.config.jax_enable_x64, jax.config.jax_default_device
+        config: Any = jax.config
+        self._x64, self._device = config.jax_enable_x64, config.jax_default_device
         start = time.perf_counter()
         first = batches.load(0, 0, 1, self._places)
         seconds = time.perf_counter() - start
@@ -101,7 +102,7 @@ def _places_here(batch_size: int, mesh: jax.sharding.Mesh | None) -> np.ndarray:
     every = np.arange(batch_size)
     if mesh is None:
         return every
-    indices = _split(mesh).addressable_devices_indices_map((1, batch_size)).values()
+    indices: Any = _split(mesh).addressable_devices_indices_map((1, batch_size)).values()
     return np.unique(np.concatenate([every[places] for _, places in indices]))
 
 
@@ -109,7 +110,7 @@ def _over(mesh: jax.sharding.Mesh, leaf: Any, places: np.ndarray, batch_size: in
     """The array over all devices, of which this process has these places of a batch."""
     shape = leaf.shape[0], batch_size, *leaf.shape[2:]
 
-    def of_device(index: tuple[slice, ...]) -> np.ndarray:
+    def of_device(index: Any) -> np.ndarray:
         first, end, _ = index[1].indices(batch_size)
         here = slice(*np.searchsorted(places, (first, end)))
         return leaf[:, here]

@@ -53,7 +53,7 @@ def layout(path: Path, file: int, dtype: Any) -> Layout:
             raise ValueError(f"dtype must not be given for {path}, which says it itself")
         return _of_npy(path, file, size)
     if path.suffix != ".bin":
-        raise ValueError(f"path must end in .npy or .bin, got {short(str(path))}")
+        raise ValueError(f"path must end in .npy or .bin, got {path}")
     told = _told(path)
     name = told["dtype"] if dtype is None and told else _name(dtype, path)
     if told and name != told["dtype"]:
