@@ -17,9 +17,11 @@ def main() -> None:
     """Parse the command line and run what it names.
 
     What goes wrong ends with one sentence on standard error and 1; Ctrl-C, where nothing has been
-    reached that could be written, with 130.
+    reached that could be written, with 130. `--debug` shows where in the code it was.
     """
     lasting = lasting_output()
+    debugging = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
     try:
         code = _run()
         sys.stdout.flush()
@@ -28,9 +30,19 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
-    except (ValueError, TypeError, FloatingPointError, ModuleNotFoundError, OSError) as error:
-        code = f"error: {error}"
+    except Exception as error:
+        if debugging:
+            raise
+        code = f"error: {_told(error)}"
     sys.exit(code)
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, in a sentence; of what was not foreseen, its kind too."""
+    if isinstance(error, ValueError | TypeError | FloatingPointError | ImportError | OSError):
+        return str(error)
+    said = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {said[:200]} (--debug shows where)"
 
 
 def _run() -> int:
@@ -58,6 +70,7 @@ def _run() -> int:
         processes: int | None = None,
         distributed: bool = False,
         ordered: int | None = None,
+        nonfinite: Literal["stop", "skip"] = "stop",
         restart: bool = False,
         override: bool = False,
     ) -> int:
@@ -86,6 +99,8 @@ def _run() -> int:
             command (SLURM, Kubernetes, TPU pods).
           ordered: into how many parts a batch is cut, for bits that do not depend on the number of
             devices and processes.
+          nonfinite: whether an update whose loss or gradient is infinite or NaN ends the run, or is
+            left out (ten in a row end it). It is never applied.
           restart: give the run that the folder holds another name, and begin anew.
           override: go on with the run that the folder holds though settings differ from its own.
         """
@@ -102,6 +117,7 @@ def _run() -> int:
             "out": out,
             "all_devices": distributed or processes is not None,
             "ordered": ordered,
+            "nonfinite": nonfinite,
             "restart": restart,
             "override": override,
         }
@@ -162,6 +178,19 @@ def _run() -> int:
         started()
         return 0 if run(object, rules=rules, seed=seed) else 1
 
+    def debug(run: tyro.conf.Positional[Path], update: int | None = None) -> int:
+        """Run an update of a run once more, layer by layer, and show where it ceases to be finite.
+
+        Args:
+          run: its folder.
+          update: which, the first being 1; without it, the one that ended the run.
+        """
+        from funprop.train import debug as debugged
+
+        started()
+        print(debugged.debug(run, update))
+        return 0
+
     def runs(folder: tyro.conf.Positional[Path] = Path("runs")) -> int:
         """List the runs in a folder, the newest first.
 
@@ -210,7 +239,14 @@ def _run() -> int:
         print(prepare.prepare(files, out, **options))
         return 0
 
-    commands = {"train": train, "prepare": prepare, "runs": runs, "show": show, "verify": verify}
+    commands = {
+        "train": train,
+        "prepare": prepare,
+        "runs": runs,
+        "show": show,
+        "debug": debug,
+        "verify": verify,
+    }
     return tyro.extras.subcommand_cli_from_dict(commands, prog="funprop")
 
 

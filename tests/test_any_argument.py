@@ -319,6 +319,18 @@ ROWS = {
         "data|inputs": lambda o: fp.fit(
             STEP, STEP.init(PARAMS, None), o, epochs=0, batch_size=4, progress=None
         ),
+        "checkpoints|epochs|path": lambda o: fp.fit(
+            STEP, STEP.init(PARAMS, None), (X, X), epochs=0, batch_size=4, checkpoints=o
+        ),
+    },
+    "Checkpoints": {
+        "folder": fp.Checkpoints,
+        "seconds": lambda o: fp.Checkpoints("no", seconds=o),
+        "updates": lambda o: fp.Checkpoints("no", updates=o),
+        "keep": lambda o: fp.Checkpoints("no", keep=o),
+        "metric": lambda o: fp.Checkpoints("no", metric=o),
+        "best": lambda o: fp.Checkpoints("no", best=o),
+        "settings": lambda o: fp.Checkpoints("no", settings=o),
     },
     # --------------------------------------------------------------------------------------- verify
     "verify": {"what is verified|args|a layer|x": lambda o: fp.verify(o, X)},

@@ -50,7 +50,8 @@ def skip_nonfinite(step: Step, n: int = 10) -> Step:
 
     Where the loss or the gradient is not finite, params, optimizer state and whatever else the
     state holds stay as they are, bit by bit. Metrics tell the share that was `skipped`, and leave
-    out the losses of what was. After `n` in a row `check` raises, which `fit` asks. Where a finite
+    out the losses of what was. After `n` in a row nothing
+    is applied any more, and `check` raises, which `fit` asks. Where a finite
     gradient makes an update that is not (a square that overflows, say), those numbers alone stay as
     they are: to look at the whole update first would hold the state twice.
 
@@ -84,10 +85,11 @@ def skip_nonfinite(step: Step, n: int = 10) -> Step:
         state: Guarded, batch: PyTree, dloss: Any = None
     ) -> tuple[Guarded, dict[str, Sum], Any]:
         new, metrics, finite = proposed(step, state.inner, batch, dloss)
-        good = jnp.all(finite)
-        skipped = jnp.where(good, 0, state.skipped + 1)
-        leaf = jnp.where(good, state.leaf, jnp.argmin(finite).astype(jnp.int32))
-        guarded = Guarded(only_if(good, new, state.inner), skipped, leaf, state.count + 1)
+        ended = state.skipped >= n
+        good = jnp.all(finite) & ~ended
+        skipped = jnp.where(good, 0, state.skipped + ~ended)
+        leaf = jnp.where(good | ended, state.leaf, jnp.argmin(finite).astype(jnp.int32))
+        guarded = Guarded(only_if(good, new, state.inner), skipped, leaf, state.count + ~ended)
         return guarded, with_skipped(metrics, good), jnp.ones_like(finite)
 
     def check(state: Guarded) -> None:

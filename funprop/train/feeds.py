@@ -88,7 +88,8 @@ class InMemory:
             "last": last,
         }
         self._data, self._mesh = data, mesh
-        self._seed, self._last, self._padded = seed, last, padded
+        self._seed, self._padded = seed, padded
+        self._last: Last = last
         self.updates = len(self._rows(0))
 
     def _rows(self, epoch: int) -> Int[np.ndarray, "batches batch_size"]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from funprop import trees
+from funprop.checks import described
 from funprop.steps import Step
 from funprop.train.arguments import check_options, check_step
 from funprop.train.arrays import copies
@@ -77,7 +78,8 @@ def fit(
 
     With `checkpoints`, the same call in another process goes on where the last one ended, however
     it ended, and comes to the very bits of one that was never stopped. SIGTERM then ends a run as
-    Ctrl-C does. What is not finite is never saved.
+    Ctrl-C does. What is not finite is never saved, nor is anything where `step.check` raises, as
+    that of `skip_nonfinite` does: that ends the run.
 
     Args:
       step: what to repeat. `state` is not used up: `fit` works on a copy.
@@ -115,7 +117,6 @@ def fit(
         cannot be read or is unlike the first, a label out of range, padding that would have a say,
         a state that was given to an update before; or the checkpoints are of a run with other
         settings, of another state, or in use.
-      FloatingPointError: from `step.check`, such as that of `skip_nonfinite`.
 
     Example:
       >>> import optax, funprop as fp
@@ -176,7 +177,13 @@ def fit(
 
 
 def _checkpoints(given: Checkpoints | str | os.PathLike[str] | None) -> Checkpoints | None:
-    return given if given is None or isinstance(given, Checkpoints) else Checkpoints(given)
+    if given is None or isinstance(given, Checkpoints):
+        return given
+    if not isinstance(given, str | os.PathLike):
+        raise TypeError(
+            f"checkpoints must be a folder or Checkpoints(folder), got {described(given)}"
+        )
+    return Checkpoints(given)
 
 
 def _small(state: Any) -> bool:

@@ -65,12 +65,15 @@ def last_reached(
     """What the newest checkpoint has; `start` where there is none.
 
     Raises:
-      ValueError: it is of a run with other settings, of another state, or of more epochs.
+      ValueError: it is of a run with other settings, of another state, or of more epochs; or the
+        folder is in use, or cannot be written to.
     """
-    found = None if checkpoints is None else checkpoints.restore(start.state)
+    if checkpoints is None:
+        return start
+    checkpoints.open()  # what is in use, or cannot be written to, is not trained for
+    found = checkpoints.restore(start.state)
     if found is None:
         return start
-    assert checkpoints is not None
     before = found.notes.get("settings")
     if before is None:
         raise ValueError(f"{checkpoints.folder} holds checkpoints that fit did not write")

@@ -39,7 +39,9 @@ def runs(folder: Path) -> str:
     found = [entry for entry in folder.iterdir() if _is_run(entry)]
     if not found:
         return f"There are no runs in {folder}"
-    rows = [("run", "data", "model", "state", "epochs", "last", "", "written")]
+    rows: list[tuple[str, ...]] = [
+        ("run", "data", "model", "state", "epochs", "last", "", "written")
+    ]
     for run in sorted(found, key=_written, reverse=True):
         settings, history = read_settings(run) or {}, read_history(run)
         done = f"{history[-1]['epoch']:g}" if history else "0"
@@ -124,11 +126,11 @@ def _pair(name: str, value: float) -> str:
 
 def _curves(history: Sequence[Row]) -> list[str]:
     names = [name for name in history[-1] if name not in HIDDEN]
-    rows = [("over the epochs", "", "first", "last", "least", "most")]
+    rows: list[tuple[str, ...]] = [("over the epochs", "", "first", "last", "least", "most")]
     for name in names:
         values = [row.get(name, math.nan) for row in history]
         known = [v for v in values if math.isfinite(v)]
-        if known:
+        if known and (name != "skipped" or any(known)):
             ends = values[0], values[-1], min(known), max(known)
             rows.append((_name(name), curve(values), *(f"{v:.4g}" for v in ends)))
     return list(aligned(rows, left=(0, 1)))

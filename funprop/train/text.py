@@ -23,16 +23,16 @@ from funprop.steps import step
 from funprop.train import processes
 from funprop.train.arrays import spread
 from funprop.train.fit import Fit, fit
-from funprop.train.interrupts import CODES
 from funprop.train.order import shuffled
+from funprop.train.outcome import NonFinite, Outcome, check_outcome, guarded, outcome_of
 from funprop.train.plots import curve
 from funprop.train.recorded import recorded
+from funprop.train.replay import Work
 from funprop.train.rounds import Rounds, in_bits
-from funprop.train.run_folder import check_not_stopped, checkpoints_of, run_folder, say_finished
+from funprop.train.run_folder import checkpoints_of, run_folder, say_finished
 from funprop.train.runs import (
     check_choice,
     check_installed,
-    check_not_diverged,
     check_rate,
     check_seed,
     contents,
@@ -104,8 +104,8 @@ def token_file(path: Path, batch_size: int) -> Text:
     n, some = len(seen), min(HELD_OUT_WINDOWS, len(unseen))
 
     def batch(seed: int, i: int) -> Any:
-        numbers = i * batch_size + np.arange(batch_size)
-        rows = [int(shuffled(k[None] % n, n, seed, int(k // n))[0]) for k in numbers]
+        numbers = range(i * batch_size, (i + 1) * batch_size)
+        rows = [int(shuffled(np.array([k % n]), n, seed, k // n)[0]) for k in numbers]
         return tuple(np.stack(part) for part in zip(*(seen[row] for row in rows), strict=True))
 
     held_out = tuple(np.stack(part) for part in zip(*(unseen[i] for i in range(some)), strict=True))
@@ -148,6 +148,7 @@ def train(
     out: Path | None = None,
     all_devices: bool = False,
     ordered: int | None = None,
+    nonfinite: NonFinite = "stop",
     restart: bool = False,
     override: bool = False,
 ) -> Path:
@@ -165,6 +166,7 @@ def train(
       out: the run's folder.
       all_devices: whether batches are split over all devices that the run's processes have.
       ordered: into how many parts, for bits that do not depend on the number of devices.
+      nonfinite: whether an update that is not finite ends the run, or is left out: "stop", "skip".
       restart, override: as `run_folder` takes them.
 
     Returns:
@@ -185,7 +187,7 @@ def train(
     if rounds < 1 or batch < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {rounds} and {batch}")
     check_installed()
-    text = library(batch) if data == "stdlib" else token_file(Path(data), batch)
+    text = _text(data, batch)
     settings = {
         "data": data,
         "model": model,
@@ -195,19 +197,16 @@ def train(
         "seed": seed,
         "backward": backward,
         "ordered": ordered,
+        "nonfinite": nonfinite,
     }
     processes.check_same(text.same, settings)
 
-    network = models(text.vocabulary)[model]
-    whole = language_model(network, text.vocabulary)
-    grad_fn = backprop(whole if backward == "manual" else autodiff(whole))
-    split, mesh = spread(grad_fn, batch, all_devices, ordered)
-    training = step(split, _optimizer(rate, rounds * UPDATES))
-    params_key, train_key, sample_key = jax.random.split(jax.random.key(seed), 3)
-    params = whole.init(params_key, text.held_out)
+    network, grad_fn = _model(text, settings)
+    work = _work(text, settings, all_devices)
+    params, sample_key = work.state.params, jax.random.split(jax.random.key(seed), 3)[2]
     by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
     name = "stdlib" if data == "stdlib" else Path(data).stem
-    size = trees.nbytes(params)
+    size = trees.nbytes(work.state)
     with run_folder(name, out, settings, size, restart=restart, override=override) as (
         folder,
         finished,
@@ -223,23 +222,48 @@ def train(
         draw = _drawing(network, sample_key) if text.vocabulary == BYTES else None
         rounds_shown = Rounds(folder, TIME, measure(grad_fn), draw)
         result = fit(
-            training,
-            training.init(params, train_key),
-            text.batch,
-            updates=UPDATES,
-            epochs=rounds,
-            seed=seed,
+            work.step,
+            work.state,
+            work.data,
             held_out=text.held_out,
             measure=rounds_shown.measure,
             progress=lambda: recorded(lambda: rounds_shown, folder),
-            mesh=mesh,
             checkpoints=checkpoints_of(folder, settings, override),
+            **work.options,
         )
+        outcome = outcome_of(work, result)
         if processes.first():
-            write_run(folder, lambda place: _write(place, settings, result, rounds_shown))
-        check_not_diverged(result.history, folder)
-        check_not_stopped(result.stopped, folder)
+            write_run(folder, lambda place: _write(place, settings, result, outcome, rounds_shown))
+        check_outcome(outcome, folder)
     return folder
+
+
+def work_of(settings: dict[str, Any], all_devices: bool = False) -> Work:
+    """What a run with these settings repeats."""
+    return _work(_text(settings["data"], settings["batch_size"]), settings, all_devices)
+
+
+def _text(data: str, batch_size: int) -> Text:
+    return library(batch_size) if data == "stdlib" else token_file(Path(data), batch_size)
+
+
+def _model(text: Text, settings: dict[str, Any]) -> tuple[Layer, Any]:
+    """The network, and what gives its gradient."""
+    network = models(text.vocabulary)[settings["model"]]
+    whole = language_model(network, text.vocabulary)
+    return network, backprop(whole if settings["backward"] == "manual" else autodiff(whole))
+
+
+def _work(text: Text, settings: dict[str, Any], all_devices: bool) -> Work:
+    epochs, seed = settings["epochs"], settings["seed"]
+    _, grad_fn = _model(text, settings)
+    split, mesh = spread(grad_fn, settings["batch_size"], all_devices, settings["ordered"])
+    optimizer = _optimizer(settings["learning_rate"], epochs * UPDATES)
+    training = guarded(step(split, optimizer), settings["nonfinite"])
+    params_key, train_key, _ = jax.random.split(jax.random.key(seed), 3)
+    state = training.init(grad_fn.objective.init(params_key, text.held_out), train_key)
+    options = {"epochs": epochs, "updates": UPDATES, "seed": seed, "mesh": mesh}
+    return Work(training, state, text.batch, options)
 
 
 def _optimizer(rate: float, updates: int) -> optax.GradientTransformation:
@@ -251,7 +275,9 @@ def _optimizer(rate: float, updates: int) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), decay)
 
 
-def _write(folder: Path, settings: dict[str, Any], result: Fit, rounds: Rounds) -> None:
+def _write(
+    folder: Path, settings: dict[str, Any], result: Fit, outcome: Outcome, rounds: Rounds
+) -> None:
     """Write what training came to, what took longest first."""
     save_reached(folder, jax.device_get(result.state.params))
     write_history(folder, result.history)
@@ -259,9 +285,7 @@ def _write(folder: Path, settings: dict[str, Any], result: Fit, rounds: Rounds) 
     if result.history:
         title = f"funprop train {settings['data']}: {settings['model']}"
         curve(folder / "report.png", in_bits(result.history), "bits_per_token", title)
-    final = result.history[-1] if result.history else None
-    told = settings | {"stopped": result.stopped, "final": final}
-    write_settings(folder, told, finished=result.stopped not in CODES)
+    write_settings(folder, settings | outcome.told(), outcome.finished)
     print(contents(folder))
 
 

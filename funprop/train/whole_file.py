@@ -47,7 +47,7 @@ def whole_file(file: Path) -> Iterator[Path]:
             finally:
                 os.close(nameless)
         hidden.replace(file)
-        _sync(file.parent)
+        sync(file.parent)
     except OSError as error:
         if error.errno is None:
             raise
@@ -75,7 +75,8 @@ def _link(nameless: int, name: Path) -> None:
         os.close(folder)
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Wait until what has been named in a folder is on the disk."""
     with contextlib.suppress(OSError):  # not everywhere may a folder be opened
         opened = os.open(folder, os.O_RDONLY)
         try:

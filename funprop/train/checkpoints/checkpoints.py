@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 import warnings
@@ -12,10 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from funprop.checks import check_string, described
 from funprop.train import processes
 from funprop.train.checkpoints import folder as places
-from funprop.train.checkpoints import written
+from funprop.train.checkpoints import reading
 from funprop.train.checkpoints.saving import Saving
-from funprop.train.checkpoints.written import DamagedError, Description
-from funprop.values import real_number, whole_number
+from funprop.values import real_number, short_line, whole_number
 
 if TYPE_CHECKING:
     import os
@@ -118,10 +118,10 @@ class Checkpoints:
         self.keep = whole_number(keep, "keep", 1)
         if metric is not None:
             check_string("metric", metric)
-        if best not in (min, max):
+        if best is not min and best is not max:
             raise TypeError(f"best must be min or max, got {described(best)}")
         self.metric, self.best = metric, best
-        self.settings, self.override = settings or {}, override
+        self.settings, self.override = _as_json(settings), bool(override)
         places.check_installed()
         self._values: dict[int, float] = {}  # of the metric, by update
         self._damaged: set[int] = set()
@@ -151,18 +151,11 @@ class Checkpoints:
         problem = ""
         for found in reversed(there):
             place = places.place(self.folder, found)
-            state, description, problem = None, None, ""
-            try:
-                description = written.describe(self._saving.checkpointer, place)
-                state = written.read(self._saving.checkpointer, place, description, like)
-            except DamagedError as error:
-                problem = str(error)
-            except ValueError as error:
-                raise ValueError(f"the checkpoint {place} is of another state: {error}") from None
-            if not processes.anywhere(bool(problem)):
-                assert description is not None
+            state, description = reading.read(self._saving.checkpointer, place, like)
+            if not isinstance(description, str):
                 self._saving.newest = found
                 return Restored(state, found, description.notes)
+            problem = description
             self._damaged.add(found)
             warnings.warn(
                 f"the checkpoint {place} is damaged and passed over: {problem}", stacklevel=2
@@ -189,15 +182,9 @@ class Checkpoints:
 
     def _looked_at(self, update: int, check: bool) -> Checkpoint:
         place = places.place(self.folder, update)
-        description, problem = Description({}, {}, None), ""
-        try:
-            description = written.describe(self._saving.checkpointer, place)
-            if check:
-                written.check(self._saving.checkpointer, place, description)
-        except DamagedError as error:
-            problem = str(error)
-        size = places.nbytes(place)
-        return Checkpoint(update, problem, size, description.notes, description.value)
+        found, problem = reading.looked_at(self._saving.checkpointer, place, check)
+        notes, value = (found.notes, found.value) if found else ({}, None)
+        return Checkpoint(update, problem, places.nbytes(place), notes, value)
 
     # ------------------------------------------------------------------------------------ writing
 
@@ -242,7 +229,7 @@ class Checkpoints:
           ValueError: another process writes to the folder.
         """
         self._settle()
-        self._open()
+        self.open()
         self._last = time.monotonic()
         if self._saving.begin(state, update, notes or {}, value) and value is not None:
             self._values[update] = value
@@ -263,7 +250,8 @@ class Checkpoints:
         return kept
 
     def finish(self, state: PyTree, update: int, *args: Any) -> bool:
-        """Save a last one and wait until it is on the disk; whether it is. Tried three times."""
+        """Save a last one and wait until it is on the disk; whether it is. Tried three times; then
+        a warning says what there is."""
         self._settle()
         for tried in range(TRIES):
             if self._saving.newest == update:
@@ -271,7 +259,16 @@ class Checkpoints:
             time.sleep(PAUSE if tried else 0)
             self.save(state, update, *args)
             self._settle()
-        return self._saving.newest == update
+        if self._saving.newest == update:
+            return True
+        newest = self._saving.newest
+        has = "none" if newest is None else f"that of update {newest}"
+        warnings.warn(
+            f"the last checkpoint, of update {update}, could not be saved: the newest in "
+            f"{self.folder} is {has}",
+            stacklevel=3,
+        )
+        return False
 
     def close(self) -> None:
         """Wait for what is under way, and let other processes write."""
@@ -284,6 +281,23 @@ class Checkpoints:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Lock the folder for this process, before the first `save` does.
+
+        Raises:
+          ValueError: another process writes to it, or it cannot be written to.
+        """
         if self._saving.open() and self.metric is not None:
             self._values = {c.update: c.value for c in self.all() if c.value is not None}
+
+
+def _as_json(settings: Any) -> dict[str, Any]:
+    """Settings as they come back from a file."""
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise TypeError(f"settings must be a dict, got {described(settings)}")
+    try:
+        return json.loads(json.dumps(settings))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"settings must be what JSON has: {short_line(error)}") from None

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import shutil
 from os import PathLike as PathLike
 from pathlib import Path
 from typing import Any
 
+from funprop.train.checkpoints.description import FILE
+from funprop.train.checkpoints.written import ARRAYS
+from funprop.train.whole_file import sync
+
 LOCK = ".lock"
-GOING = ".going-"  # what a checkpoint is called while it is taken away
+SAVING, GOING = ".saving-", ".going-"  # what one is called while it is written, or taken away
+OTHER = ".other"  # at the end of the name of what is no checkpoint, and was in the way of one
 DIGITS = 10
 
 
@@ -36,7 +42,8 @@ def updates_in(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     names = [entry.name for entry in folder.iterdir() if entry.is_dir()]
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+    digits = [int(name) for name in names if name.isascii() and name.isdigit()]
+    return sorted(update for update in digits if place(folder, update).name in names)
 
 
 def nbytes(folder: Path) -> int:
@@ -48,26 +55,59 @@ def nbytes(folder: Path) -> int:
     return total
 
 
+def draft(folder: Path, update: int) -> Path:
+    """Where the checkpoint of an update is written."""
+    return folder / f"{SAVING}{place(folder, update).name}"
+
+
+def commit(folder: Path, update: int) -> None:
+    """Give a checkpoint that is all written its name: in one step, or not.
+
+    Raises:
+      OSError: that cannot be.
+    """
+    final = place(folder, update)
+    take_away(final)
+    draft(folder, update).rename(final)
+    sync(folder)
+
+
 def clear(folder: Path, kept: set[int]) -> None:
     """Take away the checkpoints that are not among those to keep."""
     for update in updates_in(folder):
-        if update not in kept:
+        if update not in kept and _ours(place(folder, update)):
             take_away(place(folder, update))
 
 
 def take_away(checkpoint: Path) -> None:
-    """Remove a checkpoint; its name is gone first, so that none is ever half there."""
+    """Remove a checkpoint; its name is gone first, so that none is ever half there. What is none
+    is not ours to remove, and gets another name."""
     going = checkpoint.with_name(GOING + checkpoint.name)
     with contextlib.suppress(OSError):
+        if not os.path.lexists(checkpoint):
+            return
+        if not _ours(checkpoint):
+            _move_aside(checkpoint)
+            return
         shutil.rmtree(going, ignore_errors=True)
         checkpoint.rename(going)
         shutil.rmtree(going, ignore_errors=True)
 
 
+def _ours(place: Path) -> bool:
+    """Whether it is a checkpoint, or what is left of one."""
+    return (place / FILE).is_file() or (place / ARRAYS).is_dir()
+
+
+def _move_aside(place: Path) -> None:
+    names = (f"{place.name}{OTHER}-{i}" for i in itertools.count(1))
+    place.rename(next(p for p in map(place.with_name, names) if not os.path.lexists(p)))
+
+
 def clear_leftovers(folder: Path) -> None:
     """Remove what a process that was killed was writing, or taking away."""
     for entry in folder.iterdir():
-        if entry.name.startswith(GOING) or ".orbax-checkpoint-tmp" in entry.name:
+        if entry.name.startswith((SAVING, GOING)):
             shutil.rmtree(entry, ignore_errors=True)
 
 

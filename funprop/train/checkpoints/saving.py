@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from funprop.train import processes
 from funprop.train.checkpoints import folder as places
 from funprop.train.checkpoints import written
+from funprop.train.checkpoints.description import Description, write_description
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -27,6 +30,8 @@ class Saving:
         self.newest: int | None = None
         self.failures = 0
         self._under_way: int | None = None
+        self._thread: threading.Thread | None = None
+        self._problem = ""  # of the thread
         self._checkpointer: Any = None
         self._lock: Any = None
 
@@ -36,7 +41,7 @@ class Saving:
         if self._checkpointer is None:
             import orbax.checkpoint as ocp
 
-            self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+            self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         return self._checkpointer
 
     def open(self) -> bool:
@@ -65,31 +70,57 @@ class Saving:
 
     def begin(self, state: PyTree, update: int, notes: dict[str, Any], value: float | None) -> bool:
         """Copy the state and begin to write it; whether that could be."""
-        place = places.place(self.folder, update)
+        self._under_way, problem = update, ""
         if processes.first():
-            places.take_away(place)
-        processes.anywhere(False)  # all wait for the first
-        problem = ""
+            try:
+                self._make_room(update)
+            except (OSError, ValueError) as error:
+                problem = said(error)
+        if self._failed(problem):  # and all wait for the first
+            return False
         try:
             with written.quiet():
-                written.write(self.checkpointer, place, state, notes, value)
+                draft = places.draft(self.folder, update)
+                leaves = written.write(self.checkpointer, draft, state)
         except TypeError:
+            self._under_way = None
             raise
         except Exception as error:
             problem = said(error)
-        self._under_way = update
-        return not self._failed(problem)
-
-    def settle(self) -> bool:
-        """Wait for the one that is under way; whether there was one, and it is there."""
-        if self._under_way is None:
+        if self._failed(problem):
             return False
-        problem = ""
+        description = Description(update, leaves, notes, value)
+        # It ends with the process: orbax's own thread is waited for, and what it wrote is no
+        # checkpoint before this one has named it.
+        self._thread = threading.Thread(target=self._conclude, args=(description,))
+        self._thread.start()
+        return True
+
+    def _make_room(self, update: int) -> None:
+        """An empty folder to write to, though somebody may have taken away the one it is in."""
+        if not (self.folder / places.LOCK).exists():
+            self._lock.release()
+            self._lock = places.locked(self.folder)
+        places.clear_leftovers(self.folder)
+        places.draft(self.folder, update).mkdir()
+
+    def _conclude(self, description: Description) -> None:
+        """Wait for orbax; then describe what it wrote, and give it its name."""
         try:
             with written.quiet():
                 self.checkpointer.wait_until_finished()
+            if processes.first():
+                write_description(places.draft(self.folder, description.update), description)
+                places.commit(self.folder, description.update)
         except Exception as error:
-            problem = said(error)
+            self._problem = said(error)
+
+    def settle(self) -> bool:
+        """Wait for the one that is under way; whether there was one, and it is there."""
+        if self._thread is None:
+            return False
+        self._thread.join()
+        self._thread, problem, self._problem = None, self._problem, ""
         if self._failed(problem):
             return False
         self.newest, self._under_way, self.failures = self._under_way, None, 0
@@ -102,6 +133,9 @@ class Saving:
         update, self._under_way = self._under_way, None
         self._checkpointer = None  # what has failed may be in any state
         self.failures += 1
+        if processes.first():  # where the disk is full, it is not filled further
+            assert update is not None
+            shutil.rmtree(places.draft(self.folder, update), ignore_errors=True)
         warnings.warn(
             f"the checkpoint of update {update} could not be written to {self.folder}: "
             f"{problem or 'another process could not'}; training goes on, and it is tried again",

@@ -1,18 +1,17 @@
-"""One checkpoint on the disk: written and read by orbax, with a digest for all that it holds."""
+"""The arrays of a checkpoint: written and read by orbax, with a digest of each."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from funprop.train.checkpoints.description import DamagedError
 from funprop.train.checkpoints.digests import digests
 from funprop.train.named import as_leaf, bits, bits_spec, implementation, is_key, named
 from funprop.trees import spec_string
@@ -20,32 +19,15 @@ from funprop.trees import spec_string
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
-ARRAYS, NOTES = "arrays", "notes"  # the parts of a checkpoint, folders of orbax's
+ARRAYS = "arrays"  # the part of a checkpoint that is orbax's
+Leaves = dict[str, dict[str, str]]  # spec, digest and kind of key of each, by name
 
 
-class DamagedError(Exception):
-    """A checkpoint that is not what was written; the message says what is wrong with it."""
-
-
-class Description(NamedTuple):
-    """What a checkpoint says of itself.
-
-    Attributes:
-      leaves: of each leaf by name, its spec (`float32[3,4]`), its digest and, of random keys, what
-        its bits are for.
-      notes: what else was stored; JSON.
-      value: of the metric that the best is chosen by.
-    """
-
-    leaves: dict[str, dict[str, str]]
-    notes: dict[str, Any]
-    value: float | None
-
-
-def write(
-    checkpointer: Any, folder: Path, state: PyTree, notes: dict[str, Any], value: float | None
-) -> None:
+def write(checkpointer: Any, folder: Path, state: PyTree) -> Leaves:
     """Begin to write; what is on the device is copied from it before this returns.
+
+    Returns:
+      What is to be checked when it is read.
 
     Raises:
       TypeError: a leaf is no array and no number; names it.
@@ -56,39 +38,14 @@ def write(
     _check_leaves(leaves)
     arrays = {name: bits(leaf) for name, leaf in leaves.items()}
     found = digests(arrays)
-    described = {
+    checkpointer.save(folder / ARRAYS, args=ocp.args.PyTreeSave(_not_empty(arrays)))
+    return {
         name: {"spec": spec_string(array), "digest": found[name], **_key(leaves[name])}
         for name, array in arrays.items()
     }
-    text = json.dumps(Description(described, notes, value)._asdict())
-    args = ocp.args.Composite(
-        **{
-            ARRAYS: ocp.args.PyTreeSave(_not_empty(arrays)),
-            NOTES: ocp.args.JsonSave({"text": text, "sha256": _sha256(text)}),
-        }
-    )
-    checkpointer.save(folder, args=args)
 
 
-def describe(checkpointer: Any, folder: Path) -> Description:
-    """What it says of itself, nothing else read.
-
-    Raises:
-      DamagedError: it cannot be read, or is not what was written.
-    """
-    import orbax.checkpoint as ocp
-
-    args = ocp.args.Composite(**{NOTES: ocp.args.JsonRestore()})
-    with _reading():
-        found = checkpointer.restore(folder, args=args)[NOTES]
-    if not isinstance(found, dict) or not isinstance(found.get("text"), str):
-        raise DamagedError("its notes are gone")
-    if _sha256(found["text"]) != found.get("sha256"):
-        raise DamagedError("its notes are not what was written")
-    return Description(**json.loads(found["text"]))
-
-
-def read(checkpointer: Any, folder: Path, described: Description, like: PyTree) -> PyTree:
+def read(checkpointer: Any, folder: Path, stored: Leaves, like: PyTree) -> PyTree:
     """What was written, in the structure of `like` and on its devices.
 
     Raises:
@@ -96,17 +53,17 @@ def read(checkpointer: Any, folder: Path, described: Description, like: PyTree) 
       DamagedError: it cannot be read, or is not what was written.
     """
     leaves = named(like)
-    _check_alike(leaves, described.leaves)
+    _check_alike(leaves, stored)
     arrays = _read_arrays(checkpointer, folder, {n: _target(leaf) for n, leaf in leaves.items()})
-    _check_digests(arrays, described)
+    _check_digests(arrays, stored)
     found = [as_leaf(leaf, arrays[name]) for name, leaf in leaves.items()]
     return jax.tree.structure(like).unflatten(found)
 
 
-def check(checkpointer: Any, folder: Path, described: Description) -> None:
+def check(checkpointer: Any, folder: Path, stored: Leaves) -> None:
     """Read all of it; raise `DamagedError` where it is not what was written."""
-    specs = {name: _spec_of(leaf["spec"]) for name, leaf in described.leaves.items()}
-    _check_digests(_read_arrays(checkpointer, folder, specs), described)
+    specs = {name: _spec_of(leaf["spec"]) for name, leaf in stored.items()}
+    _check_digests(_read_arrays(checkpointer, folder, specs), stored)
 
 
 def _check_leaves(leaves: dict[str, Any]) -> None:
@@ -127,11 +84,7 @@ def _not_empty(arrays: dict[str, Any]) -> dict[str, Any]:
     return {name: array for name, array in arrays.items() if array.size}
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _check_alike(leaves: dict[str, Any], stored: dict[str, dict[str, str]]) -> None:
+def _check_alike(leaves: dict[str, Any], stored: Leaves) -> None:
     for name in (*leaves, *stored):
         if name not in stored:
             raise ValueError(f"it has no {name}")
@@ -167,9 +120,11 @@ def _read_arrays(checkpointer: Any, folder: Path, specs: dict[str, Any]) -> dict
 
     wanted = _not_empty(specs)
     how = {name: _how(spec) for name, spec in wanted.items()}
-    args = ocp.args.Composite(**{ARRAYS: ocp.args.PyTreeRestore(item=wanted, restore_args=how)})
-    with _reading():
-        found = checkpointer.restore(folder, args=args)[ARRAYS]
+    args = ocp.args.PyTreeRestore(item=wanted, restore_args=how)
+    found: dict[str, Any] = {}
+    if wanted:
+        with _reading():
+            found = checkpointer.restore(folder / ARRAYS, args=args)
     return {
         name: found[name] if name in wanted else np.empty(spec.shape, spec.dtype)
         for name, spec in specs.items()
@@ -184,12 +139,12 @@ def _how(spec: Any) -> Any:
     return ocp.ArrayRestoreArgs(sharding=spec.sharding, global_shape=spec.shape, dtype=spec.dtype)
 
 
-def _check_digests(arrays: dict[str, Any], described: Description) -> None:
+def _check_digests(arrays: dict[str, Any], stored: Leaves) -> None:
     for name, array in arrays.items():
-        if spec_string(array) != described.leaves[name]["spec"]:
+        if spec_string(array) != stored[name]["spec"]:
             raise DamagedError(f"{name} is not what was written")
     found = digests(arrays)
-    for name, leaf in described.leaves.items():
+    for name, leaf in stored.items():
         if found[name] != leaf["digest"]:
             raise DamagedError(f"{name} is not what was written")
 

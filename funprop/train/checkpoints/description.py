@@ -1,0 +1,110 @@
+"""What a checkpoint says of itself: its leaves, its notes, and a digest of each of its files.
+
+It is written last, and read first: no file is given to a reader of arrays that is not, byte for
+byte, what was written. So nobody else's parser ever sees damaged input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from funprop.train.whole_file import whole_file
+
+FILE = "checkpoint.json"
+FORMAT = 1  # of what is written; one that cannot be read by what was written before has the next
+
+
+class DamagedError(Exception):
+    """A checkpoint that is not what was written; the message says what is wrong with it."""
+
+
+class Description(NamedTuple):
+    """What a checkpoint says of itself.
+
+    Attributes:
+      update: how many updates had been made.
+      leaves: of each leaf by name, its spec (`float32[3,4]`), its digest and, of random keys, what
+        its bits are for.
+      notes: what else was stored; JSON.
+      value: of the metric that the best is chosen by.
+    """
+
+    update: int
+    leaves: dict[str, dict[str, str]]
+    notes: dict[str, Any]
+    value: float | None
+
+
+def write_description(folder: Path, description: Description) -> None:
+    """Write it beside all other files of the checkpoint, which are on the disk.
+
+    Raises:
+      OSError: it cannot be written, or they cannot be read.
+    """
+    files = {name: _sha256(folder / name) for name in _names(folder)}
+    whole = {"format": FORMAT, **description._asdict(), "files": files}
+    whole["sha256"] = _digest(whole)
+    with whole_file(folder / FILE) as draft:
+        draft.write_text(json.dumps(whole), encoding="utf-8")
+
+
+def describe(folder: Path) -> Description:
+    """What it says of itself; no other file is read.
+
+    Raises:
+      DamagedError: it is not there, or not what was written.
+      ValueError: it is of a format that is newer than this.
+    """
+    return _described(folder)[0]
+
+
+def check_files(folder: Path) -> None:
+    """Read every file; raise `DamagedError` where one is gone, or not what was written."""
+    for name, digest in _described(folder)[1].items():
+        try:
+            found = _sha256(folder / name)
+        except FileNotFoundError:
+            raise DamagedError(f"its file {name} is gone") from None
+        except OSError as error:
+            raise DamagedError(f"its file {name} cannot be read: {error.strerror}") from None
+        if found != digest:
+            raise DamagedError(f"its file {name} is not what was written")
+
+
+def _described(folder: Path) -> tuple[Description, dict[str, str]]:
+    try:
+        whole = json.loads((folder / FILE).read_bytes())
+    except FileNotFoundError:
+        raise DamagedError(f"its file {FILE} is gone") from None
+    except OSError as error:
+        raise DamagedError(f"its file {FILE} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        whole = None
+    if not isinstance(whole, dict) or whole.pop("sha256", None) != _digest(whole):
+        raise DamagedError(f"its file {FILE} is not what was written")
+    if whole["format"] > FORMAT:
+        raise ValueError(
+            f"the checkpoint {folder} has format {whole['format']}, which a newer version of "
+            f"funprop writes; this one reads format {FORMAT}"
+        )
+    description = Description(*(whole[name] for name in Description._fields))
+    if folder.name.lstrip("0") != str(description.update).lstrip("0"):
+        raise DamagedError(f"it is that of update {description.update}")
+    return description, whole["files"]
+
+
+def _names(folder: Path) -> list[str]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return sorted(file.relative_to(folder).as_posix() for file in files if file.name != FILE)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _digest(whole: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
