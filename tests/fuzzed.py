@@ -21,6 +21,7 @@ import numpy as np
 import funprop as fp
 from funprop.train import runs
 from funprop.train.checkpoints import description
+from funprop.train.named import bits
 from tests import killed
 
 SECONDS = 10  # for one file; then the process ends, and says where it was
@@ -65,7 +66,7 @@ def sealed(checkpoint):
 
 def same(found, want):
     leaves = zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True)
-    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in leaves)
+    return all(np.asarray(bits(a)).tobytes() == np.asarray(bits(b)).tobytes() for a, b in leaves)
 
 
 def main():
@@ -100,7 +101,7 @@ def main():
             return same(fp.load(file, params), whole_params) and "right"
         rows, found = runs.read_history(folder), runs.read_settings(folder)
         assert all(isinstance(row, dict) for row in rows)
-        return file.name == runs.HISTORY and "rows" or ("right" if found else "refused")
+        return (file.name == runs.HISTORY and "rows") or ("right" if found else "refused")
 
     for i in range(n):
         kind = i % 5
