@@ -236,7 +236,11 @@ class Checkpoints:
 
     def _settle(self) -> None:
         """Wait for the one that is under way; then take away those that need not stay."""
-        if self._saving.settle() and processes.first():
+        if not self._saving.settle():
+            return
+        assert self._saving.newest is not None
+        self._damaged.discard(self._saving.newest)
+        if processes.first():
             places.clear(self.folder, self._to_keep())
 
     def _to_keep(self) -> set[int]:
