@@ -21,6 +21,7 @@ import numpy as np
 import funprop as fp
 from funprop.train import runs
 from funprop.train.checkpoints import description
+from funprop.train.named import bits
 from tests import killed
 
 SECONDS = 10  # for one file; then the process ends, and says where it was
@@ -65,7 +66,7 @@ def sealed(checkpoint):
 
 def same(found, want):
     leaves = zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True)
-    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in leaves)
+    return all(np.asarray(bits(a)).tobytes() == np.asarray(bits(b)).tobytes() for a, b in leaves)
 
 
 def main():

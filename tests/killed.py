@@ -5,10 +5,9 @@ process for every line that it reads, which saves each of them ten seconds, and 
 """
 
 import functools
-import importlib
-import io
 import json
 import os
+import pkgutil
 import signal
 import sys
 import time
@@ -86,12 +85,7 @@ def trained(folder, interrupted=False, strict=True):
 def at_call(where, k):
     """From the `k`-th call of a function on, nothing: the process is killed as it comes to it."""
     where, _, name = where.rpartition(".")
-    try:
-        module = importlib.import_module(where)
-    except ModuleNotFoundError:  # a class in one
-        module = getattr(
-            importlib.import_module(where.rpartition(".")[0]), where.rpartition(".")[2]
-        )
+    module = pkgutil.resolve_name(where)  # or a class
     function, calls = getattr(module, name), iter(range(k))
 
     def called(*args, **kwargs):

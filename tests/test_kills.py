@@ -101,9 +101,8 @@ class Runs:
 def runs():
     with tempfile.TemporaryDirectory() as place:
         made = Runs(Path(place))
-        yield made
-        made.server.stdin.close()
-        made.server.wait()
+        with made.server:
+            yield made
         print(f"{made.kills} kills")
 
 

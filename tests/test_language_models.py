@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import funprop as fp
-from funprop.train import Fit, text
+from funprop.train import Fit, corpus, text
 from funprop.trees import lifted
 from tests.cases import quickly
 
@@ -226,7 +226,7 @@ def test_the_text_job_learns_and_writes_a_run(tmp_path, monkeypatch, capsys):
 
 def test_windows_depend_on_seed_and_turn_alone():
     data = np.arange(5000, dtype=np.uint8)
-    first, again, other = (text.windows(data, 4, 0, turn) for turn in (1, 1, 2))
+    first, again, other = (corpus.windows(data, 4, 0, turn) for turn in (1, 1, 2))
     assert np.array_equal(first[0], again[0]) and not np.array_equal(first[0], other[0])
     assert np.array_equal(first[0][:, 1:], first[1][:, :-1])
 

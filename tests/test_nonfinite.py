@@ -85,6 +85,10 @@ PLACES = {
         fp.serial(MASK, fp.softmax(), LOG),
         *("activation", "log", "log(0)"),
     ),
+    "a norm": (  # which puts NaN where squares have overflowed
+        fp.serial(of(lambda x: 1e20 * (1 + x), "far"), fp.layer_norm()),
+        *("activation", "layer_norm", "e+19 in float32, moments.py"),
+    ),
     "autodiff": (
         fp.autodiff(fp.serial(fp.dense(4), fp.relu(), LOG)),
         *("activation", "serial", "log(0)"),
@@ -204,7 +208,7 @@ def logs(params, batch, key):
 
 def test_of_a_loss_function_the_equation_is_told_and_its_line():
     params = {"w": -jnp.eye(4)}
-    for wrap in (lambda g: g, lambda g: fp.microbatch(g, 2), fp.mixed_precision):
+    for wrap in (lambda g: g, lambda g: fp.microbatch(fp.mixed_precision(g), 2)):
         grad_fn = wrap(fp.from_loss(logs))
         with jax.numpy_dtype_promotion("standard"):
             found = fp.find_nonfinite(grad_fn, params, BATCH, KEY)

@@ -105,6 +105,21 @@ def test_any_optax_transform(optimizer):
     assert losses[-1] < losses[0]
 
 
+def test_all_leaves_as_one_vector_are_updated_alike():
+    """What is frozen stands beside them."""
+    optimizer = optax.chain(optax.clip_by_global_norm(0.01), optax.adamw(1e-2))
+    whole = fp.freeze(objective(), "*/dense_0")
+    states = []
+    with jax.numpy_dtype_promotion("standard"):
+        for way in (optimizer, optax.flatten(optimizer)):
+            train, state = start(whole, way)
+            for _ in range(3):
+                state, _ = train.update(state, DATA)
+            states.append(state.params)
+    chex.assert_trees_all_close(*states, rtol=1e-5)
+    assert not jnp.allclose(states[0].dense_1.w, whole.init(KEY, DATA).dense_1.w)
+
+
 @settings(max_examples=50, deadline=None)
 @given(n=st.integers(1, 60), batch_size=st.integers(1, 20), epoch=st.integers(0, 9))
 def test_every_epoch_sees_each_example_once(n, batch_size, epoch):

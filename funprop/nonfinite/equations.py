@@ -97,6 +97,7 @@ class _Walk:
         self.origins: dict[
             int, tuple[Any, Equation]
         ] = {}  # the value too: ids must not be used anew
+        self.decided: dict[int, tuple[Any, Equation]] = {}  # of numbers by which others are chosen
         self.constants: dict[int, Any] = {}
         self.around: list[Any] = []
 
@@ -104,27 +105,35 @@ class _Walk:
         inside = bool(inner_jaxprs(eqn)) and (only_calls(eqn) or eqn.primitive.name in CONTROL_FLOW)
         before = len(self.origins)
         self.around.append(eqn)
+        for atom, value in zip(eqn.invars, inputs, strict=True):
+            if isinstance(atom, jax.extend.core.Literal):
+                self.constants[id(value)] = value
         outputs = run(inputs)
-        fixed = [
-            isinstance(atom, jax.extend.core.Literal) or id(value) in self.constants
-            for atom, value in zip(eqn.invars, inputs, strict=True)
-        ]
+        fixed = [id(value) in self.constants for value in inputs]
         if all(fixed) and not inside:
             self.constants.update((id(output), output) for output in outputs)
-        else:
-            new = [o for o in outputs if id(o) not in self.origins and _is_bad(o)]
-            if new:
-                parent = self.parent(inputs, fixed) or (
-                    self.first_since(before) if inside else None
-                )
-                made = parent or self.equation(eqn, inputs, new[0])
-                self.origins.update((id(output), (output, made)) for output in new)
+            self.around.pop()
+            return outputs
+        parent = self.parent(inputs, fixed)
+        if new := [o for o in outputs if id(o) not in self.origins and _is_bad(o)]:
+            parent = parent or (self.first_since(before) if inside else None)
+            if parent is None and eqn.primitive.name == "select_n":  # NaN put where infinity is
+                parent = self.decision(inputs[:1])
+            made = parent or self.equation(eqn, inputs, new[0])
+            self.origins.update((id(output), (output, made)) for output in new)
+        elif (by := parent or self.decision(inputs)) and not inside:
+            counts = [output for output in outputs if not _is_float(output)]
+            self.decided.update((id(output), (output, by)) for output in counts)
         self.around.pop()
         return outputs
 
     def parent(self, inputs: list[Any], fixed: list[bool]) -> Equation | None:
         each = zip(inputs, fixed, strict=True)
         known = (self.origins.get(id(value)) for value, constant in each if not constant)
+        return next((found[1] for found in known if found), None)
+
+    def decision(self, inputs: list[Any]) -> Equation | None:
+        known = (self.decided.get(id(value)) for value in inputs if not _is_float(value))
         return next((found[1] for found in known if found), None)
 
     def first_since(self, before: int) -> Equation | None:
@@ -170,6 +179,8 @@ def _told(eqn: Any, inputs: Sequence[Any], output: Any) -> str:
     by_place = at is not None and all(jnp.shape(v) in ((), output.shape) for v in floats)
     if not floats:
         return name
+    if name == "select_n":
+        return f"a number put there that is {numbers(output).kind}"
     if by_place and len(floats) <= 2 and name not in ("cumsum", "cumprod", "dot_general"):
         here = [np.asarray(v if jnp.shape(v) == () else v[at]).item() for v in floats]
         written = WRITTEN.get(name) if len(here) == 2 else None

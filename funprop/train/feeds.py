@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop.train.arrays import split
+from funprop.train.checkpoints.digests import digests
 from funprop.train.data import Last, blocks, epoch_rows, gather
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ class Feed(Protocol):
     examples: int
     size: int
     pick: Callable[[PyTree, Any], PyTree]
-    settings: dict[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]: ...
 
     def blocks(self, epoch: int, done: int = 0) -> Generator[Block]:
         """Those of an epoch, from its update `done` on; closed by who needs no more of them."""
@@ -81,16 +84,22 @@ class InMemory:
     ) -> None:
         self.examples, self.size = len(jax.tree.leaves(data)[0]), batch_size
         self.pick = picked_or_padding if padded else picked
-        self.settings = {
-            "examples": self.examples,
-            "batch_size": batch_size,
-            "seed": seed,
-            "last": last,
-        }
         self._data, self._mesh = data, mesh
         self._seed, self._padded = seed, padded
         self._last: Last = last
         self.updates = len(self._rows(0))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """With a digest of the data: another time it must be the same."""
+        found = digests({str(i): leaf for i, leaf in enumerate(jax.tree.leaves(self._data))})
+        return {
+            "examples": self.examples,
+            "batch_size": self.size,
+            "seed": self._seed,
+            "last": self._last,
+            "contents": "".join(found.values()),
+        }
 
     def _rows(self, epoch: int) -> Int[np.ndarray, "batches batch_size"]:
         return epoch_rows(self.examples, self.size, self._seed, epoch, self._last)

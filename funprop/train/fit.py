@@ -145,8 +145,9 @@ def fit(
     zeros = copies(runs.zeros(state, *example), mesh)
     of_kind = kind(state, *example)
     with kept or contextlib.nullcontext(), interrupts(terminating=kept is not None) as noted:
-        settings = feed.settings | {"first_epoch": first_epoch}
-        settings |= {} if kept is None else kept.settings
+        settings: dict[str, Any] = {}
+        if kept is not None:
+            settings = {**feed.settings, "first_epoch": first_epoch, **kept.settings}
         reached = last_reached(kept, Reached(state, zeros), settings, epochs)
         reached = reached._replace(sums=copies(reached.sums, mesh))
         with (progress or silent)() as display:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import warnings
@@ -14,8 +13,9 @@ from funprop.checks import check_string, described
 from funprop.train import processes
 from funprop.train.checkpoints import folder as places
 from funprop.train.checkpoints import reading
+from funprop.train.checkpoints.description import as_json
 from funprop.train.checkpoints.saving import Saving
-from funprop.values import real_number, short_line, whole_number
+from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
     import os
@@ -121,7 +121,7 @@ class Checkpoints:
         if best is not min and best is not max:
             raise TypeError(f"best must be min or max, got {described(best)}")
         self.metric, self.best = metric, best
-        self.settings, self.override = _as_json(settings), bool(override)
+        self.settings, self.override = as_json(settings), bool(override)
         places.check_installed()
         self._values: dict[int, float] = {}  # of the metric, by update
         self._damaged: set[int] = set()
@@ -236,7 +236,11 @@ class Checkpoints:
 
     def _settle(self) -> None:
         """Wait for the one that is under way; then take away those that need not stay."""
-        if self._saving.settle() and processes.first():
+        if not self._saving.settle():
+            return
+        assert self._saving.newest is not None
+        self._damaged.discard(self._saving.newest)
+        if processes.first():
             places.clear(self.folder, self._to_keep())
 
     def _to_keep(self) -> set[int]:
@@ -289,15 +293,3 @@ class Checkpoints:
         """
         if self._saving.open() and self.metric is not None:
             self._values = {c.update: c.value for c in self.all() if c.value is not None}
-
-
-def _as_json(settings: Any) -> dict[str, Any]:
-    """Settings as they come back from a file."""
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict):
-        raise TypeError(f"settings must be a dict, got {described(settings)}")
-    try:
-        return json.loads(json.dumps(settings))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"settings must be what JSON has: {short_line(error)}") from None

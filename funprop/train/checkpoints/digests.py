@@ -42,6 +42,8 @@ def _host_words(x: Any) -> Any:
     if isinstance(x, jax.Array):
         return x
     array = np.asarray(x)
+    if array.dtype.kind == "V" and jnp.issubdtype(array.dtype, jnp.integer):
+        array = array.astype(np.int8)  # as int4; what else is in their bytes is no number of theirs
     array = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("="), copy=False)
     size = array.dtype.itemsize
     if size <= 4:

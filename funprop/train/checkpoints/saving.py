@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import threading
 import warnings
@@ -160,5 +162,7 @@ def said(error: BaseException) -> str:
         if isinstance(found, OSError) and found.strerror:
             return found.strerror
         found = found.__cause__ or found.__context__
+    if number := re.search(r"\[OS error (\d+):", str(error)):  # as tensorstore tells it
+        return os.strerror(int(number[1]))
     first = next(iter(str(error).splitlines()), "")
     return first[:200] or type(error).__name__

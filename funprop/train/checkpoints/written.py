@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from funprop.train.checkpoints.description import DamagedError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import PyTree
 
 ARRAYS = "arrays"  # the part of a checkpoint that is orbax's
+LACKING = ("uint2", "uint4", "float8_e4m3")  # dtypes that JAX has and tensorstore has not
 Leaves = dict[str, dict[str, str]]  # spec, digest and kind of key of each, by name
 
 
@@ -38,7 +40,8 @@ def write(checkpointer: Any, folder: Path, state: PyTree) -> Leaves:
     _check_leaves(leaves)
     arrays = {name: bits(leaf) for name, leaf in leaves.items()}
     found = digests(arrays)
-    checkpointer.save(folder / ARRAYS, args=ocp.args.PyTreeSave(_not_empty(arrays)))
+    if stored := {name: _storable(array) for name, array in _not_empty(arrays).items()}:
+        checkpointer.save(folder / ARRAYS, args=ocp.args.PyTreeSave(stored))
     return {
         name: {"spec": spec_string(array), "digest": found[name], **_key(leaves[name])}
         for name, array in arrays.items()
@@ -84,6 +87,23 @@ def _not_empty(arrays: dict[str, Any]) -> dict[str, Any]:
     return {name: array for name, array in arrays.items() if array.size}
 
 
+def _storable(array: Any) -> Any:
+    """An array, or the spec of one, with its bits as bytes where tensorstore lacks its dtype."""
+    if array.dtype.name not in LACKING:
+        return array
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return array.update(dtype=np.uint8)
+    narrow = jnp.issubdtype(array.dtype, jnp.integer)
+    return array.astype(np.uint8) if narrow else array.view(np.uint8)
+
+
+def _unstored(array: Any, spec: Any) -> Any:
+    if spec.dtype.name not in LACKING:
+        return array
+    narrow = jnp.issubdtype(spec.dtype, jnp.integer)
+    return array.astype(spec.dtype) if narrow else array.view(spec.dtype)
+
+
 def _check_alike(leaves: dict[str, Any], stored: Leaves) -> None:
     for name in (*leaves, *stored):
         if name not in stored:
@@ -118,7 +138,7 @@ def _spec_of(text: str) -> jax.ShapeDtypeStruct:
 def _read_arrays(checkpointer: Any, folder: Path, specs: dict[str, Any]) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
-    wanted = _not_empty(specs)
+    wanted = {name: _storable(spec) for name, spec in _not_empty(specs).items()}
     how = {name: _how(spec) for name, spec in wanted.items()}
     args = ocp.args.PyTreeRestore(item=wanted, restore_args=how)
     found: dict[str, Any] = {}
@@ -126,7 +146,7 @@ def _read_arrays(checkpointer: Any, folder: Path, specs: dict[str, Any]) -> dict
         with _reading():
             found = checkpointer.restore(folder / ARRAYS, args=args)
     return {
-        name: found[name] if name in wanted else np.empty(spec.shape, spec.dtype)
+        name: _unstored(found[name], spec) if name in wanted else np.empty(spec.shape, spec.dtype)
         for name, spec in specs.items()
     }
 
