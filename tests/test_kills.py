@@ -62,9 +62,9 @@ class Runs:
         print(json.dumps({"folder": str(folder), **order}), file=self.server.stdin, flush=True)
         return json.loads(self.server.stdout.readline())
 
-    def whole(self, folder, told=False):
+    def whole(self, folder, told=False, **order):
         """The run, to its end, without an exception and without a word."""
-        answer = self.ask(folder)
+        answer = self.ask(folder, **order)
         assert answer["code"] == 0 and answer["said"] == "begun\n", answer
         return answer if told else folder
 
@@ -113,6 +113,15 @@ def test_killed_at_some_points(point, calls, runs):
 
 def test_killed_at_random(runs):
     runs.killed_at(random.Random(0), 3)
+
+
+def test_killed_on_eight_devices_it_goes_on_with_two_and_one(runs):
+    """In order, any number of devices comes to the same bits."""
+    want = runs.files(runs.whole(runs.new(), devices=2, ordered=8))
+    folder, at = runs.new(), ["funprop.train.checkpoints.saving.write_description", 2]
+    assert runs.killed(folder, devices=8, ordered=8, at=at)
+    assert runs.killed(folder, devices=2, ordered=8, at=at)
+    assert runs.files(runs.whole(folder, devices=1, ordered=8)) == want
 
 
 @pytest.mark.slow
