@@ -32,11 +32,11 @@ SETTINGS = {"data": "small", "epochs": EPOCHS, "batch_size": BATCH, "seed": 0}
 
 @functools.cache
 def step(ordered=None):
-    """One of Adam, with dropout, so that a key that is lost would tell; `ordered` into so many parts
+    """One of Adam, with dropout, so that a lost key would tell; `ordered` into so many parts
     it is over all devices."""
     model = fp.serial(fp.dense(8), fp.relu(), fp.dropout(0.2), fp.dense(3))
     objective = fp.objective(model, fp.softmax_cross_entropy())
-    grad_fn, mesh = spread(fp.backprop(objective), BATCH, ordered is not None, ordered)
+    grad_fn, mesh = spread(fp.backprop(objective), ordered or BATCH, ordered is not None, ordered)
     return objective, fp.step(grad_fn, optax.adam(1e-2)), mesh
 
 
@@ -73,7 +73,7 @@ def trained(folder, interrupted=False, strict=True, ordered=None):
             training.init(params, jax.random.key(1)),
             data(),
             epochs=EPOCHS,
-            batch_size=BATCH,
+            batch_size=ordered or BATCH,
             progress=lambda: display(silent, used),
             checkpoints=checkpoints,
             mesh=mesh,

@@ -117,11 +117,11 @@ def test_killed_at_random(runs):
 
 def test_killed_on_eight_devices_it_goes_on_with_two_and_one(runs):
     """In order, any number of devices comes to the same bits."""
-    want = runs.files(runs.whole(runs.new(), devices=2, ordered=8))
-    folder, at = runs.new(), ["funprop.train.checkpoints.saving.write_description", 2]
-    assert runs.killed(folder, devices=8, ordered=8, at=at)
-    assert runs.killed(folder, devices=2, ordered=8, at=at)
-    assert runs.files(runs.whole(folder, devices=1, ordered=8)) == want
+    want = runs.files(runs.whole(runs.new(), devices=2, ordered=16))
+    folder, at = runs.new(), ["funprop.train.checkpoints.saving.write_description", 1]
+    assert runs.killed(folder, devices=8, ordered=16, at=at)
+    assert runs.killed(folder, devices=2, ordered=16, at=at)
+    assert runs.files(runs.whole(folder, devices=1, ordered=16)) == want
 
 
 @pytest.mark.slow
