@@ -82,6 +82,9 @@ from funprop.models import (
     swiglu,
     unembedding,
 )
+from funprop.nonfinite.find import find_nonfinite
+from funprop.nonfinite.report import NonfiniteReport
+from funprop.nonfinite.update import find_nonfinite_update
 from funprop.objectives import objective
 from funprop.params import Frozen, Statistic, by_name, decayed, roles, trained, where
 from funprop.params.tapped import Tapped, untap
@@ -127,12 +130,14 @@ from funprop.train import (
     Checkpoints,
     Fit,
     Restored,
+    Tokens,
     at_least,
     at_most,
     fit,
     load,
     patience,
     save,
+    skip_unreadable,
 )
 from funprop.transforms import (
     Transformed,
@@ -167,6 +172,7 @@ __all__ = [
     "Layer",
     "LinearParams",
     "LowRank",
+    "NonfiniteReport",
     "NormParams",
     "ParamTable",
     "Recorded",
@@ -177,6 +183,7 @@ __all__ = [
     "Step",
     "Sum",
     "Tapped",
+    "Tokens",
     "TrainState",
     "Transformed",
     "absolute_error",
@@ -213,6 +220,8 @@ __all__ = [
     "ema",
     "embedding",
     "feed_forward",
+    "find_nonfinite",
+    "find_nonfinite_update",
     "fit",
     "flatten",
     "freeze",
@@ -283,6 +292,7 @@ __all__ = [
     "sigmoid",
     "silu",
     "skip_nonfinite",
+    "skip_unreadable",
     "softmax",
     "softmax_cross_entropy",
     "softplus",

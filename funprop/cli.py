@@ -17,9 +17,11 @@ def main() -> None:
     """Parse the command line and run what it names.
 
     What goes wrong ends with one sentence on standard error and 1; Ctrl-C, where nothing has been
-    reached that could be written, with 130.
+    reached that could be written, with 130. `--debug` shows where in the code it was.
     """
     lasting = lasting_output()
+    debugging = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
     try:
         code = _run()
         sys.stdout.flush()
@@ -28,9 +30,19 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
-    except (ValueError, TypeError, FloatingPointError, ModuleNotFoundError, OSError) as error:
-        code = f"error: {error}"
+    except Exception as error:
+        if debugging:
+            raise
+        code = f"error: {_told(error)}"
     sys.exit(code)
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, in a sentence; of what was not foreseen, its kind too."""
+    if isinstance(error, ValueError | TypeError | FloatingPointError | ImportError | OSError):
+        return str(error)
+    said = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {said[:200]} (--debug shows where)"
 
 
 def _run() -> int:
@@ -58,6 +70,7 @@ def _run() -> int:
         processes: int | None = None,
         distributed: bool = False,
         ordered: int | None = None,
+        nonfinite: Literal["stop", "skip"] = "stop",
         restart: bool = False,
         override: bool = False,
     ) -> int:
@@ -69,7 +82,7 @@ def _run() -> int:
         Args:
           data: digits, digits-denoise, iris, breast-cancer or diabetes; or stdlib, for a language
             model of the sources of Python's standard library, which shows what it writes as it
-            learns.
+            learns; or a file of tokens that funprop prepare wrote, with a part held out.
           model: which network: mlp, cnn or rnn for digits, autoencoder for digits-denoise, llama or
             gpt for stdlib, else mlp; without it, the first of these.
           optimizer: how the gradient becomes an update.
@@ -86,6 +99,8 @@ def _run() -> int:
             command (SLURM, Kubernetes, TPU pods).
           ordered: into how many parts a batch is cut, for bits that do not depend on the number of
             devices and processes.
+          nonfinite: whether an update whose loss or gradient is infinite or NaN ends the run, or is
+            left out (ten in a row end it). It is never applied.
           restart: give the run that the folder holds another name, and begin anew.
           override: go on with the run that the folder holds though settings differ from its own.
         """
@@ -102,6 +117,7 @@ def _run() -> int:
             "out": out,
             "all_devices": distributed or processes is not None,
             "ordered": ordered,
+            "nonfinite": nonfinite,
             "restart": restart,
             "override": override,
         }
@@ -129,12 +145,12 @@ def _run() -> int:
         data: str, model: str | None, optimizer: str, given: dict[str, Any]
     ) -> Callable[[], object]:
         """What trains on the data: to be called here, or in other processes."""
-        if data == "stdlib":
+        if data == "stdlib" or Path(data).suffix in (".bin", ".npy"):
             if optimizer != "adam":
-                raise ValueError(f"stdlib is trained by adamw, got {optimizer!r}")
+                raise ValueError(f"text is trained on by adamw, got {optimizer!r}")
             from funprop.train import text
 
-            return functools.partial(text.train, model=model or "llama", **given)
+            return functools.partial(text.train, data, model=model or "llama", **given)
         from funprop.train import job
 
         return functools.partial(job.train, data, model=model, optimizer=optimizer, **given)
@@ -162,7 +178,76 @@ def _run() -> int:
         started()
         return 0 if run(object, rules=rules, seed=seed) else 1
 
-    return tyro.extras.subcommand_cli_from_dict({"train": train, "verify": verify}, prog="funprop")
+    def debug(run: tyro.conf.Positional[Path], update: int | None = None) -> int:
+        """Run an update of a run once more, layer by layer, and show where it ceases to be finite.
+
+        Args:
+          run: its folder.
+          update: which, the first being 1; without it, the one that ended the run.
+        """
+        from funprop.train import debug as debugged
+
+        started()
+        print(debugged.debug(run, update))
+        return 0
+
+    def runs(folder: tyro.conf.Positional[Path] = Path("runs")) -> int:
+        """List the runs in a folder, the newest first.
+
+        Args:
+          folder: where they are.
+        """
+        from funprop.train import show as shown
+
+        started()
+        print(shown.runs(folder))
+        return 0
+
+    def show(run: tyro.conf.Positional[Path]) -> int:
+        """Show settings, state, curves and checkpoints of a run, and whether each is whole.
+
+        Args:
+          run: its folder.
+        """
+        from funprop.train import show as shown
+
+        started()
+        print(shown.show(run))
+        return 0
+
+    def prepare(
+        files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILES")],
+        out: Path,
+        tokenizer: Path | None = None,
+        end_of_text: str | None = None,
+        held_out: float = 0.0,
+    ) -> int:
+        """Make one file of tokens, which fp.Tokens reads, of files of text of any size.
+
+        Args:
+          files: text, in this order.
+          out: the file to write, NAME.bin; what it holds is told in NAME.bin.json.
+          tokenizer: a tokenizer.json of Hugging Face's tokenizers; without it, tokens are bytes.
+          end_of_text: one of the tokenizer's tokens, put after every file.
+          held_out: the share that goes to NAME-held-out.bin: every n-th file, or, of few files, the
+            last part of each.
+        """
+        from funprop.train import prepare
+
+        started()
+        options = {"tokenizer": tokenizer, "end_of_text": end_of_text, "held_out": held_out}
+        print(prepare.prepare(files, out, **options))
+        return 0
+
+    commands = {
+        "train": train,
+        "prepare": prepare,
+        "runs": runs,
+        "show": show,
+        "debug": debug,
+        "verify": verify,
+    }
+    return tyro.extras.subcommand_cli_from_dict(commands, prog="funprop")
 
 
 if __name__ == "__main__":

@@ -82,6 +82,18 @@ def short(value: Any) -> str:
     return f"{line[:48]}..." if more or len(line) > 60 else line
 
 
+def short_line(error: BaseException) -> str:
+    r"""What an error says, in one line of bounded length.
+
+    Example:
+      >>> short_line(KeyError("a")), short_line(ValueError("no\nnumbers"))
+      ("KeyError: 'a'", 'no')
+    """
+    first = str(error).split("\n", 1)[0]
+    line = first if isinstance(error, ValueError) and first else f"{type(error).__name__}: {first}"
+    return f"{line[:157]}..." if len(line) > 160 else line.removesuffix(": ")
+
+
 def known(x: Any) -> np.ndarray | None:
     """The values of `x` where they can be looked at: not inside `jit`, nor on other machines.
     Integers come in 64 bits, booleans as 0 and 1. NumPy computes at once, inside a trace too.

@@ -299,6 +299,17 @@ ROWS = {
         "params": lambda o: fp.calibrate(BATCH_NORM, o, [X]),
         "batch|x must": lambda o: fp.calibrate(BATCH_NORM, NORM_PARAMS, o),
     },
+    "find_nonfinite": {
+        "grad_fn": lambda o: fp.find_nonfinite(o, PARAMS, (X, X)),
+        "params": lambda o: fp.find_nonfinite(GRAD_FN, o, (X, X)),
+        "batch|inputs|targets": lambda o: fp.find_nonfinite(GRAD_FN, PARAMS, o),
+        "key": lambda o: fp.find_nonfinite(GRAD_FN, PARAMS, (X, X), o),
+        "dloss": lambda o: fp.find_nonfinite(GRAD_FN, PARAMS, (X, X), None, o),
+    },
+    "find_nonfinite_update": {
+        "step": lambda o: fp.find_nonfinite_update(o, STEP.init(PARAMS, None), (X, X)),
+        "state": lambda o: fp.find_nonfinite_update(STEP, o, (X, X)),
+    },
     "summary": {"model": lambda o: fp.summary(o, X), "x": lambda o: fp.summary(MODEL, o)},
     # ----------------------------------------------------------------------------------- training
     "at_least": {"metric": lambda o: fp.at_least(o, 1.0), "target": lambda o: fp.at_least("a", o)},
@@ -308,6 +319,18 @@ ROWS = {
         "data|inputs": lambda o: fp.fit(
             STEP, STEP.init(PARAMS, None), o, epochs=0, batch_size=4, progress=None
         ),
+        "checkpoints|epochs|path": lambda o: fp.fit(
+            STEP, STEP.init(PARAMS, None), (X, X), epochs=0, batch_size=4, checkpoints=o
+        ),
+    },
+    "Checkpoints": {
+        "folder": fp.Checkpoints,
+        "seconds": lambda o: fp.Checkpoints("no", seconds=o),
+        "updates": lambda o: fp.Checkpoints("no", updates=o),
+        "keep": lambda o: fp.Checkpoints("no", keep=o),
+        "metric": lambda o: fp.Checkpoints("no", metric=o),
+        "best": lambda o: fp.Checkpoints("no", best=o),
+        "settings": lambda o: fp.Checkpoints("no", settings=o),
     },
     # --------------------------------------------------------------------------------------- verify
     "verify": {"what is verified|args|a layer|x": lambda o: fp.verify(o, X)},

@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
+from funprop.losses.linear_cross_entropy import LinearParams
 from funprop.params.frozen import trained, with_trained
+from funprop.quantities.book import squares_of, sum_of
+from funprop.quantities.booked import booked, booking
 from funprop.quantities.closed_form import outer_squares, sum_squares
 from funprop.quantities.squared_norms import squared_norms, total
 from funprop.transforms.clip_per_example import by_norms
@@ -56,19 +59,25 @@ def clipped_sum(grads: Any, norm: Any) -> Any:
 
 
 def check(objective: fp.Layer, params: Any, batch: Any, key: Any = None) -> None:
-    """Some are clipped and some are not; both grads and count are those of the definition."""
+    """Some are clipped and some are not; both grads and count are those of the definition, by
+    book-keeping and by two passes."""
 
     def all_of_it(params: Any, batch: Any, key: Any) -> Any:
         grads = each_gradient(objective, params, batch, key)
         norms = norms_of(grads)
         norm = jnp.sort(norms)[len(norms) // 2] * 0.999
-        got = clip(norm)(params, batch, key)
+        got = [clip(norm, budget)(params, batch, key) for budget in (0, 2**40)]
         return got, fp.backprop(objective)(params, batch, key), grads, norms, norm
 
-    def clip(norm: Any) -> Any:
-        return functools.partial(by_norms, objective, norm, dloss=None)
+    def clip(norm: Any, budget: int) -> Any:
+        return functools.partial(by_norms, objective, norm, dloss=None, budget=budget)
 
-    got, plain, grads, norms, norm = quickly(all_of_it)(params, batch, key)
+    both_ways, plain, grads, norms, norm = quickly(all_of_it)(params, batch, key)
+    for got in both_ways:
+        check_one(got, plain, grads, norms, norm, batch)
+
+
+def check_one(got: Any, plain: Any, grads: Any, norms: Any, norm: Any, batch: Any) -> None:
     got_grads, _ = fp.untap(got.grads)
     chex.assert_trees_all_close(got_grads, clipped_sum(grads, norm), rtol=1e-10, atol=1e-12)
     clipped = got.metrics.pop("clipped")
@@ -350,6 +359,69 @@ def test_a_step_trains_on_it():
     for _ in range(20):
         state, metrics = train.update(state, batch)
     assert 0 <= metrics["clipped"].mean <= 1 and jnp.isfinite(metrics["loss"].mean)
+
+
+def test_the_budget_is_for_what_is_kept_and_taps_see_the_clipped_cotangents():
+    """With room for it `booking` is a layer, else there are two passes; so where `remat` keeps
+    less than the sum is made of, and where a `tap` watches what book-keeping has not."""
+    params, batch = line(dtype=jnp.float32)
+    kept = 4 * 7 * (4 + 3 + 2)  # `dy` of both layers, and their squares
+    assert booking(LINE, kept, params, batch, None) is not None
+    assert booking(LINE, kept - 1, params, batch, None) is None
+    model = fp.repeat(fp.serial(fp.dense(5), fp.tanh(), fp.dense(5), fp.tanh()), 8)
+    for rewrite, once in ((lambda layer: layer, True), (fp.remat, False)):
+        deep = fp.objective(fp.map_layers(lambda leaf: leaf, rewrite(model)), fp.mean_squared())
+        data = batch[0], batch[0]
+        own = deep.init(jax.random.key(0), data)
+        assert (booking(deep, None, own, data, None) is not None) == once
+    watched = fp.tap(LINE, "*dense_0", backward=lambda dy: (dy**2).sum())
+    assert booking(watched, 2**40, params, batch, None) is None
+    got, wide = (fp.clip_per_example(watched, n)(params, batch) for n in (0.1, 1e9))
+    a, b = (fp.untap(g.grads)[1] for g in (got, wide))
+    assert 0 < jax.tree.leaves(a)[0] < jax.tree.leaves(b)[0]
+
+
+@pytest.mark.parametrize("budget", [0, 2**40])
+@pytest.mark.parametrize("t", [1, 9])  # places an example: the gradients are kept, or `dy`
+def test_an_example_of_infinite_norm_adds_nothing(budget, t):
+    model = fp.objective(fp.dense(3, bias=False), fp.mean_squared())
+    x = jnp.ones((3, t, 3)).at[1].set(1e25)
+    params = model.init(jax.random.key(0), (x, x))
+    clip = jax.jit(fp.clip_per_example(model, 1.0, budget=budget))
+    some = x[jnp.array([0, 2])]
+    got, want = clip(params, (x, 0 * x)), clip(params, (some, 0 * some))
+    chex.assert_trees_all_close(got.grads, want.grads, rtol=1e-6)
+
+
+@pytest.mark.parametrize("how", [{}, {"chunk": 4}, {"rows": 2}], ids=str)
+@pytest.mark.parametrize("t", [2, 6])
+def test_every_form_of_the_head_has_the_sum_of_the_definition(how, t, x64):
+    """Logits kept, each example's gradient, and neither; with biases, weights and smoothing."""
+    head = fp.linear_cross_entropy(9, bias=True, smoothing=0.1, z_loss=0.01, **how)
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(4, t, 4)))
+    batch = x, jnp.asarray(rng.integers(0, 9, (4, t))), jnp.asarray(rng.random((4, t)))
+    params = LinearParams(*(jnp.asarray(rng.normal(size=s)) for s in ((9, 4), (9,))))
+    factors = jnp.asarray([0.0, 0.5, 1.0, 2.0])
+
+    def both_rooms(params: Any, batch: Any) -> Any:
+        def once(room: int) -> Any:
+            layer = booked(head, room)
+            loss, kept = layer.forward(params, batch)
+            found, dx = layer.backward(params, kept, fp.Sum(3.0 * jnp.ones_like(loss.total), 0.0))
+            return squares_of(found), sum_of(head, params, kept, found, factors), dx[0]
+
+        def loss(params: Any, one: Any) -> Any:
+            return 3 * head.forward(params, (*batch[:2], one[:, None] * batch[2]))[0].total
+
+        each = jax.vmap(jax.grad(loss), (None, 0))(params, jnp.eye(4))
+        plain = head.backward(params, head.forward(params, batch)[1], fp.Sum(jnp.array(3.0), 0.0))
+        return [once(0), once(2**40)], each, plain[1][0]
+
+    booked_ways, each, dx = quickly(both_rooms)(params, batch)
+    want = jax.tree.map(lambda g: jnp.tensordot(factors, g, 1), each)
+    for got in booked_ways:
+        chex.assert_trees_all_close(got, (sum_squares(each), want, dx), rtol=1e-10, atol=1e-13)
 
 
 def test_no_gradient_of_an_example_is_in_memory():

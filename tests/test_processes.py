@@ -214,22 +214,38 @@ def test_without_a_launcher_the_heartbeat_ends_the_others(way, code):
         assert "unhealthy (stopped sending heartbeats):\n1\n" in said  # says which
 
 
+class Counted:
+    """A source that knows how often it was asked."""
+
+    def __init__(self, *leaves):
+        self.leaves, self.asked = leaves, 0
+
+    def __len__(self):
+        return len(self.leaves[0])
+
+    def __getitem__(self, i):
+        self.asked += 1
+        return tuple(leaf[i] for leaf in self.leaves)
+
+
 def bits(out):
     """Write what training comes to, on all devices of all processes."""
     chosen = task("digits")
     text = np.random.default_rng(0).integers(0, 64, (160, 33)).astype(np.int32)
     pictures = tuple(part[:640] for part in chosen.train)
     gpt = fp.language_model(fp.gpt(64, features=32, depth=2, heads=2, longest=32, rate=0.1), 64)
-    found = []
-    for whole, data in (
-        (fp.objective(chosen.models["mlp"](), chosen.loss), pictures),
-        (gpt, (text[:, :-1], text[:, 1:])),
+    mlp, records, found = fp.objective(chosen.models["mlp"](), chosen.loss), Counted(*pictures), []
+    for whole, like, data in (
+        (mlp, pictures, pictures),
+        (mlp, pictures, records),
+        (gpt, (text[:, :-1], text[:, 1:]), (text[:, :-1], text[:, 1:])),
     ):
         grad_fn, mesh = spread(fp.backprop(whole), 32, True, 8)
         training = fp.step(grad_fn, optax.adam(1e-3))
-        state = training.init(whole.init(jax.random.key(0), data), jax.random.key(1))
+        state = training.init(whole.init(jax.random.key(0), like), jax.random.key(1))
         result = fp.fit(training, state, data, epochs=2, batch_size=32, progress=None, mesh=mesh)
         found.append(digest((result.state.params, result.history[-1]["loss"])))
+    assert records.asked <= 2 * 640 // jax.process_count() + 33  # those of its own devices
     if processes.first():
         out.write_text(" ".join([str(jax.device_count()), str(jax.process_count()), *found]))
 
@@ -244,9 +260,9 @@ def test_one_digest_on_any_number_of_devices_and_processes(tmp_path, monkeypatch
             flag = f"--xla_force_host_platform_device_count={devices // n}"
             monkeypatch.setenv("XLA_FLAGS", flag)
             processes.launch(n, bits, tmp_path / "bits")
-            *counts, mlp, gpt = (tmp_path / "bits").read_text().split()
+            *counts, mlp, records, gpt = (tmp_path / "bits").read_text().split()
             assert counts == [str(devices), str(n)]
-            found[devices, n] = mlp, gpt
+            found[devices, n] = mlp, records, gpt
     assert len(found) == 9 and len(set(found.values())) == 1, found
 
 

@@ -19,7 +19,6 @@ from funprop.train.data import epoch_rows, gather
 from funprop.train.progress import for_terminal, lines, live
 from tests.cases import OPTIMISED
 
-
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (50, 3))
 Y = (X[:, 0] > 0).astype(jnp.int32)
@@ -104,6 +103,21 @@ def test_any_optax_transform(optimizer):
             state, metrics = train.update(state, DATA)
             losses.append(float(metrics["loss"].mean))
     assert losses[-1] < losses[0]
+
+
+def test_all_leaves_as_one_vector_are_updated_alike():
+    """What is frozen stands beside them."""
+    optimizer = optax.chain(optax.clip_by_global_norm(0.01), optax.adamw(1e-2))
+    whole = fp.freeze(objective(), "*/dense_0")
+    states = []
+    with jax.numpy_dtype_promotion("standard"):
+        for way in (optimizer, optax.flatten(optimizer)):
+            train, state = start(whole, way)
+            for _ in range(3):
+                state, _ = train.update(state, DATA)
+            states.append(state.params)
+    chex.assert_trees_all_close(*states, rtol=1e-5)
+    assert not jnp.allclose(states[0].dense_1.w, whole.init(KEY, DATA).dense_1.w)
 
 
 @settings(max_examples=50, deadline=None)

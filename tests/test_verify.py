@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.experimental import pallas as pl
 
 import funprop as fp
-from funprop.verify.judging import examine
+from funprop.verify.judging import examine, large
 from funprop.verify.truth import instruments
 
 pytestmark = pytest.mark.usefixtures("any_ranks")
@@ -704,6 +704,51 @@ def test_what_is_wrong_in_a_large_part_is_explained_as_in_a_small_one(name, monk
     forward, args, backward, leaves, story, _ = WRONG[name]
     report = fp.verify(rule(forward, backward), *args)
     assert {(f.path, f.story) for f in report.findings} == {(path, story) for path in leaves}
+
+
+def scaled(x, scale):
+    return jnp.tanh(x) * scale
+
+
+@pytest.mark.parametrize(
+    ("backward", "story"),
+    [
+        (lambda x, s, dy: (dy * s * (1 - jnp.tanh(x) ** 2), (dy * jnp.tanh(x)).sum(0)), None),
+        (lambda x, s, dy: (dy * s * (1 - jnp.tanh(x) ** 2), 1.001 * (dy * jnp.tanh(x)).sum(0)), "factor"),
+        # Of a scale of ones, as a norm's is at first, nothing is seen where it was given.
+        (lambda x, s, dy: (dy * (1 - jnp.tanh(x) ** 2), (dy * jnp.tanh(x)).sum(0)), "missing factor"),
+        (lambda x, s, dy: (dy * s * (1 - jnp.tanh(x) ** 2), (dy * jnp.tanh(x)).sum(0) + jnp.where(x.size > 99, jnp.nan, 0.0)), "NaN"),
+        (lambda x, s, dy: (dy * s * (1 - jnp.tanh(x) ** 2), jnp.where(dy == 0, 1.0, dy * jnp.tanh(x)).sum(0)), "not linear"),
+    ],
+    ids=["right", "a thousandth", "at ones", "NaN where large", "not linear"],
+)  # fmt: skip
+def test_a_large_part_is_judged_where_it_is_and_at_a_corner(backward, story, monkeypatch):
+    monkeypatch.setattr(instruments, "MANY", 99)
+    if story is None:
+        monkeypatch.setattr(large, "_programs", None)  # neither of the closer looks
+        monkeypatch.setattr(examine, "_measured", None)
+    function = rule(scaled, lambda a, y, dy: backward(*a, dy))
+    report = fp.verify(function, normal(24, 32), jnp.ones(32))
+    assert bool(report.findings) == bool(story), str(report)
+    if story in ("factor", "NaN", "not linear"):
+        assert {f.story for f in report.findings} == {story}
+
+
+def test_a_large_gradient_of_a_loss_is_judged_so_too(monkeypatch):
+    monkeypatch.setattr(instruments, "MANY", 99)
+    monkeypatch.setattr(large, "_programs", None)
+    monkeypatch.setattr(examine, "_measured", None)
+
+    def loss(w, batch):
+        x, label = batch
+        return jnp.sum(jax.nn.logsumexp(x @ w, -1) - (x @ w)[jnp.arange(len(x)), label])
+
+    def grad(w, batch):
+        x, label = batch
+        return x.T @ (jax.nn.softmax(x @ w) - jax.nn.one_hot(label, w.shape[1]))
+
+    batch = normal(24, 20), jnp.arange(24) % 32
+    assert fp.verify(grad, normal(20, 32, seed=1), batch, reference=loss).ok
 
 
 def test_laws_hold_for_large_parts_too(monkeypatch):

@@ -73,9 +73,9 @@ def visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) -> list[Vis
 
     with jax.disable_jit():
         watched(model, 0).forward(params, x, key)
-    copied = {_places(trail[:-1]) for trail in trails if trail[-1][1] > 0}
+    copied = {places_of(trail[:-1]) for trail in trails if trail[-1][1] > 0}
     return [
-        visit._replace(path=_path(trail, copied, model))
+        visit._replace(path=path_of(trail, copied, model))
         for visit, trail in zip(seen, trails, strict=True)
     ]
 
@@ -102,15 +102,16 @@ def compiled_visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) ->
     ]
 
 
-def _places(trail: Trail) -> tuple[int, ...]:
+def places_of(trail: Trail) -> tuple[int, ...]:
+    """Which child of which, without which call."""
     return tuple(place for place, _ in trail)
 
 
-def _path(trail: Trail, copied: set[tuple[int, ...]], model: Layer) -> str:
+def path_of(trail: Trail, copied: set[tuple[int, ...]], model: Layer) -> str:
     """`blocks[3]/dense`: the copy stands with the node that made the copies."""
     path, node = "", model
     for depth, (place, copy) in enumerate(trail[1:], start=1):
-        if _places(trail[:depth]) in copied:
-            path = f"{path or model.name}[{copy}]"
+        if places_of(trail[:depth]) in copied:
+            path = f"{path or node.name}[{copy}]"
         path, node = below(path, node)[place], node.children[place]
     return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -99,9 +100,17 @@ def dense(
             found = found + sum_squares(trees.widen(dy).sum(tuple(range(1, dy.ndim - 1))))
         return found, backward(params, x, dy)[1]
 
-    return layer(
-        init=init, forward=forward, backward=closed(backward, squares), name="dense", pointwise=True
-    )
+    def each(
+        params: DenseParams, x: Float[Array, "b *t i"], dy: Float[Array, "b *t o"]
+    ) -> tuple[DenseParams, Float[Array, "b *t i"]]:
+        wide = trees.wide_dtype(dy.dtype)
+        rows, of = (a.reshape(len(a), math.prod(a.shape[1:-1]), a.shape[-1]) for a in (x, dy))
+        dw = jnp.einsum("bti,bto->bio", rows, of, preferred_element_type=wide)
+        db = None if params.b is None else of.astype(wide).sum(1)
+        return DenseParams(dw, db), backward(params, x, dy)[1]
+
+    marked = closed(backward, squares, each=each)
+    return layer(init=init, forward=forward, backward=marked, name="dense", pointwise=True)
 
 
 def _check_input(x: Any) -> None:

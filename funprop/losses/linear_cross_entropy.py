@@ -3,6 +3,7 @@ gradient ever exist whole."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,20 +14,22 @@ from jax.nn import initializers
 
 from funprop import trees
 from funprop.layer import Layer, layer
+from funprop.losses import by_example as examples
+from funprop.losses.by_example import rows_with_a_say
 from funprop.losses.chunks import Chunk, over_chunks, product
 from funprop.losses.chunks import forward as classes_forward
 from funprop.losses.rows import forward as rows_forward
 from funprop.losses.smoothed import Smoothed, each
 from funprop.losses.targets import given
 from funprop.losses.targets import labels as check_labels
-from funprop.losses.terms import pull_sum, spoiled, without_say, zero_at
+from funprop.losses.terms import pull_sum, spoiled, zero_at
 from funprop.mesh import split_by_xla
-from funprop.quantities.closed_form import closed, gram, sum_squares
+from funprop.quantities.closed_form import Booking, closed
 from funprop.trees import Sum, spread, weighted_sum, widen
-from funprop.values import real_number, to_int32, whole_number
+from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, Key
+    from jaxtyping import Array, Float, Key
 
     Rows = Float[Array, "n i"]
 
@@ -126,7 +129,7 @@ def linear_cross_entropy(
         raise ValueError(f"z_loss must be at least 0, got {z_loss}")
 
     smoothed = Smoothed(classes, smoothing, z_loss)
-    by_classes, at_once = chunk is not None, CHUNK if chunk is None else chunk
+    by_classes, chunk_size = chunk is not None, CHUNK if chunk is None else chunk
 
     def init(key: Key[Array, ""], x: Any) -> LinearParams:
         outputs = x[0]
@@ -135,25 +138,30 @@ def linear_cross_entropy(
         return LinearParams(w, jnp.zeros(classes, outputs.dtype) if bias else None)
 
     def forward(params: LinearParams, batch: tuple[Any, ...]) -> tuple[Sum, Any]:
+        return passed(params, batch, rows_at_once, rows_forward)
+
+    def passed(params: LinearParams, batch: Any, at_once: Any, taking: Any) -> tuple[Sum, Any]:
         x, labels, valid, *weights = _checked(params, batch, classes)
         found, hidden, lost = rows_with_a_say(x, *weights)
         chosen = labels.reshape(-1)
-        size = rows_at_once(x)
+        size = at_once(x)
         if size:
             d, _ = pull_sum((1, 0), jnp.zeros(labels.shape, widen(found).dtype), *weights)
             d = spoiled(d, valid).reshape(-1)
-            terms, norms, taken = rows_forward(smoothed, params, found, chosen, d, hidden, size)
+            terms, norms, taken = taking(smoothed, params, found, chosen, d, hidden, size)
         else:
-            terms, norms = classes_forward(smoothed, params, found, chosen, hidden, at_once)
+            terms, norms = classes_forward(smoothed, params, found, chosen, hidden, chunk_size)
             taken = None
         terms = spoiled(terms if lost is None else jnp.where(lost, jnp.nan, terms), valid.ravel())
         terms = terms.reshape(labels.shape)
         return weighted_sum(terms, *weights), (x, norms, labels, valid, terms, taken, *weights)
 
+    def fitting(x: Any) -> int:
+        return budget // (classes * widen(x).dtype.itemsize) if rows is None else rows
+
     def rows_at_once(x: Any) -> int | None:
         """Of the fast way; `None` for the lean one."""
-        n = math.prod(x.shape[:-1])
-        fit = budget // (classes * widen(x).dtype.itemsize) if rows is None else rows
+        n, fit = math.prod(x.shape[:-1]), fitting(x)
         lean = by_classes or (rows is None and (fit < min(n, FEW) or split_by_xla()))
         return None if lean or not n else min(n, fit, MOST if rows is None else n)
 
@@ -193,53 +201,12 @@ def linear_cross_entropy(
             return dx, dw, db
 
         zeros = LinearParams(*(None if p is None else jnp.zeros_like(p) for p in params))
-        dx, dw, db = over_chunks(step, (jnp.zeros_like(widen(found)), *zeros), params, at_once)
+        dx, dw, db = over_chunks(step, (jnp.zeros_like(widen(found)), *zeros), params, chunk_size)
         dx = dx.astype(x.dtype).reshape(x.shape)
         return LinearParams(dw, db), (dx, None, *dweights)
 
-    def squares(
-        params: LinearParams, residuals: tuple[Any, ...], dy: Any
-    ) -> tuple[Float[Array, " b"], tuple[Any, ...]]:
-        """By `outer_squares` a chunk at a time: a sum over classes, in either form."""
-        x, _, labels, *_ = residuals
-        rows, dz_of, dweights = logit_cotangents(residuals, dy)
-        chosen, wide = labels.reshape(-1), by_example(rows, x)
-        b, t, i = wide.shape
-
-        def step(carry: Any, part: Chunk) -> Any:
-            dx, found, products = carry
-            dz = dz_of(part.logits(rows), part.is_target(chosen))
-            one = dz.reshape(b, t, part.w.shape[0])
-            if params.b is not None:
-                found = found + sum_squares(one.sum(1))
-            if t <= i:
-                products = products + gram(one)
-            else:
-                found = found + sum_squares(jnp.einsum("btc,bti->bci", one, wide, precision=HIGH))
-            return dx + product(dz.astype(x.dtype), part.w), found, products
-
-        zeros = jnp.zeros(b, wide.dtype)
-        products = jnp.zeros((b, t, t), wide.dtype) if t <= i else None
-        dx, found, products = over_chunks(
-            step, (jnp.zeros_like(widen(rows)), zeros, products), params, at_once
-        )
-        if products is not None:
-            found = found + (gram(wide) * products).sum((1, 2))
-        return found, (dx.astype(x.dtype).reshape(x.shape), None, *dweights)
-
-    def gradient_rows(
-        params: LinearParams, residuals: tuple[Any, ...], dy: Any, numbers: Int[Array, "b s"]
-    ) -> Float[Array, "b s i"]:
-        """`sum_t dz[b,t,c] x[b,t,i]` for the classes `c` that are given, of each example's `dw`."""
-        x, _, labels, *_ = residuals
-        rows, dz_of, _ = logit_cotangents(residuals, dy)
-        wide = by_example(rows, x)
-        z = jnp.einsum("bti,bsi->bts", wide, widen(params.w[numbers]), precision=HIGH)
-        if params.b is not None:
-            z = z + widen(params.b[numbers])[:, None]
-        same = labels.reshape(*wide.shape[:2], 1) == to_int32(numbers)[:, None]
-        dz = dz_of(*(a.reshape(len(rows), z.shape[-1]) for a in (z, same))).reshape(z.shape)
-        return jnp.einsum("bts,bti->bsi", dz, wide, precision=HIGH)
+    squares = functools.partial(examples.squares, logit_cotangents, chunk_size)
+    gradient_rows = functools.partial(examples.gradient_rows, logit_cotangents)
 
     def weighted(residuals: tuple[Any, ...], factors: Float[Array, " b"]) -> tuple[Any, ...]:
         x, norms, labels, valid, terms, _, *weights = residuals
@@ -248,25 +215,39 @@ def linear_cross_entropy(
         # What was taken has the old weights.
         return x, norms, labels, valid, terms, None, weights
 
-    marked = closed(backward, squares, weighted=weighted, rows=gradient_rows)
+    def examples_at_once(x: Any) -> int | None:
+        """As `rows_at_once`, of whole examples."""
+        size, t = rows_at_once(x), math.prod(x.shape[1:-1])
+        return size and (size // t or int(t <= fitting(x)) or None)
+
+    def passes(room: int) -> tuple[Any, Any]:
+        def noting(params: LinearParams, batch: Any, key: Any = None) -> tuple[Sum, Any]:
+            taking = functools.partial(examples.forward, b=len(batch[0]), budget=room)
+            return passed(params, batch, examples_at_once, taking)
+
+        def noted(params: LinearParams, residuals: Any, dy: Any) -> tuple[Any, Any, Any]:
+            x, norms, labels, valid, terms, taken, *weights = residuals
+            plain = x, norms, labels, valid, terms, None, *weights
+            if taken is None:
+                found, dx = squares(params, plain, dy)
+                return found, examples.Kept(plain, dy, None), dx
+            kept = examples.Kept(plain, dy, taken._replace(x=None, squares=None))
+            _, dweights = pull_sum(dy, terms, *weights)
+            dx = _scaled(dy[0], taken.x, x).reshape(x.shape)
+            return taken.squares * dy[0].astype(terms.dtype) ** 2, kept, (dx, None, *dweights)
+
+        return noting, noted
+
+    def summed(params: LinearParams, kept: Any, factors: Float[Array, " b"]) -> LinearParams:
+        residuals, dy, noted = kept
+        if noted is None or (noted.dz is None and noted.grads is None):
+            return backward(params, weighted(residuals, factors), dy)[0]
+        found = rows_with_a_say(residuals[0], *residuals[6:])[0]
+        return examples.summed(params, found, noted, factors * dy[0].astype(factors.dtype))
+
+    own = Booking(passes, summed)
+    marked = closed(backward, squares, weighted=weighted, rows=gradient_rows, booked=own)
     return layer(init=init, forward=forward, backward=marked, name="linear_cross_entropy")
-
-
-def rows_with_a_say(x: Float[Array, "*n i"], *weights: Any) -> tuple[Any, Any, Any]:
-    """`x` as rows; which of them have a weight of zero; and which of those hold NaN or infinity,
-    which are zero in the rows, as `dw = dz^T x` would otherwise be NaN."""
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    hidden = without_say(x.shape[:-1], x.dtype, *weights)
-    if hidden is None:
-        return rows, None, None
-    hidden = hidden.reshape(-1)
-    lost = hidden & ~jnp.isfinite(jnp.abs(rows).max(-1, initial=0))
-    return jnp.where(lost[:, None], 0, rows), hidden, lost
-
-
-def by_example(rows: Rows, x: Float[Array, "b *t i"]) -> Float[Array, "b t i"]:
-    """The rows of each example together, in float32 at least."""
-    return widen(rows).reshape(len(x), math.prod(x.shape[1:-1]), x.shape[-1])
 
 
 def _scaled(dtotal: Any, taken: Any, like: Any) -> Any:

@@ -49,23 +49,13 @@ def forward(
 
     count = _count(len(rows), size)
     length = len(rows) // count
-    # Classes at a time: the sum for their part of `dw` takes no more memory than a chunk's logits.
-    tile = max(1, min(len(params.w), length * len(params.w) // rows.shape[1]))
+    tile = tile_of(length, len(params.w), rows.shape[1])
 
     def step(carry: Any, part: Any) -> Any:
         dw, db = carry
         x, labels, d, hidden = part
-        z = apart(whole.logits(x), hidden)
-        shift = finite_below(jax.lax.stop_gradient(z.max(-1)))
-        e = jnp.exp(each(z, shift))
-        total = e.sum(-1)
-        total = jnp.where(total == 0, 1, total)  # zero: all classes are masked
-        norms = shift, jnp.log(total)
-        target = whole.at_target(z, labels, jnp.zeros_like(shift))
-        over = each(z, shift).sum(-1) if smoothed.share else None
-        terms = smoothed.terms(norms, target, over)
-        # What follows has no derivative: it is one.
-        e, total, norms, x = jax.lax.stop_gradient((e, total, norms, x.astype(narrow)))
+        terms, norms, e, total = softmax_of(smoothed, whole, x, labels, hidden)
+        x = jax.lax.stop_gradient(x.astype(narrow))
 
         def some(carry: Any, part: Chunk) -> Any:
             dx, dw, db = carry
@@ -88,6 +78,28 @@ def forward(
             found.append(jax.tree.map(_joined, out))
     terms, norms, dx = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
     return terms, norms, Taken(dx, *carry)
+
+
+def softmax_of(
+    smoothed: Smoothed, whole: Chunk, x: Float[Array, "n i"], labels: Int[Array, " n"], hidden: Any
+) -> tuple[Any, Any, Any, Any]:
+    """The terms of some rows, each one's shift and norm, and what their softmax is `e / total` of.
+    All but the terms has no derivative: what is made of it is one."""
+    z = apart(whole.logits(x), hidden)
+    shift = finite_below(jax.lax.stop_gradient(z.max(-1)))
+    e = jnp.exp(each(z, shift))
+    total = e.sum(-1)
+    total = jnp.where(total == 0, 1, total)  # zero: all classes are masked
+    norms = shift, jnp.log(total)
+    target = whole.at_target(z, labels, jnp.zeros_like(shift))
+    over = each(z, shift).sum(-1) if smoothed.share else None
+    terms = smoothed.terms(norms, target, over)
+    return terms, *jax.lax.stop_gradient((norms, e, total))
+
+
+def tile_of(rows: int, classes: int, inputs: int) -> int:
+    """Classes at a time: their part of `dw` takes no more memory than the logits of the rows."""
+    return max(1, min(classes, rows * classes // inputs))
 
 
 def _count(n: int, size: int) -> int:

@@ -23,6 +23,20 @@ if TYPE_CHECKING:
     Squares = Float[Array, " b"]
 
 
+class Booking(NamedTuple):
+    """What a loss with params keeps, of its own, to have the weighted sum without another pass.
+
+    Attributes:
+      passes: `budget -> (forward, backward)`, in the place of its own: forward keeps more, of at
+        most so many bytes; `backward(params, residuals, dy)` is `(squares, kept, dx)`, where
+        `kept.residuals` and `kept.dy` are what the other closed forms take.
+      summed: `(params, kept, factors) -> dparams`, each example's times its factor.
+    """
+
+    passes: Callable[[int], tuple[Any, Any]]
+    summed: Callable[..., Any]
+
+
 class Closed(NamedTuple):
     """What is known beside a backward pass.
 
@@ -35,12 +49,17 @@ class Closed(NamedTuple):
         which row at each place, `[b, t]`, and the row's cotangent there, `[b, t, f]`.
       rows: of a table that is the first of a layer's params: `(params, residuals, dy, numbers) ->
         [b, t, f]`, these rows of each example's gradient.
+      each: `(params, residuals, dy) -> (grads, dx)`: every example's gradient itself, in float32 at
+        least, where that may be less work than `squares`.
+      booked: of a loss with params.
     """
 
     squares: Callable[..., tuple[Any, Any]]
     weighted: Callable[..., Any] | None = None
     looked_up: Callable[..., Any] | None = None
     rows: Callable[..., Any] | None = None
+    each: Callable[..., tuple[Any, Any]] | None = None
+    booked: Booking | None = None
 
 
 def closed(backward: Any, squares: Callable[..., tuple[Any, Any]], **more: Any) -> Any:

@@ -98,11 +98,11 @@ def _examples_first(node: Layer) -> Layer:
 
 
 def _squares(leaf: Layer) -> Layer:
-    if _is_shared(leaf):
+    if is_shared(leaf):
         return _shared(leaf)
     known = closed_of(leaf)
     if known is None:
-        return _gradients(leaf, sum_squares)
+        return gradients_of(leaf, sum_squares)
 
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         return known.squares(params, residuals, dy)
@@ -110,9 +110,9 @@ def _squares(leaf: Layer) -> Layer:
     return leaf_of(leaf, backward=backward)
 
 
-def _gradients(leaf: Layer, then: Callable[[PyTree], PyTree] = lambda grads: grads) -> Layer:
+def gradients_of(leaf: Layer, then: Callable[[PyTree], PyTree] = lambda grads: grads) -> Layer:
     """`leaf` with the gradient of each example in the place of `dparams`, or what is made of it."""
-    if _is_shared(leaf):
+    if is_shared(leaf):
         return _shared(leaf, made=True)
 
     def backward(params: PyTree, kept: Kept, dy: PyTree) -> tuple[PyTree, PyTree]:
@@ -135,13 +135,13 @@ def _both(leaf: Layer) -> Layer:
     return leaf_of(leaf, backward=backward)
 
 
-HOW = {"squares": _squares, "gradients": _gradients, "both": _both}
+HOW = {"squares": _squares, "gradients": gradients_of, "both": _both}
 
 
 # -------------------------------------------------------------------- what becomes of shared params
 
 
-def _is_shared(node: Layer) -> bool:
+def is_shared(node: Layer) -> bool:
     """Whether `node` is made of one other by `expand`: otherwise it is a leaf to us."""
     return node.shares and len(node.children) == 1
 
@@ -175,14 +175,12 @@ def _shared(node: Layer, *, made: bool = False) -> Layer:
         what = plan(node, params, all_made=made)
         if made:
             return _pulled(node, params, expanded, found, what.how), dx
-        return _norm_of_sum(node, params, expanded, found, what), dx
+        return norm_of_sum(node, params, expanded, found, what), dx
 
     return leaf_of(node, forward=forward, backward=backward)
 
 
-def _norm_of_sum(
-    node: Layer, params: PyTree, expanded: PyTree, found: PyTree, what: Plan
-) -> PyTree:
+def norm_of_sum(node: Layer, params: PyTree, expanded: PyTree, found: PyTree, what: Plan) -> PyTree:
     """The squared norms of the gradient of `params`, of one part of it after the other."""
     how, tied = what
     each = {p.place: p for p in parts(node.children[0], found)}

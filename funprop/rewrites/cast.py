@@ -15,7 +15,7 @@ from funprop.layer import Layer, check_layer
 from funprop.maps import map_layers
 from funprop.params.frozen import trained
 from funprop.params.roles import is_statistic
-from funprop.quantities.closed_form import closed, closed_of
+from funprop.quantities.closed_form import Booking, closed, closed_of
 from funprop.rewrites.own_residuals import with_own, without_own
 
 if TYPE_CHECKING:
@@ -72,8 +72,13 @@ def _cast_params(leaf: Layer, compute_dtype: DTypeLike, param_dtype: DTypeLike) 
         return function and (lambda p, *rest: function(_params_to(compute_dtype, p), *rest))
 
     if (known := closed_of(leaf)) is not None:
-        squares, rows = on_cast(known.squares), on_cast(known.rows)
-        backward = closed(backward, **known._replace(squares=squares, rows=rows)._asdict())
+        on_params = {name: on_cast(getattr(known, name)) for name in ("squares", "rows", "each")}
+        if (own := known.booked) is not None:
+            on_params["booked"] = Booking(
+                lambda budget: tuple(map(on_cast, own.passes(budget))),
+                lambda p, *rest: _floats_like(p, on_cast(own.summed)(p, *rest)),
+            )
+        backward = closed(backward, **known._replace(**on_params)._asdict())
     return dataclasses.replace(
         leaf,
         init=init,

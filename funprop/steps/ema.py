@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from funprop.checks import described
 from funprop.params.frozen import trained, with_trained
+from funprop.steps.skip_nonfinite import was_skipped
 from funprop.steps.step import Step, parts_of, proposed, wrapper
 from funprop.transforms.transformed import refuse
 from funprop.trees import Sum, is_float, widen
@@ -99,7 +100,10 @@ def ema(step: Step, decay: float | Callable[[Any], Any]) -> Step:
             return a + jnp.asarray(1 - share, a.dtype) * (_wide(p) - a) if is_float(p) else p
 
         sums = jax.tree.map(averaged, state.sums, trained(inner.params))
-        return Averaged(inner, sums, state.count + 1), metrics, finite
+        new, old = (sums, state.count + 1), (state.sums, state.count)
+        if (skipped := was_skipped(metrics)) is not None:  # no update, and so none to average
+            new = jax.tree.map(lambda n, o: jnp.where(skipped, o, n), new, old)
+        return Averaged(inner, *new), metrics, finite
 
     return wrapper("ema", Averaged, step, init, propose)
 

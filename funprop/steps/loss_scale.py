@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from funprop.checks import described
+from funprop.params.frozen import trained
 from funprop.steps.skip_nonfinite import only_if, with_skipped
 from funprop.steps.step import Step, parts_of, proposed, wrapper
 from funprop.transforms.transformed import refuse
@@ -51,12 +53,12 @@ def loss_scale(step: Step, initial: float = 2.0**15, every: int = 2000) -> Step:
     """The same step, its backward pass run at a multiple of the loss, for float16.
 
     Small cotangents would be zero in float16. The loss's own is `scale` instead of one, and the
-    gradient is divided by it in float32. An update that would not be finite is left out, and the
-    scale halved; after `every` good ones it is doubled. It stays where float16 has its powers of
-    two, from 2^-14 to 2^15: it is not halved below, nor doubled beyond, however long gradients are
-    infinite, or zero. Below one, and below `initial`, a single good update doubles it: a run of bad
-    batches must not leave a scale that makes small gradients zero. Metrics tell `loss_scale` and
-    the share that was `skipped`.
+    gradient is divided by it in float32. An update whose gradient is not finite is left out, and
+    the scale halved (one whose loss alone is not is left out at the same scale); after `every` good
+    ones it is doubled. It stays where float16 has its powers of two, from 2^-14 to 2^15: it is not
+    halved below, nor doubled beyond, however long gradients are infinite, or zero. Below one, and
+    below `initial`, a single good update doubles it: a run of bad batches must not leave a scale
+    that makes small gradients zero. Metrics tell `loss_scale` and the share that was `skipped`.
     Source: Micikevicius et al., arXiv:1710.03740, section 3.2; dynamic as in NVIDIA's Apex.
 
     Args:
@@ -104,10 +106,12 @@ def loss_scale(step: Step, initial: float = 2.0**15, every: int = 2000) -> Step:
     ) -> tuple[Scaled, dict[str, Sum], Any]:
         new, metrics, finite = proposed(step, state.inner, batch, state.scale)
         good = jnp.all(finite)
-        count = jnp.where(good, state.good + 1, 0)
+        # A loss alone that is infinite is so at any scale.
+        fits = jnp.all(finite[: len(jax.tree.leaves(trained(state.params)))])
+        count = jnp.where(fits, state.good + 1, 0)
         due = (count >= every) | (state.scale < min(1.0, initial))
         grown = jnp.where(due & (state.scale < MOST), 2 * state.scale, state.scale)
-        scale = jnp.maximum(jnp.where(good, grown, state.scale / 2), LEAST)
+        scale = jnp.maximum(jnp.where(fits, grown, state.scale / 2), LEAST)
         told = {"loss_scale": Sum(state.scale, jnp.ones((), jnp.float32))}
         scaled = Scaled(only_if(good, new, state.inner), scale, jnp.where(due, 0, count))
         # What is left out here is no reason for a wrapper outside to leave it out again.

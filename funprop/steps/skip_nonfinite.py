@@ -14,7 +14,7 @@ from funprop.trees import Sum, is_float, path_string
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from jaxtyping import Array, Bool, PyTree
 
 
 class Guarded(NamedTuple):
@@ -23,7 +23,9 @@ class Guarded(NamedTuple):
     Attributes:
       inner: the state of the step within.
       skipped: how many updates in a row were left out, `int32`.
-      leaf: the first leaf of params whose gradient in the last of them was infinite or NaN.
+      leaf: the first leaf of params whose gradient in the last of them was infinite or NaN; their
+        number where it was the loss alone, and more where it was the state of a step that has no
+        gradient to look at (`fused_step`).
       count: how many updates there were, `int32`.
     """
 
@@ -46,11 +48,12 @@ class Guarded(NamedTuple):
 def skip_nonfinite(step: Step, n: int = 10) -> Step:
     """The same step, an update left out whole where it would bring infinity or NaN.
 
-    Where the gradient is not finite, params, optimizer state and whatever else the state holds stay
-    as they are, bit by bit. Metrics tell the share that was `skipped`, and leave out the losses of
-    what was. After `n` in a row `check` raises, which `fit` asks. Where a finite gradient makes an
-    update that is not (a square that overflows, say), those numbers alone stay as they are: to look
-    at the whole update first would hold the state twice.
+    Where the loss or the gradient is not finite, params, optimizer state and whatever else the
+    state holds stay as they are, bit by bit. Metrics tell the share that was `skipped`, and leave
+    out the losses of what was. After `n` in a row nothing
+    is applied any more, and `check` raises, which `fit` asks. Where a finite
+    gradient makes an update that is not (a square that overflows, say), those numbers alone stay as
+    they are: to look at the whole update first would hold the state twice.
 
     Args:
       step: any step, but for `scan`, which goes around.
@@ -82,23 +85,30 @@ def skip_nonfinite(step: Step, n: int = 10) -> Step:
         state: Guarded, batch: PyTree, dloss: Any = None
     ) -> tuple[Guarded, dict[str, Sum], Any]:
         new, metrics, finite = proposed(step, state.inner, batch, dloss)
-        good = jnp.all(finite)
-        skipped = jnp.where(good, 0, state.skipped + 1)
-        leaf = jnp.where(good, state.leaf, jnp.argmin(finite).astype(jnp.int32))
-        guarded = Guarded(only_if(good, new, state.inner), skipped, leaf, state.count + 1)
+        ended = state.skipped >= n
+        good = jnp.all(finite) & ~ended
+        skipped = jnp.where(good, 0, state.skipped + ~ended)
+        leaf = jnp.where(good | ended, state.leaf, jnp.argmin(finite).astype(jnp.int32))
+        guarded = Guarded(only_if(good, new, state.inner), skipped, leaf, state.count + ~ended)
         return guarded, with_skipped(metrics, good), jnp.ones_like(finite)
 
     def check(state: Guarded) -> None:
         times = int(state.skipped)
         if times >= n:
-            paths = jax.tree_util.tree_flatten_with_path(trained(state.params))[0]
-            leaf = path_string(paths[int(state.leaf)][0]) or "params"
+            what = _named(int(state.leaf), trained(state.params))
             raise FloatingPointError(
-                f"update {int(state.count)}: the gradient of {leaf} is infinite or NaN, {times} in "
-                "a row"
+                f"update {int(state.count)}: {what} is infinite or NaN, {times} in a row"
             )
 
     return wrapper("skip_nonfinite", Guarded, step, init, propose, check)
+
+
+def _named(number: int, params: PyTree) -> str:
+    """What a number among those of `finite` stands for."""
+    paths = jax.tree_util.tree_flatten_with_path(params)[0]
+    if number < len(paths):
+        return f"the gradient of {path_string(paths[number][0]) or 'params'}"
+    return "the loss" if number == len(paths) else "what the optimizer keeps"
 
 
 def only_if(good: Any, new: PyTree, old: PyTree) -> PyTree:
@@ -108,6 +118,11 @@ def only_if(good: Any, new: PyTree, old: PyTree) -> PyTree:
         return jnp.where(good & jnp.isfinite(n) if is_float(n) else good, n, o)
 
     return jax.tree.map(chosen, new, old)
+
+
+def was_skipped(metrics: dict[str, Sum]) -> Bool[Array, ""] | None:
+    """Whether an update was left out; `None` where nothing leaves any out."""
+    return metrics["skipped"].total > 0 if "skipped" in metrics else None
 
 
 def with_skipped(metrics: dict[str, Sum], good: Any) -> dict[str, Sum]:

@@ -20,7 +20,7 @@ from funprop.properties import first_that
 from funprop.steps.donating import Donating
 from funprop.steps.retraced import Retraced
 from funprop.transforms.transformed import call, objective_of, what_draws
-from funprop.trees import Sum, all_finite, wide_dtype, widen
+from funprop.trees import Sum, all_finite, is_float, wide_dtype, widen
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -41,8 +41,8 @@ class Step(NamedTuple):
         `fit` asks it between its device calls.
       parts: what it is made of, from the outermost wrapper in.
       propose: `(state, batch, dloss=None) -> (state, metrics, finite)`: `update`, not jitted, and
-        whether the gradient of each leaf of params was finite. For wrappers; `None` where there is
-        no gradient to look at.
+        whether the gradient of each leaf of params was finite, and last the loss. For wrappers;
+        `None` where there is no gradient to look at.
       grad_fn: what gives the gradient; `None` where that is not known.
     """
 
@@ -75,7 +75,8 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
 
     Transforms that want the value, the gradient or the loss as a function (line searches,
     `reduce_on_plateau`) get them. A batch whose weights are all zero has a gradient of zero.
-    Statistics among the params are carried: what the pass recorded is folded in.
+    Statistics among the params are carried: what the pass recorded is folded in. Where all leaves
+    are small and there are hundreds, `optax.flatten(optimizer)` updates them as one vector, faster.
 
     Raises:
       TypeError: `grad_fn` or `optimizer` is none; or, at init, a leaf of params that is trained is
@@ -139,8 +140,9 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         carried = fold(state.params, gradient.recorded)
         params = with_trained(carried, optax.apply_updates(params, updates))
         new = TrainState(params, opt_state, state.key, state.count + 1)
-        finite = [all_finite(g) for g in jax.tree.leaves(gradient.grads)]
-        return new, losses(gradient), jnp.stack(finite or [jnp.ones((), bool)])
+        # A loss that overflows may have a gradient that is finite.
+        finite = [all_finite(g) for g in (*jax.tree.leaves(gradient.grads), gradient.loss)]
+        return new, losses(gradient), jnp.stack(finite)
 
     return Step(init, updating(propose), propose=propose, grad_fn=grad_fn)
 
@@ -230,10 +232,15 @@ def wrapper(
 
 
 def proposed(step: Step, state: Any, batch: PyTree, dloss: Any) -> tuple[Any, dict[str, Sum], Any]:
-    """`step.propose`; of a step that has none, its update, and whether its params are finite."""
+    """`step.propose`; of a step that has none, its update, and whether what came of it is finite:
+    each leaf of params, the loss, and what was finite in the rest of its state."""
     extra = () if dloss is None else (dloss,)
     if step.propose is not None:
         return step.propose(state, batch, *extra)
     new, metrics = step.update(state, batch, *extra)
-    leaves = jax.tree.leaves(trained(new.params))
-    return new, metrics, jnp.stack([all_finite(p) for p in leaves])
+    told = [metrics["loss"].total] if "loss" in metrics else []
+    finite = [all_finite(leaf) for leaf in (*jax.tree.leaves(trained(new.params)), *told)]
+    # Some optimizers hide it from params: lion takes a sign, and keeps an infinite moment.
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(new), strict=True)
+    spoilt = [jnp.isfinite(o) & ~jnp.isfinite(n) for o, n in pairs if is_float(o)]
+    return new, metrics, jnp.stack([*finite, *(~each.any() for each in spoilt)])

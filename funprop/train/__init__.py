@@ -3,17 +3,21 @@
 from funprop.train.checkpoints import Checkpoint, Checkpoints, Restored
 from funprop.train.fit import Fit, fit
 from funprop.train.params_file import load, save
+from funprop.train.records import skip_unreadable
 from funprop.train.stopping import at_least, at_most, patience
+from funprop.train.tokens import Tokens
 
 __all__ = [
     "Checkpoint",
     "Checkpoints",
     "Fit",
     "Restored",
+    "Tokens",
     "at_least",
     "at_most",
     "fit",
     "load",
     "patience",
     "save",
+    "skip_unreadable",
 ]

@@ -15,7 +15,7 @@ from funprop.train.arrays import AXIS
 from funprop.values import whole_number
 
 
-def check_sizes(n: int, epochs: int, batch_size: int, last: str = "short") -> tuple[int, int]:
+def check_sizes(n: int, epochs: int, batch_size: Any, last: str = "short") -> tuple[int, int]:
     """`epochs` and `batch_size`, where `n` examples can be trained on so.
 
     Raises:
@@ -59,9 +59,7 @@ def check_state(step: Step, state: Any) -> None:
         )
 
 
-def check_options(
-    held_out: Any, measure: Any, stop: Any, progress: Any, mesh: Any, batch_size: int
-) -> None:
+def check_options(held_out: Any, measure: Any, stop: Any, progress: Any, mesh: Any) -> None:
     """Raise where one of them is not what `fit` takes."""
     if (held_out is None) != (measure is None):
         raise ValueError("held_out and measure must be given together, got one of them")
@@ -81,7 +79,11 @@ def check_options(
     check_mesh(mesh)
     if AXIS not in mesh.shape:
         raise ValueError(f"mesh must have an axis {AXIS!r}, got {mesh.axis_names}")
-    if batch_size % mesh.shape[AXIS]:
+
+
+def check_divides(mesh: Any, batch_size: int) -> None:
+    """Raise where the devices of a mesh cannot have equal parts of a batch."""
+    if mesh is not None and batch_size % mesh.shape[AXIS]:
         raise ValueError(
             f"batch_size must be a multiple of {mesh.shape[AXIS]} devices, got {batch_size}"
         )

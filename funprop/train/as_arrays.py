@@ -123,3 +123,25 @@ def _narrowed(found: Any, name: str) -> Any:
     """In the machine's byte order, and in a dtype that JAX has."""
     dtype = dtype_in_jax(found, name)
     return np.asarray(found, dtype) if dtype != found.dtype else found
+
+
+def first_nonfinite(leaf: Any, weights: Any = None) -> list[int] | None:
+    """Where the first number is that is infinite or NaN, or `None`. A row may hold anything, as
+    padding does, whose `weights`, a tree of arrays, are all zero.
+
+    Example:
+      >>> first_nonfinite(np.array([0.0, np.nan])), first_nonfinite(np.ones(2))
+      ([1], None)
+      >>> first_nonfinite(np.array([0.0, np.nan]), np.array([1, 0]))
+    """
+    if not trees.is_float(leaf):
+        return None
+    library: Any = jnp if isinstance(leaf, jax.Array) else np  # where it lies
+    if library.isfinite(leaf).all():
+        return None
+    wrong = ~np.isfinite(np.asarray(leaf))
+    if jax.tree.leaves(weights):
+        each = [np.asarray(w).reshape(len(w), -1) for w in jax.tree.leaves(weights)]
+        counts = np.any([(w != 0).any(1) for w in each], axis=0)
+        wrong &= counts.reshape(-1, *(1,) * (wrong.ndim - 1))
+    return [int(i) for i in np.argwhere(wrong)[0]] if wrong.any() else None

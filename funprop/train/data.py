@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
-from funprop.train.as_arrays import array, listed, parts_of
+from funprop.train.as_arrays import array, first_nonfinite, listed, parts_of
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Int, PyTree, Shaped
@@ -74,19 +74,8 @@ def arrays(data: PyTree, what: str = "data") -> tuple[PyTree, ...]:
 
 
 def _check_finite(leaf: Any, name: str, what: str, weights: PyTree) -> None:
-    """A row whose weights are all zero may hold anything, as padding does."""
-    if not trees.is_float(leaf):
-        return
-    library: Any = jnp if isinstance(leaf, jax.Array) else np  # where it lies
-    if library.isfinite(leaf).all():
-        return
-    wrong = ~np.isfinite(np.asarray(leaf))
-    if jax.tree.leaves(weights):
-        each = [np.asarray(w).reshape(len(w), -1) for w in jax.tree.leaves(weights)]
-        counts = np.any([(w != 0).any(1) for w in each], axis=0)
-        wrong &= counts.reshape(-1, *(1,) * (wrong.ndim - 1))
-    if wrong.any():
-        at = [int(i) for i in np.argwhere(wrong)[0]]
+    at = first_nonfinite(leaf, weights)
+    if at is not None:
         raise ValueError(f"{what} must be finite, got {leaf[tuple(at)]} in {name} at {at}")
 
 

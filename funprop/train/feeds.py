@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop.train.arrays import split
+from funprop.train.checkpoints.digests import digests
 from funprop.train.data import Last, blocks, epoch_rows, gather
 
 if TYPE_CHECKING:
@@ -21,16 +22,15 @@ class Block(NamedTuple):
 
     Attributes:
       data: what they are picked from.
-      rows: `[updates, ...]`: batch `j` is `pick(data, rows[j])`.
+      rows: batch `j` is `pick(data, rows[j])`.
       size: examples a batch.
+      updates: how many batches there are; there may be more rows, which mean nothing.
     """
 
     data: PyTree
     rows: Any
     size: int
-
-    def __len__(self) -> int:
-        return self.rows.shape[0]
+    updates: int
 
 
 class Feed(Protocol):
@@ -48,10 +48,12 @@ class Feed(Protocol):
     examples: int
     size: int
     pick: Callable[[PyTree, Any], PyTree]
-    settings: dict[str, Any]
 
-    def blocks(self, epoch: int, done: int = 0) -> Iterator[Block]:
-        """Those of an epoch, from its update `done` on."""
+    @property
+    def settings(self) -> dict[str, Any]: ...
+
+    def blocks(self, epoch: int, done: int = 0) -> Generator[Block]:
+        """Those of an epoch, from its update `done` on; closed by who needs no more of them."""
         ...
 
     def batch(self, epoch: int, i: int) -> PyTree:
@@ -82,25 +84,32 @@ class InMemory:
     ) -> None:
         self.examples, self.size = len(jax.tree.leaves(data)[0]), batch_size
         self.pick = picked_or_padding if padded else picked
-        self.settings = {
-            "examples": self.examples,
-            "batch_size": batch_size,
-            "seed": seed,
-            "last": last,
-        }
         self._data, self._mesh = data, mesh
-        self._seed, self._last, self._padded = seed, last, padded
+        self._seed, self._padded = seed, padded
+        self._last: Last = last
         self.updates = len(self._rows(0))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """With a digest of the data: another time it must be the same."""
+        found = digests({str(i): leaf for i, leaf in enumerate(jax.tree.leaves(self._data))})
+        return {
+            "examples": self.examples,
+            "batch_size": self.size,
+            "seed": self._seed,
+            "last": self._last,
+            "contents": "".join(found.values()),
+        }
 
     def _rows(self, epoch: int) -> Int[np.ndarray, "batches batch_size"]:
         return epoch_rows(self.examples, self.size, self._seed, epoch, self._last)
 
-    def blocks(self, epoch: int, done: int = 0) -> Iterator[Block]:
+    def blocks(self, epoch: int, done: int = 0) -> Generator[Block]:
         """All full batches are one block."""
         rows = self._rows(epoch)[done:]
         for block in [rows] if self._padded else blocks(rows):
             if len(block):
-                yield Block(self._data, split(block, self._mesh), block.shape[1])
+                yield Block(self._data, split(block, self._mesh), block.shape[1], len(block))
 
     def batch(self, epoch: int, i: int) -> PyTree:
         rows = self._rows(epoch)[i]

@@ -8,27 +8,21 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from funprop import trees
+from funprop.checks import described
 from funprop.steps import Step
-from funprop.train.arguments import (
-    check_options,
-    check_sizes,
-    check_state,
-    check_step,
-)
+from funprop.train.arguments import check_options, check_step
 from funprop.train.arrays import copies
 from funprop.train.checkpoints import Checkpoints
-from funprop.train.data import Last, arrays, blocks, epoch_rows
-from funprop.train.feeds import Feed, InMemory, picked, picked_or_padding
+from funprop.train.data import Last, arrays
 from funprop.train.held_out import measuring
 from funprop.train.interrupts import interrupts
 from funprop.train.loop import Loop
-from funprop.train.padding import check_padding, one_shape
+from funprop.train.prepared import given, prepared
 from funprop.train.progress import Progress, for_terminal, silent
 from funprop.train.reached import Reached, last_reached
-from funprop.train.runner import Runner, kind, runner
+from funprop.train.runner import kind
 from funprop.train.stopping import Row, Rule
 from funprop.values import whole_number
 
@@ -59,10 +53,11 @@ class Fit(NamedTuple):
 def fit(
     step: Step,
     state: Any,
-    data: PyTree,
+    data: Any,
     *,
     epochs: int,
-    batch_size: int,
+    batch_size: int | None = None,
+    updates: int | None = None,
     seed: int = 0,
     first_epoch: int = 0,
     last: Last = "short",
@@ -73,25 +68,30 @@ def fit(
     mesh: jax.sharding.Mesh | None = None,
     checkpoints: Checkpoints | str | os.PathLike[str] | None = None,
 ) -> Fit:
-    """Train for some epochs over in-memory data.
+    """Train for some epochs.
 
     Every epoch sees each example once; batch `i` of an epoch depends on `(seed, epoch, i)` alone.
-    The data stays on the device, and many updates run in one device call; how many is measured as
-    it goes, and changes no bit of the result. Ctrl-C ends the run after the call under way and
+    Arrays stay on the device; what is read from elsewhere is loaded while the device computes. Many
+    updates run in one device call; how many is measured as it goes, and changes no bit of the
+    result. Ctrl-C ends the run after the call under way and
     returns what has been reached; a second Ctrl-C interrupts as usual.
 
     With `checkpoints`, the same call in another process goes on where the last one ended, however
     it ended, and comes to the very bits of one that was never stopped. SIGTERM then ends a run as
-    Ctrl-C does. What is not finite is never saved.
+    Ctrl-C does. What is not finite is never saved, nor is anything where `step.check` raises, as
+    that of `skip_nonfinite` does: that ends the run.
 
     Args:
       step: what to repeat. `state` is not used up: `fit` works on a copy.
       state: as `step.init` gives it.
       data: `(inputs, targets)` or `(inputs, targets, weights)`, arrays of equal length, or what
-        NumPy takes for such.
+        NumPy takes for such; or a source with `__len__` and `__getitem__` (`Tokens`, datasets of
+        grain or Hugging Face, a list of records) whose records are trees of numbers, alike in
+        shape; or a function `(seed, index) -> batch`, the index that of the update in the run.
       epochs: how many at most.
-      batch_size: examples a batch.
-      seed: of the order of examples.
+      batch_size: examples a batch; left out where a function makes the batches.
+      updates: how many an epoch has, where a function makes them.
+      seed: of the order of examples, and what a function is given.
       first_epoch: the number of the first epoch, so that a run goes on where another ended.
       last: the last batch of an epoch, if short, is taken as it comes (`"short"`, one compilation
         more), filled up with examples of weight zero (`"pad"`) or left out (`"drop"`). Where the
@@ -104,18 +104,19 @@ def fit(
       stop: rules such as `at_least("held_out/accuracy", 0.97)` or `patience("held_out/loss", 5)`.
       progress: makes the display; `None` for none.
       mesh: devices of one process or of many, for a grad_fn that splits its batch over their axis
-        `"data"` (`data_parallel`, `ordered`). All processes call this with the same arguments; the
-        data is whole on every device. A label out of range is not found, the loss is NaN.
+        `"data"` (`data_parallel`, `ordered`). All processes call this with the same arguments;
+        arrays are whole on every device, and of a source each process reads its own examples. A
+        label out of range is not found, the loss is NaN.
       checkpoints: a folder, or `Checkpoints(folder, ...)`, where the run is kept. What was reached
         there is gone on from. Beside `epochs`, which may be more, all that decides what is
         computed must be as it was.
 
     Raises:
       TypeError: an argument that is something else; data that is no numbers.
-      ValueError: sizes that do not fit, data that is empty, uneven or not finite, a label out of
-        range, padding that would have a say, a state that was given to an update before; or the
-        checkpoints are of a run with other settings, of another state, or in use.
-      FloatingPointError: from `step.check`, such as that of `skip_nonfinite`.
+      ValueError: sizes that do not fit, data that is empty, uneven or not finite, a record that
+        cannot be read or is unlike the first, a label out of range, padding that would have a say,
+        a state that was given to an update before; or the checkpoints are of a run with other
+        settings, of another state, or in use.
 
     Example:
       >>> import optax, funprop as fp
@@ -130,27 +131,23 @@ def fit(
       (3.0, 1.0, 'all 50 epochs done')
     """
     check_step(step, state)
-    data = arrays(data)
-    n = len(jax.tree.leaves(data)[0])
-    epochs, batch_size = check_sizes(n, epochs, batch_size, last)
-    seed, first_epoch = whole_number(seed, "seed", 0), whole_number(first_epoch, "first_epoch", 0)
-    check_options(held_out, measure, stop, progress, mesh, batch_size)
+    what = given(data, epochs, batch_size, updates, seed, last, mesh)
+    epochs, first_epoch = what.epochs, whole_number(first_epoch, "first_epoch", 0)
+    check_options(held_out, measure, stop, progress, mesh)
     kept = _checkpoints(checkpoints)
-    data = jax.tree.map(jnp.asarray, data) if mesh is None else copies(data, mesh)
     state = copies(state, mesh)
+    ahead = mesh is None and _small(state)
+    feed, runs, *example = prepared(step, state, what, donate=not ahead)
     measured = None
     if held_out is not None and measure is not None:
-        measured = measuring(arrays(held_out, "held_out"), measure, batch_size, mesh, state)
-    ahead = mesh is None and _small(state)
-    runs, padded = _prepared(step, state, data, batch_size, last, mesh, donate=not ahead)
-    feed: Feed = InMemory(data, batch_size, seed, last, padded, mesh)
+        measured = measuring(arrays(held_out, "held_out"), measure, feed.size, mesh, state)
 
-    some = epoch_rows(n, batch_size, seed, 0, "drop")[:1]
-    zeros = copies(runs.zeros(state, data, some), mesh)
-    of_kind = kind(state, data, some)
+    zeros = copies(runs.zeros(state, *example), mesh)
+    of_kind = kind(state, *example)
     with kept or contextlib.nullcontext(), interrupts(terminating=kept is not None) as noted:
-        settings = feed.settings | {"first_epoch": first_epoch}
-        settings |= {} if kept is None else kept.settings
+        settings: dict[str, Any] = {}
+        if kept is not None:
+            settings = {**feed.settings, "first_epoch": first_epoch, **kept.settings}
         reached = last_reached(kept, Reached(state, zeros), settings, epochs)
         reached = reached._replace(sums=copies(reached.sums, mesh))
         with (progress or silent)() as display:
@@ -181,7 +178,13 @@ def fit(
 
 
 def _checkpoints(given: Checkpoints | str | os.PathLike[str] | None) -> Checkpoints | None:
-    return given if given is None or isinstance(given, Checkpoints) else Checkpoints(given)
+    if given is None or isinstance(given, Checkpoints):
+        return given
+    if not isinstance(given, str | os.PathLike):
+        raise TypeError(
+            f"checkpoints must be a folder or Checkpoints(folder), got {described(given)}"
+        )
+    return Checkpoints(given)
 
 
 def _small(state: Any) -> bool:
@@ -190,34 +193,3 @@ def _small(state: Any) -> bool:
     return trees.nbytes(leaves) <= KEPT_BYTES and all(
         len(leaf.devices()) == 1 for leaf in leaves if isinstance(leaf, jax.Array)
     )
-
-
-def _prepared(
-    step: Step,
-    state: Any,
-    data: PyTree,
-    batch_size: int,
-    last: Last,
-    mesh: jax.sharding.Mesh | None,
-    donate: bool,
-) -> tuple[Runner, bool]:
-    """The runner for these batches, and whether the last one is filled up."""
-    n = len(jax.tree.leaves(data)[0])
-    rows = epoch_rows(n, batch_size, 0, 0, last)
-    plain = runner(step.update, picked, donate)
-    try:  # what is wrong with any batch is told first
-        plain.metrics(state, data, rows[:1])
-    except Exception:
-        check_state(step, state)
-        raise
-    if n % batch_size == 0 or last == "drop":
-        return plain, False
-    if last == "short" and not one_shape(step, mesh):
-        try:
-            plain.metrics(state, data, blocks(rows)[-1])
-            return plain, False
-        except ValueError:
-            pass  # too few examples to be split, say
-    padding = runner(step.update, picked_or_padding, donate)
-    check_padding(padding, step, state, data, rows, mesh)
-    return padding, True

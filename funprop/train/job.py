@@ -27,14 +27,14 @@ from funprop.train import processes
 from funprop.train.arguments import check_sizes
 from funprop.train.arrays import spread
 from funprop.train.fit import Fit, fit
-from funprop.train.interrupts import CODES
+from funprop.train.outcome import NonFinite, Outcome, check_outcome, guarded, outcome_of
 from funprop.train.plots import confusion, draw
 from funprop.train.recorded import display
-from funprop.train.run_folder import check_not_stopped, checkpoints_of, run_folder, say_finished
+from funprop.train.replay import Work
+from funprop.train.run_folder import checkpoints_of, run_folder, say_finished
 from funprop.train.runs import (
     check_choice,
     check_installed,
-    check_not_diverged,
     check_rate,
     check_seed,
     contents,
@@ -69,6 +69,7 @@ def train(
     out: Path | None = None,
     all_devices: bool = False,
     ordered: int | None = None,
+    nonfinite: NonFinite = "stop",
     restart: bool = False,
     override: bool = False,
 ) -> Path:
@@ -110,45 +111,65 @@ def train(
         "seed": seed,
         "backward": backward,
         "ordered": ordered,
+        "nonfinite": nonfinite,
     }
     check_installed()
     processes.check_same((chosen.train, chosen.test), settings)
 
-    network = chosen.models[model]()
-    whole = objective(network, chosen.loss, **chosen.metrics)
-    grad_fn = backprop(whole if backward == "manual" else autodiff(whole))
-    split, mesh = spread(grad_fn, batch_size, all_devices, ordered)
-    training = step(split, OPTIMIZERS[optimizer](rate))
-    init_key, train_key = jax.random.split(jax.random.key(seed))
-    params = whole.init(init_key, chosen.train)
+    network, whole = _model(chosen, settings)
+    work = work_of(settings, all_devices)
     with run_folder(
-        name, out, settings, trees.nbytes(params), restart=restart, override=override
+        name, out, settings, trees.nbytes(work.state), restart=restart, override=override
     ) as (folder, finished):
         if finished:
             say_finished(folder, finished)
             return folder
         _describe(chosen, network, batch_size)
-        _verify(whole, params, chosen)
+        _verify(whole, work.state.params, chosen)
         by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
         print(f"Training by {by}: {optimizer}, learning rate {rate:g}, seed {seed}\n")
         result = fit(
-            training,
-            training.init(params, train_key),
-            chosen.train,
-            epochs=epochs,
-            batch_size=batch_size,
-            seed=seed,
+            work.step,
+            work.state,
+            work.data,
             held_out=chosen.test,
-            measure=measure(grad_fn),
+            measure=measure(_grad_fn(whole, backward)),
             progress=display(folder),
-            mesh=mesh,
             checkpoints=checkpoints_of(folder, settings, override),
+            **work.options,
         )
+        outcome = outcome_of(work, result)
         if processes.first():
-            write_run(folder, lambda place: _write(place, chosen, network, settings, result))
-        check_not_diverged(result.history, folder)
-        check_not_stopped(result.stopped, folder)
+            write_run(
+                folder, lambda place: _write(place, chosen, network, settings, result, outcome)
+            )
+        check_outcome(outcome, folder)
     return folder
+
+
+def work_of(settings: dict[str, Any], all_devices: bool = False) -> Work:
+    """What a run with these settings repeats."""
+    chosen, seed = task(settings["data"]), settings["seed"]
+    _, whole = _model(chosen, settings)
+    grad_fn = _grad_fn(whole, settings["backward"])
+    size = settings["batch_size"]
+    split, mesh = spread(grad_fn, size, all_devices, settings["ordered"])
+    optimizer = OPTIMIZERS[settings["optimizer"]](settings["learning_rate"])
+    training = guarded(step(split, optimizer), settings["nonfinite"])
+    init_key, train_key = jax.random.split(jax.random.key(seed))
+    state = training.init(whole.init(init_key, chosen.train), train_key)
+    options = {"epochs": settings["epochs"], "batch_size": size, "seed": seed, "mesh": mesh}
+    return Work(training, state, chosen.train, options)
+
+
+def _model(chosen: Task, settings: dict[str, Any]) -> tuple[Layer, Layer]:
+    """The network, and the objective around it."""
+    network = chosen.models[settings["model"]]()
+    return network, objective(network, chosen.loss, **chosen.metrics)
+
+
+def _grad_fn(whole: Layer, backward: str) -> Any:
+    return backprop(whole if backward == "manual" else autodiff(whole))
 
 
 def _describe(chosen: Task, network: Layer, batch_size: int) -> None:
@@ -159,21 +180,24 @@ def _describe(chosen: Task, network: Layer, batch_size: int) -> None:
 
 
 def _write(
-    folder: Path, chosen: Task, network: Layer, settings: dict[str, Any], result: Fit
+    folder: Path,
+    chosen: Task,
+    network: Layer,
+    settings: dict[str, Any],
+    result: Fit,
+    outcome: Outcome,
 ) -> None:
     """Write what training came to, what took longest first; then say how good it is."""
     params = jax.device_get(result.state.params)
     save_reached(folder, params)
     write_history(folder, result.history)
-    final = result.history[-1] if result.history else None
     outputs = np.asarray(jax.jit(lambda p, x: network.forward(p, x)[0])(params, chosen.test[0]))
     if np.isfinite(outputs).all():
         print(f"\n{_report(chosen, outputs)}\n")
     if result.history:
         title = "funprop train {data}: {model}, {optimizer}, learning rate {learning_rate:g}"
         draw(folder / "report.png", chosen, result.history, outputs, title.format(**settings))
-    finished = result.stopped not in CODES
-    write_settings(folder, settings | {"stopped": result.stopped, "final": final}, finished)
+    write_settings(folder, settings | outcome.told(), outcome.finished)
     print(contents(folder))
 
 

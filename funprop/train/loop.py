@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -95,7 +96,7 @@ class Loop:
         self.ahead, self.known, self.at_once, self.mesh = ahead, known, at_once, mesh
         self.history = list(reached.history)
         self.reached = reached
-        self.looked = False
+        self.looked, self.failed = False, ""
         # Processes must do the same, so what hangs on signals and clocks is agreed upon.
         self.anywhere, self.of_first = (
             (processes.anywhere, processes.of_first) if mesh else (bool, int)
@@ -106,31 +107,33 @@ class Loop:
         """All of it; why it ended. `noted` tells of a signal to stop."""
         if reason := self._enough():
             return reason
-        upcoming = self._calls()
-        call = self._launch(next(upcoming, None))
-        while call is not None:
-            following = next(upcoming, None)  # while the device works
-            begun = self._launch(following) if self.ahead else None
-            stopped = self._finish(call, noted)
-            if stopped:
-                return stopped
-            call = begun if self.ahead else self._launch(following)
+        with contextlib.closing(self._calls()) as upcoming:
+            call = self._launch(next(upcoming, None))
+            while call is not None:
+                following = next(upcoming, None)  # while the device works
+                begun = self._launch(following) if self.ahead else None
+                stopped = self._finish(call, noted)
+                if stopped:
+                    return stopped
+                call = begun if self.ahead else self._launch(following)
         return f"all {self.epochs} epochs done"
 
-    def _calls(self) -> Iterator[Call]:
+    def _calls(self) -> Generator[Call]:
         every = None if self.checkpoints is None else self.checkpoints.updates
         for epoch in range(self.begin.epoch, self.epochs):
             done = self.begin.done if epoch == self.begin.epoch else 0
-            for block in self.feed.blocks(epoch + self.first_epoch, done):
-                first = 0
-                while first < len(block):
-                    end = min(first + self.at_once, len(block))
-                    if every is not None:  # a call ends where a checkpoint is due
-                        before = epoch * self.feed.updates + done
-                        end = min(end, first + every - before % every)
-                    done += end - first
-                    yield Call(epoch, block, first, end, done, done == self.feed.updates)
-                    first = end
+            blocks = self.feed.blocks(epoch + self.first_epoch, done)
+            with contextlib.closing(blocks):
+                for block in blocks:
+                    first = 0
+                    while first < block.updates:
+                        end = min(first + self.at_once, block.updates)
+                        if every is not None:  # a call ends where a checkpoint is due
+                            before = epoch * self.feed.updates + done
+                            end = min(end, first + every - before % every)
+                        done += end - first
+                        yield Call(epoch, block, first, end, done, done == self.feed.updates)
+                        first = end
 
     def _launch(self, call: Call | None) -> Call | None:
         """Start it, without waiting; what it gives is there when the device is done."""
@@ -151,16 +154,19 @@ class Loop:
         self.reached = self.reached._replace(
             state=call.state, sums=call.sums, epoch=call.epoch, done=call.done
         )
-        self.step.check(call.state)
+        try:
+            self.step.check(call.state)
+        except FloatingPointError as error:
+            self.failed = str(error)
         loss = sums["loss"]
-        if not (self.mesh or self.looked) and np.isnan(loss.total):
+        if not (self.mesh or self.looked or self.failed) and np.isnan(loss.total):
             self.looked = True
             self._look_into(call)
         self._adapt(call)
         share = call.done / self.feed.updates
         self.display.update(call.epoch + share, self.epochs, self.feed.examples, means(sums))
-        signalled = self._signalled(noted)
-        if not call.closes and not signalled:
+        ends = self.failed or self._signalled(noted)
+        if not call.closes and not ends:
             self._keep()
             return ""
         row = self._row(call, sums, share)
@@ -171,11 +177,11 @@ class Loop:
                 epoch=call.epoch + 1, done=0, history=tuple(self.history)
             )
         reason = self._enough() if call.closes else ""
-        signalled = signalled or self._signalled(noted)
+        ends = ends or self._signalled(noted)
         nothing = loss.total == loss.weight == 0  # all updates were left out, as was asked for
         if not (nothing or math.isfinite(row["loss"])):
             reason = reason or f"the loss is {row['loss']}: diverged"
-        ends = signalled or (reason if self.of_first(bool(reason)) else "")
+        ends = ends or (reason if self.of_first(bool(reason)) else "")
         self._keep(row if call.closes else None)
         if not call.closes:
             self.history.append(row)  # of the part that was, for whoever looks at it
@@ -216,7 +222,7 @@ class Loop:
     def _keep(self, row: Row | None = None) -> None:
         """Save a checkpoint where one is due; never one that is not finite."""
         kept = self.checkpoints
-        if kept is None:
+        if kept is None or self.failed:
             return
         update = self.reached.update(self.feed.updates)
         metric = None if row is None or kept.metric is None else row.get(kept.metric)
@@ -225,7 +231,7 @@ class Loop:
 
     def conclude(self) -> None:
         """Save what has been reached at the end, and wait for it."""
-        if self.checkpoints is not None and self.reached.finite():
+        if self.checkpoints is not None and not self.failed and self.reached.finite():
             update = self.reached.update(self.feed.updates)
             self.checkpoints.finish(self.reached.state, update, self._notes())
 

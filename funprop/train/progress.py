@@ -148,7 +148,7 @@ class live(silent):
         return max(time.monotonic() - self.start, 1e-9)
 
     def _pairs(self, means: Row) -> str:
-        return " ".join(self._pair(name, value) for name, value in means.items())
+        return " ".join(self._pair(*pair) for pair in means.items() if _tells(*pair))
 
     def _pair(self, name: str, value: float) -> str:
         held_out = self.row.get(f"held_out/{name}")
@@ -179,5 +179,10 @@ def _metrics(row: Row) -> str:
     return "  ".join(
         f"{name.replace('held_out/', 'held-out ')} {value:.4f}"
         for name, value in row.items()
-        if name not in HIDDEN
+        if name not in HIDDEN and _tells(name, value)
     )
+
+
+def _tells(name: str, value: float) -> bool:
+    """That no update was skipped need not be said."""
+    return name != "skipped" or value != 0

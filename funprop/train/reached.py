@@ -16,7 +16,8 @@ from funprop.train.stopping import Row
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
-HOW = {"examples": "the number of examples"}  # what of the settings is no argument
+# What of the settings is known under another name.
+HOW = {"examples": "the number of examples", "contents": "what the data holds (its digest)"}
 
 
 class Reached(NamedTuple):

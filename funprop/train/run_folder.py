@@ -17,7 +17,6 @@ from funprop.train import processes
 from funprop.train.checkpoints import Checkpoints
 from funprop.train.checkpoints.folder import LOCK, locked
 from funprop.train.checkpoints.saving import said
-from funprop.train.interrupts import CODES, Stopped
 from funprop.train.runs import (
     CHECKPOINTS,
     OUTCOME,
@@ -30,6 +29,7 @@ from funprop.train.runs import (
 
 SMALL_FILES = 1 << 20  # bytes: curves, history, settings
 RAISED = "epochs"  # the setting that may be raised
+FREE = ("epochs", "nonfinite")  # what may differ when a run is gone on with
 
 
 @contextmanager
@@ -193,7 +193,7 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
     if before is None:
         return
     before = {name: value for name, value in before.items() if name not in OUTCOME}
-    names = [name for name in {**settings, **before} if name != RAISED]
+    names = [name for name in {**settings, **before} if name not in FREE]
     other = [name for name in names if settings.get(name) != before.get(name)]
     if other:
         told = ", ".join(f"{n} {before.get(n)} (now {settings.get(n)})" for n in other)
@@ -228,17 +228,10 @@ def _finished(folder: Path, settings: dict[str, Any]) -> str:
 
 def checkpoints_of(folder: Path, settings: dict[str, Any], override: bool) -> Checkpoints:
     """Where a run of the command is kept."""
-    kept = {name: value for name, value in settings.items() if name not in (RAISED, "batch_size")}
+    kept = {name: value for name, value in settings.items() if name not in (*FREE, "batch_size")}
     return Checkpoints(folder / CHECKPOINTS, settings=kept, override=override)
 
 
 def say_finished(folder: Path, why: str) -> None:
     """That there is nothing to do, and how there would be."""
     print(f"{folder} is finished: {why}. More --epochs go on from there, --restart begins anew")
-
-
-def check_not_stopped(stopped: str, folder: Path) -> None:
-    """Raise `Stopped` where a signal ended a run; say how to go on."""
-    if stopped in CODES:
-        print(f"{stopped.capitalize()}; the same command with --out {folder} goes on from here")
-        raise Stopped(stopped)

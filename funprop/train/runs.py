@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import optax
 
-from funprop.train import processes
 from funprop.train.checkpoints.folder import check_installed as checkpoints_installed
 from funprop.train.params_file import save
 from funprop.train.stopping import Row
@@ -29,7 +28,14 @@ if TYPE_CHECKING:
 
 SETTINGS, HISTORY, PARAMS = "run.json", "history.jsonl", "params.safetensors"
 CHECKPOINTS = "checkpoints"
-OUTCOME = ("stopped", "final", "finished", "versions", "files")  # what is no setting
+OUTCOME = (
+    "stopped",
+    "final",
+    "nonfinite_update",
+    "finished",
+    "versions",
+    "files",
+)  # what is no setting
 
 
 def check_choice(what: str, given: str, known: Iterable[str]) -> None:
@@ -160,13 +166,3 @@ def contents(folder: Path) -> str:
     """A line that says what was written."""
     names = sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
     return f"Written to {folder}: {', '.join(names)}"
-
-
-def check_not_diverged(history: Sequence[Row], folder: Path) -> None:
-    """Raise a `FloatingPointError` in all processes, once the first has written, where the last
-    loss is not finite."""
-    if history and not math.isfinite(history[-1]["loss"]):
-        processes.anywhere(True)  # waits for the first, whom an end of the others would end too
-        raise FloatingPointError(
-            f"training diverged, the loss is {history[-1]['loss']}; {folder} has what was reached"
-        )

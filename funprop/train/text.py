@@ -1,10 +1,9 @@
-"""`funprop train stdlib`: a language model of bytes, on Python's own standard library."""
+"""`funprop train stdlib`, or a file of tokens: a language model, on Python's own standard library
+or on what `funprop prepare` made."""
 
 from __future__ import annotations
 
-import math
-import sysconfig
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,64 +21,41 @@ from funprop.rewrites import autodiff, remat
 from funprop.steps import step
 from funprop.train import processes
 from funprop.train.arrays import spread
+from funprop.train.corpus import BYTES, TIME, Text, library, token_file
 from funprop.train.fit import Fit, fit
-from funprop.train.interrupts import interrupts
+from funprop.train.outcome import NonFinite, Outcome, check_outcome, guarded, outcome_of
 from funprop.train.plots import curve
+from funprop.train.recorded import recorded
+from funprop.train.replay import Work
+from funprop.train.rounds import Rounds, in_bits
+from funprop.train.run_folder import checkpoints_of, run_folder, say_finished
 from funprop.train.runs import (
     check_choice,
     check_installed,
-    check_not_diverged,
     check_rate,
     check_seed,
     contents,
-    run_folder,
     save_reached,
     write_history,
     write_run,
     write_settings,
-    write_text,
 )
-from funprop.train.stopping import Row
 
-BYTES = 256
-TIME = 128  # bytes a window
 UPDATES = 100  # a round, after which it is measured and a sample is drawn
-HELD_OUT_WINDOWS = 256
 PROMPT, SAMPLE = b"def ", 120
 SIZES = {"features": 128, "depth": 4, "heads": 4}
 
 
-def models() -> dict[str, Layer]:
+def models(vocabulary: int = BYTES) -> dict[str, Layer]:
     """The models that the job knows, by name."""
     return {
-        "gpt": gpt(BYTES, longest=TIME + SAMPLE, rewrite=remat, **SIZES),
-        "llama": llama(BYTES, rewrite=remat, **SIZES),
+        "gpt": gpt(vocabulary, longest=TIME + SAMPLE, rewrite=remat, **SIZES),
+        "llama": llama(vocabulary, rewrite=remat, **SIZES),
     }
 
 
-def sources() -> tuple[np.ndarray, np.ndarray]:
-    """The standard library's own sources, bytes: to train on, and every twentieth file held out."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    files = sorted(
-        path
-        for path in root.rglob("*.py")
-        if not {"site-packages", "test", "tests", "idlelib"} & set(path.relative_to(root).parts)
-    )
-    parts: tuple[list[bytes], list[bytes]] = [], []
-    for i, path in enumerate(files):
-        parts[i % 20 == 0].append(path.read_bytes())
-    train, test = (np.frombuffer(b"\n".join(part), np.uint8) for part in parts)
-    return train, test
-
-
-def windows(text: np.ndarray, n: int, seed: int, turn: int) -> tuple[np.ndarray, np.ndarray]:
-    """`n` windows and the bytes after them, `[n, TIME]` each, drawn by `(seed, turn)` alone."""
-    starts = np.random.default_rng([seed, turn]).integers(0, len(text) - TIME - 1, n)
-    rows = text[starts[:, None] + np.arange(TIME + 1)].astype(np.int32)
-    return rows[:, :-1], rows[:, 1:]
-
-
 def train(
+    data: str = "stdlib",
     *,
     model: str = "llama",
     learning_rate: float | None = None,
@@ -90,29 +66,37 @@ def train(
     out: Path | None = None,
     all_devices: bool = False,
     ordered: int | None = None,
+    nonfinite: NonFinite = "stop",
+    restart: bool = False,
+    override: bool = False,
 ) -> Path:
-    """Train, print samples as it learns, and write the run's folder.
+    """Train, print samples as it learns, and write the run's folder; or go on with the run that is
+    there.
 
     Args:
+      data: `stdlib`, or a file of tokens with one beside it that is held out.
       model: gpt or llama.
-      learning_rate: of AdamW, at its highest; it warms up and falls along a cosine.
+      learning_rate: of AdamW, at its highest; it warms up and falls along a cosine over all epochs.
       epochs: rounds of 100 updates.
-      batch_size: windows of 128 bytes an update.
+      batch_size: windows of 128 tokens an update.
       seed: of the params, the windows and the samples.
       backward: "manual" or "autodiff".
       out: the run's folder.
       all_devices: whether batches are split over all devices that the run's processes have.
       ordered: into how many parts, for bits that do not depend on the number of devices.
+      nonfinite: whether an update that is not finite ends the run, or is left out: "stop", "skip".
+      restart, override: as `run_folder` takes them.
 
     Returns:
-      The folder: `history.jsonl`, `params.safetensors`, `report.png`, `samples.txt`, `run.json`.
+      The folder: `history.jsonl`, `params.safetensors`, `report.png`, `samples.txt`, `run.json`,
+      `checkpoints`.
 
     Raises:
       ValueError: an argument that cannot be, or a folder; before anything is computed or written.
       FloatingPointError: training diverged; the folder is written all the same.
+      Stopped: a signal ended it; the folder is written, to be gone on with.
     """
-    known = models()
-    check_choice("model", model, known)
+    check_choice("model", model, models())
     check_choice("backward", backward, ("manual", "autodiff"))
     rate = 3e-3 if learning_rate is None else learning_rate
     rounds, batch = 12 if epochs is None else epochs, 16 if batch_size is None else batch_size
@@ -121,70 +105,83 @@ def train(
     if rounds < 1 or batch < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {rounds} and {batch}")
     check_installed()
-    text, unseen = sources()
+    text = _text(data, batch)
     settings = {
-        "data": "stdlib",
+        "data": data,
         "model": model,
         "learning_rate": rate,
-        "rounds": rounds,
+        "epochs": rounds,
         "batch_size": batch,
         "seed": seed,
         "backward": backward,
         "ordered": ordered,
+        "nonfinite": nonfinite,
     }
-    processes.check_same((text, unseen), settings)
+    processes.check_same(text.same, settings)
 
-    held_out = windows(unseen, HELD_OUT_WINDOWS, 0, 0)  # the same in every run
-    network = known[model]
-    whole = language_model(network, BYTES)
-    grad_fn = backprop(whole if backward == "manual" else autodiff(whole))
-    split, mesh = spread(grad_fn, batch, all_devices, ordered)
-    training = step(split, _optimizer(rate, rounds * UPDATES))
-    params_key, train_key, sample_key = jax.random.split(jax.random.key(seed), 3)
-    params = whole.init(params_key, held_out)
+    network, grad_fn = _model(text, settings)
+    work = _work(text, settings, all_devices)
+    params, sample_key = work.state.params, jax.random.split(jax.random.key(seed), 3)[2]
     by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
-    with run_folder("stdlib", out, settings, trees.nbytes(params)) as folder:
+    name = "stdlib" if data == "stdlib" else Path(data).stem
+    size = trees.nbytes(work.state)
+    with run_folder(name, out, settings, size, restart=restart, override=override) as (
+        folder,
+        finished,
+    ):
+        if finished:
+            say_finished(folder, finished)
+            return folder
         print(
-            f"Python's standard library: {len(text):,} bytes to train on, {len(unseen):,} held "
-            f"out\n{model}, {trees.size(params):,} params, by {by}; {rounds} rounds of {UPDATES} "
-            f"updates of {batch} windows of {TIME} bytes\n",
+            f"{text.title}\n{model}, {trees.size(params):,} params, by {by}; {rounds} rounds of "
+            f"{UPDATES} updates of {batch} windows of {TIME} tokens\n",
             flush=True,
         )
-        state, history, samples = training.init(params, train_key), [], []
-        stopped = f"all {rounds} rounds done"
-        for turn in range(1, rounds + 1):
-            data = windows(text, UPDATES * batch, seed, turn)
-            start = time.perf_counter()
-            result = fit(
-                training, state, data, epochs=1, batch_size=batch, progress=None, mesh=mesh
-            )
-            speed = UPDATES * batch * TIME / (time.perf_counter() - start)
-            state = result.state
-            if not result.history:  # interrupted before the first update
-                stopped = result.stopped
-                break
-            with interrupts() as noted:
-                row = _row(turn, result, measure(grad_fn)(state.params, held_out), speed)
-                history.append(row)
-                sample = "(the loss is not finite: nothing is drawn)"
-                if math.isfinite(row["held_out/bits_per_byte"]):
-                    here = jax.device_get(state.params)
-                    sample = _sample(network, here, jax.random.fold_in(sample_key, turn))
-                samples.append(sample)
-                print(f"round {turn}/{rounds}  {_said(row)}\n{_quoted(samples[-1])}\n", flush=True)
-                interrupted = processes.anywhere(noted())
-            if interrupted or result.stopped == "interrupted":
-                stopped = "interrupted"
-                break
-            if not math.isfinite(row["loss"]):
-                stopped = result.stopped
-                break
+        draw = _drawing(network, sample_key) if text.vocabulary == BYTES else None
+        rounds_shown = Rounds(folder, TIME, measure(grad_fn), draw)
+        result = fit(
+            work.step,
+            work.state,
+            work.data,
+            held_out=text.held_out,
+            measure=rounds_shown.measure,
+            progress=lambda: recorded(lambda: rounds_shown, folder),
+            checkpoints=checkpoints_of(folder, settings, override),
+            **work.options,
+        )
+        outcome = outcome_of(work, result)
         if processes.first():
-            settings |= {"stopped": stopped, "final": history[-1] if history else None}
-            params = jax.device_get(state.params)
-            write_run(folder, lambda place: _write(place, settings, params, history, samples))
-        check_not_diverged(history, folder)
+            write_run(folder, lambda place: _write(place, settings, result, outcome, rounds_shown))
+        check_outcome(outcome, folder)
     return folder
+
+
+def work_of(settings: dict[str, Any], all_devices: bool = False) -> Work:
+    """What a run with these settings repeats."""
+    return _work(_text(settings["data"], settings["batch_size"]), settings, all_devices)
+
+
+def _text(data: str, batch_size: int) -> Text:
+    return library(batch_size) if data == "stdlib" else token_file(Path(data), batch_size)
+
+
+def _model(text: Text, settings: dict[str, Any]) -> tuple[Layer, Any]:
+    """The network, and what gives its gradient."""
+    network = models(text.vocabulary)[settings["model"]]
+    whole = language_model(network, text.vocabulary)
+    return network, backprop(whole if settings["backward"] == "manual" else autodiff(whole))
+
+
+def _work(text: Text, settings: dict[str, Any], all_devices: bool) -> Work:
+    epochs, seed = settings["epochs"], settings["seed"]
+    _, grad_fn = _model(text, settings)
+    split, mesh = spread(grad_fn, settings["batch_size"], all_devices, settings["ordered"])
+    optimizer = _optimizer(settings["learning_rate"], epochs * UPDATES)
+    training = guarded(step(split, optimizer), settings["nonfinite"])
+    params_key, train_key, _ = jax.random.split(jax.random.key(seed), 3)
+    state = training.init(grad_fn.objective.init(params_key, text.held_out), train_key)
+    options = {"epochs": epochs, "updates": UPDATES, "seed": seed, "mesh": mesh}
+    return Work(training, state, text.batch, options)
 
 
 def _optimizer(rate: float, updates: int) -> optax.GradientTransformation:
@@ -196,36 +193,27 @@ def _optimizer(rate: float, updates: int) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), decay)
 
 
-def _row(turn: int, result: Fit, held_out: dict[str, trees.Sum], speed: float) -> Row:
-    loss = result.history[-1]["loss"]
-    return {
-        "epoch": float(turn),
-        "loss": loss,
-        "bits_per_byte": loss / math.log(2),
-        "held_out/bits_per_byte": float(held_out["loss"].mean) / math.log(2),
-        "tokens_per_second": speed,
-    }
-
-
-def _said(row: Row) -> str:
-    return (
-        f"bits per byte {row['bits_per_byte']:.3f}, held out {row['held_out/bits_per_byte']:.3f}  "
-        f"{row['tokens_per_second']:,.0f} tokens/s"
-    )
-
-
 def _write(
-    folder: Path, settings: dict[str, Any], params: Any, history: list[Row], samples: list[str]
+    folder: Path, settings: dict[str, Any], result: Fit, outcome: Outcome, rounds: Rounds
 ) -> None:
     """Write what training came to, what took longest first."""
-    save_reached(folder, params)
-    write_history(folder, history)
-    write_text(folder / "samples.txt", "\n\n".join(samples) + "\n")
-    write_settings(folder, settings, finished=True)
-    if history:
-        title = f"funprop train stdlib: {settings['model']}"
-        curve(folder / "report.png", history, "bits_per_byte", title)
+    save_reached(folder, jax.device_get(result.state.params))
+    write_history(folder, result.history)
+    rounds.write(folder)
+    if result.history:
+        title = f"funprop train {settings['data']}: {settings['model']}"
+        curve(folder / "report.png", in_bits(result.history), "bits_per_token", title)
+    write_settings(folder, settings | outcome.told(), outcome.finished)
     print(contents(folder))
+
+
+def _drawing(network: Layer, key: Any) -> Callable[[Any, int], str]:
+    """What the model writes after `def `, after some rounds."""
+
+    def draw(params: Any, turn: int) -> str:
+        return _sample(network, jax.device_get(params), jax.random.fold_in(key, turn))
+
+    return draw
 
 
 def _sample(network: Layer, params: Any, key: Any) -> str:
@@ -234,9 +222,3 @@ def _sample(network: Layer, params: Any, key: Any) -> str:
     prompt = jnp.asarray([list(PROMPT)])
     made = generate(network, params, head, prompt, SAMPLE, key=key, temperature=0.8, top_p=0.95)
     return bytes(np.asarray(made[0], np.uint8)).decode(errors="replace")
-
-
-def _quoted(sample: str) -> str:
-    """A sample behind a bar, without what would move the cursor."""
-    lines = "".join(c if c.isprintable() or c == "\n" else "?" for c in sample).splitlines()
-    return "\n".join(f"    | {line}" for line in lines)

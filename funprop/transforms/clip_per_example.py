@@ -15,14 +15,15 @@ from funprop.gradients import Gradient, backprop, metrics_of
 from funprop.layer import Layer, recorded
 from funprop.located import check_params
 from funprop.properties import mixing, refuse_mixing
+from funprop.quantities.book import squares_of, sum_of, without_marks
+from funprop.quantities.booked import booking
 from funprop.quantities.closed_form import sum_squares
-from funprop.quantities.each_example import without_input
 from funprop.quantities.squared_norms import squared_norms, total
 from funprop.quantities.weighted import weighted, weighted_sum_of
 from funprop.transforms.microbatch import batch_size
 from funprop.transforms.transformed import Transformed, call, made_of, refuse, what_mixes
 from funprop.trees import Sum, wide_dtype
-from funprop.values import real_number
+from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PyTree
@@ -41,7 +42,9 @@ OUTSIDE: dict[str, str] = dict.fromkeys(
 )
 
 
-def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0.0) -> Transformed:
+def clip_per_example(
+    objective: Layer | GradFn, norm: float, *, noise: float = 0.0, budget: int | None = None
+) -> Transformed:
     """The sum of every example's gradient, each scaled to an L2 norm of at most `norm`.
 
     With `g_i` the gradient of example `i`,
@@ -51,10 +54,14 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
     `|g_i|` is taken over all trained params together. No example then moves the sum by more than
     `norm`, which is what differential privacy needs; without noise it is a robust gradient.
 
-    Of an objective, no example's gradient is ever made: a backward pass finds their norms, layer by
-    layer (`squared_norms`), and another one their sum, with the losses weighted by the factors. So
-    it takes about two backward passes, in the memory of one. A batch is clipped as it is split:
-    `microbatch(clip_per_example(...), n)` is the same. Dropout draws the same noise in both passes.
+    Of an objective, a backward pass finds the norms, layer by layer. The sum is made in one of two
+    ways. **Book-keeping**, the fast one: that pass keeps what each layer's part of the sum is made
+    of, the cotangent of its output or, where that is smaller, each example's gradient; so it takes
+    one backward pass and a little more, and up to twice its memory. **Two passes**, the lean way:
+    another backward pass, with the losses weighted by the factors, in the memory of one. It is
+    book-keeping if what is kept is within `budget`, and no `tap` watches the cotangents, which are
+    those of the sum. A batch is clipped as it is split: `microbatch(clip_per_example(...), n)` is
+    the same. Dropout draws the same noise for norms and sum.
 
     Of any other grad_fn, every example's gradient is made by `vmap`, each with a key of its own.
 
@@ -70,14 +77,16 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
       norm: the largest norm of an example's gradient.
       noise: the deviation of the noise in every element of the sum, in units of `norm`; what the
         privacy is computed from, with the sizes of batch and data, by an accountant.
+      budget: bytes that may be kept for the sum; as many as params and residuals take, if not given
+        (so `remat` takes two passes), and none with 0.
 
     Source: Abadi et al., arXiv:1607.00133 (DP-SGD); Goodfellow, arXiv:1510.01799, Li et al.,
     arXiv:2110.05679, and Bu et al., arXiv:2210.00038 (norms without gradients).
 
     Raises:
-      ValueError: `norm` is not positive and finite, or `noise` negative; the grad_fn is one that
-        must be outside; or, when called, the batch has leaves of unequal length, there is noise and
-        no key, or there is a key and a layer mixes examples (`batch_norm`).
+      ValueError: `norm` is not positive and finite, or `noise` or `budget` negative; the grad_fn is
+        one that must be outside; or, when called, the batch has leaves of unequal length, there is
+        noise and no key, or there is a key and a layer mixes examples (`batch_norm`).
       TypeError: `objective` is neither a layer nor a grad_fn.
 
     Example:
@@ -91,6 +100,7 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
       >>> gradient.grads.w.tolist(), float(gradient.metrics["clipped"].mean)
       ([[-5.0]], 0.5)
     """
+    budget = None if budget is None else whole_number(budget, "budget", 0)
     norm, noise = real_number(norm, "norm"), real_number(noise, "noise")
     if not (norm > 0 and math.isfinite(norm)):
         raise ValueError(f"norm must be positive and finite, got {norm}")
@@ -105,33 +115,50 @@ def clip_per_example(objective: Layer | GradFn, norm: float, *, noise: float = 0
         raise TypeError(f"objective must be a layer or a grad_fn, got {got}")
     refuse("clip_per_example", made_of(grad_fn), OUTSIDE)
     if isinstance(objective, Layer) and objective.children:
-        function = functools.partial(by_norms, objective, norm)
+        function = functools.partial(by_norms, objective, norm, budget=budget)
     else:
         function = functools.partial(_by_rows, grad_fn, norm)
-    clipped = Transformed("clip_per_example", grad_fn, function)
+    # In turn, the gradient alone: to clip is to run it example by example, all mapped.
+    clipped = Transformed("clip_per_example", grad_fn, function, lambda inner: inner)
     if not noise:
         return clipped
-    return Transformed("noise", clipped, functools.partial(_noisy, clipped, noise * norm))
+    noisy = functools.partial(_noisy, deviation=noise * norm)
+    return Transformed(
+        *("noise", clipped, functools.partial(noisy, clipped)),
+        in_turn=lambda inner: Transformed("noise", inner, functools.partial(noisy, inner)),
+    )
 
 
 def by_norms(
-    objective: Layer, norm: Any, params: PyTree, batch: PyTree, key: Any, dloss: Any
+    objective: Layer,
+    norm: Any,
+    params: PyTree,
+    batch: PyTree,
+    key: Any,
+    dloss: Any,
+    *,
+    budget: int | None = None,
 ) -> Gradient:
-    """By two backward passes: one for the norms, one for the sum."""
+    """By a backward pass for the norms; and, for the sum, what it kept or another one."""
     n = batch_size(batch)
     refuse_mixing("clip_per_example", mixing(objective, key), sharded=False)
-    watched = squared_norms(objective)
     with objective_meant(objective, params, batch):
         check_params(objective, params, batch)
         check_trainable(params)
+        once = booking(objective, budget, params, batch, key) if n else None
+        watched = once or squared_norms(objective)
         (loss, weight), residuals = run(watched, params, batch, key)
-    records = recorded(without_input(residuals))
+    records = recorded(without_marks(residuals))
     dtotal = jnp.ones_like(loss) if dloss is None else jnp.asarray(dloss, loss.dtype)
     dy = Sum(dtotal, jnp.zeros_like(weight))
-    squares = total(watched.backward(params, residuals, dy)[0])
+    found, _ = watched.backward(params, residuals, dy)
+    squares = squares_of(found) if once else total(found)
     factors, clipped = _factors(squares, norm, dtotal, n, dloss)
     clipped = clipped._replace(weight=_with_weight(batch, clipped.weight))
-    grads, _ = weighted(objective, factors).backward(params, residuals, dy)
+    if once:
+        grads = sum_of(objective, params, residuals, found, factors)
+    else:
+        grads, _ = weighted(objective, factors).backward(params, residuals, dy)
     return Gradient(grads, loss, weight, {**metrics_of(records), "clipped": clipped}, records)
 
 
@@ -179,11 +206,12 @@ def _factors(
 
 def _noisy(
     clipped: Callable[..., Gradient],
-    deviation: float,
     params: PyTree,
     batch: PyTree,
     key: Any,
     dloss: Any,
+    *,
+    deviation: float,
 ) -> Gradient:
     """The clipped sum with noise added, once."""
     if key is None:

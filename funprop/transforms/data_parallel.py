@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.properties import refuse_mixing
-from funprop.transforms.devices import axis_size, check_split_once, on_each
+from funprop.transforms.devices import axis_size, check_split_once, on_each, share_by_share
 from funprop.transforms.microbatch import batch_size, cast_like, summed_in
 from funprop.transforms.transformed import Transformed, call, made_of, refuse, what_mixes
 
@@ -67,4 +67,10 @@ def data_parallel(grad_fn: GradFn, mesh: jax.sharding.Mesh, axis: str = "data") 
 
         return on_each(mesh, axis, share)(params, batch, key, dloss)
 
-    return Transformed("data_parallel", grad_fn, function)
+    def in_turn(inner: GradFn) -> GradFn:
+        def keys(key: Any, n: int) -> list[Any]:
+            return [jax.random.fold_in(key, i) for i in range(n)]
+
+        return share_by_share(inner, devices, keys)
+
+    return Transformed("data_parallel", grad_fn, function, in_turn)

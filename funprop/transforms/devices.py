@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import functools
+from typing import TYPE_CHECKING, Any
 
 import jax
 
+from funprop import trees
 from funprop.arguments import check_mesh
 from funprop.checks import check_string
-from funprop.transforms.transformed import made_of
+from funprop.transforms.microbatch import batch_size
+from funprop.transforms.transformed import call, made_of
 from funprop.values import short
 
 if TYPE_CHECKING:
@@ -35,6 +38,30 @@ def check_split_once(outer: str, grad_fn: GradFn) -> None:
     """Raise a `ValueError` where `grad_fn` splits its batch over devices, or sums in an order."""
     if {"data_parallel", "ordered"} & set(made_of(grad_fn)):
         raise ValueError(f"{outer} must not be made of {grad_fn}, which splits the batch already")
+
+
+def share_by_share(
+    grad_fn: GradFn, n: int, keys_of: Callable[[Any, int], Any]
+) -> Callable[..., Gradient]:
+    """`grad_fn` of each of `n` shares of a batch, one after the other on one device, and their sum.
+
+    Args:
+      grad_fn: of a share.
+      n: how many there are.
+      keys_of: `(key, n) -> keys`, one a share.
+    """
+
+    def function(params: Any, batch: Any, key: Any = None, dloss: Any = None) -> Gradient:
+        size = batch_size(batch) // n
+        keys = [None] * n if key is None else keys_of(key, n)
+        rows = [slice(i * size, (i + 1) * size) for i in range(n)]
+        found = [
+            call(grad_fn, params, jax.tree.map(lambda leaf, r=r: leaf[r], batch), k, dloss)
+            for r, k in zip(rows, keys, strict=True)
+        ]
+        return functools.reduce(trees.add, found)
+
+    return function
 
 
 def on_each(

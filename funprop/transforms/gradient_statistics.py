@@ -82,7 +82,10 @@ def gradient_statistics(grad_fn: GradFn, n: int = 2) -> Transformed:
             told[f"gradient_norm/{name}"] = Sum(jnp.sqrt(square), jnp.ones_like(square))
         return gradient._replace(metrics=gradient.metrics | told)
 
-    return Transformed("gradient_statistics", grad_fn, function)
+    def in_turn(inner: GradFn) -> Transformed:
+        return gradient_statistics(inner, n)
+
+    return Transformed("gradient_statistics", grad_fn, function, in_turn)
 
 
 def _squares(grads: PyTree, weight: Any) -> PyTree:

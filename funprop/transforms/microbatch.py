@@ -55,7 +55,7 @@ def microbatch(grad_fn: GradFn, n: int) -> Transformed:
         refuse_mixing("microbatch", what_mixes(grad_fn, key))
         return over_parts(lambda part, key: call(grad_fn, params, part, key, dloss), batch, key, n)
 
-    return Transformed("microbatch", grad_fn, function)
+    return Transformed("microbatch", grad_fn, function, lambda inner: microbatch(inner, n))
 
 
 def over_parts(one: Callable[[PyTree, Any], Any], batch: PyTree, key: Any, n: int) -> Any:

@@ -75,4 +75,7 @@ def mixed_precision(
         )
         return gradient._replace(grads=grads)
 
-    return Transformed("mixed_precision", grad_fn, function)
+    def in_turn(inner: GradFn) -> Transformed:
+        return mixed_precision(inner, compute_dtype, keep=keep)
+
+    return Transformed("mixed_precision", grad_fn, function, in_turn)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop.properties import refuse_mixing
-from funprop.transforms.devices import axis_size, check_split_once, on_each
+from funprop.transforms.devices import axis_size, check_split_once, on_each, share_by_share
 from funprop.transforms.microbatch import batch_size, cast_like, summed_in
 from funprop.transforms.pairwise_sum import hidden_zero, sum_of_all, sums_of_own
 from funprop.transforms.transformed import Transformed, call, made_of, refuse, what_mixes
@@ -92,4 +92,7 @@ def ordered(
         each = share if mesh is None else on_each(mesh, axis, share)
         return each(params, (cut, keys), None, dloss)
 
-    return Transformed("ordered", grad_fn, function)
+    def in_turn(inner: GradFn) -> GradFn:
+        return share_by_share(inner, parts, jax.random.split)
+
+    return Transformed("ordered", grad_fn, function, in_turn)

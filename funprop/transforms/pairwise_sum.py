@@ -39,28 +39,24 @@ def sums_of_own(part: Callable[[Any], PyTree], n: int, zero: Int[Array, ""]) -> 
     height = halvings(n)
     spec = jax.eval_shape(part, zero)
 
-    def room(rows: int) -> PyTree:
-        return jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape), leaf.dtype), spec)
-
-    def step(i: Any, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-        waiting, sums = carry
-
+    def step(i: Any, sums: PyTree) -> PyTree:
         def has_neighbour(carried: tuple[Any, PyTree]) -> Any:
             level, _ = carried
             return (level < height) & ((i >> level) % 2 == 1)
 
         def add(carried: tuple[Any, PyTree]) -> tuple[Any, PyTree]:
             level, total = carried
-            return level + 1, jax.tree.map(lambda w, t: w[level] + t, waiting, total)
+            return level + 1, jax.tree.map(lambda s, t: s[level] + t, sums, total)
 
         level, total = jax.lax.while_loop(has_neighbour, add, (jnp.zeros_like(i), part(i)))
-        waiting = jax.tree.map(lambda w, t: w.at[level].set(t, mode="drop"), waiting, total)
-        return waiting, jax.tree.map(lambda s, t: s.at[i >> height].set(t), sums, total)
+        place = jnp.where(level < height, level, height + (i >> height))
+        return jax.tree.map(lambda s, t: s.at[place].set(t), sums, total)
 
-    # Room for one at least: the loop's body is the same where nothing ever waits.
-    rooms = room(max(height, 1)), room(n >> height)
-    _, sums = jax.lax.fori_loop(0, n + zero, step, rooms)
-    return sums
+    # Those that wait, by their height, and behind them those that are left: one write a part.
+    rows = height + (n >> height)
+    room = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape), leaf.dtype), spec)
+    sums = jax.lax.fori_loop(0, n + zero, step, room)
+    return jax.tree.map(lambda leaf: leaf[height:], sums)
 
 
 def sum_of_all(

@@ -29,6 +29,9 @@ class Transformed:
       name: of the transform.
       inner: what it was made of.
       function: `(params, batch, key, dloss) -> Gradient`.
+      in_turn: `grad_fn -> grad_fn`: what this transform does around another, in a form that calls
+        it with values where it is run without `jit`: part after part, neither mapped nor on other
+        devices. For those that look into a run; `None` where there is no such form.
 
     Example:
       >>> import funprop as fp
@@ -39,6 +42,7 @@ class Transformed:
     name: str
     inner: Any
     function: Callable[..., Gradient]
+    in_turn: Callable[[GradFn], GradFn] | None = None
 
     @property
     def plain(self) -> GradFn:

@@ -16,7 +16,8 @@ class Check(NamedTuple):
       layer: where the part is in the model: `serial/dense[0]`; of a rule, its name.
       path: part and leaf: `serial/dense[0]/w`; `dx` for the input of a layer. Of a combinator,
         whose leaves are its children's, `serial: dense[0]/w`.
-      error: largest distance from the truth, relative to the largest element of the truth.
+      error: largest distance from the truth, relative to the largest element of the truth; of a
+        large part that is right it may be that from autodiff in the same precision.
       allowed: the distance that was allowed there, relative in the same way.
       worst: the index of the element that is furthest beyond what is allowed.
       problem: what is wrong, in one sentence; empty where nothing is.

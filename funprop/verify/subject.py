@@ -36,7 +36,7 @@ class Subject:
       plain: `inputs -> outputs`: the forward pass, whose derivative is the truth.
       forward: `inputs -> outputs` as the rule itself computes them, where that may differ.
       backward: `(inputs, cotangents of the float outputs) -> cotangents` of the differentiable
-        inputs. Raises `MismatchError`.
+        inputs; `by_jax` of `forward`, where there is one. Raises `MismatchError`.
       remade: `(specs of args) -> args`, for what has an `init`: new inputs of other shapes; `None`
         where every input can be drawn freely.
       data: the inputs whose shapes may change; of a layer with params, those of `x`.
@@ -58,6 +58,13 @@ class Subject:
     def leaf(self, i: int) -> str:
         """The path of the `i`-th differentiable input, with the part's."""
         return self.paths[self.differentiable[i]]
+
+    def pulled(self, inputs: Any, dys: Any) -> tuple[list[Any], list[Any]]:
+        """The cotangents, and the float outputs that the rule gives while it is differentiated:
+        none where the forward pass is the plain one."""
+        if self.forward is None:
+            return self.backward(inputs, dys), []
+        return _pulled(self.forward, self.differentiable, inputs, dys)
 
 
 def is_floating(leaf: Any) -> bool:
@@ -113,11 +120,17 @@ def by_jax(forward: Callable[..., Any], differentiable: tuple[int, ...]) -> Call
     """The backward pass that JAX takes of `forward`, custom rules in force."""
 
     def backward(inputs: Any, dys: Any) -> list[Any]:
-        function = of_floats(forward, inputs, differentiable)
-        _, pullback = jax.vjp(function, *(inputs[i] for i in differentiable))
-        return list(pullback(list(dys)))
+        return _pulled(forward, differentiable, inputs, dys)[0]
 
     return backward
+
+
+def _pulled(
+    forward: Callable[..., Any], differentiable: tuple[int, ...], inputs: Any, dys: Any
+) -> tuple[list[Any], list[Any]]:
+    function = of_floats(forward, inputs, differentiable)
+    ys, pullback = jax.vjp(function, *(inputs[i] for i in differentiable))
+    return list(pullback(list(dys))), ys
 
 
 def of_floats(

@@ -86,6 +86,17 @@ def plain(sizes: Sizes, checkpointed: bool) -> Any:
     return update, adam
 
 
+def key_of(sizes: Sizes) -> str:
+    """Of a point among the numbers; the middle of each axis is one point."""
+    return ",".join(map(str, sizes))
+
+
+def numbers_at(numbers: Any, axis: str, value: int) -> Any:
+    """What was measured there: along this axis in turns (`--again`), or else by itself."""
+    key = key_of(Sizes(**{axis: value}))
+    return numbers.get(f"{axis}: {key}", numbers.get(key, {}))
+
+
 class Compiled(NamedTuple):
     """A compiled step, its first state, and what is known before it runs."""
 
@@ -127,31 +138,44 @@ def drawn(specs: Any) -> Any:
     )
 
 
-def point(sizes: Sizes, compiles: int) -> dict[str, dict[str, float]]:
-    """All that is measured at one size, for each way."""
+def ways(sizes: Sizes, compiles: int) -> dict[str, Compiled]:
+    """Each way at one size."""
     batch = tokens(sizes.batch, sizes.sequence, sizes.vocabulary)
     _, objective = ours(sizes, lambda block: block)
     params = drawn(jax.eval_shape(objective.init, jax.random.key(0), batch))
-    ways = {}
+    found = {}
     for name, rewrite in {"funprop": lambda block: block, "funprop, remat": fp.remat}.items():
         step, _ = ours(sizes, rewrite)
-        ways[name] = compiled(step.update, step.init(params, None), batch, compiles)
+        found[name] = compiled(step.update, step.init(params, None), batch, compiles)
     for name, checkpointed in {"plain JAX": False, "plain JAX, checkpoint": True}.items():
         update, adam = plain(sizes, checkpointed)
         state = jax.tree.map(lambda x: x.copy(), (params, adam.init(params)))
-        ways[name] = compiled(update, state, batch, compiles)
-    states = {name: way.state for name, way in ways.items()}
-    took: dict[str, list[float]] = {name: [] for name in ways}
+        found[name] = compiled(update, state, batch, compiles)
+    return found
+
+
+def point(points: list[Sizes], compiles: int) -> list[dict[str, dict[str, float]]]:
+    """All that is measured at these sizes, for each way; what is timed together, in turns."""
+    at = [
+        (ways(sizes, compiles), tokens(sizes.batch, sizes.sequence, sizes.vocabulary))
+        for sizes in points
+    ]
+    took: list[dict[str, list[float]]] = [{name: [] for name in found} for found, _ in at]
+    states = [{name: way.state for name, way in found.items()} for found, _ in at]
     for _ in range(ROUNDS + 2):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            states[name], told = way.run(states[name], batch)
-            jax.block_until_ready((states[name], told))
-            took[name].append(time.perf_counter() - start)
-    return {
-        name: {**way.account, "step ms": 1e3 * statistics.median(took[name][2:])}
-        for name, way in ways.items()
-    }
+        for i, (found, batch) in enumerate(at):
+            for name, way in found.items():
+                start = time.perf_counter()
+                states[i][name], told = way.run(states[i][name], batch)
+                jax.block_until_ready((states[i][name], told))
+                took[i][name].append(time.perf_counter() - start)
+    return [
+        {
+            name: {**way.account, "step ms": 1e3 * statistics.median(took[i][name][2:])}
+            for name, way in found.items()
+        }
+        for i, (found, _) in enumerate(at)
+    ]
 
 
 def main() -> None:
@@ -159,20 +183,29 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--numbers", type=Path, default=Path("scale.json"))
     parser.add_argument("--seconds", type=float, default=600, help="start no point after that")
+    parser.add_argument("--again", choices=AXES, help="only times, all along one axis in turns")
     given = parser.parse_args()
     start = time.perf_counter()
     header()
     print(f"{'':40} " + " ".join(f"{what:>10.13}" for what in COLUMNS))
     known = json.loads(given.numbers.read_text()) if given.numbers.exists() else {}
+    if given.again:
+        points = [Sizes(**{given.again: value}) for value in AXES[given.again]]
+        for sizes, rows in zip(points, point(points, 1), strict=True):
+            known[f"{given.again}: {key_of(sizes)}"] = {
+                name: known[key_of(sizes)][name] | {"step ms": row["step ms"]}
+                for name, row in rows.items()
+            }
+        given.numbers.write_text(json.dumps(known, indent=1))
     for axis, values in AXES.items():
         for value in values:
             sizes = Sizes(**{axis: value})
-            key = ",".join(map(str, sizes))  # the middle of each axis is one point
+            key = key_of(sizes)
             late = time.perf_counter() - start > given.seconds
             if key not in known and not late:
-                known[key] = point(sizes, COMPILES if axis == "depth" else 1)
+                (known[key],) = point([sizes], COMPILES if axis == "depth" else 1)
                 given.numbers.write_text(json.dumps(known, indent=1))
-            for name, row in known.get(key, {}).items():
+            for name, row in numbers_at(known, axis, value).items():
                 cells = " ".join(f"{row[what]:10.2f}" for what in COLUMNS)
                 print(f"{axis:10} {value:6} {name:22} {cells}", flush=True)
 

@@ -13,6 +13,7 @@ from funprop.checks import check_string, described
 from funprop.train import processes
 from funprop.train.checkpoints import folder as places
 from funprop.train.checkpoints import reading
+from funprop.train.checkpoints.description import as_json
 from funprop.train.checkpoints.saving import Saving
 from funprop.values import real_number, whole_number
 
@@ -117,10 +118,10 @@ class Checkpoints:
         self.keep = whole_number(keep, "keep", 1)
         if metric is not None:
             check_string("metric", metric)
-        if best not in (min, max):
+        if best is not min and best is not max:
             raise TypeError(f"best must be min or max, got {described(best)}")
         self.metric, self.best = metric, best
-        self.settings, self.override = settings or {}, override
+        self.settings, self.override = as_json(settings), bool(override)
         places.check_installed()
         self._values: dict[int, float] = {}  # of the metric, by update
         self._damaged: set[int] = set()

@@ -11,7 +11,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from funprop.checks import described
 from funprop.train.whole_file import whole_file
+from funprop.values import short_line
 
 FILE = "checkpoint.json"
 FORMAT = 1  # of what is written; one that cannot be read by what was written before has the next
@@ -108,3 +110,15 @@ def _sha256(file: Path) -> str:
 
 def _digest(whole: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+
+
+def as_json(settings: Any) -> dict[str, Any]:
+    """Settings as they come back from a file."""
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise TypeError(f"settings must be a dict, got {described(settings)}")
+    try:
+        return json.loads(json.dumps(settings))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"settings must be what JSON has: {short_line(error)}") from None

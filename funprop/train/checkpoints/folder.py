@@ -130,6 +130,23 @@ def locked(folder: Path) -> Any:
     return lock
 
 
+def in_use(folder: Path) -> bool:
+    """Whether a process has locked it."""
+    import filelock
+
+    if not (folder / LOCK).exists():
+        return False
+    lock = filelock.FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return True
+    except OSError:  # it may not be written to: then nobody here does
+        return False
+    lock.release()
+    return False
+
+
 class NoLock:
     """What the other processes of a run hold, where the first has the lock."""
 

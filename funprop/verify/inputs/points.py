@@ -128,12 +128,11 @@ def filled(
     """Values for arrays of other shapes; `None` where the given ones promise too much."""
     inputs = []
     for leaf, shape in zip(subject.args, shapes, strict=True):
-        value = drawn(leaf)
-        if shape != leaf.shape:
-            cut = tuple(slice(0, n) for n in shape)
-            if all(n <= m for n, m in zip(shape, leaf.shape, strict=True)):
-                value = value[cut]
-            elif is_free(leaf):
+        if all(n <= m for n, m in zip(shape, leaf.shape, strict=True)):
+            value = drawn(np.asarray(leaf)[tuple(slice(0, n) for n in shape)])
+        else:
+            value = drawn(leaf)
+            if is_free(leaf):
                 size = float(np.std(value)) or 1.0
                 value = within(leaf, size * rng.standard_normal(shape))
             elif value.ndim and shape[-1] != leaf.shape[-1] and is_floating(leaf):

@@ -11,14 +11,16 @@ from funprop.verify import stories
 from funprop.verify.inputs import points, properties
 from funprop.verify.judging import kinks, large, laws, shrink
 from funprop.verify.judging.by_differences import by_differences
-from funprop.verify.judging.judge import Judgement, Verdict, in_float64, judged
+from funprop.verify.judging.finite import check_finite, check_finite_at
+from funprop.verify.judging.judge import Judgement, Verdict
+from funprop.verify.judging.measured import measured as _measured
 from funprop.verify.judging.other_inputs import at_other_inputs
 from funprop.verify.judging.rows import Findings, misfit, row, wrong
 from funprop.verify.report import Check, Example
 from funprop.verify.stories.case import Case
-from funprop.verify.subject import MismatchError, Subject, first_line, is_floating
+from funprop.verify.subject import MismatchError, Subject, first_line
 from funprop.verify.truth.evaluate import NotWideError
-from funprop.verify.truth.instruments import EPS32, EPS64, Instruments
+from funprop.verify.truth.instruments import Instruments
 from funprop.verify.truth.samples import Sample, drawn_sample, random_numbers
 
 
@@ -29,6 +31,7 @@ def examine(
     thorough: bool = True,
     tools: Instruments | None = None,
     first: bool = True,
+    finite: bool = True,
 ) -> Findings:
     """Judge every leaf of one part.
 
@@ -38,18 +41,26 @@ def examine(
       thorough: whether to look beyond the given inputs.
       tools: made for a part that differs in its name and the values of its inputs only.
       first: whether no such part was examined before.
+      finite: whether its outputs need not be looked at.
+
+    Raises:
+      ValueError: an output at the given inputs is NaN or infinite.
     """
     rng = random_numbers(seed)
     try:
         tools = tools or traced(subject)
-    except MismatchError as error:
-        return Findings([misfit(subject, error)], [], [])
     except Exception as error:  # whatever a backward pass raises that cannot even be traced
+        if not finite:
+            check_finite(subject)
+        if isinstance(error, MismatchError):
+            return Findings([misfit(subject, error)], [], [])
         failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
         return Findings([misfit(subject, failed)], [], [])
     if tools.many and (rows := large.all_right(subject, tools, rng)) is not None:
         return Findings(rows, [], [])
     samples = _samples(tools, subject.args, 1 if tools.many else 3, rng)
+    if not finite:
+        check_finite_at(tools, samples[0])
     try:
         measured = _measured(tools, samples, rng)
     except NotWideError as error:
@@ -83,7 +94,7 @@ def examine(
             )
         ]
     if beyond and bad:
-        examples = shrink.smallest(subject, bad[0], rng)
+        examples = shrink.smallest(tools, bad[0], rng)
     return Findings(checks, notes, examples)
 
 
@@ -101,26 +112,6 @@ def _samples(tools: Instruments, args: Any, n: int, rng: np.random.Generator) ->
     return samples + [
         drawn_sample(tools, points.nearby(args, rng, tools.subject.differentiable), 1.0, rng)
         for _ in range(n)
-    ]
-
-
-def _measured(tools: Instruments, samples: list[Sample], rng: Any) -> Judgement:
-    """The verdicts at samples, those that share the inputs of the first in the dtype as given."""
-    here = [s for s in samples if s.inputs is samples[0].inputs]
-    found = in_float64(tools, samples)._replace(hands=[tools.hand(s) for s in here])
-    if tools.eps > EPS64:
-        autos = [tools.auto(s) for s in here]
-    else:  # float64: as far as the truth moves when the inputs are rounded to float32
-        autos = [tools.truth(s._replace(inputs=_jittered(s.inputs, rng))) for s in here]
-    return judged(found._replace(autos=autos), tools.eps, tools.constants)
-
-
-def _jittered(inputs: list[Any], rng: Any) -> list[Any]:
-    return [
-        v * (1 + EPS32 * rng.uniform(-1, 1, v.shape))
-        if isinstance(v, np.ndarray) and is_floating(v)
-        else v
-        for v in inputs
     ]
 
 

@@ -6,7 +6,7 @@ And the forward pass must give the same when it is differentiated.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from funprop.verify.judging.judge import FACTOR, UNITS
-from funprop.verify.subject import Subject, first_line, of_floats
+from funprop.verify.subject import Subject, first_line
 from funprop.verify.truth.evaluate import NotWideError
 from funprop.verify.truth.instruments import Instruments
 from funprop.verify.truth.samples import Sample
@@ -32,37 +32,42 @@ def broken_laws(
       allowed: how far each of its gradients may be from the truth there.
     """
     subject = tools.subject
-    there, ys, broken = _transformed(tools, sample)
-    broken += _of_the_output(tools, sample, ys)
+    there, broken = _transformed(tools, sample, allowed)
+    broken += _of_the_output(tools, sample)
     for i, zero in enumerate(tools.hand(sample._replace(dys=[0 * d for d in sample.dys]))):
         if np.any(zero) and np.all(np.isfinite(zero)):
             worst = float(np.max(np.abs(zero)))
             broken.append(("not linear", f"{subject.leaf(i)} is {worst:.3g} for a zero cotangent"))
     for name, grads in there.items():
-        for i, (a, b, slack) in enumerate(zip(tools.hand(sample), grads, allowed, strict=True)):
-            far = np.abs(np.asarray(b, np.float64) - a)
-            if np.any(far > 2 * slack):  # two roundings, one each
-                sentence = f"{subject.leaf(i)} differs by {np.nanmax(far):.2g} under {name}"
-                broken.append((f"differs under {name}", sentence))
+        for i, far in _beyond(tools.hand(sample), grads, allowed):
+            sentence = f"{subject.leaf(i)} differs by {far:.2g} under {name}"
+            broken.append((f"differs under {name}", sentence))
     return broken
 
 
+def _beyond(hand: Any, grads: Any, allowed: Sequence[np.ndarray]) -> Iterator[tuple[int, float]]:
+    """The leaves that differ by more than two roundings, one each, and by how much."""
+    for i, (a, b, slack) in enumerate(zip(hand, grads, allowed, strict=True)):
+        far = np.abs(np.asarray(b, np.float64) - a)
+        if np.any(far > 2 * slack):
+            yield i, float(np.nanmax(far))
+
+
 def _transformed(
-    tools: Instruments, sample: Sample
-) -> tuple[dict[str, Any], list[Any], list[tuple[str, str]]]:
-    """The gradient under every transformation, the outputs of the forward pass while it is
-    differentiated, and a sentence for each transformation that the gradient fails under."""
+    tools: Instruments, sample: Sample, allowed: Sequence[np.ndarray]
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The gradient under the transformations that it may differ under, and a sentence for each
+    that it fails under."""
     subject = tools.subject
     inputs, dys = tools.working(sample.inputs), tools.working_dys(sample)
-
-    def every(inputs: list[Any], dys: list[Any]) -> tuple[dict[str, Any], list[Any]]:
-        there = {name: way(subject.backward, inputs, dys) for name, way in WAYS.items()}
-        return there, differentiated(subject, inputs)
-
-    try:  # all at once: compiling is what takes time
-        return *tools.judged(every)(inputs, dys), []
+    there, broken = {}, []
+    try:  # one under the other, compiled as soon as can be, and as it is judged if it differs so
+        for jit in dict.fromkeys((tools.jit, tools.judged)):
+            grads = jit(functools.partial(together, subject.backward))(inputs, dys)
+            if not any(_beyond(tools.hand(sample), grads, allowed)):
+                return there, broken
     except Exception:  # whatever a rule raises that was not made for one of them: which?
-        there, broken = {}, []
+        pass
     for name, way in WAYS.items():
         try:
             there[name] = tools.judged(functools.partial(way, subject.backward))(inputs, dys)
@@ -70,14 +75,13 @@ def _transformed(
             if _forward_can(way, subject, inputs):
                 sentence = f"backward fails under {name}: {first_line(error)}"
                 broken.append((f"fails under {name}", sentence))
-    return there, tools.judged(functools.partial(differentiated, subject))(inputs), broken
+    return there, broken
 
 
-def _of_the_output(tools: Instruments, sample: Sample, ys: list[Any]) -> list[tuple[str, str]]:
-    """Whether the forward pass gives something else, `ys`, when it is differentiated."""
-    plain = tools.plain(sample)
+def _of_the_output(tools: Instruments, sample: Sample) -> list[tuple[str, str]]:
+    """Whether the forward pass gives something else when it is differentiated."""
+    plain, ys = tools.plain(sample), tools.differentiated(sample)
     for n, (y, p) in enumerate(zip(ys, plain, strict=True) if ys else ()):
-        y = np.asarray(y, np.float64)
         try:
             rounding = np.max(np.abs(p - tools.output(sample)[n]), initial=0)
         except NotWideError:
@@ -89,16 +93,6 @@ def _of_the_output(tools: Instruments, sample: Sample, ys: list[Any]) -> list[tu
             sentence = f"{which} differs by {far:.2g} where the function is differentiated"
             return [("other output", sentence)]
     return []
-
-
-def differentiated(subject: Subject, inputs: list[Any]) -> list[Any]:
-    """The float outputs that the forward pass gives while it is differentiated; none of a subject
-    whose forward pass is the plain one."""
-    if subject.forward is None:
-        return []
-    places = subject.differentiable
-    function = of_floats(subject.forward, inputs, places)
-    return jax.vjp(function, *(inputs[i] for i in places))[0]
 
 
 def _vmapped(function: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
@@ -122,6 +116,11 @@ def _scanned(function: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
         )
 
     return [g[1] for g in lax.scan(body, 0, (moving, [jnp.stack([d / 2, d]) for d in dys]))[1]]
+
+
+def together(function: Any, inputs: list[Any], dys: list[Any]) -> list[Any]:
+    """The gradient under `vmap` under `scan`: one trace, and one program, for both."""
+    return _scanned(functools.partial(_vmapped, function), inputs, dys)
 
 
 WAYS = {"vmap": _vmapped, "scan": _scanned}

@@ -36,7 +36,7 @@ def at_other_inputs(
                 np.asarray(v, a.dtype) if is_floating(a) else v
                 for v, a in zip(point.inputs, subject.args, strict=True)
             ]
-            there = Instruments(subject, args).traced()
+            there = Instruments(subject, args, tools).traced()
         except Exception as error:  # whatever a backward pass raises at a shape
             notes.append(
                 f"{subject.name}: backward does not take {point.name}, as forward does: "

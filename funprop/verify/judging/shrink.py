@@ -20,10 +20,10 @@ NEAR = 1e-9  # of an array's largest number: aside of a kink
 WRONG = 1e-4  # of the gradient's size: wrong beyond any rounding
 
 
-def smallest(subject: Subject, leaf: int, rng: np.random.Generator) -> list[Example]:
+def smallest(given: Instruments, leaf: int, rng: np.random.Generator) -> list[Example]:
     """An input as small and as simple as greedy steps make it, or none if the error is too small
     to be sure of at other inputs."""
-    state = _smaller_shapes(subject, leaf, rng)
+    state = _smaller_shapes(given, leaf, rng)
     if state is None:
         return []
     tools, sample = state
@@ -32,10 +32,11 @@ def smallest(subject: Subject, leaf: int, rng: np.random.Generator) -> list[Exam
 
 
 def _smaller_shapes(
-    subject: Subject, leaf: int, rng: np.random.Generator
+    given: Instruments, leaf: int, rng: np.random.Generator
 ) -> tuple[Instruments, Sample] | None:
+    subject = given.subject
     sizes: dict[tuple[int, int], int] = {}
-    best = _tried(subject, leaf, sizes, rng)
+    best = _tried(given, leaf, sizes, rng)
     tries = 0
     for target in (1, 2):
         for group in _groups(subject):
@@ -44,7 +45,7 @@ def _smaller_shapes(
             if trial == sizes or tries >= SHAPES or not points.fits(subject, trial):
                 continue
             tries += 1
-            found = _tried(subject, leaf, trial, rng)
+            found = _tried(given, leaf, trial, rng)
             if found is not None:
                 best, sizes = found, trial
     return best
@@ -72,8 +73,9 @@ def _groups(subject: Subject) -> Iterator[list[tuple[int, int]]]:
 
 
 def _tried(
-    subject: Subject, leaf: int, sizes: dict[tuple[int, int], int], rng: np.random.Generator
+    like: Instruments, leaf: int, sizes: dict[tuple[int, int], int], rng: np.random.Generator
 ) -> tuple[Instruments, Sample] | None:
+    subject = like.subject
     shapes = points.shapes(subject, sizes)
     inputs = points.filled(subject, shapes, rng)
     if inputs is None:
@@ -83,7 +85,7 @@ def _tried(
             np.asarray(v, a.dtype) if is_floating(a) else v
             for v, a in zip(inputs, subject.args, strict=True)
         ]
-        tools = Instruments(subject, args).traced()
+        tools = Instruments(subject, args, like).traced()
         given = [properties.drawn(a) for a in args]
         for values in (given, given, points.nearby(args, rng), *_others(args, rng)):
             sample = drawn_sample(tools, values, 1.0, rng)

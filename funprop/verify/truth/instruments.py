@@ -9,69 +9,39 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
-from funprop.verify.subject import Subject, first_line, floats, is_floating, of_floats
+from funprop.verify.subject import Subject, first_line, floats, of_floats
 from funprop.verify.truth.evaluate import Evaluate, NotWideError, through_bits
-from funprop.verify.truth.internals import equations, unfiltered_errors
 from funprop.verify.truth.programs import MANY, jit_of
 from funprop.verify.truth.samples import Sample
-from funprop.verify.truth.ties import may_have_kinks
+from funprop.verify.truth.traces import EPS32, EPS64, Traces
 
-EPS64 = float(np.finfo(np.float64).eps)
-EPS32 = float(np.finfo(np.float32).eps)
+__all__ = ["EPS32", "EPS64", "Instruments"]
 
 
-class Instruments:
+class Instruments(Traces):
     """What can be measured of a subject at inputs of one shape and dtype.
 
     Attributes:
-      outputs: the specs of its outputs.
       many: whether it is of so many numbers that it is examined at the given inputs only.
-      eps: the rounding unit of the working precision, that of the narrowest float input.
     """
 
-    def __init__(self, subject: Subject, args: Sequence[Any]):
-        self.subject = subject
-        self.dtypes = [leaf.dtype for leaf in args]
-        given = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in args]
-        self.plain_jaxpr, self.outputs = _traced(subject.plain, *given)
-        self.eps = max(
-            float(jnp.finfo(given[i].dtype).eps) for i in subject.differentiable
-        )  # the coarsest that takes part
-        self.dys = [jax.ShapeDtypeStruct(y.shape, y.dtype) for y in floats(self.outputs)]
-        self._given = given
-        self._x64 = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    def __init__(self, subject: Subject, args: Sequence[Any], like: Traces | None = None):
+        super().__init__(subject, args, like)
         numbers = sum(np.size(a) for a in args) + trees.size(self.outputs)
         self.many, self.jit = numbers > MANY, jit_of(numbers)
         self.judged = jit_of(numbers, judged=True)
         self._memory: dict[tuple[str, int], tuple[Any, Any]] = {}
 
-    @functools.cached_property
-    def backward_jaxpr(self) -> Any:
-        """The trace of the hand-written backward pass.
-
-        Raises:
-          MismatchError, or whatever a backward pass raises that cannot be traced.
-        """
-        with jax.enable_x64(self._x64):  # as it was where this was made
-            return _traced(self.subject.backward, self._given, self.dys)[0]
-
-    def traced(self) -> Instruments:
-        """Itself, for inputs of other shapes: raises what the backward pass raises there."""
-        with unfiltered_errors():
-            self.wide_plain  # noqa: B018
-        return self
-
     def working(self, values: Sequence[Any]) -> list[Any]:
         """Values in the dtypes that the subject was given."""
-        return [jnp.asarray(v, d) for v, d in zip(values, self.dtypes, strict=True)]
+        return [_as(v, d) for v, d in zip(values, self.dtypes, strict=True)]
 
     def working_dys(self, sample: Sample) -> list[Any]:
         """The sample's cotangents in the dtypes of the outputs."""
-        return [jnp.asarray(d, spec.dtype) for d, spec in zip(sample.dys, self.dys, strict=True)]
+        return [_as(d, spec.dtype) for d, spec in zip(sample.dys, self.dys, strict=True)]
 
     # ------------------------------------------------------------------ in the working precision
 
@@ -91,6 +61,10 @@ class Instruments:
         """The outputs of the plain forward pass as it runs."""
         return self._running(sample)[2]
 
+    def differentiated(self, sample: Sample) -> list[np.ndarray]:
+        """The outputs of the forward pass while it is differentiated, if these may be others."""
+        return self._running(sample)[3]
+
     def _running(self, sample: Sample) -> tuple[list[np.ndarray], ...]:
         return self.kept("running", sample, lambda: self._run(self._hand_and_auto, sample))
 
@@ -104,13 +78,14 @@ class Instruments:
 
     @functools.cached_property
     def _hand(self) -> Callable[..., Any]:
-        return self.judged(lambda inputs, dys: (Evaluate()(self.backward_jaxpr, *inputs, *dys),))
+        return self.judged(self.ran)
 
     @functools.cached_property
     def _hand_and_auto(self) -> Callable[..., Any]:
         def both(inputs: list[Any], dys: list[Any]) -> tuple[list[Any], ...]:
             auto_and_outputs = self.pulled(Evaluate(), self.plain_jaxpr, inputs, dys)
-            return Evaluate()(self.backward_jaxpr, *inputs, *dys), *auto_and_outputs
+            hand, ys = self.ran(inputs, dys)
+            return hand, *auto_and_outputs, ys
 
         return self.judged(both)
 
@@ -160,11 +135,6 @@ class Instruments:
                 found.append(_float64(run))
         return found
 
-    @functools.cached_property
-    def may_have_kinks(self) -> bool:
-        """Whether the slopes of the forward pass may jump."""
-        return may_have_kinks(self.wide_plain)
-
     def output(self, sample: Sample) -> list[np.ndarray]:
         """The outputs of the plain forward pass in float64."""
         return self._in_float64(sample)[1]
@@ -199,34 +169,11 @@ class Instruments:
         return self.kept("float64", sample, measure)
 
     @functools.cached_property
-    def wide_jaxprs(self) -> tuple[Any, Any, float]:
-        """The traces for float64, and the rounding of the constants in them.
-
-        Traced anew with float64 inputs, where the functions take them; else as they were traced
-        first, with constants that are rounded to the working precision.
-        """
-        if self.subject.source:  # found in a jaxpr: there is nothing to trace anew
-            return self.plain_jaxpr, self.backward_jaxpr, self.eps
-        inputs = [_wide_spec(aval) for aval in self.plain_jaxpr.in_avals]
-        try:
-            plain, outputs = _traced(self.subject.plain, *inputs)
-            dys = [jax.ShapeDtypeStruct(y.shape, y.dtype) for y in floats(outputs)]
-            backward, _ = _traced(self.subject.backward, inputs, dys)
-        except Exception:  # anything may go wrong in a function that was not made for float64
-            return self.plain_jaxpr, self.backward_jaxpr, self.eps
-        return plain, backward, 2.0**10 * EPS64
-
-    @property
-    def constants(self) -> float:
-        """How far the constants in the exact gradients are rounded, relative."""
-        with jax.enable_x64(True):
-            return self.wide_jaxprs[2]
-
-    @functools.cached_property
     def _all(self) -> Callable[..., Any]:
         def measured(inputs: list[Any], dys: list[Any]) -> tuple[list[Any], ...]:
             run, (plain, backward, _) = Evaluate(wide=True), self.wide_jaxprs
-            return *self.pulled(run, plain, inputs, dys), run(backward, *inputs, *dys)
+            exact = run(backward, *inputs, *dys)[: len(self.subject.differentiable)]
+            return *self.pulled(run, plain, inputs, dys), exact
 
         return self.jit(measured)
 
@@ -246,21 +193,6 @@ class Instruments:
     def _output(self) -> Callable[..., Any]:
         return self.jit(lambda inputs: floats(Evaluate(wide=True)(self.wide_jaxprs[0], *inputs)))
 
-    @property
-    def wide_plain(self) -> Any:
-        """The trace of the plain forward pass that the truth is taken of."""
-        with jax.enable_x64(True):
-            return self.wide_jaxprs[0]
-
-    def draws_random_numbers(self) -> bool:
-        """Whether the forward pass draws numbers, which differ with the dtype."""
-        return any(e.primitive.name == "random_bits" for e in equations(self.plain_jaxpr))
-
-
-def _traced(function: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
-    jaxpr, outputs = jax.make_jaxpr(function, return_shape=True)(*args)
-    return jaxpr, outputs
-
 
 def _wide(run: Callable[..., Any], *args: Any) -> Any:
     try:
@@ -271,8 +203,10 @@ def _wide(run: Callable[..., Any], *args: Any) -> Any:
         raise NotWideError(first_line(error)) from error
 
 
-def _wide_spec(aval: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(aval.shape, np.float64 if is_floating(aval) else aval.dtype)
+def _as(value: Any, dtype: Any) -> Any:
+    """In this dtype; on the host, where it is not such an array of JAX's already."""
+    ready = isinstance(value, jax.Array) and value.dtype == dtype
+    return value if ready else np.asarray(value, dtype)
 
 
 def _float64(values: Sequence[Any]) -> list[np.ndarray]:

@@ -104,6 +104,15 @@ def equation_source(eqn: Any) -> str:
     return ":".join(place.rpartition("/")[2].split(":")[:2])
 
 
+def of_jax(eqn: Any) -> bool:
+    """Whether the function that the equation calls is one of JAX's own, as `jnp.log` is."""
+    for inner in inner_jaxprs(eqn):
+        info = getattr(open_jaxpr(inner)[0], "debug_info", None)
+        place = ((info and info.func_src_info) or "").partition(" at ")[2].replace("\\", "/")
+        return "/jax/" in place and "funprop" not in place.rpartition("/jax/")[2]
+    return False
+
+
 def equation_name(eqn: Any) -> str:
     """What the equation does: its primitive, or the name of the function that it calls."""
     return str(eqn.params.get("name") or eqn.primitive.name)

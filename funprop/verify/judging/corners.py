@@ -1,0 +1,171 @@
+"""A large part whose shapes can be made small: in the time of a few backward passes.
+
+As it runs it is judged where it is, at the given inputs, against autodiff in the same precision:
+what is within the rounding units of each other is within what is allowed of the truth. Its
+mathematics, in float64 at several inputs, and the laws are judged at a corner of the inputs.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import lax
+from jax import numpy as jnp
+
+from funprop.verify.inputs import points, properties
+from funprop.verify.inputs.smaller import smaller
+from funprop.verify.judging import laws
+from funprop.verify.judging.judge import UNITS
+from funprop.verify.judging.measured import measured
+from funprop.verify.report import Check
+from funprop.verify.subject import Subject
+from funprop.verify.truth.evaluate import Evaluate
+from funprop.verify.truth.instruments import EPS32, EPS64, Instruments
+from funprop.verify.truth.samples import Sample, drawn_sample
+
+FAR = 64.0  # so many times what is allowed, and no closer look will find it right
+
+
+class UnsureError(Exception):
+    """It cannot be told so; `hopeless` where it is wrong by any measure."""
+
+    def __init__(self, hopeless: bool = False):
+        super().__init__()
+        self.hopeless = hopeless
+
+
+def all_right(subject: Subject, tools: Instruments, rng: np.random.Generator) -> list[Check]:
+    """A row for each leaf.
+
+    Args:
+      subject: the part.
+      tools: made for it, or for one that differs in the values of its inputs only.
+      rng: draws cotangents and inputs.
+
+    Raises:
+      UnsureError: something is wrong, or it cannot be told so.
+    """
+    if tools.eps > EPS32:  # mistakes would hide in what such a precision rounds away
+        raise UnsureError
+    small = tools.kept("corner", tools, lambda: _corner(subject, rng))
+    if small is None:
+        raise UnsureError
+    found = _dispatched(subject, tools, rng)  # and while that runs:
+    right = tools.kept("right in the corner", tools, lambda: _is_right(small, rng))
+    rows = _rows(subject, tools, *jax.device_get(found))
+    if not right:
+        raise UnsureError
+    return rows
+
+
+# --------------------------------------------------------------------------- where it is large
+
+
+def _dispatched(subject: Subject, tools: Instruments, rng: np.random.Generator) -> Any:
+    sample = drawn_sample(tools, list(subject.args), 1.0, rng)
+    dys = tools.working_dys(sample)
+    run = tools.kept("against autodiff", tools, lambda: jax.jit(functools.partial(_run, tools)))
+    return run(list(subject.args), dys)
+
+
+def _rows(subject: Subject, tools: Instruments, found: list[Distance], finite: Any) -> list[Check]:
+    if not finite:
+        raise UnsureError
+    units = UNITS * (tools.eps if tools.eps > EPS64 else 16 * EPS64)
+    rows, beyond = [], []
+    for k, leaf in enumerate(found):
+        allowed = units * (leaf.size + leaf.ratio)
+        if not (np.isfinite(allowed) and leaf.far <= allowed):  # NaN is not
+            beyond.append(bool(leaf.far > FAR * allowed))
+        size = float(leaf.size + leaf.ratio) or 1.0
+        place = np.unravel_index(int(leaf.place), tools.shapes[subject.differentiable[k]])
+        where = tuple(int(i) for i in place)
+        rows.append(
+            Check(
+                subject.name, subject.leaf(k), float(leaf.far) / size, float(allowed) / size, where
+            )
+        )
+    if beyond:
+        raise UnsureError(hopeless=any(beyond))
+    return rows
+
+
+class Distance(NamedTuple):
+    """Of one leaf's two gradients: the largest difference and its place in the flat array, the
+    largest element, and the size of output over input."""
+
+    far: Any
+    place: Any
+    size: Any
+    ratio: Any
+
+
+def _run(tools: Instruments, inputs: list[Any], dys: list[Any]) -> tuple[list[Distance], Any]:
+    """How far both gradients are from each other, and whether the outputs are finite."""
+    auto, plain = tools.pulled(Evaluate(), tools.plain_jaxpr, inputs, dys)
+    hand, _ = tools.ran(inputs, dys)
+    outputs = sum(_sum_of_squares(y * d) for y, d in zip(plain, dys, strict=True))
+    found = []
+    for h, a, i in zip(hand, auto, tools.subject.differentiable, strict=True):
+        norm = _sum_of_squares(inputs[i])
+        ratio = jnp.where(norm > 1e-20, jnp.sqrt(outputs / norm), 0)  # or squares underflow
+        far, place, size = _distance(h, a)
+        found.append(Distance(far, place, size, ratio))
+    finite = jnp.stack([jnp.isfinite(_sum_of_squares(y)) for y in plain])
+    return found, jnp.all(finite)
+
+
+@jax.jit
+def _sum_of_squares(v: Any) -> Any:
+    return jnp.sum(lax.square(v))
+
+
+@jax.jit
+def _distance(a: Any, b: Any) -> tuple[Any, Any, Any]:
+    """The largest difference, its place, the largest element of `b`; NaN where one is.
+
+    XLA runs a plain maximum on all cores of a CPU, and neither argmax nor one of more terms.
+    """
+    columns = a.shape[-1] if a.ndim > 1 else a.size
+    a, b = a.reshape(-1, columns), b.reshape(-1, columns)
+    off = jnp.max(lax.abs(a - b), axis=0)
+    column = jnp.argmax(off)
+    row = jnp.argmax(lax.abs(jnp.take(a, column, axis=1) - jnp.take(b, column, axis=1)))
+    return jnp.max(off), row * columns + column, jnp.max(jnp.max(lax.abs(b), axis=0))
+
+
+# ------------------------------------------------------------------------- where it is made small
+
+
+def _corner(subject: Subject, rng: np.random.Generator) -> Instruments | None:
+    args = smaller(subject, rng)
+    if args is None:
+        return None
+    small = Instruments(subject, args).traced()
+    return None if small.many else small
+
+
+def _is_right(small: Instruments, rng: np.random.Generator) -> bool:
+    """Whether the mathematics is right, and all laws hold, at small inputs of several kinds."""
+    args = [np.asarray(v) for v in small.args]
+    free = properties.free(args)
+    given = [properties.drawn(a) for a in args]
+    normal = [
+        properties.within(a, rng.standard_normal(a.shape)) if i in free else v
+        for i, (a, v) in enumerate(zip(args, given, strict=True))
+    ]
+    kinds = (given, points.nearby(args, rng), properties.in_order(args, normal))
+    samples = [drawn_sample(small, values, 1.0, rng) for values in kinds]
+    samples = [s for s in samples if _is_finite(small, s)]
+    if not samples or samples[0].inputs is not given:
+        return False
+    found = measured(small, samples, rng)
+    right = found.exact is not None and all(v.ok for v in (*found.exact, *found.running))
+    return right and not laws.broken_laws(small, samples[0], [v.allowed[0] for v in found.running])
+
+
+def _is_finite(tools: Instruments, sample: Sample) -> bool:
+    return all(np.isfinite(y).all() for y in tools.output(sample))
