@@ -23,8 +23,9 @@ import orbax.checkpoint  # noqa: F401  # so that the processes need not
 import funprop as fp
 from funprop.train import recorded, runs
 from funprop.train.arrays import spread
+from funprop.train.interrupts import CODES, Stopped
 from funprop.train.progress import silent
-from funprop.train.run_folder import check_not_stopped, checkpoints_of, run_folder
+from funprop.train.run_folder import checkpoints_of, run_folder
 
 EPOCHS, BATCH, EXAMPLES = 4, 8, 44  # six updates an epoch, the last of them short
 SETTINGS = {"data": "small", "epochs": EPOCHS, "batch_size": BATCH, "seed": 0}
@@ -82,8 +83,9 @@ def trained(folder, interrupted=False, strict=True, ordered=None):
         runs.write_history(used, result.history)
         runs.write_text(used / "report.png", "as it were")
         settings = SETTINGS | {"stopped": result.stopped, "final": result.history[-1]}
-        runs.write_settings(used, settings, result.stopped not in ("interrupted", "terminated"))
-        check_not_stopped(result.stopped, used)
+        runs.write_settings(used, settings, result.stopped not in CODES)
+        if result.stopped in CODES:
+            raise Stopped(result.stopped)
 
 
 def at_call(where, k):

@@ -117,7 +117,7 @@ def test_ctrl_c_ends_all_with_what_has_been_reached(send, tmp_path):
             assert run.poll() is None
         send(run.pid, signal.SIGINT)
         said, _ = run.communicate(timeout=60)  # ends when nobody holds the pipe any more
-    assert "goes on from here" in said and run.returncode == 130
+    assert "goes on" in said and run.returncode == 130
     assert (tmp_path / "run" / "params.safetensors").exists()
 
 
