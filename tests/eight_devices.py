@@ -301,3 +301,36 @@ def test_a_param_that_does_not_divide():
     assert str(error.value) == (
         "a spec must divide the shape, got P('model',) for w, float32[12,16]: 12 over 8 devices"
     )
+
+
+# --------------------------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_comes_back_on_other_devices(tmp_path):
+    """What was split over eight is split over two, over four otherwise, or not at all."""
+    state = {
+        "w": jnp.arange(128.0).reshape(8, 16),
+        "half": jnp.arange(16, dtype=jnp.bfloat16),
+        "key": jax.random.key(3),
+        "n": jnp.int32(7),
+    }
+
+    def placed(n, spec):
+        mesh = fp.make_mesh(data=n)
+        rows, whole = jax.NamedSharding(mesh, spec), jax.NamedSharding(mesh, P())
+        put = {name: rows if name in ("w", "half") else whole for name in state}
+        return jax.device_put(state, put)
+
+    with fp.Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(placed(8, P("data")), 1)
+    alike = jax.tree.map(jnp.zeros_like, {k: v for k, v in state.items() if k != "key"})
+    for like in (placed(2, P("data")), placed(4, P()), placed(8, P("data")), state):
+        found = fp.Checkpoints(tmp_path).restore(like).state
+        for name, leaf in found.items():
+            assert leaf.sharding.is_equivalent_to(like[name].sharding, leaf.ndim), name
+        assert jax.random.key_data(found["key"]).tolist() == [0, 3]
+        chex.assert_trees_all_equal(
+            {k: np.asarray(found[k]) for k in alike}, {k: np.asarray(state[k]) for k in alike}
+        )
+    (found,) = fp.Checkpoints(tmp_path).all(check=True)  # on one device: the digests are the same
+    assert not found.problem

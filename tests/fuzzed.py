@@ -74,7 +74,7 @@ def main():
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_AS, (ROOM, ROOM))
     draw, counts = random.Random(n), collections.Counter()
-    objective, training = killed.step()
+    objective, training, _ = killed.step()
     with jax.numpy_dtype_promotion("standard"):
         params = objective.init(jax.random.key(0), killed.data())
         like = training.init(params, jax.random.key(1))

@@ -22,19 +22,23 @@ import orbax.checkpoint  # noqa: F401  # so that the processes need not
 
 import funprop as fp
 from funprop.train import recorded, runs
+from funprop.train.arrays import spread
+from funprop.train.interrupts import CODES, Stopped
 from funprop.train.progress import silent
-from funprop.train.run_folder import check_not_stopped, checkpoints_of, run_folder
+from funprop.train.run_folder import checkpoints_of, run_folder
 
 EPOCHS, BATCH, EXAMPLES = 4, 8, 44  # six updates an epoch, the last of them short
 SETTINGS = {"data": "small", "epochs": EPOCHS, "batch_size": BATCH, "seed": 0}
 
 
 @functools.cache
-def step():
-    """One of Adam, with dropout, so that a key that is lost would tell."""
+def step(ordered=None):
+    """One of Adam, with dropout, so that a lost key would tell; `ordered` into so many parts
+    it is over all devices."""
     model = fp.serial(fp.dense(8), fp.relu(), fp.dropout(0.2), fp.dense(3))
     objective = fp.objective(model, fp.softmax_cross_entropy())
-    return objective, fp.step(fp.backprop(objective), optax.adam(1e-2))
+    grad_fn, mesh = spread(fp.backprop(objective), ordered or BATCH, ordered is not None, ordered)
+    return objective, fp.step(grad_fn, optax.adam(1e-2)), mesh
 
 
 def data():
@@ -52,9 +56,9 @@ class Interrupting(recorded.recorded):
             signal.raise_signal(signal.SIGINT)
 
 
-def trained(folder, interrupted=False, strict=True):
+def trained(folder, interrupted=False, strict=True, ordered=None):
     """As `funprop train` does it: the folder is gone on with, and its files are written."""
-    objective, training = step()
+    objective, training, mesh = step(ordered)
     display = Interrupting if interrupted else recorded.recorded
     with run_folder("small", folder, SETTINGS) as (used, finished):
         if finished:
@@ -70,16 +74,18 @@ def trained(folder, interrupted=False, strict=True):
             training.init(params, jax.random.key(1)),
             data(),
             epochs=EPOCHS,
-            batch_size=BATCH,
+            batch_size=ordered or BATCH,
             progress=lambda: display(silent, used),
             checkpoints=checkpoints,
+            mesh=mesh,
         )
         runs.save_reached(used, jax.device_get(result.state.params))
         runs.write_history(used, result.history)
         runs.write_text(used / "report.png", "as it were")
         settings = SETTINGS | {"stopped": result.stopped, "final": result.history[-1]}
-        runs.write_settings(used, settings, result.stopped not in ("interrupted", "terminated"))
-        check_not_stopped(result.stopped, used)
+        runs.write_settings(used, settings, result.stopped not in CODES)
+        if result.stopped in CODES:
+            raise Stopped(result.stopped)
 
 
 def at_call(where, k):
@@ -101,16 +107,15 @@ def at_call(where, k):
 def child(order, told):
     os.dup2(told, 1)
     os.dup2(told, 2)
-    sys.stdout, sys.stderr = (
-        io.TextIOWrapper(io.FileIO(i, "w"), write_through=True) for i in (1, 2)
-    )
+    sys.stdout, sys.stderr = (os.fdopen(i, "w", buffering=1) for i in (1, 2))
     code = 1
     try:
         warnings.simplefilter("error")
         if order.get("at"):
             at_call(*order["at"])
         print("begun")
-        trained(Path(order["folder"]))
+        jax.config.update("jax_num_cpu_devices", order.get("devices", 1))
+        trained(Path(order["folder"]), ordered=order.get("ordered"))
         code = 0
     except SystemExit as ended:
         code = ended.code

@@ -62,9 +62,9 @@ class Runs:
         print(json.dumps({"folder": str(folder), **order}), file=self.server.stdin, flush=True)
         return json.loads(self.server.stdout.readline())
 
-    def whole(self, folder, told=False):
+    def whole(self, folder, told=False, **order):
         """The run, to its end, without an exception and without a word."""
-        answer = self.ask(folder)
+        answer = self.ask(folder, **order)
         assert answer["code"] == 0 and answer["said"] == "begun\n", answer
         return answer if told else folder
 
@@ -115,6 +115,15 @@ def test_killed_at_random(runs):
     runs.killed_at(random.Random(0), 3)
 
 
+def test_killed_on_eight_devices_it_goes_on_with_two_and_one(runs):
+    """In order, any number of devices comes to the same bits."""
+    want = runs.files(runs.whole(runs.new(), devices=2, ordered=16))
+    folder, at = runs.new(), ["funprop.train.checkpoints.saving.write_description", 1]
+    assert runs.killed(folder, devices=8, ordered=16, at=at)
+    assert runs.killed(folder, devices=2, ordered=16, at=at)
+    assert runs.files(runs.whole(folder, devices=1, ordered=16)) == want
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("point", "calls"), POINTS)
 def test_killed_at_points(point, calls, runs):
@@ -135,9 +144,8 @@ def test_signals_end_a_run_that_goes_on_to_the_same_bits(number, runs):
     for _ in range(8):
         order = {"after": draw.uniform(0, runs.longest / 2), "signal": number}
         answer = runs.ask(folder, **order)
-        lines = answer["said"].splitlines()
         if answer["code"] == 128 + number:
-            assert lines[-1].endswith(f"the same command with --out {folder} goes on from here")
+            assert answer["said"] == "begun\n"
             stopped += 1
         else:  # before training it ends as any process does
             assert answer["code"] in (0, 1, -number)
@@ -182,8 +190,8 @@ def test_the_command_is_killed_or_ended(words, tmp_path):
             assert code == -number
         else:
             assert code == 128 + number
-            (told,) = [line for line in said.splitlines() if "goes on from here" in line]
-            assert f"the same command with --out {out}" in told
+            (told,) = [line for line in said.splitlines() if line.endswith(" goes on")]
+            assert told.endswith(f"; the same command with --out {out} goes on")
         code, said, out = ended(f"run{number}")
         assert code == 0 and "Traceback" not in said, said
         assert (out / PARAMS).read_bytes() == (want / PARAMS).read_bytes()

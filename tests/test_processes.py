@@ -1,6 +1,7 @@
 """One run by many processes: the bits of one, and an end for all where one ends badly."""
 
 import contextlib
+import itertools
 import os
 import re
 import signal
@@ -18,6 +19,10 @@ import pytest
 import funprop as fp
 from funprop.train import job, processes
 from funprop.train.arrays import spread
+from funprop.train.checkpoints import Checkpoints
+from funprop.train.loop import Loop
+from funprop.train.run_folder import checkpoints_of
+from funprop.train.runs import read_history
 from funprop.train.tasks import task
 from tests.test_data_parallel import digest
 
@@ -42,8 +47,8 @@ def test_two_processes_give_the_bits_of_one(tmp_path, capfd, monkeypatch):
         train(tmp_path / "one", ordered=4)
     one, two = ((tmp_path / name / "params.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two
-    written = {"history.jsonl", "params.safetensors", "report.png", "run.json"}
-    assert {file.name for file in (tmp_path / "two").iterdir()} == written
+    written = {"history.jsonl", "params.safetensors", "report.png", "run.json", "checkpoints"}
+    assert {f.name for f in (tmp_path / "two").iterdir() if f.name != ".lock"} == written
 
 
 def unequal():
@@ -112,7 +117,7 @@ def test_ctrl_c_ends_all_with_what_has_been_reached(send, tmp_path):
             assert run.poll() is None
         send(run.pid, signal.SIGINT)
         said, _ = run.communicate(timeout=60)  # ends when nobody holds the pipe any more
-    assert "stopped: interrupted" in said and run.returncode == 0
+    assert "goes on" in said and run.returncode == 130
     assert (tmp_path / "run" / "params.safetensors").exists()
 
 
@@ -259,3 +264,49 @@ def test_one_digest_on_any_number_of_devices_and_processes(tmp_path, monkeypatch
             assert counts == [str(devices), str(n)]
             found[devices, n] = mlp, records, gpt
     assert len(found) == 9 and len(set(found.values())) == 1, found
+
+
+# ------------------------------------------------------------------------------ going on
+
+
+def train_until(out, k):
+    """Process 1 is killed in its `k`-th device call; without `k` it comes to the end."""
+    calls, finish = itertools.count(1), Loop._finish
+
+    def finished(self, *args):
+        if k is not None and jax.process_index() == 1 and next(calls) == k:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.at_once = 3  # many calls
+        return finish(self, *args)
+
+    Loop._finish = finished
+    job.checkpoints_of = often
+    train(out, ordered=4)
+
+
+def often(*args):
+    checkpoints = checkpoints_of(*args)
+    checkpoints.updates = 3
+    return checkpoints
+
+
+@SLOW
+def test_one_of_two_is_killed_and_any_number_go_on(tmp_path, monkeypatch):
+    """Two go on, and are killed again; one process ends it, to the same bits."""
+    processes.launch(2, train_until, tmp_path / "whole", None)
+    for k in (3, 5):
+        start = time.perf_counter()
+        with pytest.raises(ChildProcessError, match=r"^process 1 of 2 ended with code -9$"):
+            processes.launch(2, train_until, tmp_path / "run", k)
+        assert time.perf_counter() - start < 60 + AT_ONCE  # it starts and compiles, too
+        found = Checkpoints(tmp_path / "run" / "checkpoints").all(check=True)
+        assert found and not any(c.problem for c in found)
+    monkeypatch.setattr(job, "_verify", job._verify)  # for `train` to replace
+    monkeypatch.setattr(job, "checkpoints_of", often)
+    with jax.numpy_dtype_promotion("standard"):
+        train(tmp_path / "run", ordered=4)
+    one, two = ((tmp_path / name / "params.safetensors").read_bytes() for name in ("whole", "run"))
+    assert one == two
+    clocks = {"seconds": 0, "examples_per_second": 0}
+    rows = [read_history(tmp_path / name) for name in ("whole", "run")]
+    assert [r | clocks for r in rows[0]] == [r | clocks for r in rows[1]] and len(rows[0]) == 3

@@ -42,8 +42,8 @@ def _host_words(x: Any) -> Any:
     if isinstance(x, jax.Array):
         return x
     array = np.asarray(x)
-    if array.dtype.kind == "V" and jnp.issubdtype(array.dtype, jnp.integer):
-        array = array.astype(np.int8)  # as int4; what else is in their bytes is no number of theirs
+    if array.dtype.kind == "V" and _narrow(array.dtype):
+        array = array.astype(np.int8 if jnp.issubdtype(array.dtype, jnp.integer) else np.float32)
     array = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("="), copy=False)
     size = array.dtype.itemsize
     if size <= 4:
@@ -64,8 +64,17 @@ def _words(x: Any) -> UInt32[Array, "..."]:
         x = x.astype(jnp.uint8)
     if x.dtype.itemsize == 1 and jnp.issubdtype(x.dtype, jnp.integer):
         return x.astype(jnp.uint8).astype(jnp.uint32)  # narrower ones, as int4, have no bits to see
+    if _narrow(x.dtype):
+        x = x.astype(jnp.float32)
     unsigned = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
     return jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
+
+
+def _narrow(dtype: Any) -> bool:
+    """Whether its numbers have less than a byte, as those of int4 and float4."""
+    if jnp.issubdtype(dtype, jnp.integer):
+        return jnp.iinfo(dtype).bits < 8
+    return bool(jnp.issubdtype(dtype, jnp.floating)) and jnp.finfo(dtype).bits < 8
 
 
 def _sum(words: UInt32[Array, "..."]) -> UInt32[Array, " 2"]:

@@ -55,21 +55,20 @@ def nbytes(folder: Path) -> int:
     return total
 
 
-def draft(folder: Path, update: int) -> Path:
-    """Where the checkpoint of an update is written."""
-    return folder / f"{SAVING}{place(folder, update).name}"
+def draft(folder: Path, attempt: int) -> Path:
+    """Where a checkpoint is written; nobody who has not given up yet writes where another does."""
+    return folder / f"{SAVING}{attempt}"
 
 
-def commit(folder: Path, update: int) -> None:
+def commit(draft: Path, final: Path) -> None:
     """Give a checkpoint that is all written its name: in one step, or not.
 
     Raises:
       OSError: that cannot be.
     """
-    final = place(folder, update)
     take_away(final)
-    draft(folder, update).rename(final)
-    sync(folder)
+    draft.rename(final)
+    sync(final.parent)
 
 
 def clear(folder: Path, kept: set[int]) -> None:

@@ -18,6 +18,9 @@ from funprop.train.checkpoints.description import Description, write_description
 if TYPE_CHECKING:
     from jaxtyping import PyTree
 
+# It may still be written, which does no harm where it is: nobody else writes there.
+TOO_LONG = "it took too long"
+
 
 class Saving:
     """Saves checkpoints to a folder, each in the background until the next one.
@@ -32,6 +35,7 @@ class Saving:
         self.newest: int | None = None
         self.failures = 0
         self._under_way: int | None = None
+        self._attempts = 0
         self._thread: threading.Thread | None = None
         self._problem = ""  # of the thread
         self._checkpointer: Any = None
@@ -73,17 +77,17 @@ class Saving:
     def begin(self, state: PyTree, update: int, notes: dict[str, Any], value: float | None) -> bool:
         """Copy the state and begin to write it; whether that could be."""
         self._under_way, problem = update, ""
+        self._attempts += 1
         if processes.first():
             try:
-                self._make_room(update)
+                self._make_room()
             except (OSError, ValueError) as error:
                 problem = said(error)
         if self._failed(problem):  # and all wait for the first
             return False
         try:
             with written.quiet():
-                draft = places.draft(self.folder, update)
-                leaves = written.write(self.checkpointer, draft, state)
+                leaves = written.write(self.checkpointer, self._draft, state)
         except TypeError:
             self._under_way = None
             raise
@@ -98,13 +102,17 @@ class Saving:
         self._thread.start()
         return True
 
-    def _make_room(self, update: int) -> None:
+    @property
+    def _draft(self) -> Path:
+        return places.draft(self.folder, self._attempts)
+
+    def _make_room(self) -> None:
         """An empty folder to write to, though somebody may have taken away the one it is in."""
         if not (self.folder / places.LOCK).exists():
             self._lock.release()
             self._lock = places.locked(self.folder)
         places.clear_leftovers(self.folder)
-        places.draft(self.folder, update).mkdir()
+        self._draft.mkdir()
 
     def _conclude(self, description: Description) -> None:
         """Wait for orbax; then describe what it wrote, and give it its name."""
@@ -112,8 +120,10 @@ class Saving:
             with written.quiet():
                 self.checkpointer.wait_until_finished()
             if processes.first():
-                write_description(places.draft(self.folder, description.update), description)
-                places.commit(self.folder, description.update)
+                write_description(self._draft, description)
+                places.commit(self._draft, places.place(self.folder, description.update))
+        except TimeoutError:
+            self._problem = TOO_LONG
         except Exception as error:
             self._problem = said(error)
 
@@ -135,9 +145,8 @@ class Saving:
         update, self._under_way = self._under_way, None
         self._checkpointer = None  # what has failed may be in any state
         self.failures += 1
-        if processes.first():  # where the disk is full, it is not filled further
-            assert update is not None
-            shutil.rmtree(places.draft(self.folder, update), ignore_errors=True)
+        if processes.first() and problem != TOO_LONG:  # a disk that is full has room again
+            shutil.rmtree(self._draft, ignore_errors=True)
         warnings.warn(
             f"the checkpoint of update {update} could not be written to {self.folder}: "
             f"{problem or 'another process could not'}; training goes on, and it is tried again",
@@ -162,7 +171,7 @@ def said(error: BaseException) -> str:
         if isinstance(found, OSError) and found.strerror:
             return found.strerror
         found = found.__cause__ or found.__context__
-    if number := re.search(r"\[OS error (\d+):", str(error)):  # as tensorstore tells it
+    if number := re.search(r"os_error_code='(\d+)'", str(error)):  # as tensorstore tells it
         return os.strerror(int(number[1]))
     first = next(iter(str(error).splitlines()), "")
     return first[:200] or type(error).__name__
