@@ -171,6 +171,35 @@ def test_what_no_checkpoint_holds_is_refused(tmp_path):
     assert [found.update for found in Checkpoints(tmp_path).all()] == [1]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"update": -1}, "update must be at least 0, got -1"),
+        ({"update": 2.0}, "update must be an integer, got 2.0"),
+        ({"update": True}, "update must be an integer, got True"),
+        ({"update": 2, "notes": {"a": {1}}}, "notes must be what JSON has"),
+        ({"update": 2, "notes": [1]}, "notes must be a dict"),
+        ({"update": 2, "value": "good"}, "value must be a number, got 'good'"),
+    ],
+)
+def test_what_cannot_be_saved_is_no_matter_of_the_disk(arguments, sentence, tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(LIKE, 1)
+        with pytest.raises((TypeError, ValueError), match=sentence):
+            checkpoints.save(LIKE, **arguments)
+    assert [file.name for file in tmp_path.glob("[!.]*")] == ["0000000001"]
+
+
+def test_numbers_of_numpy_are_numbers_and_notes_are_those_of_the_call(tmp_path):
+    notes = {"epoch": 1}
+    with warnings.catch_warnings(), Checkpoints(tmp_path, metric="loss") as checkpoints:
+        warnings.simplefilter("error")
+        checkpoints.save(LIKE, np.int64(7), notes, np.float32(0.5))
+        notes["epoch"] = 2  # before it is on the disk, maybe
+    (found,) = checkpoints.all()
+    assert (found.update, found.notes, found.value) == (7, {"epoch": 1}, 0.5)
+
+
 def rewritten(checkpoint, **changes):
     """Describe it otherwise, as somebody would who writes the format."""
     whole = json.loads((checkpoint / description.FILE).read_text())

@@ -13,7 +13,7 @@ from funprop.checks import check_string, described
 from funprop.train import processes
 from funprop.train.checkpoints import folder as places
 from funprop.train.checkpoints import reading
-from funprop.train.checkpoints.description import as_json
+from funprop.train.checkpoints.description import as_json, checked
 from funprop.train.checkpoints.saving import Saving
 from funprop.values import real_number, whole_number
 
@@ -121,7 +121,7 @@ class Checkpoints:
         if best is not min and best is not max:
             raise TypeError(f"best must be min or max, got {described(best)}")
         self.metric, self.best = metric, best
-        self.settings, self.override = as_json(settings), bool(override)
+        self.settings, self.override = as_json(settings, "settings"), bool(override)
         places.check_installed()
         self._values: dict[int, float] = {}  # of the metric, by update
         self._damaged: set[int] = set()
@@ -221,17 +221,18 @@ class Checkpoints:
         Args:
           state: any pytree of arrays, random keys and numbers; may be donated afterwards.
           update: how many updates have been made: its name.
-          notes: what else shall be stored; JSON.
+          notes: what else shall be stored; a dict that JSON has.
           value: of the metric that the best is chosen by.
 
         Raises:
-          TypeError: a leaf is none of these.
-          ValueError: another process writes to the folder.
+          TypeError: a leaf is none of these, or another argument is something else.
+          ValueError: `update` is negative, or another process writes to the folder.
         """
+        update, notes, value = checked(update, notes, value)
         self._settle()
         self.open()
         self._last = time.monotonic()
-        if self._saving.begin(state, update, notes or {}, value) and value is not None:
+        if self._saving.begin(state, update, notes, value) and value is not None:
             self._values[update] = value
 
     def _settle(self) -> None:
