@@ -425,6 +425,49 @@ def test_one_process_at_a_time(tmp_path):
     small(1, tmp_path)
 
 
+def with_metrics(epochs, folder, *metrics, keep=None, **options):
+    """A run with these metrics; then of its checkpoints only that of update `keep` is left."""
+    objective = fp.objective(fp.dense(1), fp.mean_squared(), **dict.fromkeys(metrics, off))
+    train = fp.step(fp.backprop(objective), optax.sgd(0.1))
+    data = X, Y[:, None]
+    state = train.init(objective.init(jax.random.key(0), data), None)
+    checkpoints = Checkpoints(folder, updates=1, keep=99, **options)
+    sizes = {"epochs": epochs, "batch_size": 8}
+    fit = fp.fit(train, state, data, **sizes, checkpoints=checkpoints, progress=None)
+    for place in folder.glob("[0-9]*"):
+        if keep is not None and int(place.name) != keep:
+            shutil.rmtree(place)
+    return fit.history
+
+
+def off(outputs, targets):
+    return fp.Sum(jnp.abs(outputs - targets).sum(), jnp.float32(len(targets)))
+
+
+@pytest.mark.parametrize("now", [(), ("other",), ("off", "other")])
+def test_an_epoch_that_is_begun_goes_on_with_its_metrics_alone(now, tmp_path):
+    with_metrics(1, tmp_path, "off", keep=2)
+    with pytest.raises(ValueError, match=r"^metrics must be as in the run that .* holds"):
+        with_metrics(1, tmp_path, *now)
+    assert [set(row) >= set(now) for row in with_metrics(1, tmp_path, *now, override=True)] == [True]
+    with_metrics(2, tmp_path, "off")  # between epochs there may be others
+
+
+def test_a_setting_that_is_nan_is_as_it_was(tmp_path):
+    settings = {"clip": [float("nan"), 1.0]}
+    with_metrics(1, tmp_path, settings=settings)
+    assert len(with_metrics(2, tmp_path, settings=settings)) == 2
+
+
+@pytest.mark.parametrize("notes", [{}, {"settings": 3}, {"settings": {}}])
+def test_checkpoints_of_a_loop_are_not_taken_for_those_of_fit(notes, tmp_path):
+    step, params = of_line(PLAIN)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(step.init(params, jax.random.key(1)), 1, notes)
+    with pytest.raises(ValueError, match="holds checkpoints that fit did not write"):
+        small(1, tmp_path)
+
+
 # ------------------------------------------------------------------------------------- any step
 
 
