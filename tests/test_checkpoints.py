@@ -281,6 +281,30 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert opened(best=max).restore_best(LIKE).update == 6
 
 
+@pytest.mark.parametrize("best", [min, max])
+def test_the_best_is_of_one_metric_and_never_nan(best, tmp_path):
+    def opened(metric):
+        return Checkpoints(tmp_path, keep=2, metric=metric, best=best)
+
+    with opened("loss") as checkpoints:
+        checkpoints.save(state_of(1), 1, value=2.5)
+    with opened("accuracy") as checkpoints:
+        assert checkpoints.restore_best(LIKE) is None
+        checkpoints.save(state_of(2), 2, value=float("nan"))
+        assert checkpoints.restore_best(LIKE) is None
+        checkpoints.save(state_of(3), 3, value=1.5)
+        checkpoints.save(state_of(4), 4, value=1.5 if best is min else float("nan"))
+        checkpoints.save(state_of(5), 5)
+        assert checkpoints.restore_best(LIKE).update == 3
+    assert opened("accuracy").restore_best(LIKE).update == 3
+
+
+def test_a_metric_that_the_history_has_not_is_told(tmp_path):
+    want = r"^checkpoints want the metric 'held_out/loss', got epoch, loss, off, seconds"
+    with pytest.raises(ValueError, match=want):
+        with_metrics(1, tmp_path, "off", metric="held_out/loss")
+
+
 # -------------------------------------------------------------------------------- saves that fail
 
 
@@ -449,7 +473,9 @@ def test_an_epoch_that_is_begun_goes_on_with_its_metrics_alone(now, tmp_path):
     with_metrics(1, tmp_path, "off", keep=2)
     with pytest.raises(ValueError, match=r"^metrics must be as in the run that .* holds"):
         with_metrics(1, tmp_path, *now)
-    assert [set(row) >= set(now) for row in with_metrics(1, tmp_path, *now, override=True)] == [True]
+    assert [set(row) >= set(now) for row in with_metrics(1, tmp_path, *now, override=True)] == [
+        True
+    ]
     with_metrics(2, tmp_path, "off")  # between epochs there may be others
 
 

@@ -32,12 +32,14 @@ class Description(NamedTuple):
         its bits are for.
       notes: what else was stored; JSON.
       value: of the metric that the best is chosen by.
+      metric: its name, where it has one.
     """
 
     update: int
     leaves: dict[str, dict[str, str]]
     notes: dict[str, Any]
     value: float | None
+    metric: str | None = None
 
 
 def write_description(folder: Path, description: Description) -> None:
@@ -92,7 +94,7 @@ def _described(folder: Path) -> tuple[Description, dict[str, str]]:
             f"the checkpoint {folder} has format {whole['format']}, which a newer version of "
             f"funprop writes; this one reads format {FORMAT}"
         )
-    description = Description(*(whole[name] for name in Description._fields))
+    description = Description(**{n: whole[n] for n in Description._fields if n in whole})
     if folder.name.lstrip("0") != str(description.update).lstrip("0"):
         raise DamagedError(f"it is that of update {description.update}")
     return description, whole["files"]
