@@ -136,6 +136,40 @@ def test_the_thread_has_the_widths_of_who_calls(x64):
     assert seen == {"float64", "int64"}
 
 
+class OneBuffer(Grain):
+    """Every record in the same memory, as readers have it that read into a buffer."""
+
+    def __init__(self, *leaves):
+        super().__init__(*leaves)
+        self.buffer = tuple(np.empty_like(leaf[0]) for leaf in leaves)
+
+    def __getitem__(self, i):
+        for buffer, leaf in zip(self.buffer, super().__getitem__(i), strict=True):
+            buffer[...] = leaf
+        return self.buffer
+
+
+@pytest.mark.parametrize("way", [lambda s: s, fp.skip_unreadable])
+def test_records_and_batches_may_lie_in_one_buffer(way):
+    step, params = stepped(objective())
+    sources = Grain(X, Y), way(OneBuffer(X, Y))
+    same = [trained(step, params, source, epochs=2).state for source in sources]
+    chex.assert_trees_all_equal(*same)
+    buffer = np.empty_like(X[:4]), np.empty_like(Y[:4])
+
+    def reused(seed, index):
+        for array, whole in zip(buffer, (X, Y), strict=True):
+            array[...] = np.roll(whole, index, 0)[:4]
+        return buffer
+
+    def fresh(seed, index):
+        return np.roll(X, index, 0)[:4], np.roll(Y, index, 0)[:4]
+
+    sizes = {"batch_size": None, "updates": 20}
+    same = [trained(step, params, made, **sizes).state for made in (fresh, reused)]
+    chex.assert_trees_all_equal(*same)
+
+
 def test_padding_is_exact_and_refused_as_of_arrays():
     source = Grain(*DATA)
     step, params = stepped(objective())
@@ -256,7 +290,7 @@ def test_what_cannot_be_read_is_skipped_where_asked_for():
     nothing = fp.skip_unreadable(Grain(np.zeros(1000), odd=dict.fromkeys(range(1000))))
     with warnings.catch_warnings(record=True) as told, pytest.raises(ValueError) as refused:
         warnings.simplefilter("always")
-        nothing.__getitems__([3])
+        nothing[3]
     assert len(told) == 10 and "of more nothing is said" in str(told[-1].message)
     assert str(refused.value) == (
         f"data: record 3 cannot be read: it is None; nor can any of the {TRIED} from there on"

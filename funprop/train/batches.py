@@ -65,7 +65,7 @@ class RecordBatches:
             self.whole = self.updates
         self._source, self._seed = source, seed
         i = int(shuffled(np.zeros(1, int), self.examples, seed, 0)[0])
-        self._like = like(read(source, [i])[0], f"data: record {i}")
+        self._like = like(next(read(source, [i])), f"data: record {i}")
 
     def load(self, epoch: int, first: int, end: int, places: Int[np.ndarray, "places"]) -> PyTree:
         at = np.arange(first, end)[:, None] * self.size + places
@@ -74,7 +74,8 @@ class RecordBatches:
             at, real = at[:, real[0]], real[:, real[0]]
         rows = shuffled(np.minimum(at, self.examples - 1), self.examples, self._seed, epoch)
         flat = rows.ravel().tolist()
-        found = stacked(read(self._source, flat), self._like, lambda i: f"data: record {flat[i]}")
+        records = read(self._source, flat)
+        found = stacked(records, len(flat), self._like, lambda i: f"data: record {flat[i]}")
         batches = jax.tree.map(lambda leaf: leaf.reshape(*at.shape, *leaf.shape[1:]), found)
         return _weighted(batches, real) if self._padded else batches
 
@@ -117,8 +118,9 @@ class MadeBatches:
 
     def load(self, epoch: int, first: int, end: int, places: Int[np.ndarray, "places"]) -> PyTree:
         before = epoch * self.updates + first
-        made = [self._made(before + i) for i in range(end - first)]
-        found = stacked(made, self._like, lambda i: f"data: update {before + i}")
+        n = end - first
+        made = (self._made(before + i) for i in range(n))
+        found = stacked(made, n, self._like, lambda i: f"data: update {before + i}")
         if len(places) == self.size:
             return found
         return jax.tree.map(lambda leaf: leaf[:, places], found)

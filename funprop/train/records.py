@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from funprop.values import short_line, whole_number
@@ -27,8 +27,9 @@ def is_source(data: Any) -> bool:
     return hasattr(data, "__len__") and hasattr(data, "__getitem__")
 
 
-def read(source: Any, indices: Sequence[int]) -> list[Any]:
-    """The records of these indices, all at once by `__getitems__` where the source has it.
+def read(source: Any, indices: Sequence[int]) -> Iterator[Any]:
+    """The records of these indices, all at once by `__getitems__` where the source has it; else
+    one by one, so that a source may use one buffer for all.
 
     Raises:
       ValueError: one cannot be read; names it.
@@ -44,8 +45,10 @@ def read(source: Any, indices: Sequence[int]) -> list[Any]:
                     f"data: __getitems__ must give as many records as it is asked for, "
                     f"{len(indices)}, gave {len(records)}"
                 )
-            return [_record(r, i) for r, i in zip(records, indices, strict=True)]
-    return [_one(source, i) for i in indices]
+            yield from (_record(r, i) for r, i in zip(records, indices, strict=True))
+            return
+    for i in indices:
+        yield _one(source, i)
 
 
 def _one(source: Any, i: int) -> Any:
@@ -87,6 +90,8 @@ class skip_unreadable:  # noqa: N801  # called like a function
             )
         self.source = source
         self._told: set[int] = set()
+        if hasattr(source, "__getitems__"):
+            self.__getitems__ = self._at_once
 
     def __len__(self) -> int:
         return len(self.source)
@@ -101,9 +106,9 @@ class skip_unreadable:  # noqa: N801  # called like a function
                 self._tell(other % n, error)
         raise ValueError(f"{problem}; nor can any of the {min(n, TRIED)} from there on")
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+    def _at_once(self, indices: Sequence[int]) -> list[Any]:
         try:
-            return read(self.source, indices)
+            return list(read(self.source, indices))
         except ValueError:
             return [self[i] for i in indices]
 

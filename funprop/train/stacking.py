@@ -3,7 +3,7 @@ unlike the first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -57,11 +57,14 @@ def like(example: PyTree, where: str) -> Like:
     return Like(structure, names, tuple(leaf.shape for leaf in found), dtypes)
 
 
-def stacked(trees_: Sequence[PyTree], first: Like, where: Callable[[int], str]) -> PyTree:
+def stacked(trees_: Iterable[PyTree], n: int, first: Like, where: Callable[[int], str]) -> PyTree:
     """Trees that are all like the first, as one with an axis more in front, on the host.
+
+    Each is copied before the next one is asked for, which may lie in the same memory.
 
     Args:
       trees_: of arrays, lists of numbers, or what NumPy takes for arrays.
+      n: how many.
       first: what they must be like.
       where: the i-th of them, in a message.
 
@@ -72,28 +75,33 @@ def stacked(trees_: Sequence[PyTree], first: Like, where: Callable[[int], str]) 
 
     Example:
       >>> first = like((np.zeros(2), 0), "record 0")
-      >>> stacked([(np.ones(2), 1), ([2.0, 2.0], 2)], first, "record {}".format)[1]
+      >>> stacked([(np.ones(2), 1), ([2.0, 2.0], 2)], 2, first, "record {}".format)[1]
       array([1, 2], dtype=int32)
-      >>> stacked([(np.ones(3), 1)], first, "record {}".format)
+      >>> stacked([(np.ones(3), 1)], 1, first, "record {}".format)
       Traceback (most recent call last):
         ...
       ValueError: record 0: inputs must be float32[2] as in the first, got float32[3]
     """
-    columns: list[list[Any]] = [[] for _ in first.names]
-    specs = list(zip(first.names, first.shapes, first.dtypes, columns, strict=True))
+    specs = list(zip(first.names, first.shapes, first.dtypes, strict=True))
+    columns = [np.empty((n, *shape), dtype) for _, shape, dtype in specs]
     for i, tree in enumerate(trees_):
         leaves, structure = _flat(tree)
         if structure != first.structure:
             raise ValueError(f"{where(i)} must be like the first, {_unlike(first, tree)}")
-        for leaf, (name, shape, dtype, column) in zip(leaves, specs, strict=True):
+        for k, (leaf, (name, shape, dtype)) in enumerate(zip(leaves, specs, strict=True)):
             got = leaf if type(leaf) is np.ndarray else _numbers(leaf, where(i), name)
             if got.shape != shape or (got.dtype != dtype and _dtype(got) != dtype):
                 told = _spec(got.shape, _dtype(got))
                 raise ValueError(
                     f"{where(i)}: {name} must be {_spec(shape, dtype)} as in the first, got {told}"
                 )
-            column.append(got)
-    found = [_fitting(np.stack(column), dtype, where, name) for name, _, dtype, column in specs]
+            if got.dtype != columns[k].dtype:
+                columns[k] = _widened(columns[k], i, got.dtype)
+            columns[k][i] = got
+    found = [
+        _fitting(column, dtype, where, name)
+        for column, (name, _, dtype) in zip(columns, specs, strict=True)
+    ]
     whole = jax.tree.unflatten(first.structure, found)
     weighted = isinstance(whole, tuple) and len(whole) == 3
     for name, leaf in zip(first.names, found, strict=True):
@@ -109,6 +117,16 @@ def stacked(trees_: Sequence[PyTree], first: Like, where: Callable[[int], str]) 
                 f"{leaf.min()}"
             )
     return whole
+
+
+def _widened(column: np.ndarray, filled: int, dtype: np.dtype) -> np.ndarray:
+    """A column that takes wider numbers too; whether they fit the device is seen of all at once."""
+    wide = np.result_type(column.dtype, dtype)
+    if wide == column.dtype:
+        return column
+    found = np.empty(column.shape, wide)
+    found[:filled] = column[:filled]
+    return found
 
 
 def _flat(tree: PyTree) -> tuple[list[Any], Any]:
