@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from funprop import cli
-from funprop.train import show
 from funprop.train.checkpoints import Checkpoints
-from funprop.train.runs import read_history, write_history, write_settings
+from funprop.train.runs import show
+from funprop.train.runs.files import read_history, write_history, write_settings
 
 SETTINGS = {"data": "iris", "model": "mlp", "epochs": 2, "nonfinite": "stop"}
 SETTINGS |= {"optimizer": "adam", "learning_rate": 1e-2, "batch_size": 16, "seed": 0}
