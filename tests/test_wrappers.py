@@ -122,7 +122,7 @@ def test_fit_stops_after_so_many_in_a_row_and_says_where():
     train = fp.skip_nonfinite(broken, n=3)
     options = {"epochs": 9, "batch_size": 4, "progress": None}
     result = fp.fit(train, train.init(params, KEY), data, **options)
-    assert result.stopped == "update 3: the loss is infinite or NaN, 3 in a row"
+    assert result.stopped == "update 3: the gradient of dense_1/w is infinite or NaN, 3 in a row"
     chex.assert_trees_all_equal(result.state.params, params)
 
 

@@ -86,10 +86,11 @@ def skip_nonfinite(step: Step, n: int = 10) -> Step:
     ) -> tuple[Guarded, dict[str, Sum], Any]:
         new, metrics, finite = proposed(step, state.inner, batch, dloss)
         ended = state.skipped >= n
+        one = (~ended).astype(jnp.int32)
         good = jnp.all(finite) & ~ended
-        skipped = jnp.where(good, 0, state.skipped + ~ended)
+        skipped = jnp.where(good, 0, state.skipped + one)
         leaf = jnp.where(good | ended, state.leaf, jnp.argmin(finite).astype(jnp.int32))
-        guarded = Guarded(only_if(good, new, state.inner), skipped, leaf, state.count + ~ended)
+        guarded = Guarded(only_if(good, new, state.inner), skipped, leaf, state.count + one)
         return guarded, with_skipped(metrics, good), jnp.ones_like(finite)
 
     def check(state: Guarded) -> None:

@@ -63,8 +63,12 @@ class Streamed:
         return jax.ShapeDtypeStruct((self._long, self.size, *leaf.shape[2:]), leaf.dtype)
 
     def _blocks(self, epoch: int, done: int) -> Iterator[Block]:
+        # The first ones are short, and each twice as long as the one before: the device waits for
+        # the first, and none is ahead of the second.
+        some = max(1, self._long // 16)
         while done < self.updates:
-            end = min(done + self._long, max(self._batches.whole, done + 1), self.updates)
+            end = min(done + some, max(self._batches.whole, done + 1), self.updates)
+            some = min(2 * some, self._long)
             with jax.enable_x64(self._x64), jax.default_device(self._device):
                 loaded = self._batches.load(epoch, done, end, self._places)
                 block = self._placed(loaded, end - done, done < self._batches.whole)

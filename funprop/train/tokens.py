@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,11 +84,12 @@ class Tokens:
         return (self.tokens - 1) // self.length
 
     def __getitem__(self, i: int) -> tuple[Int[np.ndarray, "length"], Int[np.ndarray, "length"]]:
-        i = whole_number(i, "index")
-        if not -len(self) <= i < len(self):
-            raise IndexError(f"index must be below {len(self)}, the number of windows, got {i}")
-        window = self._window(i % len(self) * self.length)
-        return window[:-1], window[1:]
+        return self.__getitems__([i])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Many windows, in fewer steps than one by one."""
+        found = self._windows([self._first(i) for i in indices])
+        return list(zip(found[:, :-1], found[:, 1:], strict=True))
 
     def __repr__(self) -> str:
         return f"Tokens({str(self.path)!r}, {self.length}): {self.tokens:,} tokens"
@@ -96,21 +98,29 @@ class Tokens:
         dtype, vocabulary = self._given
         return _again, (self.path, self.length, dtype, vocabulary)
 
-    def _window(self, first: int) -> Int[np.ndarray, "length+1"]:
-        dtype = self._layout.dtype
-        size = (self.length + 1) * dtype.itemsize
-        read = os.pread(self._file, size, self._layout.start + first * dtype.itemsize)
-        if len(read) < size:
+    def _first(self, i: int) -> int:
+        """Of a window's tokens, which it is in the file."""
+        i = whole_number(i, "index")
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"index must be below {len(self)}, the number of windows, got {i}")
+        return i % len(self) * self.length
+
+    def _windows(self, firsts: list[int]) -> Int[np.ndarray, "windows length+1"]:
+        dtype, start = self._layout.dtype, self._layout.start
+        each = dtype.itemsize
+        size = (self.length + 1) * each
+        read = [os.pread(self._file, size, start + first * each) for first in firsts]
+        if any(len(part) < size for part in read):
             raise ValueError(f"{self.path} has become shorter since it was opened")
-        found = np.frombuffer(read, dtype)
+        found = np.frombuffer(b"".join(read), dtype).reshape(len(firsts), -1)
         below = min(self.vocabulary or LARGEST + 1, LARGEST + 1)
         if dtype.kind == "i" or below <= np.iinfo(dtype).max:
             wrong = (found < 0) | (found >= below)
             if wrong.any():
-                at = int(wrong.argmax())
+                row, at = (int(i) for i in np.argwhere(wrong)[0])
                 raise ValueError(
-                    f"{self.path}: tokens must be from 0 to {below - 1}, got {found[at]} at "
-                    f"{first + at}"
+                    f"{self.path}: tokens must be from 0 to {below - 1}, got {found[row, at]} at "
+                    f"{firsts[row] + at}"
                 )
         return found.astype(np.int32)
 
