@@ -51,8 +51,8 @@ def data():
 class Interrupting(recorded.recorded):
     """Ctrl-C in the midst of epoch 3."""
 
-    def update(self, epoch, *args):
-        super().update(epoch, *args)
+    def update(self, epoch, epochs, examples, means):
+        super().update(epoch, epochs, examples, means)
         if 2 < epoch < 3:
             signal.raise_signal(signal.SIGINT)
 

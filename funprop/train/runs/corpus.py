@@ -1,0 +1,94 @@
+"""The text that `funprop train` knows: Python's standard library, and files of tokens."""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from funprop.train.data.order import shuffled
+from funprop.train.data.tokens import Tokens
+
+BYTES = 256
+TIME = 128  # tokens a window
+HELD_OUT_WINDOWS = 256
+
+
+class Text(NamedTuple):
+    """What is trained on.
+
+    Attributes:
+      title: for headings.
+      batch: `(seed, index) -> (inputs, targets)`, of a number of windows.
+      held_out: windows that are not trained on.
+      vocabulary: how many tokens there are.
+      same: what all processes of a run must have.
+    """
+
+    title: str
+    batch: Callable[[int, int], Any]
+    held_out: Any
+    vocabulary: int
+    same: Any
+
+
+def library(batch_size: int) -> Text:
+    """Python's standard library, in windows drawn anew for each update."""
+    text, unseen = sources()
+    return Text(
+        f"Python's standard library: {len(text):,} bytes to train on, {len(unseen):,} held out",
+        lambda seed, i: windows(text, batch_size, seed, i),
+        windows(unseen, HELD_OUT_WINDOWS, 0, 0),  # the same in every run
+        BYTES,
+        (text, unseen),
+    )
+
+
+def token_file(path: Path, batch_size: int) -> Text:
+    """A file of tokens, all its windows in an order of their own, and again in another.
+
+    Raises:
+      OSError, ValueError: it is none, or the file that `prepare --held-out` writes is missing.
+    """
+    beside = path.with_name(f"{path.stem}-held-out{path.suffix}")
+    if path.exists() and not beside.exists():
+        raise ValueError(f"{beside} is missing: funprop prepare --held-out 0.05 writes it")
+    seen, unseen = Tokens(path, TIME), Tokens(beside, TIME)
+    if seen.vocabulary is None:
+        raise ValueError(f"{path} must say its vocabulary, as files of funprop prepare do")
+    n, some = len(seen), min(HELD_OUT_WINDOWS, len(unseen))
+
+    def batch(seed: int, i: int) -> Any:
+        numbers = range(i * batch_size, (i + 1) * batch_size)
+        rows = [int(shuffled(np.array([k % n]), n, seed, k // n)[0]) for k in numbers]
+        return tuple(np.stack(part) for part in zip(*(seen[row] for row in rows), strict=True))
+
+    held_out = tuple(np.stack(part) for part in zip(*(unseen[i] for i in range(some)), strict=True))
+    title = f"{path}: {seen.tokens:,} tokens to train on, {unseen.tokens:,} held out"
+    same = np.asarray([seen.tokens, unseen.tokens])
+    return Text(title, batch, held_out, seen.vocabulary, same)
+
+
+def sources() -> tuple[np.ndarray, np.ndarray]:
+    """The standard library's own sources, bytes: to train on, and every twentieth file held out."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    files = sorted(
+        path
+        for path in root.rglob("*.py")
+        if not {"site-packages", "test", "tests", "idlelib"} & set(path.relative_to(root).parts)
+    )
+    parts: tuple[list[bytes], list[bytes]] = [], []
+    for i, path in enumerate(files):
+        parts[i % 20 == 0].append(path.read_bytes())
+    train, test = (np.frombuffer(b"\n".join(part), np.uint8) for part in parts)
+    return train, test
+
+
+def windows(text: np.ndarray, n: int, seed: int, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """`n` windows and the bytes after them, `[n, TIME]` each, drawn by `(seed, i)` alone."""
+    starts = np.random.default_rng([seed, i]).integers(0, len(text) - TIME - 1, n)
+    rows = text[starts[:, None] + np.arange(TIME + 1)].astype(np.int32)
+    return rows[:, :-1], rows[:, 1:]
