@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from funprop.train.runs import HISTORY, PARAMS, read_history, read_settings
+from funprop.train.runs.files import HISTORY, PARAMS, read_history, read_settings
 from tests.conftest import cache
 
 ROOT = Path(__file__).parent.parent
@@ -30,10 +30,10 @@ POINTS = [
     ("os.link", (0, 2, 5)),
     ("os.mkdir", (2, 5, 8)),
     ("os.write", (0, 1, 2, 3)),  # the history
-    ("funprop.train.recorded.write_history", (0,)),
-    ("funprop.train.runs.write_history", (0,)),
-    ("funprop.train.runs.save_reached", (0,)),
-    ("funprop.train.runs.write_settings", (0,)),
+    ("funprop.train.runs.recorded.write_history", (0,)),
+    ("funprop.train.runs.files.write_history", (0,)),
+    ("funprop.train.runs.files.save_reached", (0,)),
+    ("funprop.train.runs.files.write_settings", (0,)),
 ]
 
 

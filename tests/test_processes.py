@@ -17,13 +17,14 @@ import optax
 import pytest
 
 import funprop as fp
-from funprop.train import job, processes
+from funprop.train import processes
 from funprop.train.arrays import spread
 from funprop.train.checkpoints import Checkpoints
 from funprop.train.loop import Loop
-from funprop.train.run_folder import checkpoints_of
-from funprop.train.runs import read_history
-from funprop.train.tasks import task
+from funprop.train.runs import job
+from funprop.train.runs.files import read_history
+from funprop.train.runs.folder import checkpoints_of
+from funprop.train.runs.tasks import task
 from tests.test_data_parallel import digest
 
 ROOT = Path(__file__).parent.parent

@@ -16,8 +16,15 @@ import pytest
 from funprop.train.checkpoints import Checkpoints
 from funprop.train.checkpoints.folder import LOCK
 from funprop.train.interrupts import Stopped
-from funprop.train.run_folder import run_folder
-from funprop.train.runs import CHECKPOINTS, HISTORY, PARAMS, SETTINGS, read_history, read_settings
+from funprop.train.runs.files import (
+    CHECKPOINTS,
+    HISTORY,
+    PARAMS,
+    SETTINGS,
+    read_history,
+    read_settings,
+)
+from funprop.train.runs.folder import run_folder
 from tests import killed
 
 ROOT = Path(__file__).parent.parent
@@ -122,7 +129,7 @@ def test_one_run_at_a_time(folders, tmp_path):
 READ_ONLY = """
 import os, sys
 from pathlib import Path
-from funprop.train.run_folder import run_folder
+from funprop.train.runs.folder import run_folder
 
 os.setuid(65534)
 try:

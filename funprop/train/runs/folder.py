@@ -17,7 +17,7 @@ from funprop.train import processes
 from funprop.train.checkpoints import Checkpoints
 from funprop.train.checkpoints.folder import LOCK, locked
 from funprop.train.checkpoints.saving import said
-from funprop.train.runs import (
+from funprop.train.runs.files import (
     CHECKPOINTS,
     OUTCOME,
     SETTINGS,
