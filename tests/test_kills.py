@@ -154,8 +154,12 @@ def test_signals_end_a_run_that_goes_on_to_the_same_bits(number, runs):
     assert runs.files(runs.whole(folder)) == runs.want
 
 
+EPOCHS = 3000  # long enough for a signal to come in between, on any machine
+
+
 def command(out, *words):
-    words = ["-m", "funprop", "train", "iris", "--epochs", "12", "--out", str(out), *words]
+    epochs = ("--epochs", str(EPOCHS))
+    words = ["-m", "funprop", "train", "iris", *epochs, "--out", str(out), *words]
     return subprocess.Popen(
         [sys.executable, *words],
         cwd=ROOT,
@@ -200,4 +204,4 @@ def test_the_command_is_killed_or_ended(words, tmp_path):
             [{k: v for k, v in row.items() if k not in CLOCKS} for row in read_history(folder)]
             for folder in (out, want)
         ]
-        assert rows[0] == rows[1] and len(rows[0]) == 12
+        assert rows[0] == rows[1] and len(rows[0]) == EPOCHS
