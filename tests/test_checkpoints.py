@@ -171,6 +171,35 @@ def test_what_no_checkpoint_holds_is_refused(tmp_path):
     assert [found.update for found in Checkpoints(tmp_path).all()] == [1]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"update": -1}, "update must be at least 0, got -1"),
+        ({"update": 2.0}, "update must be an integer, got 2.0"),
+        ({"update": True}, "update must be an integer, got True"),
+        ({"update": 2, "notes": {"a": {1}}}, "notes must be what JSON has"),
+        ({"update": 2, "notes": [1]}, "notes must be a dict"),
+        ({"update": 2, "value": "good"}, "value must be a number, got 'good'"),
+    ],
+)
+def test_what_cannot_be_saved_is_no_matter_of_the_disk(arguments, sentence, tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(LIKE, 1)
+        with pytest.raises((TypeError, ValueError), match=sentence):
+            checkpoints.save(LIKE, **arguments)
+    assert [file.name for file in tmp_path.glob("[!.]*")] == ["0000000001"]
+
+
+def test_numbers_of_numpy_are_numbers_and_notes_are_those_of_the_call(tmp_path):
+    notes = {"epoch": 1}
+    with warnings.catch_warnings(), Checkpoints(tmp_path, metric="loss") as checkpoints:
+        warnings.simplefilter("error")
+        checkpoints.save(LIKE, np.int64(7), notes, np.float32(0.5))
+        notes["epoch"] = 2  # before it is on the disk, maybe
+    (found,) = checkpoints.all()
+    assert (found.update, found.notes, found.value) == (7, {"epoch": 1}, 0.5)
+
+
 def rewritten(checkpoint, **changes):
     """Describe it otherwise, as somebody would who writes the format."""
     whole = json.loads((checkpoint / description.FILE).read_text())
@@ -250,6 +279,30 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert [c.update for c in Checkpoints(tmp_path).all()] == [2, 6, 7]
     assert opened().restore_best(LIKE).update == 2
     assert opened(best=max).restore_best(LIKE).update == 6
+
+
+@pytest.mark.parametrize("best", [min, max])
+def test_the_best_is_of_one_metric_and_never_nan(best, tmp_path):
+    def opened(metric):
+        return Checkpoints(tmp_path, keep=2, metric=metric, best=best)
+
+    with opened("loss") as checkpoints:
+        checkpoints.save(state_of(1), 1, value=2.5)
+    with opened("accuracy") as checkpoints:
+        assert checkpoints.restore_best(LIKE) is None
+        checkpoints.save(state_of(2), 2, value=float("nan"))
+        assert checkpoints.restore_best(LIKE) is None
+        checkpoints.save(state_of(3), 3, value=1.5)
+        checkpoints.save(state_of(4), 4, value=1.5 if best is min else float("nan"))
+        checkpoints.save(state_of(5), 5)
+        assert checkpoints.restore_best(LIKE).update == 3
+    assert opened("accuracy").restore_best(LIKE).update == 3
+
+
+def test_a_metric_that_the_history_has_not_is_told(tmp_path):
+    want = r"^checkpoints want the metric 'held_out/loss', got epoch, loss, off, seconds"
+    with pytest.raises(ValueError, match=want):
+        with_metrics(1, tmp_path, "off", metric="held_out/loss")
 
 
 # -------------------------------------------------------------------------------- saves that fail
@@ -394,6 +447,51 @@ def test_one_process_at_a_time(tmp_path):
         assert time.perf_counter() - start < 5
         holder.kill()
     small(1, tmp_path)
+
+
+def with_metrics(epochs, folder, *metrics, keep=None, **options):
+    """A run with these metrics; then of its checkpoints only that of update `keep` is left."""
+    objective = fp.objective(fp.dense(1), fp.mean_squared(), **dict.fromkeys(metrics, off))
+    train = fp.step(fp.backprop(objective), optax.sgd(0.1))
+    data = X, Y[:, None]
+    state = train.init(objective.init(jax.random.key(0), data), None)
+    checkpoints = Checkpoints(folder, updates=1, keep=99, **options)
+    sizes = {"epochs": epochs, "batch_size": 8}
+    fit = fp.fit(train, state, data, **sizes, checkpoints=checkpoints, progress=None)
+    for place in folder.glob("[0-9]*"):
+        if keep is not None and int(place.name) != keep:
+            shutil.rmtree(place)
+    return fit.history
+
+
+def off(outputs, targets):
+    return fp.Sum(jnp.abs(outputs - targets).sum(), jnp.float32(len(targets)))
+
+
+@pytest.mark.parametrize("now", [(), ("other",), ("off", "other")])
+def test_an_epoch_that_is_begun_goes_on_with_its_metrics_alone(now, tmp_path):
+    with_metrics(1, tmp_path, "off", keep=2)
+    with pytest.raises(ValueError, match=r"^metrics must be as in the run that .* holds"):
+        with_metrics(1, tmp_path, *now)
+    assert [set(row) >= set(now) for row in with_metrics(1, tmp_path, *now, override=True)] == [
+        True
+    ]
+    with_metrics(2, tmp_path, "off")  # between epochs there may be others
+
+
+def test_a_setting_that_is_nan_is_as_it_was(tmp_path):
+    settings = {"clip": [float("nan"), 1.0]}
+    with_metrics(1, tmp_path, settings=settings)
+    assert len(with_metrics(2, tmp_path, settings=settings)) == 2
+
+
+@pytest.mark.parametrize("notes", [{}, {"settings": 3}, {"settings": {}}])
+def test_checkpoints_of_a_loop_are_not_taken_for_those_of_fit(notes, tmp_path):
+    step, params = of_line(PLAIN)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(step.init(params, jax.random.key(1)), 1, notes)
+    with pytest.raises(ValueError, match="holds checkpoints that fit did not write"):
+        small(1, tmp_path)
 
 
 # ------------------------------------------------------------------------------------- any step

@@ -116,6 +116,19 @@ def test_all_damaged_is_said(folders, tmp_path):
     assert "checkpoint.json is not what was written" in message and len(message) < 400
 
 
+def test_a_finished_run_is_not_replaced_by_a_shorter_one(folders, tmp_path):
+    folder = shutil.copytree(folders[0], tmp_path / "run")
+    shutil.rmtree(folder / CHECKPOINTS)
+    fewer = killed.SETTINGS | {"epochs": killed.EPOCHS - 1}
+    for override in (False, True):
+        with (
+            pytest.raises(ValueError, match=rf"^epochs must be at least {killed.EPOCHS}, as many"),
+            run_folder("small", folder, fewer, override=override),
+        ):
+            pass
+    assert result(folder) == folders[2]
+
+
 def test_one_run_at_a_time(folders, tmp_path):
     folder = shutil.copytree(folders[1], tmp_path / "run")
     with (

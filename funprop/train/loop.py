@@ -225,7 +225,13 @@ class Loop:
         if kept is None or self.failed:
             return
         update = self.reached.update(self.feed.updates)
-        metric = None if row is None or kept.metric is None else row.get(kept.metric)
+        metric = None
+        if row is not None and kept.metric is not None:
+            if kept.metric not in row:
+                raise ValueError(
+                    f"checkpoints want the metric {kept.metric!r}, got {', '.join(row)}"
+                )
+            metric = row[kept.metric]
         if (kept.due(update) or kept.better(metric)) and self.reached.finite():
             kept.save(self.reached.state, update, self._notes(), metric)
 

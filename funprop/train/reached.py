@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -54,6 +55,7 @@ class Reached(NamedTuple):
             "epoch": self.epoch,
             "done": self.done,
             "sums": sums if self.done else [],
+            "metrics": sorted(self.sums),  # whose sums they are
             "history": list(self.history),
             "seconds": self.seconds,
             "settings": settings,
@@ -76,9 +78,13 @@ def last_reached(
     if found is None:
         return start
     before = found.notes.get("settings")
-    if before is None:
+    if not isinstance(before, dict) or "done" not in found.notes:
         raise ValueError(f"{checkpoints.folder} holds checkpoints that fit did not write")
-    other = [name for name in {**settings, **before} if settings.get(name) != before.get(name)]
+    done = found.notes["done"]
+    if done:  # sums over a part of an epoch go on only as sums of the same
+        before = {**before, "metrics": found.notes["metrics"]}
+        settings = {**settings, "metrics": sorted(start.sums)}
+    other = [n for n in {**settings, **before} if not _alike(settings.get(n), before.get(n))]
     if other and not checkpoints.override:
         name = other[0]
         raise ValueError(
@@ -86,7 +92,7 @@ def last_reached(
             f"{before.get(name)}, got {settings.get(name)}"
         )
     # With other batches, how many of them have been is nothing to go by: that epoch begins anew.
-    epoch, done = found.notes["epoch"], 0 if other else found.notes["done"]
+    epoch, done = found.notes["epoch"], 0 if other else done
     if epoch + (done > 0) > epochs:
         raise ValueError(
             f"epochs must be at least {epoch + (done > 0)}, as many as {checkpoints.folder} has, "
@@ -99,6 +105,11 @@ def last_reached(
         sums = structure.unflatten([np.asarray(x, leaf.dtype) for x, leaf in parts])
     history = tuple(found.notes["history"])
     return Reached(found.state, sums, epoch, done, history, found.notes["seconds"])
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two settings are the same; NaN, which may stand anywhere within, is as NaN."""
+    return one == other or json.dumps(one) == json.dumps(other)
 
 
 @jax.jit

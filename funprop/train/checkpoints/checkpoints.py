@@ -13,7 +13,7 @@ from funprop.checks import check_string, described
 from funprop.train import processes
 from funprop.train.checkpoints import folder as places
 from funprop.train.checkpoints import reading
-from funprop.train.checkpoints.description import as_json
+from funprop.train.checkpoints.description import as_json, checked
 from funprop.train.checkpoints.saving import Saving
 from funprop.values import real_number, whole_number
 
@@ -121,7 +121,7 @@ class Checkpoints:
         if best is not min and best is not max:
             raise TypeError(f"best must be min or max, got {described(best)}")
         self.metric, self.best = metric, best
-        self.settings, self.override = as_json(settings), bool(override)
+        self.settings, self.override = as_json(settings, "settings"), bool(override)
         places.check_installed()
         self._values: dict[int, float] = {}  # of the metric, by update
         self._damaged: set[int] = set()
@@ -165,10 +165,9 @@ class Checkpoints:
         return None
 
     def restore_best(self, like: PyTree) -> Restored | None:
-        """As `restore`, the one with the best value of the metric."""
-        found = {c.update: c.value for c in self.all() if c.value is not None}
-        best = self.best(found, key=found.__getitem__) if found else None
-        return None if best is None else self.restore(like, best)
+        """As `restore`, the one with the best value of `metric`; `None` where none has one."""
+        found = _numbers({c.update: c.value for c in self.all()})
+        return self.restore(like, self.best(found, key=found.__getitem__)) if found else None
 
     def all(self, check: bool = False) -> list[Checkpoint]:
         """Those that are there, the oldest first.
@@ -183,7 +182,8 @@ class Checkpoints:
     def _looked_at(self, update: int, check: bool) -> Checkpoint:
         place = places.place(self.folder, update)
         found, problem = reading.looked_at(self._saving.checkpointer, place, check)
-        notes, value = (found.notes, found.value) if found else ({}, None)
+        notes = found.notes if found else {}
+        value = found.value if found and found.metric == self.metric else None
         return Checkpoint(update, problem, places.nbytes(place), notes, value)
 
     # ------------------------------------------------------------------------------------ writing
@@ -204,7 +204,7 @@ class Checkpoints:
         """Whether this value of the metric is better than that of every checkpoint there is."""
         if value is None or math.isnan(value):
             return False
-        known = [v for v in self._values.values() if not math.isnan(v)]
+        known = _numbers(self._values).values()
         return value not in known and self.best(value, *known, value) == value
 
     def save(
@@ -221,17 +221,18 @@ class Checkpoints:
         Args:
           state: any pytree of arrays, random keys and numbers; may be donated afterwards.
           update: how many updates have been made: its name.
-          notes: what else shall be stored; JSON.
+          notes: what else shall be stored; a dict that JSON has.
           value: of the metric that the best is chosen by.
 
         Raises:
-          TypeError: a leaf is none of these.
-          ValueError: another process writes to the folder.
+          TypeError: a leaf is none of these, or another argument is something else.
+          ValueError: `update` is negative, or another process writes to the folder.
         """
+        update, notes, value = checked(update, notes, value)
         self._settle()
         self.open()
         self._last = time.monotonic()
-        if self._saving.begin(state, update, notes or {}, value) and value is not None:
+        if self._saving.begin(state, update, notes, value, self.metric) and value is not None:
             self._values[update] = value
 
     def _settle(self) -> None:
@@ -248,8 +249,7 @@ class Checkpoints:
         there = [u for u in places.updates_in(self.folder) if u not in self._damaged]
         ours = [u for u in there if self._saving.newest is None or u <= self._saving.newest]
         kept = {*ours[-self.keep :], *(u for u in there if u not in ours)}
-        values = {u: v for u, v in self._values.items() if u in there and not math.isnan(v)}
-        if values:
+        if values := {u: v for u, v in _numbers(self._values).items() if u in there}:
             kept.add(self.best(values, key=values.__getitem__))
         return kept
 
@@ -293,3 +293,8 @@ class Checkpoints:
         """
         if self._saving.open() and self.metric is not None:
             self._values = {c.update: c.value for c in self.all() if c.value is not None}
+
+
+def _numbers(values: dict[int, Any]) -> dict[int, float]:
+    """Those that can be better or worse: NaN is neither."""
+    return {u: v for u, v in values.items() if v is not None and not math.isnan(v)}

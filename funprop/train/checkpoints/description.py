@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from funprop.checks import described
 from funprop.train.whole_file import whole_file
-from funprop.values import short_line
+from funprop.values import real_number, short_line, whole_number
 
 FILE = "checkpoint.json"
 FORMAT = 1  # of what is written; one that cannot be read by what was written before has the next
@@ -32,12 +32,14 @@ class Description(NamedTuple):
         its bits are for.
       notes: what else was stored; JSON.
       value: of the metric that the best is chosen by.
+      metric: its name, where it has one.
     """
 
     update: int
     leaves: dict[str, dict[str, str]]
     notes: dict[str, Any]
     value: float | None
+    metric: str | None = None
 
 
 def write_description(folder: Path, description: Description) -> None:
@@ -92,7 +94,7 @@ def _described(folder: Path) -> tuple[Description, dict[str, str]]:
             f"the checkpoint {folder} has format {whole['format']}, which a newer version of "
             f"funprop writes; this one reads format {FORMAT}"
         )
-    description = Description(*(whole[name] for name in Description._fields))
+    description = Description(**{n: whole[n] for n in Description._fields if n in whole})
     if folder.name.lstrip("0") != str(description.update).lstrip("0"):
         raise DamagedError(f"it is that of update {description.update}")
     return description, whole["files"]
@@ -112,13 +114,29 @@ def _digest(whole: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
-def as_json(settings: Any) -> dict[str, Any]:
-    """Settings as they come back from a file."""
-    if settings is None:
+def checked(update: Any, notes: Any, value: Any) -> tuple[int, dict[str, Any], float | None]:
+    """What is stored beside a state, before any of it is written: what cannot be is the caller's
+    mistake, and no disk's, to be told in a warning and tried again. The notes are a copy.
+
+    Raises:
+      TypeError: names the argument.
+      ValueError: `update` is negative.
+    """
+    number = None if value is None else float(real_number(value, "value"))
+    return whole_number(update, "update", 0), as_json(notes, "notes"), number
+
+
+def as_json(given: Any, name: str) -> dict[str, Any]:
+    """A dict as it comes back from a file.
+
+    Raises:
+      TypeError: it is none, or holds what JSON has not; names the argument.
+    """
+    if given is None:
         return {}
-    if not isinstance(settings, dict):
-        raise TypeError(f"settings must be a dict, got {described(settings)}")
+    if not isinstance(given, dict):
+        raise TypeError(f"{name} must be a dict, got {described(given)}")
     try:
-        return json.loads(json.dumps(settings))
+        return json.loads(json.dumps(given))
     except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"settings must be what JSON has: {short_line(error)}") from None
+        raise TypeError(f"{name} must be what JSON has: {short_line(error)}") from None

@@ -74,7 +74,14 @@ class Saving:
         self._lock = lock
         return True
 
-    def begin(self, state: PyTree, update: int, notes: dict[str, Any], value: float | None) -> bool:
+    def begin(
+        self,
+        state: PyTree,
+        update: int,
+        notes: dict[str, Any],
+        value: float | None,
+        metric: str | None,
+    ) -> bool:
         """Copy the state and begin to write it; whether that could be."""
         self._under_way, problem = update, ""
         self._attempts += 1
@@ -96,7 +103,7 @@ class Saving:
             problem = said(error)
         if self._failed(problem):
             return False
-        description = Description(update, leaves, notes, value)
+        description = Description(update, leaves, notes, value, metric)
         # It ends with the process: orbax's own thread is waited for, and what it wrote is no
         # checkpoint before this one has named it.
         self._thread = threading.Thread(target=self._conclude, args=(description,))

@@ -73,6 +73,7 @@ def run_folder(
                     _check_settings(used.folder, settings)
                 finished = _finished(used.folder, settings)
                 if not finished:
+                    _check_epochs(used.folder, settings)
                     _check_room(used.folder, nbytes)
                     before = _text(used.folder / SETTINGS)
                     write_settings(used.folder, settings)
@@ -201,6 +202,16 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
         told = ", ".join(f"{n} {before.get(n)} (now {settings.get(n)})" for n in other)
         raise ValueError(
             f"the run in {folder} has {told}: --override takes the new, --restart begins anew"
+        )
+
+
+def _check_epochs(folder: Path, settings: dict[str, Any]) -> None:
+    """A finished run is not replaced by a shorter one, though its checkpoints be gone."""
+    before = read_settings(folder) or {}
+    if before.get("finished") and before[RAISED] > settings[RAISED]:
+        raise ValueError(
+            f"{RAISED} must be at least {before[RAISED]}, as many as the run in {folder} has, got "
+            f"{settings[RAISED]}: --restart begins anew"
         )
 
 
