@@ -154,12 +154,8 @@ def test_signals_end_a_run_that_goes_on_to_the_same_bits(number, runs):
     assert runs.files(runs.whole(folder)) == runs.want
 
 
-EPOCHS = 3000  # long enough for a signal to come in between, on any machine
-
-
 def command(out, *words):
-    epochs = ("--epochs", str(EPOCHS))
-    words = ["-m", "funprop", "train", "iris", *epochs, "--out", str(out), *words]
+    words = ["-m", "funprop", "train", "iris", "--out", str(out), *words]
     return subprocess.Popen(
         [sys.executable, *words],
         cwd=ROOT,
@@ -171,13 +167,16 @@ def command(out, *words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [(), ("--processes", "2", "--ordered", "4")])
-def test_the_command_is_killed_or_ended(words, tmp_path):
+@pytest.mark.parametrize(
+    ("epochs", "words"),  # so many that a signal comes in between
+    [(3000, ()), (200, ("--processes", "2", "--ordered", "4"))],
+)
+def test_the_command_is_killed_or_ended(epochs, words, tmp_path):
     """By SIGKILL it loses what the newest checkpoint has not; by the others nothing."""
 
     def ended(name, number=None, after=0):
         out = tmp_path / name
-        with command(out, *words) as run:
+        with command(out, "--epochs", str(epochs), *words) as run:
             if number is not None:
                 while "epoch" not in (line := run.stdout.readline()):
                     assert line
@@ -204,4 +203,4 @@ def test_the_command_is_killed_or_ended(words, tmp_path):
             [{k: v for k, v in row.items() if k not in CLOCKS} for row in read_history(folder)]
             for folder in (out, want)
         ]
-        assert rows[0] == rows[1] and len(rows[0]) == EPOCHS
+        assert rows[0] == rows[1] and len(rows[0]) == epochs
