@@ -6,6 +6,7 @@ runs/checkpoints-example.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn.datasets import load_digits
 
 import funprop as fp
 
-DIGITS = load_digits()
+DIGITS: Any = load_digits()
 X, Y = (DIGITS.data / 16).astype(np.float32), DIGITS.target.astype(np.int32)
 DATA, BATCH, UPDATES = (X, Y), 64, 3000
 OBJECTIVE = fp.objective(fp.mlp(128, 64, 10), fp.softmax_cross_entropy(), accuracy=fp.accuracy)

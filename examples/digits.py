@@ -4,7 +4,7 @@ import jax
 import optax
 
 import funprop as fp
-from funprop.train.tasks import task
+from funprop.train.runs.tasks import task
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 import funprop as fp
-from funprop.train.tasks import task
+from funprop.train.runs.tasks import task
 
 LEARNING_RATE, EPOCHS, BATCH = 0.1, 20, 32
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 import funprop as fp
-from funprop.train.tasks import task
+from funprop.train.runs.tasks import task
 
 
 class Gate(NamedTuple):

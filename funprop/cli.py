@@ -148,10 +148,10 @@ def _run() -> int:
         if data == "stdlib" or Path(data).suffix in (".bin", ".npy"):
             if optimizer != "adam":
                 raise ValueError(f"text is trained on by adamw, got {optimizer!r}")
-            from funprop.train import text
+            from funprop.train.runs import text
 
             return functools.partial(text.train, data, model=model or "llama", **given)
-        from funprop.train import job
+        from funprop.train.runs import job
 
         return functools.partial(job.train, data, model=model, optimizer=optimizer, **given)
 
@@ -185,7 +185,7 @@ def _run() -> int:
           run: its folder.
           update: which, the first being 1; without it, the one that ended the run.
         """
-        from funprop.train import debug as debugged
+        from funprop.train.runs import debug as debugged
 
         started()
         print(debugged.debug(run, update))
@@ -197,7 +197,7 @@ def _run() -> int:
         Args:
           folder: where they are.
         """
-        from funprop.train import show as shown
+        from funprop.train.runs import show as shown
 
         started()
         print(shown.runs(folder))
@@ -209,7 +209,7 @@ def _run() -> int:
         Args:
           run: its folder.
         """
-        from funprop.train import show as shown
+        from funprop.train.runs import show as shown
 
         started()
         print(shown.show(run))
@@ -232,7 +232,7 @@ def _run() -> int:
           held_out: the share that goes to NAME-held-out.bin: every n-th file, or, of few files, the
             last part of each.
         """
-        from funprop.train import prepare
+        from funprop.train.data import prepare
 
         started()
         options = {"tokenizer": tokenizer, "end_of_text": end_of_text, "held_out": held_out}

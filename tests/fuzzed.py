@@ -19,9 +19,9 @@ import jax
 import numpy as np
 
 import funprop as fp
-from funprop.train import runs
 from funprop.train.checkpoints import description
 from funprop.train.named import bits
+from funprop.train.runs import files as runs
 from tests import killed
 
 SECONDS = 10  # for one file; then the process ends, and says where it was

@@ -21,11 +21,12 @@ import optax
 import orbax.checkpoint  # noqa: F401  # so that the processes need not
 
 import funprop as fp
-from funprop.train import recorded, runs
 from funprop.train.arrays import spread
 from funprop.train.interrupts import CODES, Stopped
 from funprop.train.progress import silent
-from funprop.train.run_folder import checkpoints_of, run_folder
+from funprop.train.runs import files as runs
+from funprop.train.runs import recorded
+from funprop.train.runs.folder import checkpoints_of, run_folder
 
 EPOCHS, BATCH, EXAMPLES = 4, 8, 44  # six updates an epoch, the last of them short
 SETTINGS = {"data": "small", "epochs": EPOCHS, "batch_size": BATCH, "seed": 0}
@@ -50,8 +51,8 @@ def data():
 class Interrupting(recorded.recorded):
     """Ctrl-C in the midst of epoch 3."""
 
-    def update(self, epoch, *args):
-        super().update(epoch, *args)
+    def update(self, epoch, epochs, examples, means):
+        super().update(epoch, epochs, examples, means)
         if 2 < epoch < 3:
             signal.raise_signal(signal.SIGINT)
 

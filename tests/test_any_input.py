@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
-from funprop.train.data import epoch_rows
+from funprop.train.data.in_memory import epoch_rows
 
 KEY, FEATURES, OUTPUTS, LARGEST_NORM, RATE = jax.random.key(0), 3, 2, 0.5, 0.25
 MODEL = fp.named("line", fp.dense(OUTPUTS))

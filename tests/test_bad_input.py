@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
-from funprop.train import job
-from funprop.train.data import arrays, check_data, split
-from funprop.train.tasks import task
+from funprop.train.data.in_memory import arrays, check_data, split
+from funprop.train.runs import job
+from funprop.train.runs.tasks import task
 
 KEY = jax.random.key(0)
 X, Y = jnp.ones((8, 3)), jnp.zeros(8, jnp.int32)

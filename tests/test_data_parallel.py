@@ -224,7 +224,7 @@ def on_8_bits_are_the_same():
 
 
 def on_8_bits_of_real_models_are_the_same():
-    from funprop.train.tasks import task
+    from funprop.train.runs.tasks import task
 
     chosen = task("digits")
     pictures = [tuple(part[i * 64 : i * 64 + 64] for part in chosen.train) for i in range(10)]

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
-from funprop.train import batches
-from funprop.train.order import shuffled
-from funprop.train.prefetch import ahead
-from funprop.train.records import TRIED
+from funprop.train.data import batches
+from funprop.train.data.order import shuffled
+from funprop.train.data.prefetch import ahead
+from funprop.train.data.records import TRIED
 from tests.test_fit import DATA, KEY, N, X, Y, objective, stepped
 
 ORDER = shuffled(np.arange(N), N, 3, 0)
@@ -207,7 +207,9 @@ def test_a_function_makes_the_batch_of_every_update():
 
 
 def test_a_run_goes_on_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr("funprop.train.streamed.BLOCK_BYTES", 2 * 4 * 4 * 4)  # two batches a block
+    monkeypatch.setattr(
+        "funprop.train.data.streamed.BLOCK_BYTES", 2 * 4 * 4 * 4
+    )  # two batches a block
     step, params = stepped(objective(), optax.sgd(0.1, momentum=0.9))
     whole = trained(step, params, Grain(*DATA), epochs=3)
 
@@ -390,8 +392,8 @@ def test_a_run_that_ends_early_leaves_no_thread(way):
 
 def test_blocks_have_one_shape_and_little_memory(monkeypatch):
     """However many updates are left of an epoch, one program serves."""
-    monkeypatch.setattr("funprop.train.streamed.BLOCK_BYTES", 4 * 3 * 4 * 3)
-    from funprop.train.streamed import Streamed
+    monkeypatch.setattr("funprop.train.data.streamed.BLOCK_BYTES", 4 * 3 * 4 * 3)
+    from funprop.train.data.streamed import Streamed
 
     feed = Streamed(batches.RecordBatches(Grain(*DATA), 4, 3, "drop"), None)
     found = list(feed.blocks(0))

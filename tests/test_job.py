@@ -19,11 +19,13 @@ import numpy as np
 import pytest
 
 import funprop as fp
-from funprop.train import job, plots, progress, runs
-from funprop.train.debug import debug
+from funprop.train import progress
 from funprop.train.output import lasting_output
-from funprop.train.run_folder import run_folder
-from funprop.train.tasks import task
+from funprop.train.runs import files as runs
+from funprop.train.runs import job, plots
+from funprop.train.runs.debug import debug
+from funprop.train.runs.folder import run_folder
+from funprop.train.runs.tasks import task
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))

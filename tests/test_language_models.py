@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import funprop as fp
-from funprop.train import Fit, corpus, text
+from funprop.train import Fit
+from funprop.train.runs import corpus, text
 from funprop.trees import lifted
 from tests.cases import quickly
 

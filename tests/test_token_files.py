@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import funprop as fp
-from funprop.train.prepare import PIECE, prepare
+from funprop.train.data.prepare import PIECE, prepare
 from tests.test_bad_input import raises
 
 TOKENS = np.arange(1000, dtype=np.uint16)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import funprop as fp
 from funprop.train import loop
-from funprop.train.data import epoch_rows, gather
+from funprop.train.data.in_memory import epoch_rows, gather
 from funprop.train.progress import for_terminal, lines, live
 from tests.cases import OPTIMISED
 

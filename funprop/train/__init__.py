@@ -1,11 +1,11 @@
 """The shell around the pure core: data in, epochs run, progress shown, files written."""
 
 from funprop.train.checkpoints import Checkpoint, Checkpoints, Restored
+from funprop.train.data.records import skip_unreadable
+from funprop.train.data.tokens import Tokens
 from funprop.train.fit import Fit, fit
 from funprop.train.params_file import load, save
-from funprop.train.records import skip_unreadable
 from funprop.train.stopping import at_least, at_most, patience
-from funprop.train.tokens import Tokens
 
 __all__ = [
     "Checkpoint",

@@ -15,11 +15,11 @@ from funprop.steps import Step
 from funprop.train.arguments import check_options, check_step
 from funprop.train.arrays import copies
 from funprop.train.checkpoints import Checkpoints
-from funprop.train.data import Last, arrays
+from funprop.train.data.in_memory import Last, arrays
+from funprop.train.data.prepared import given, prepared
 from funprop.train.held_out import measuring
 from funprop.train.interrupts import interrupts
 from funprop.train.loop import Loop
-from funprop.train.prepared import given, prepared
 from funprop.train.progress import Progress, for_terminal, silent
 from funprop.train.reached import Reached, last_reached
 from funprop.train.runner import kind

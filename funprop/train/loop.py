@@ -17,7 +17,7 @@ from funprop import trees
 from funprop.steps import Step
 from funprop.train import processes
 from funprop.train.checkpoints import Checkpoints
-from funprop.train.feeds import Block, Feed
+from funprop.train.data.feeds import Block, Feed
 from funprop.train.interrupts import INTERRUPTED
 from funprop.train.progress import Progress
 from funprop.train.reached import Reached

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing import connection
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 # A process that is silent for so long has died, and JAX ends the others.
 HEARTBEAT_SECONDS = 10
+A_MOMENT = 0.2  # seconds in which a system notes that a process has been killed
 LONGEST_WORDS = 8192  # bytes
 SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
@@ -101,9 +103,13 @@ def _wait(running: list[Any], problems: Any, interrupts: list[Any]) -> None:
             for i in waiting:
                 with contextlib.suppress(OSError):  # it has ended meanwhile
                     interrupts[i].send_bytes(str(int(number)).encode())
-        codes = {i: process.exitcode for i, process in waiting.items() if not process.is_alive()}
+        codes = _ended(waiting)
         if any(codes.values()) and not problems.empty():
-            raise ValueError(problems.get())
+            # Where one was killed, what others say of it is no reason.
+            time.sleep(A_MOMENT)
+            codes = _ended(waiting)
+            if min(codes.values()) >= 0:
+                raise ValueError(problems.get())
         # One that was killed has a code below zero; others may have failed for the lack of it.
         for i in sorted(codes, key=lambda i: codes[i]):
             if codes[i] and not number:
@@ -113,6 +119,11 @@ def _wait(running: list[Any], problems: Any, interrupts: list[Any]) -> None:
             del waiting[i]
     if number and any(process.exitcode for process in running):
         raise Stopped(WORDS[number])
+
+
+def _ended(processes: dict[int, Any]) -> dict[int, int]:
+    """The exit codes of those that have ended."""
+    return {i: process.exitcode for i, process in processes.items() if not process.is_alive()}
 
 
 class _Terminated(KeyboardInterrupt):

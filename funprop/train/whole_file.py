@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,19 @@ def whole_file(file: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             hidden.unlink()
+
+
+def is_draft(name: str) -> bool:
+    """Whether a file of this name is a draft, that a process which was killed has left."""
+    return re.fullmatch(r"\.[0-9a-f]{16}", name) is not None
+
+
+def clear_drafts(folder: Path) -> None:
+    """Remove drafts that processes which were killed have left; nobody else may be writing."""
+    for file in folder.iterdir():
+        if is_draft(file.name):
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 def _nameless(folder: Path) -> int | None:

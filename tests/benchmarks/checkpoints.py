@@ -25,8 +25,8 @@ from tests.benchmarks.harness import header
 from tests.benchmarks.language_models import tokens, transformer
 
 EVERY = 100  # updates
-BLOCK = 6  # updates, in the midst of which one is written
-PAIRS = 4
+BLOCK = 4  # updates, in the midst of which one is written
+PAIRS = 3
 
 
 def gpt() -> tuple[fp.Step, Any, Any]:

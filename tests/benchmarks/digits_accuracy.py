@@ -12,8 +12,8 @@ import optax
 
 import funprop as fp
 from funprop.gradients import GradFn
-from funprop.train.data import epoch_rows
-from funprop.train.tasks import task
+from funprop.train.data.in_memory import epoch_rows
+from funprop.train.runs.tasks import task
 from tests.benchmarks.harness import header
 from tests.benchmarks.models import ours
 

@@ -30,7 +30,7 @@ import optax
 from jax.test_util import check_grads
 
 import funprop as fp
-from funprop.train.tasks import task
+from funprop.train.runs.tasks import task
 from tests.benchmarks import conv_rnn_updates, language_models, models, step_speed
 from tests.benchmarks.harness import Pair, paired, ratio
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 import funprop as fp
-from funprop.train.tasks import task
+from funprop.train.runs.tasks import task
 from tests.benchmarks.harness import Pair, header, paired, ratio
 from tests.benchmarks.models import Sizes, expert_params, expert_step, ours
 

@@ -20,9 +20,9 @@ import optax
 
 import funprop as fp
 from funprop import trees
-from funprop.train.feeds import Block
-from funprop.train.prefetch import AHEAD
-from funprop.train.streamed import BLOCK_BYTES, Streamed
+from funprop.train.data.feeds import Block
+from funprop.train.data.prefetch import AHEAD
+from funprop.train.data.streamed import BLOCK_BYTES, Streamed
 from tests.benchmarks.harness import header, ratio
 
 TIME, BATCH = 128, 16

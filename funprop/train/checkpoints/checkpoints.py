@@ -104,7 +104,7 @@ class Checkpoints:
         updates: int | None = None,
         keep: int = 3,
         metric: str | None = None,
-        best: Callable[..., float] = min,
+        best: Callable[..., Any] = min,
         settings: dict[str, Any] | None = None,
         override: bool = False,
     ) -> None:

@@ -92,6 +92,7 @@ class Saving:
                 problem = said(error)
         if self._failed(problem):  # and all wait for the first
             return False
+        leaves: written.Leaves = {}
         try:
             with written.quiet():
                 leaves = written.write(self.checkpointer, self._draft, state)

@@ -12,8 +12,7 @@ from funprop.inspect.table import aligned
 from funprop.train.checkpoints import Checkpoint, Checkpoints
 from funprop.train.checkpoints.folder import in_use
 from funprop.train.progress import HIDDEN
-from funprop.train.run_folder import check_is_run
-from funprop.train.runs import (
+from funprop.train.runs.files import (
     CHECKPOINTS,
     OUTCOME,
     SETTINGS,
@@ -21,6 +20,7 @@ from funprop.train.runs import (
     read_history,
     read_settings,
 )
+from funprop.train.runs.folder import check_is_run
 from funprop.train.stopping import Row
 
 STEPS = "▁▂▃▄▅▆▇█"

@@ -21,15 +21,9 @@ from funprop.rewrites import autodiff, remat
 from funprop.steps import step
 from funprop.train import processes
 from funprop.train.arrays import spread
-from funprop.train.corpus import BYTES, TIME, Text, library, token_file
 from funprop.train.fit import Fit, fit
-from funprop.train.outcome import NonFinite, Outcome, check_outcome, guarded, outcome_of
-from funprop.train.plots import curve
-from funprop.train.recorded import recorded
-from funprop.train.replay import Work
-from funprop.train.rounds import Rounds, in_bits
-from funprop.train.run_folder import checkpoints_of, run_folder, say_finished
-from funprop.train.runs import (
+from funprop.train.runs.corpus import BYTES, TIME, Text, library, token_file
+from funprop.train.runs.files import (
     check_choice,
     check_installed,
     check_rate,
@@ -40,6 +34,12 @@ from funprop.train.runs import (
     write_run,
     write_settings,
 )
+from funprop.train.runs.folder import checkpoints_of, run_folder, say_finished
+from funprop.train.runs.outcome import NonFinite, Outcome, check_outcome, guarded, outcome_of
+from funprop.train.runs.plots import curve
+from funprop.train.runs.recorded import recorded
+from funprop.train.runs.replay import Work
+from funprop.train.runs.rounds import Rounds, in_bits
 
 UPDATES = 100  # a round, after which it is measured and a sample is drawn
 PROMPT, SAMPLE = b"def ", 120

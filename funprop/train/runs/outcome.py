@@ -11,7 +11,7 @@ from funprop.steps import Step, skip_nonfinite
 from funprop.train import processes
 from funprop.train.fit import Fit
 from funprop.train.interrupts import CODES, Stopped
-from funprop.train.replay import Work, batch_of
+from funprop.train.runs.replay import Work, batch_of
 from funprop.train.stopping import Row
 
 NonFinite = Literal["stop", "skip"]

@@ -10,8 +10,8 @@ import numpy as np
 
 from funprop.steps import Step
 from funprop.train.checkpoints import Checkpoints
-from funprop.train.feeds import Feed
-from funprop.train.prepared import Prepared, given, prepared
+from funprop.train.data.feeds import Feed
+from funprop.train.data.prepared import Prepared, given, prepared
 from funprop.train.reached import Reached
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from funprop.nonfinite.update import find_nonfinite_update
-from funprop.train.replay import Work, batch_of, state_before
-from funprop.train.run_folder import check_is_run, checkpoints_of
-from funprop.train.runs import read_settings
-from funprop.train.tasks import TASKS
+from funprop.train.runs.files import read_settings
+from funprop.train.runs.folder import check_is_run, checkpoints_of
+from funprop.train.runs.replay import Work, batch_of, state_before
+from funprop.train.runs.tasks import TASKS
 
 
 def debug(run: Path, update: int | None = None) -> str:
@@ -43,9 +43,9 @@ def debug(run: Path, update: int | None = None) -> str:
 
 def _work_of(settings: dict[str, Any]) -> Work:
     if settings["data"] in TASKS:
-        from funprop.train import job
+        from funprop.train.runs import job
 
         return job.work_of(settings)
-    from funprop.train import text
+    from funprop.train.runs import text
 
     return text.work_of(settings)

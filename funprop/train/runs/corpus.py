@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from funprop.train.order import shuffled
-from funprop.train.tokens import Tokens
+from funprop.train.data.order import shuffled
+from funprop.train.data.tokens import Tokens
 
 BYTES = 256
 TIME = 128  # tokens a window

@@ -11,7 +11,7 @@ import numpy as np
 
 from funprop.train.arrays import split
 from funprop.train.checkpoints.digests import digests
-from funprop.train.data import Last, blocks, epoch_rows, gather
+from funprop.train.data.in_memory import Last, blocks, epoch_rows, gather
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Int, PyTree

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
-from funprop.train.as_arrays import array, first_nonfinite, listed, parts_of
+from funprop.train.data.as_arrays import array, first_nonfinite, listed, parts_of
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Int, PyTree, Shaped

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from funprop.train.token_files import beside
+from funprop.train.data.token_files import beside
 from funprop.train.whole_file import whole_file
 from funprop.values import real_number, short_line
 

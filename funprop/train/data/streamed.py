@@ -12,9 +12,9 @@ import numpy as np
 from funprop import trees
 from funprop.train import processes
 from funprop.train.arrays import AXIS
-from funprop.train.batches import Batches
-from funprop.train.feeds import Block
-from funprop.train.prefetch import ahead
+from funprop.train.data.batches import Batches
+from funprop.train.data.feeds import Block
+from funprop.train.data.prefetch import ahead
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -26,7 +26,7 @@ BLOCK_SECONDS = 0.2
 
 
 class Streamed:
-    """The feed of batches that are loaded as they are needed; see `funprop.train.feeds.Feed`.
+    """The feed of batches that are loaded as they are needed; see `funprop.train.data.feeds.Feed`.
 
     Blocks have one shape, so that one program serves them all: that which closes an epoch has
     places that hold nothing. Over a mesh, a process loads the places of its own devices alone.

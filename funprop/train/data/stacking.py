@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
-from funprop.train.as_arrays import first_nonfinite
+from funprop.train.data.as_arrays import first_nonfinite
 from funprop.values import dtype_in_jax
 
 if TYPE_CHECKING:

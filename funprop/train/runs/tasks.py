@@ -13,7 +13,7 @@ from funprop.layers import lstm, reshape, sigmoid
 from funprop.losses import binary_cross_entropy, mean_squared, softmax_cross_entropy
 from funprop.metrics import absolute_error, accuracy, binary_accuracy
 from funprop.models import autoencoder, cnn, mlp, rnn
-from funprop.train.data import split
+from funprop.train.data.in_memory import split
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -178,7 +178,7 @@ def task(name: str) -> Task:
       ValueError: there is none of that name.
     """
     if name == "stdlib":
-        raise ValueError("stdlib is text, which funprop.train.text.train trains on")
+        raise ValueError("stdlib is text, which funprop.train.runs.text.train trains on")
     if name not in TASKS:
         raise ValueError(f"unknown data set {name!r}, there are {', '.join(TASKS)}, stdlib")
     return TASKS[name]()

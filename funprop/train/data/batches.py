@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import jax
 import numpy as np
 
-from funprop.train.order import shuffled
-from funprop.train.records import read
-from funprop.train.stacking import like, stacked
+from funprop.train.data.order import shuffled
+from funprop.train.data.records import read
+from funprop.train.data.stacking import like, stacked
 from funprop.values import short_line
 
 if TYPE_CHECKING:
     from jaxtyping import Int, PyTree
 
-    from funprop.train.data import Last
+    from funprop.train.data.in_memory import Last
 
 
 class Batches(Protocol):

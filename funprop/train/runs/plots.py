@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from funprop.train.runs.tasks import Task
 from funprop.train.stopping import Row
-from funprop.train.tasks import Task
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ from funprop.train import processes
 from funprop.train.checkpoints import Checkpoints
 from funprop.train.checkpoints.folder import LOCK, locked
 from funprop.train.checkpoints.saving import said
-from funprop.train.runs import (
+from funprop.train.runs.files import (
     CHECKPOINTS,
     OUTCOME,
     SETTINGS,
@@ -26,6 +26,7 @@ from funprop.train.runs import (
     write_settings,
     write_text,
 )
+from funprop.train.whole_file import clear_drafts, is_draft
 
 SMALL_FILES = 1 << 20  # bytes: curves, history, settings
 RAISED = "epochs"  # the setting that may be raised
@@ -105,6 +106,7 @@ class _Used:
         self.folder, self.made = folder, made
         try:
             self._lock = locked(folder)
+            clear_drafts(folder)
         except BaseException:
             _take_away(made)
             raise
@@ -149,7 +151,7 @@ def check_is_run(folder: Path) -> None:
     """Raise a `ValueError` where something is there that is no run's folder, nor an empty one."""
     if not folder.is_dir():
         raise ValueError(f"the run folder {folder} exists already, and is no folder")
-    names = {entry.name for entry in folder.iterdir()} - {LOCK}
+    names = {entry.name for entry in folder.iterdir() if not is_draft(entry.name)} - {LOCK}
     if names and not names & {SETTINGS, CHECKPOINTS}:
         raise ValueError(f"the run folder {folder} exists already, and holds no run")
 

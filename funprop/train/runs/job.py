@@ -27,12 +27,7 @@ from funprop.train import processes
 from funprop.train.arguments import check_sizes
 from funprop.train.arrays import spread
 from funprop.train.fit import Fit, fit
-from funprop.train.outcome import NonFinite, Outcome, check_outcome, guarded, outcome_of
-from funprop.train.plots import confusion, draw
-from funprop.train.recorded import display
-from funprop.train.replay import Work
-from funprop.train.run_folder import checkpoints_of, run_folder, say_finished
-from funprop.train.runs import (
+from funprop.train.runs.files import (
     check_choice,
     check_installed,
     check_rate,
@@ -43,7 +38,12 @@ from funprop.train.runs import (
     write_run,
     write_settings,
 )
-from funprop.train.tasks import Task, task
+from funprop.train.runs.folder import checkpoints_of, run_folder, say_finished
+from funprop.train.runs.outcome import NonFinite, Outcome, check_outcome, guarded, outcome_of
+from funprop.train.runs.plots import confusion, draw
+from funprop.train.runs.recorded import display
+from funprop.train.runs.replay import Work
+from funprop.train.runs.tasks import Task, task
 from funprop.verify import Check, Report, verify
 
 OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {

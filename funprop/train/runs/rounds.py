@@ -13,7 +13,7 @@ import jax
 from funprop import trees
 from funprop.train import processes
 from funprop.train.progress import silent
-from funprop.train.runs import write_text
+from funprop.train.runs.files import write_text
 from funprop.train.stopping import Row
 
 SAMPLES = "samples.txt"

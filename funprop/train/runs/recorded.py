@@ -10,7 +10,7 @@ from typing import Any
 
 from funprop.train import processes
 from funprop.train.progress import Progress, for_terminal
-from funprop.train.runs import HISTORY, as_json, write_history
+from funprop.train.runs.files import HISTORY, as_json, write_history
 from funprop.train.stopping import Row
 
 

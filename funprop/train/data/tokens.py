@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from funprop.train.token_files import Layout, layout
+from funprop.train.data.token_files import Layout, layout
 from funprop.values import LARGEST, whole_number
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Where batches come from: arrays in memory, sources of records, functions, files of tokens."""

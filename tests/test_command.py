@@ -1,0 +1,154 @@
+"""What the command cannot do it says in one short sentence, and leaves everything as it was."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from funprop import cli
+from funprop.train.checkpoints import Checkpoints
+from funprop.train.runs import show
+from funprop.train.runs.files import read_history, write_history, write_settings
+
+SETTINGS = {"data": "iris", "model": "mlp", "epochs": 2, "nonfinite": "stop"}
+SETTINGS |= {"optimizer": "adam", "learning_rate": 1e-2, "batch_size": 16, "seed": 0}
+SETTINGS |= {"backward": "manual", "ordered": None}
+
+# The words, and what must be in the sentence.
+REFUSED = {
+    "train mnist": "unknown data set 'mnist'",
+    "train iris --learning-rate -1": "learning_rate must be positive",
+    "train iris --learning-rate nan": "learning_rate must be positive",
+    "train iris --learning-rate inf": "learning_rate must be positive",
+    "train iris --seed -1": "seed must be from 0",
+    "train iris --seed 99999999999": "seed must be from 0",
+    "train iris --epochs 0": "epochs must be",
+    "train iris --epochs -3": "epochs must be",
+    "train iris --batch-size 0": "batch_size must be from 1",
+    "train iris --batch-size 100000": "batch_size must be from 1 to 120",
+    "train iris --model bert": "unknown model 'bert'",
+    "train digits-denoise --model mlp": "unknown model 'mlp'",
+    "train iris --processes 0": "processes must be at least 1",
+    "train iris --processes 1 --distributed": "a scheduler decides",
+    "train iris --processes 1 --ordered 7": "multiple of 7 parts",
+    "train iris --ordered 0": "parts must be",
+    "train iris --out file": "file exists already, and is no folder",
+    "train iris --out file/run": "cannot be written: Not a directory",
+    "train iris --out other": "other exists already, and holds no run",
+    "train iris --out link": "link",
+    "train iris --out run --learning-rate 0.5": "learning_rate 0.01 (now 0.5)",
+    "train iris --out run --seed 3 --epochs 9": "seed 0 (now 3)",
+    "train digits --out run": "data iris (now digits)",
+    "train stdlib --optimizer sgd": "trained on by adamw",
+    "train stdlib --model mlp": "unknown model 'mlp'",
+    "train stdlib --epochs 0": "must be at least 1",
+    "train nothing.bin": "nothing.bin",
+    "train tokens.bin": "tokens-held-out.bin is missing",
+    "train other/none.npy": "none.npy",
+    "train empty.npy": "held-out",
+    "show nowhere": "there is no run nowhere",
+    "show file": "file exists already, and is no folder",
+    "show other": "other exists already, and holds no run",
+    "show empty": "empty holds no run",
+    "runs nowhere": "there is no folder nowhere",
+    "runs file": "there is no folder file",
+    "debug nowhere": "there is no run nowhere",
+    "debug run": "--update must say which",
+    "debug run --update 0": "update must be from 1 to 16",
+    "debug run --update 17": "update must be from 1 to 16",
+    "debug broken": "run.json of broken is damaged",
+    "prepare nothing.txt --out t.bin": "nothing.txt",
+    "prepare file --out t.txt": "out must end in .bin",
+    "prepare file --out nowhere/t.bin": "nowhere",
+    "prepare file --out t.bin --held-out 1.5": "held_out must be at least 0 and below 1",
+    "prepare file --out t.bin --held-out nan": "held_out must be",
+    "prepare file --out t.bin --tokenizer file": "file",
+    "prepare zero --out t.bin": "no tokens",
+    "prepare other --out t.bin": "other",
+    "verify nothing": "nothing",
+    "verify no.module:thing": "no.module",
+    "verify funprop:nothing": "nothing",
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with a run, what looks like one, and other things."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("text\n")
+    (tmp_path / "zero").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("other", "empty", "run", "broken"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "other" / "letter.txt").touch()
+    (tmp_path / "tokens.bin").write_bytes(bytes(1000))
+    np.save(tmp_path / "empty.npy", np.zeros(0, np.uint8))
+    write_settings(tmp_path / "run", SETTINGS)
+    (tmp_path / "broken" / "run.json").write_text('{"data": "iris"')
+    return tmp_path
+
+
+def files(folder):
+    found = {file for file in folder.rglob("*") if file.name != ".lock"}
+    return {file: file.is_file() and file.read_bytes() for file in found}
+
+
+def ran(words, monkeypatch):
+    """What the command ends with."""
+    monkeypatch.setattr(sys, "argv", ["funprop", *words.split()])
+    with pytest.raises(SystemExit) as ended, jax.numpy_dtype_promotion("standard"):  # for optax
+        cli.main()
+    return ended.value.code
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_refused_in_one_sentence(words, here, monkeypatch, capsys):
+    before = files(here)
+    code = ran(words, monkeypatch)
+    assert isinstance(code, str) and code.startswith("error: ") and REFUSED[words] in code
+    assert len(code) <= 400 and "\n" not in code
+    assert files(here) == before
+    assert not capsys.readouterr().err
+
+
+def test_what_was_not_foreseen_is_a_sentence_too(here, monkeypatch):
+    def fails(_):
+        raise KeyError("params")
+
+    monkeypatch.setattr(show, "show", fails)
+    assert ran("show run", monkeypatch) == "error: KeyError: 'params' (--debug shows where)"
+    with pytest.raises(KeyError):
+        monkeypatch.setattr(sys, "argv", ["funprop", "show", "run", "--debug"])
+        cli.main()
+
+
+def test_runs_and_one_of_them_are_shown(here, monkeypatch, capsys):
+    run = here / "run"
+    rows = [
+        {"epoch": 1.0, "loss": 2.0, "held_out/loss": 2.5, "seconds": 1.0},
+        {"epoch": 2.0, "loss": 1.0, "held_out/loss": float("nan"), "seconds": 2.0},
+    ]
+    write_history(run, rows)
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        for update in (8, 16):
+            checkpoints.save({"w": np.arange(8.0)}, update, {"epoch": update // 8, "done": 0})
+    damaged = next((run / "checkpoints" / f"{16:010d}").rglob("d/*"))
+    damaged.write_bytes(damaged.read_bytes()[:-3])
+    with (run / "history.jsonl").open("a") as file:
+        file.write('{"epoch": 3.0, "lo')  # killed meanwhile
+    assert ran("show run", monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert "run: stopped: killed, can go on" in said and "learning_rate 0.01" in said
+    lines = said.splitlines()
+    (loss,) = (line.split() for line in lines if line.startswith("loss"))
+    assert loss == ["loss", "█▁", "2", "1", "1", "2"]
+    whole, broken = (line for line in lines if line.startswith("update"))
+    assert "update 8 " in whole and whole.endswith("whole") and "damaged: " in broken
+    write_settings(run, SETTINGS | {"stopped": "all 2 epochs done"}, finished=True)
+    assert ran("runs .", monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert "finished: all 2 epochs done" in said and "2/2" in said and "loss nan" in said
+    assert [row["epoch"] for row in read_history(run)] == [1.0, 2.0]
+    assert json.loads((run / "run.json").read_text())["finished"]
