@@ -113,6 +113,16 @@ def test_every_kind_of_leaf_comes_back(every, tmp_path):
     same(Checkpoints(tmp_path).restore(state).state, state)
 
 
+def test_the_order_of_bytes_is_no_matter(tmp_path):
+    state = {"w": np.arange(3, dtype=">i4"), "v": np.arange(3, dtype=">f8")}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, 1)
+    found = checkpoints.restore(state).state
+    for name, array in state.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
 def test_nothing_of_numbers_comes_back(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save({"none": np.zeros((0, 3))}, 1)

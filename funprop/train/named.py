@@ -50,7 +50,12 @@ def bits(leaf: Any) -> Any:
     """What is stored of a leaf: of random keys their bits, of Python's numbers an array."""
     if is_key(leaf):
         return jax.random.key_data(leaf)
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+    return leaf if isinstance(leaf, jax.Array) else _native(np.asarray(leaf))
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """In the machine's order of bytes, as it will be read."""
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def bits_spec(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -58,6 +63,7 @@ def bits_spec(leaf: Any) -> jax.ShapeDtypeStruct:
     if is_key(leaf):
         return jax.eval_shape(jax.random.key_data, leaf)
     array = leaf if hasattr(leaf, "shape") else np.asarray(leaf)
+    array = _native(array) if isinstance(array, np.ndarray) else array
     return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
 
@@ -67,7 +73,7 @@ def as_leaf(like: Any, stored: Any) -> Any:
     if is_key(like):
         stored = jax.random.wrap_key_data(jnp.asarray(stored), impl=implementation(like))
     elif isinstance(like, np.ndarray):
-        return np.asarray(stored)
+        return np.asarray(stored, like.dtype)
     elif isinstance(like, np.generic):
         return np.asarray(stored)[()]
     elif not hasattr(like, "dtype"):
