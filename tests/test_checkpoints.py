@@ -123,6 +123,16 @@ def test_the_order_of_bytes_is_no_matter(tmp_path):
         np.testing.assert_array_equal(found[name], array)
 
 
+def test_wide_numbers_are_not_made_narrower_in_silence(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save({"w": np.full(2, 1 / 3)}, 1)
+    like = {"w": jax.ShapeDtypeStruct((2,), np.float64)}
+    with pytest.raises(ValueError, match=r"w is float64\[2\], which JAX has with jax_enable_x64"):
+        checkpoints.restore(like)
+    with jax.enable_x64(True):
+        assert checkpoints.restore(like).state["w"].tolist() == [1 / 3, 1 / 3]
+
+
 def test_nothing_of_numbers_comes_back(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save({"none": np.zeros((0, 3))}, 1)

@@ -114,10 +114,18 @@ def _check_alike(leaves: dict[str, Any], stored: Leaves) -> None:
         wanted, got = spec_string(bits_spec(leaf)), stored[name]["spec"]
         if wanted != got:
             raise ValueError(f"at {name} expected {wanted}, got {got}")
+        if not is_key(leaf) and not isinstance(leaf, np.ndarray | np.generic) and _wide(leaf):
+            raise ValueError(f"{name} is {wanted}, which JAX has with jax_enable_x64 alone")
         kind, stored_kind = _key(leaf).get("key"), stored[name].get("key")
         if kind != stored_kind:
             wanted, got = (f"a key of {k}" if k else "numbers" for k in (kind, stored_kind))
             raise ValueError(f"at {name} expected {wanted}, got {got}")
+
+
+def _wide(leaf: Any) -> bool:
+    """Whether it is to be an array that JAX would make narrower."""
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jax.dtypes.canonicalize_dtype(dtype) != dtype
 
 
 def _target(leaf: Any) -> Any:
