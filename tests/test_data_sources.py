@@ -299,6 +299,11 @@ def test_what_cannot_be_read_is_skipped_where_asked_for():
     )
 
 
+class NoLength(Grain):
+    def __len__(self):
+        return 21.0
+
+
 def test_fit_refuses_what_does_not_fit_together():
     step, params = stepped(objective())
 
@@ -315,6 +320,7 @@ def test_fit_refuses_what_does_not_fit_together():
     for data, options, told in [
         (batch, {"batch_size": None}, "updates must be given, how many an epoch has, as data is a"),
         (batch, {"updates": 3}, "batch_size must be left out, as data is a function of batches"),
+        (NoLength(*DATA), {}, "data: its length cannot be read: TypeError: 'float' object"),
         (Grain(*DATA), {"updates": 3}, "updates must be left out where data is no function: all"),
         (Grain(*DATA), {"batch_size": None}, "batch_size must be an integer, got None"),
         (Grain(*DATA), {"batch_size": 22}, "batch_size must be from 1 to 21, the number of examp"),

@@ -18,7 +18,7 @@ from funprop.train.data.padding import WAYS_OUT, check_padding, one_shape
 from funprop.train.data.records import is_source
 from funprop.train.data.streamed import Streamed, batch_of
 from funprop.train.runner import Runner, runner
-from funprop.values import whole_number
+from funprop.values import short_line, whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -81,7 +81,10 @@ def given(
         epochs, _ = check_sizes(1, epochs, 1, last)
         return Given(data, epochs, 0, updates, whole_number(seed, "seed", 0), last, mesh)
     if source:
-        n = len(data)
+        try:
+            n = len(data)
+        except Exception as error:
+            raise ValueError(f"data: its length cannot be read: {short_line(error)}") from error
         if not n:
             raise ValueError("data must have at least one example, got none")
     else:
