@@ -60,6 +60,10 @@ def token_file(path: Path, batch_size: int) -> Text:
     if seen.vocabulary is None:
         raise ValueError(f"{path} must say its vocabulary, as files of funprop prepare do")
     n, some = len(seen), min(HELD_OUT_WINDOWS, len(unseen))
+    if batch_size > n:
+        raise ValueError(
+            f"batch_size must be from 1 to {n}, the windows of {path}, got {batch_size}"
+        )
 
     def batch(seed: int, i: int) -> Any:
         numbers = range(i * batch_size, (i + 1) * batch_size)
