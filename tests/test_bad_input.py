@@ -391,6 +391,7 @@ def test_the_job_refuses_and_leaves_no_folder(change, sentence, tmp_path):
 
 
 def test_the_job_refuses_an_unknown_set_and_a_folder_that_is_there(tmp_path):
+    (tmp_path / "letter").touch()
     raises(
         ValueError,
         "unknown data set 'mnist', there are digits, digits-denoise, iris, breast-cancer, "
@@ -399,7 +400,7 @@ def test_the_job_refuses_an_unknown_set_and_a_folder_that_is_there(tmp_path):
     )
     raises(
         ValueError,
-        f"the run folder {tmp_path} exists already",
+        f"the run folder {tmp_path} exists already, and holds no run",
         lambda: job.train("iris", out=tmp_path),
     )
 

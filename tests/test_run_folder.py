@@ -116,10 +116,12 @@ def test_all_damaged_is_said(folders, tmp_path):
     assert "checkpoint.json is not what was written" in message and len(message) < 400
 
 
-def test_a_finished_run_is_not_replaced_by_a_shorter_one(folders, tmp_path):
+def test_a_finished_run_without_checkpoints_is_not_replaced(folders, tmp_path):
     folder = shutil.copytree(folders[0], tmp_path / "run")
     shutil.rmtree(folder / CHECKPOINTS)
-    fewer = killed.SETTINGS | {"epochs": killed.EPOCHS - 1}
+    fewer, more = (killed.SETTINGS | {"epochs": killed.EPOCHS + by} for by in (-1, 1))
+    with pytest.raises(ValueError, match="has no checkpoints to go on from to more epochs"):
+        run_folder("small", folder, more).__enter__()
     for override in (False, True):
         with (
             pytest.raises(ValueError, match=rf"^epochs must be at least {killed.EPOCHS}, as many"),

@@ -121,7 +121,7 @@ def fit(
     Example:
       >>> import optax, funprop as fp
       >>> line = fp.objective(fp.dense(1), fp.mean_squared())
-      >>> x = jnp.linspace(-1, 1, 20)[:, None]
+      >>> x = jax.numpy.linspace(-1, 1, 20)[:, None]
       >>> data = x, 3 * x + 1
       >>> train = fp.step(fp.backprop(line), optax.sgd(0.3))
       >>> state = train.init(line.init(jax.random.key(0), data), jax.random.key(1))

@@ -15,7 +15,7 @@ from typing import Any
 
 from funprop.train import processes
 from funprop.train.checkpoints import Checkpoints
-from funprop.train.checkpoints.folder import LOCK, locked
+from funprop.train.checkpoints.folder import LOCK, locked, updates_in
 from funprop.train.checkpoints.saving import said
 from funprop.train.runs.files import (
     CHECKPOINTS,
@@ -206,9 +206,15 @@ def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def _check_epochs(folder: Path, settings: dict[str, Any]) -> None:
-    """A finished run is not replaced by a shorter one, though its checkpoints be gone."""
+    """A finished run is not replaced, though its checkpoints be gone."""
     before = read_settings(folder) or {}
-    if before.get("finished") and before[RAISED] > settings[RAISED]:
+    if not before.get("finished"):
+        return
+    if before[RAISED] < settings[RAISED] and not updates_in(folder / CHECKPOINTS):
+        raise ValueError(
+            f"{folder} has no checkpoints to go on from to more epochs: --restart begins anew"
+        )
+    if before[RAISED] > settings[RAISED]:
         raise ValueError(
             f"{RAISED} must be at least {before[RAISED]}, as many as the run in {folder} has, got "
             f"{settings[RAISED]}: --restart begins anew"
