@@ -82,12 +82,18 @@ def marked(cases: Any, slow: Any) -> list[Any]:
     return [pytest.param(case, marks=[SLOW] if case in slow else []) for case in cases]
 
 
+# Variants, of which the plain form is quick.
+VARIANTS = (
+    *("attention-masked", "gru", "lstm-lengths", "layer_norm-bare", "softmax_cross_entropy-tokens"),
+    *("linear_cross_entropy-tokens", "linear_cross_entropy-rows"),
+)
 VERIFIED = [
     pytest.param(
         case,
         dtype,
         marks=[SLOW]
         if case in COMBINATORS + EASIER
+        or case.id in VARIANTS
         or dtype == jnp.float64
         or (dtype == jnp.bfloat16 and case.id not in BFLOAT16)
         else [],

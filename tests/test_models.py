@@ -89,6 +89,7 @@ class ResNet(nn.Module):
         return nn.Dense(3, name="head", **WIDE)(x.mean((1, 2)))
 
 
+@pytest.mark.slow
 def test_cnn_is_the_pre_activated_residual_network(x64):
     def branch(params):
         norm0, _, conv0, norm1, _, conv1 = params
@@ -120,6 +121,7 @@ def test_cnn_is_the_pre_activated_residual_network(x64):
     same(model, ResNet(), variables, normal(2, 6, 4, 1))
 
 
+@pytest.mark.slow
 def test_cnn_with_batch_norm_is_evaluated_by_its_statistics(x64):
     """Where training sees all data in one batch, inference gives the same."""
     model, x = fp.cnn(3, widths=(2, 4), norm=fp.batch_norm), normal(8, 4, 4, 1)
@@ -159,6 +161,7 @@ TWO_CELLS = fp.rnn(2, fp.gru(3), fp.lstm(2))
 of_two_cells = quickly(TWO_CELLS.forward)
 
 
+@pytest.mark.slow
 @given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=4))
 @FEW
 def test_rnn_sees_no_padding(lengths):

@@ -218,8 +218,13 @@ def test_low_rank_trains_its_own_numbers_alone_in_a_tied_model_too():
     ("where", "train", "trained"),
     [
         ("blocks[-1]/attention/qkv", "blocks[-2:]/*norm", {"copy_3/attention/qkv", "norm"}),
-        ("blocks/attention/qkv", "*[0]/*norm*", {"attention/qkv", "copy_0"}),
-        ("*[-1]/*/qkv", None, {"copy_3/attention/qkv"}),
+        *(
+            pytest.param(*row, marks=pytest.mark.slow)
+            for row in (
+                ("blocks/attention/qkv", "*[0]/*norm*", {"attention/qkv", "copy_0"}),
+                ("*[-1]/*/qkv", None, {"copy_3/attention/qkv"}),
+            )
+        ),
     ],
 )
 def test_low_rank_of_some_copies_and_some_trained_whole(where, train, trained):

@@ -96,7 +96,7 @@ def test_none():
 """
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
 def test_the_plugin(folder, workers):
     (folder / "test_mine.py").write_text(textwrap.dedent(TESTS))
     done = run("-m", "pytest", "-q", f"-n{workers}", "-p", "no:cacheprovider", cwd=folder)
