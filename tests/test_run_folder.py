@@ -105,6 +105,19 @@ def test_damage_is_never_silent(seed, n, folders, tmp_path):
     assert recovered + hopeless == n and hopeless < n / 4
 
 
+def test_two_descriptions_exchanged_are_none(folders, tmp_path):
+    """Each is sealed, but as what it is."""
+    folder = shutil.copytree(folders[1], tmp_path / "run")
+    settings, newest = folder / SETTINGS, max(folder.rglob("checkpoint.json"))
+    text = settings.read_bytes()
+    settings.write_bytes(newest.read_bytes())
+    newest.write_bytes(text)
+    assert read_settings(folder) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert trained(folder, strict=False) == folders[2]
+
+
 def test_all_damaged_is_said(folders, tmp_path):
     folder = shutil.copytree(folders[1], tmp_path / "run")
     for file in folder.rglob("checkpoint.json"):

@@ -111,7 +111,8 @@ def _sha256(file: Path) -> str:
 
 
 def _digest(whole: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
+    """Of no other file's content: one that stands in its place is not taken for it."""
+    return hashlib.sha256(f"{FILE}\n{json.dumps(whole, sort_keys=True)}".encode()).hexdigest()
 
 
 def checked(update: Any, notes: Any, value: Any) -> tuple[int, dict[str, Any], float | None]:

@@ -125,7 +125,10 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
 
 
 def _digest(settings: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    """Of no other file's content: one that stands in its place is not taken for it."""
+    return hashlib.sha256(
+        f"{SETTINGS}\n{json.dumps(settings, sort_keys=True)}".encode()
+    ).hexdigest()
 
 
 def read_history(folder: Path) -> list[Row]:
