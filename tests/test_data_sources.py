@@ -300,7 +300,7 @@ def test_what_cannot_be_read_is_skipped_where_asked_for():
 
 
 class NoLength(Grain):
-    def __len__(self):
+    def __len__(self):  # pyright: ignore[reportIncompatibleMethodOverride]
         return 21.0
 
 
