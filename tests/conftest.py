@@ -9,6 +9,7 @@ of what the optimiser does (memory, flops) asks for it: `cases.OPTIMISED`.
 import gc
 import importlib
 import os
+import signal
 import types
 from pathlib import Path
 
@@ -81,3 +82,8 @@ def with_cudnn(monkeypatch):
     module = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
     library = types.SimpleNamespace(cudnn_get_version=lambda: 91000)
     monkeypatch.setattr(module, "cuda_versions", library)
+
+
+# A shell's job in the background ignores Ctrl-C, and so would all that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
