@@ -6,6 +6,7 @@ Nothing happens here where the package is imported by anything else.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
@@ -36,7 +37,16 @@ def _end(*_: Any) -> None:
 def started() -> None:
     """From here on Ctrl-C is a `KeyboardInterrupt` again."""
     if signal.getsignal(signal.SIGINT) is _end:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, _interrupt)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """As Python does it; but what is raised while garbage is collected, Python would swallow, and
+    where XLA has compiled for long that is what comes next: then a moment later."""
+    if frame is not None and frame.f_code.co_name == "_xla_gc_callback":
+        threading.Timer(0.01, _thread.interrupt_main).start()
+        return
+    signal.default_int_handler(number, frame)
 
 
 if (
