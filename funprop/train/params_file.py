@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from funprop.train.named import implementation, is_key
 from funprop.train.whole_file import whole_file
 from funprop.trees import path_string, spec_string
 
@@ -164,20 +165,12 @@ def _by_name(what: str, tree: PyTree) -> dict[str, Any]:
 
 def _keys(leaves: dict[str, Any]) -> dict[str, str]:
     """Of each random key, the implementation that its bits are for: they alone do not tell it."""
-    return {name: str(_implementation(leaf)) for name, leaf in leaves.items() if _is_key(leaf)}
-
-
-def _implementation(key: Any) -> Any:
-    return jax.random.key_impl(jnp.empty((), key.dtype))
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return {name: str(implementation(leaf)) for name, leaf in leaves.items() if is_key(leaf)}
 
 
 def _raw(leaf: Any) -> Any:
     """A spec of what is stored: the bits, for random keys."""
-    return jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    return jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
 
 
 def _stored(name: str, leaf: Any) -> Any:
@@ -188,7 +181,7 @@ def _stored(name: str, leaf: Any) -> Any:
             raise ValueError(f"params: {name} was donated to an update and is gone")
         if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
             raise ValueError(f"params: {name} is split over processes: gather it first")
-    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
+    array = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf, order="C")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -247,8 +240,8 @@ def _as(leaf: Any, array: Any) -> Any:
     if _is_numpy(leaf):
         return array[()] if isinstance(leaf, np.generic) else array
     value = jnp.asarray(array)
-    if _is_key(leaf):
-        value = jax.random.wrap_key_data(value, impl=_implementation(leaf))
+    if is_key(leaf):
+        value = jax.random.wrap_key_data(value, impl=implementation(leaf))
     sharding = getattr(leaf, "sharding", None)
     split = isinstance(sharding, jax.sharding.NamedSharding)
     return jax.device_put(value, sharding) if split else value

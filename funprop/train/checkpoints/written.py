@@ -79,7 +79,7 @@ def _check_leaves(leaves: dict[str, Any]) -> None:
 
 
 def _key(leaf: Any) -> dict[str, str]:
-    return {"key": implementation(leaf)} if is_key(leaf) else {}
+    return {"key": str(implementation(leaf))} if is_key(leaf) else {}
 
 
 def _not_empty(arrays: dict[str, Any]) -> dict[str, Any]:
