@@ -32,11 +32,13 @@ def debug(run: Path, update: int | None = None) -> str:
     if update is None:
         raise ValueError(f"--update must say which, as no update ended the run in {run}")
     work = _work_of({"nonfinite": "stop"} | settings)
-    last = work.prepared().feed.updates * settings["epochs"]
+    made = work.prepared()
+    last = made.feed.updates * settings["epochs"]
     if not 1 <= update <= last:
         raise ValueError(f"update must be from 1 to {last}, got {update}")
-    before = state_before(work, checkpoints_of(run, settings, override=True), update)
-    batch = batch_of(work.prepared().feed, update)
+    kept = checkpoints_of(run, settings, override=True)
+    before = state_before(made, work.state, kept, update)
+    batch = batch_of(made.feed, update)
     report = find_nonfinite_update(work.step, before, batch)
     return f"update {update:,} of {run}\n\n{report}"
 

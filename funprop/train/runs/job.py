@@ -117,7 +117,7 @@ def train(
     processes.check_same((chosen.train, chosen.test), settings)
 
     network, whole = _model(chosen, settings)
-    work = work_of(settings, all_devices)
+    work = _work(chosen, whole, settings, all_devices)
     with run_folder(
         name, out, settings, trees.nbytes(work.state), restart=restart, override=override
     ) as (folder, finished):
@@ -147,10 +147,14 @@ def train(
     return folder
 
 
-def work_of(settings: dict[str, Any], all_devices: bool = False) -> Work:
+def work_of(settings: dict[str, Any]) -> Work:
     """What a run with these settings repeats."""
-    chosen, seed = task(settings["data"]), settings["seed"]
-    _, whole = _model(chosen, settings)
+    chosen = task(settings["data"])
+    return _work(chosen, _model(chosen, settings)[1], settings, all_devices=False)
+
+
+def _work(chosen: Task, whole: Layer, settings: dict[str, Any], all_devices: bool) -> Work:
+    seed = settings["seed"]
     grad_fn = _grad_fn(whole, settings["backward"])
     size = settings["batch_size"]
     split, mesh = spread(grad_fn, size, all_devices, settings["ordered"])

@@ -45,16 +45,16 @@ def batch_of(feed: Feed, update: int) -> PyTree:
     return feed.batch(*divmod(update - 1, feed.updates))
 
 
-def state_before(work: Work, checkpoints: Checkpoints, update: int) -> Any:
+def state_before(made: Prepared, first: Any, checkpoints: Checkpoints, update: int) -> Any:
     """The state to which an update was applied, the first one being 1: that of the last checkpoint
     before it, and the updates since once more.
 
     Raises:
       ValueError: the checkpoints are of another state.
     """
-    feed, runs, *example = work.prepared()
-    sums = runs.zeros(work.state, *example)
-    reached = _last_before(work.state, checkpoints, update) or Reached(work.state, sums)
+    feed, runs, *example = made
+    sums = runs.zeros(first, *example)
+    reached = _last_before(first, checkpoints, update) or Reached(first, sums)
     state, behind = reached.state, reached.update(feed.updates)
     while behind < update - 1:
         epoch, done = divmod(behind, feed.updates)

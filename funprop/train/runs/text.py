@@ -156,9 +156,9 @@ def train(
     return folder
 
 
-def work_of(settings: dict[str, Any], all_devices: bool = False) -> Work:
+def work_of(settings: dict[str, Any]) -> Work:
     """What a run with these settings repeats."""
-    return _work(_text(settings["data"], settings["batch_size"]), settings, all_devices)
+    return _work(_text(settings["data"], settings["batch_size"]), settings, all_devices=False)
 
 
 def _text(data: str, batch_size: int) -> Text:
