@@ -36,6 +36,15 @@ HEARTBEAT_SECONDS = 10
 A_MOMENT = 0.2  # seconds in which a system notes that a process has been killed
 LONGEST_WORDS = 8192  # bytes
 SIGNALS = {signal.SIGINT, signal.SIGTERM}
+# What ends a process with a sentence; anything else is a mistake of ours, with a traceback.
+TOLD = (
+    ValueError,
+    TypeError,
+    ModuleNotFoundError,
+    FloatingPointError,
+    OSError,
+    KeyboardInterrupt,
+)
 
 
 def launch(n: int, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
@@ -154,11 +163,16 @@ def _run(address: str, n: int, i: int, work: bytes, problems: Any, interrupts: A
         function, args, kwargs = pickle.loads(work)
         function(*args, **kwargs)
 
+    def tell(error: BaseException) -> int:
+        if not isinstance(error, KeyboardInterrupt):
+            problems.put(str(error))
+        return 1  # an interrupted one too: 130 is the code of a run that can be gone on with
+
     try:
         threading.Thread(target=_heed, args=(interrupts,), daemon=True).start()
-        joined(unpickled, address, n, i, tell=problems.put)
+        joined(unpickled, address, n, i, tell)
     except KeyboardInterrupt:  # it was waiting here already
-        os._exit(INTERRUPTED)
+        os._exit(1)
 
 
 def _heed(interrupts: Any) -> None:
@@ -168,12 +182,21 @@ def _heed(interrupts: Any) -> None:
             _thread.interrupt_main(signal.Signals(int(number)))
 
 
+def _tell(error: BaseException) -> int:
+    """Say what ended this process, and what code it shall end with."""
+    if isinstance(error, KeyboardInterrupt):
+        print(WORDS[signal.SIGINT], file=sys.stderr)
+        return INTERRUPTED
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+
+
 def joined(
     function: Callable[[], Any],
     address: str | None = None,
     n: int | None = None,
     i: int | None = None,
-    tell: Callable[[str], Any] = lambda problem: print(f"error: {problem}", file=sys.stderr),
+    tell: Callable[[BaseException], int] = _tell,
 ) -> None:
     """Call `function` in this process as one of a run, found as `join` finds it.
 
@@ -184,10 +207,8 @@ def joined(
     try:
         join(address, n, i)
         function()
-    except (ValueError, TypeError, ModuleNotFoundError, FloatingPointError, OSError) as error:
-        tell(str(error))
-    except KeyboardInterrupt:
-        code = INTERRUPTED
+    except TOLD as error:
+        code = tell(error)
     except Stopped as stopped:
         code = int(stopped.code or 0)
     except BaseException:
