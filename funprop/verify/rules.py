@@ -17,6 +17,7 @@ from funprop.verify.report import Report
 from funprop.verify.subject import arrays, first_line, floats, refused, without_keys
 from funprop.verify.truth import internals
 from funprop.verify.truth.evaluate import Evaluate
+from funprop.verify.truth.kept_rules import rules_survive_differentiation
 
 
 def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Report:
@@ -69,7 +70,9 @@ def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Rep
         picked = _spread(_distinct(group), SEEN)
         for eqn, inputs in picked:
             subject = of_rule(eqn, inputs)
-            if not subject.differentiable or not floats(jax.eval_shape(subject.plain, *inputs)):
+            if not subject.differentiable or not floats(
+                jax.eval_shape(subject.plain, *subject.args)
+            ):
                 continue
             try:
                 found.append(examine(subject, seed, thorough=False))
@@ -110,7 +113,7 @@ def rule_calls(function: Callable[..., Any], *args: Any) -> list[tuple[Any, list
       Pairs of an equation and its inputs, one for every call that was run: under a scan each step,
       under a while loop the last turn, under shard_map each device.
     """
-    with internals.rules_survive_differentiation():
+    with rules_survive_differentiation():
         jaxpr = jax.make_jaxpr(function)(*args)
     whats: list[Any] = []
 

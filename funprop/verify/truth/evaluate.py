@@ -26,10 +26,8 @@ from funprop.verify.truth.internals import (
     only_calls,
     open_jaxpr,
 )
+from funprop.verify.truth.primitives import KNOWN, OPAQUE
 from funprop.verify.truth.ties import TIES
-
-# Python code, or a kernel: what runs in it is not in the jaxpr, so it keeps the trace's dtypes.
-OPAQUE = ("pure_callback", "io_callback", "ffi_call", "pallas_call", "custom_call")
 
 
 class NotWideError(TypeError):
@@ -134,6 +132,15 @@ class Evaluate:
             return [_SCATTERS[name](*inputs, **params)]
         params = {k: _wide_dtype(v) for k, v in eqn.params.items()}
         return [self.widened(v) for v in bind(eqn, inputs, params)]
+
+
+def not_known(jaxpr: Any) -> str:
+    """A primitive of which nobody here knows whose its derivative is; empty where there is none."""
+    for eqn in equations(jaxpr, but=OPAQUE):
+        name = eqn.primitive.name
+        if name not in KNOWN or (name == "call_hi_primitive" and not only_calls(eqn)):
+            return str(name)
+    return ""
 
 
 def through_bits(jaxpr: Any) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 
 from funprop import trees
 from funprop.verify.subject import Subject, first_line, floats, of_floats
-from funprop.verify.truth.evaluate import Evaluate, NotWideError, through_bits
+from funprop.verify.truth.evaluate import Evaluate, NotWideError, not_known, through_bits
 from funprop.verify.truth.programs import MANY, jit_of
 from funprop.verify.truth.samples import Sample
 from funprop.verify.truth.traces import EPS32, EPS64, Traces
@@ -99,6 +99,8 @@ class Instruments(Traces):
         """
         if through_bits(jaxpr):
             raise NotWideError("the bits of a number have no derivative in JAX")
+        if name := not_known(jaxpr):
+            raise NotWideError(f"{name} may have a derivative of its own")
         places = self.subject.differentiable
         forward = of_floats(functools.partial(run, jaxpr), inputs, places)
         ys, pullback = jax.vjp(forward, *(inputs[i] for i in places))
