@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
-from funprop.verify.adapters import of_rule
 from funprop.verify.judging.examine import examine
-from funprop.verify.judging.rows import as_report
+from funprop.verify.judging.rows import Findings, as_report
 from funprop.verify.report import Report
-from funprop.verify.subject import arrays, first_line, floats, refused, without_keys
+from funprop.verify.subject import arrays, first_line, floats, is_floating, refused, without_keys
+from funprop.verify.subjects.of_rule import of_rule
 from funprop.verify.truth import internals
 from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.kept_rules import rules_survive_differentiation
@@ -54,32 +54,29 @@ def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Rep
         calls = rule_calls(function, *args)
     except (TypeError, ValueError) as error:
         raise refused(error, getattr(function, "__name__", "function")) from None
-    found: list[Any] = []
+    found: list[Findings] = []
     notes: list[str] = []
-    groups: dict[tuple[str, str, str], list[tuple[Any, list[Any]]]] = {}
-    for eqn, inputs in calls:
-        if any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in inputs):
-            note = f"{internals.rule_name(eqn)} was not judged: its inputs are complex"
-            notes += [note] if note not in notes else []
-            continue
-        specs = ",".join(f"{v.dtype}{v.shape}" for v in inputs)
-        groups.setdefault((internals.rule_name(eqn), internals.rule_source(eqn), specs), []).append(
-            (eqn, inputs)
-        )
+    groups: dict[tuple[str, str, str], list[Call]] = {}
+    for call in calls:
+        specs = ",".join(f"{v.dtype}{v.shape}" for v in call.inputs)
+        name, source = internals.rule_name(call.equation), internals.rule_source(call.equation)
+        groups.setdefault((name, source, specs), []).append(call)
     for (name, source, _), group in groups.items():
+        if any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in group[0].inputs):
+            notes.append(f"{name} was not judged: its inputs are complex")
+            continue
         picked = _spread(_distinct(group), SEEN)
-        for eqn, inputs in picked:
-            subject = of_rule(eqn, inputs)
-            if not subject.differentiable or not floats(
-                jax.eval_shape(subject.plain, *subject.args)
-            ):
-                continue
+        for call in picked:
             try:
-                found.append(examine(subject, seed, thorough=False))
+                found += _judged(call, seed)
+            except jax.errors.UnexpectedTracerError:
+                notes.append(
+                    f"{name} ({source}) was not judged: it closes over a value of the function "
+                    "around it, which may be given to it as an argument"
+                )
             except (ValueError, TypeError, NameError) as error:
                 notes.append(f"{name} ({source}) was not judged: {first_line(error)}")
-        where = f"{name} is at {source}; {len(group)} calls, {len(picked)} judged"
-        notes.append(where)
+        notes.append(f"{name} is at {source}; {len(group)} calls, {len(picked)} judged")
     if not calls:
         notes.append("no custom rule is reached")
     report = as_report(found)
@@ -89,14 +86,29 @@ def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Rep
 SEEN = 3  # calls of one rule at inputs of the same shapes that are judged
 
 
-def _distinct(group: list[Any]) -> list[Any]:
-    kept, seen = [], set()
-    for eqn, inputs in group:
-        bits = tuple(np.asarray(v).tobytes() for v in without_keys(inputs)[0])
-        if bits not in seen:
-            seen.add(bits)
-            kept.append((eqn, inputs))
-    return kept
+def _judged(call: Call, seed: int) -> list[Findings]:
+    """What is found of one call; nothing where it has no input or output to differentiate."""
+    subject = of_rule(call.equation, call.inputs, call.used)
+    if not subject.differentiable or not floats(jax.eval_shape(subject.plain, *subject.args)):
+        return []
+    found = examine(subject, seed, thorough=False)
+    forbidden = [
+        subject.paths[i]
+        for i, v in enumerate(subject.args)
+        if is_floating(v) and i not in subject.differentiable and subject.paths[i][-1] != "/"
+    ]
+    if not forbidden:
+        return [found]
+    note = f"{', '.join(forbidden)}: not judged, the rule does not let it be differentiated"
+    return [found._replace(notes=[*found.notes, note])]
+
+
+def _distinct(group: list[Call]) -> list[Call]:
+    kept = {}
+    for call in group:
+        bits = tuple(np.asarray(v).tobytes() for v in without_keys(call.inputs)[0])
+        kept.setdefault((bits, call.used), call)
+    return list(kept.values())
 
 
 def _spread(items: list[Any], n: int) -> list[Any]:
@@ -106,13 +118,23 @@ def _spread(items: list[Any], n: int) -> list[Any]:
     return [items[round(i * (len(items) - 1) / (n - 1))] for i in range(n)]
 
 
-def rule_calls(function: Callable[..., Any], *args: Any) -> list[tuple[Any, list[Any]]]:
-    """Every call of a custom rule that `function(*args)` makes, with the inputs that it gets.
+class Call(NamedTuple):
+    """One call of a custom rule.
 
-    Returns:
-      Pairs of an equation and its inputs, one for every call that was run: under a scan each step,
-      under a while loop the last turn, under shard_map each device.
+    Attributes:
+      equation: that calls it.
+      inputs: that it gets.
+      used: which of its outputs anything is made of.
     """
+
+    equation: Any
+    inputs: list[Any]
+    used: tuple[bool, ...]
+
+
+def rule_calls(function: Callable[..., Any], *args: Any) -> list[Call]:
+    """Every call of a custom rule that `function(*args)` makes: under a scan each step, under a
+    while loop the last turn, under shard_map each device."""
     with rules_survive_differentiation():
         jaxpr = jax.make_jaxpr(function)(*args)
     whats: list[Any] = []
@@ -124,11 +146,25 @@ def rule_calls(function: Callable[..., Any], *args: Any) -> list[tuple[Any, list
         whats[:] = [what for what, _ in log]
         return [values for _, values in log]
 
+    used = _used(jaxpr)
     calls = []
     for eqn, (inputs, ran) in zip(whats, run(*jax.tree.leaves(args)), strict=True):
         if any(trees.is_float(value) for value in inputs):
             calls += [
-                (eqn, [value[tuple(place)] for value in inputs])
+                Call(eqn, [value[tuple(place)] for value in inputs], used[id(eqn)])
                 for place in np.argwhere(np.asarray(ran))
             ]
     return calls
+
+
+def _used(jaxpr: Any) -> dict[int, tuple[bool, ...]]:
+    """Which outputs of each equation, by its id, are used in the jaxpr that it stands in."""
+    opened = internals.open_jaxpr(jaxpr)[0]
+    read = {id(atom) for eqn in opened.eqns for atom in eqn.invars}
+    read |= {id(atom) for atom in opened.outvars}
+    found = {}
+    for eqn in opened.eqns:
+        found[id(eqn)] = tuple(id(v) in read for v in eqn.outvars)
+        for inner in internals.inner_jaxprs(eqn):
+            found |= _used(inner)
+    return found

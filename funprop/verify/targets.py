@@ -12,11 +12,12 @@ import numpy as np
 from funprop.inspect.visits import compiled_visits
 from funprop.layer import Layer
 from funprop.located import check_params
-from funprop.verify.adapters import of_function, of_gradient, of_layer
 from funprop.verify.judging.examine import examine, traced
 from funprop.verify.judging.rows import Findings, as_report
 from funprop.verify.report import Report
 from funprop.verify.subject import Subject, arrays, first_line, floats, refused
+from funprop.verify.subjects.of_function import of_function, of_gradient
+from funprop.verify.subjects.of_layer import of_layer
 from funprop.verify.truth import internals
 from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.instruments import Instruments

@@ -203,6 +203,12 @@ def equation_name(eqn: Any) -> str:
     return str(eqn.params.get("name") or eqn.primitive.name)
 
 
+def is_root(eqn: Any) -> bool:
+    """Whether the rule is that of `jax.lax.custom_root`."""
+    name, place = _of_function(eqn)
+    return name == "_custom_root" and "/jax/" in place.replace("\\", "/")
+
+
 def input_names(eqn: Any) -> list[str]:
     """What the rule's function calls its inputs; empty for constants that it closes over."""
     if eqn.primitive.name == "call_hi_primitive":
@@ -221,6 +227,22 @@ def input_names(eqn: Any) -> list[str]:
         names = [f"args[{i - n_consts}]" for i in range(n)]
     told = ["" if i < n_consts else str(name or "") for i, name in enumerate(names)]
     return ["" if name.startswith(GIVEN) else name for name in told]
+
+
+def forget_traces(eqn: Any) -> None:
+    """Let JAX trace the rule's forward pass anew: after a trace of it that failed it would go on
+    with an earlier one, of whose results it has lost the structure."""
+    _forget(eqn.params.get("fwd_jaxpr_thunk"))
+
+
+def _forget(function: Any) -> None:
+    function = getattr(function, "f", function)
+    for cell in getattr(function, "__closure__", None) or ():
+        held = cell.cell_contents
+        if isinstance(held, dict) and function.__name__ == "memoized":
+            held.clear()
+        elif callable(getattr(held, "f", held)):
+            _forget(held)
 
 
 def unfiltered_errors() -> Any:
