@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop.verify import stories
+from funprop.verify.judging import laws
 from funprop.verify.judging.judge import FACTOR, UNITS, Verdict, compared, stacked
 from funprop.verify.judging.rows import Findings, row, wrong
+from funprop.verify.report import Check
 from funprop.verify.stories.case import Case
 from funprop.verify.subject import Subject, is_floating
 from funprop.verify.truth.differences import slope
@@ -26,7 +28,8 @@ def by_differences(
     subject: Subject, tools: Instruments, samples: list[Sample], why: str, rng: np.random.Generator
 ) -> Findings:
     """Judge by central differences, in the highest precision that the forward pass runs in."""
-    hands = stacked([tools.only_hand(s) for s in samples], [s.unit for s in samples])
+    tools.only_values = True
+    hands = stacked([tools.hand(s) for s in samples], [s.unit for s in samples])
     eps, values = _highest(tools, samples[0])
     checks = []
     for k, i in enumerate(subject.differentiable):
@@ -62,13 +65,36 @@ def by_differences(
         else:
             told = stories.told(Case(tools, samples, k, verdict, [verdict.truth]))
             checks.append(wrong(subject, k, verdict, told))
+    if not any(check.problem for check in checks):
+        checks += _laws(subject, tools, samples[0])
     reason = why.split(". ")[0].rstrip(".")
     return Findings(checks, [f"{subject.name}: judged by differences of values: {reason}"], [])
 
 
+def _laws(subject: Subject, tools: Instruments, sample: Sample) -> list[Check]:
+    """What the backward pass must be beside right, within what is rounded by kernels that do the
+    same in another order."""
+    size = [np.max(np.abs(g), initial=0) for g in tools.hand(sample)]
+    allowed = [np.asarray(FACTOR * UNITS * tools.eps * s) for s in size]
+    return [
+        Check(subject.name, subject.name, problem=sentence, story=story)
+        for story, sentence in laws.broken_laws(tools, sample, allowed)
+    ]
+
+
 def _highest(tools: Instruments, sample: Sample) -> tuple[float, Any]:
-    """The forward pass in float64 where it runs in it, else as it is; and its rounding unit."""
+    """The forward pass in float64 where it runs in it, else as it is; and its rounding unit.
+
+    NaN where it raises: a step may leave the domain of Python code that it calls.
+    """
     subject = tools.subject
+
+    def values(run: Any, inputs: list[Any]) -> list[np.ndarray]:
+        try:
+            return [np.asarray(y, np.float64) for y in run(*inputs) if is_floating(y)]
+        except Exception:  # whatever that code raises, as JAX hands it on
+            return [np.full(spec.shape, np.nan) for spec in tools.dys]
+
     try:
         with jax.enable_x64(True):
             run = jax.jit(lambda *inputs: subject.plain(*inputs))
@@ -77,15 +103,10 @@ def _highest(tools: Instruments, sample: Sample) -> tuple[float, Any]:
 
                 def wide(inputs: list[Any]) -> list[np.ndarray]:
                     with jax.enable_x64(True):
-                        return [np.asarray(y) for y in run(*inputs) if is_floating(y)]
+                        return values(run, inputs)
 
                 return EPS64, wide
     except Exception:  # it does not run in float64
         pass
     here = jax.jit(lambda *inputs: subject.plain(*inputs))
-
-    def narrow(inputs: list[Any]) -> list[np.ndarray]:
-        ys = here(*tools.working(inputs))
-        return [np.asarray(y, np.float64) for y in ys if is_floating(y)]
-
-    return tools.eps, narrow
+    return tools.eps, lambda inputs: values(here, tools.working(inputs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +17,9 @@ from funprop.verify.subject import (
     of_floats,
     without_keys,
 )
-from funprop.verify.truth import internals
+from funprop.verify.truth import internals, solves
 from funprop.verify.truth.evaluate import Evaluate
+from funprop.verify.truth.solves import is_solve, solved
 
 
 def of_rule(eqn: Any, inputs: Any, used: Sequence[bool] | None = None) -> Subject:
@@ -28,14 +30,14 @@ def of_rule(eqn: Any, inputs: Any, used: Sequence[bool] | None = None) -> Subjec
       inputs: that it gets.
       used: which outputs anything is made of; the rule need not be right for the others.
     """
-    names = internals.input_names(eqn)
+    names = solves.input_names(eqn) if is_solve(eqn) else internals.input_names(eqn)
     differentiable = tuple(
         i
         for i, (name, leaf) in enumerate(zip(names, inputs, strict=True))
         if name and is_floating(leaf)
     )
     inputs, with_keys = without_keys(inputs)
-    call, jaxpr = internals.call_function(eqn), internals.plain_jaxpr(eqn)
+    call, plain = internals.call_function(eqn), functools.partial(_plain, eqn)
     some = used is not None and any(used)
 
     def picked(outputs: list[Any]) -> list[Any]:
@@ -51,12 +53,18 @@ def of_rule(eqn: Any, inputs: Any, used: Sequence[bool] | None = None) -> Subjec
         paths=tuple(f"{internals.rule_name(eqn)}/{name}" for name in names),
         args=tuple(inputs),
         differentiable=differentiable,
-        plain=lambda *inputs: picked(Evaluate()(jaxpr, *with_keys(inputs))),
+        plain=lambda *inputs: picked(plain(with_keys(inputs))),
         forward=forward,
         backward=by_jax(forward, differentiable),
         source=internals.rule_source(eqn),
     )
     return _of_root(subject, eqn) if internals.is_root(eqn) else subject
+
+
+def _plain(eqn: Any, inputs: list[Any]) -> list[Any]:
+    if is_solve(eqn):
+        return solved(Evaluate(), eqn, inputs)
+    return Evaluate()(internals.plain_jaxpr(eqn), *inputs)
 
 
 def _of_root(subject: Subject, eqn: Any) -> Subject:

@@ -130,6 +130,9 @@ def _expanded(held: _Same, _: bool) -> Any:
 
 def _of_function(eqn: Any) -> tuple[str, str]:
     """Name and place of the function with the custom rule."""
+    if eqn.primitive.name == "custom_linear_solve":
+        info = getattr(open_jaxpr(eqn.params["jaxprs"].solve)[0], "debug_info", None)
+        return eqn.primitive.name, ((info and info.func_src_info) or "").partition(" at ")[2]
     if eqn.primitive.name != "call_hi_primitive":
         info = getattr(open_jaxpr(plain_jaxpr(eqn))[0], "debug_info", None)
         name, _, place = ((info and info.func_src_info) or "").partition(" at ")
