@@ -129,8 +129,9 @@ WAYS = {"vmap": _vmapped, "scan": _scanned}
 
 
 def _forward_can(transformed: Any, subject: Subject, inputs: list[Any]) -> bool:
+    forward = subject.forward or subject.plain
     try:
-        jax.jit(functools.partial(transformed, lambda i, d: subject.plain(*i)))(inputs, [])
+        jax.jit(functools.partial(transformed, lambda i, d: forward(*i)))(inputs, [])
     except Exception:
         return False
     return True

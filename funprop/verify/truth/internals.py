@@ -100,7 +100,7 @@ def plain_jaxpr(eqn: Any) -> Any:
     """What a custom rule's function computes."""
     if eqn.primitive.name == "call_hi_primitive":
         return _expanded(_Same(eqn.params["_prim"]), jax.config.read("jax_enable_x64"))
-    return next(eqn.params[name] for name in ("call_jaxpr", "callee", "call") if name in eqn.params)
+    return next(eqn.params[name] for name in ("call_jaxpr", "callee") if name in eqn.params)
 
 
 class _Same:

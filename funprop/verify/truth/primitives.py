@@ -17,13 +17,13 @@ def _words(text: str) -> frozenset[str]:
 CALLS = frozenset({
     "jit", "pjit", "call", "closed_call", "core_call", "eval_jaxpr", "stage", "remat", "remat2",
     "checkpoint", "composite", "compute_on", "custom_partitioning", "xla_metadata_call",
-    "scheduling_group", "fused_call",
+    "scheduling_group", "fused_call", "custom_vmap_call",
 })  # fmt: skip
 
-# Holds a function, and a derivative or a form under vmap of its own: `internals.is_rule`.
+# Holds a function, and a derivative of its own: `internals.is_rule`.
 RULES = frozenset({
-    "custom_vjp_call", "custom_jvp_call", "custom_jvp_call_jaxpr", "custom_vmap_call",
-    "linear_call", "call_hi_primitive",
+    "custom_vjp_call", "custom_jvp_call", "custom_jvp_call_jaxpr", "linear_call",
+    "call_hi_primitive",
 })  # fmt: skip
 
 # Holds jaxprs that are run by turns or by choice; and the solution of a linear system, whose
