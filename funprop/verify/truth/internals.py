@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.core
 import jax.extend.core
+import numpy as np
 
 from funprop.verify.truth.primitives import CALLS, RULES
 
@@ -99,7 +100,7 @@ def call_function(eqn: Any) -> Callable[..., list[Any]]:
 def plain_jaxpr(eqn: Any) -> Any:
     """What a custom rule's function computes."""
     if eqn.primitive.name == "call_hi_primitive":
-        return _expanded(_Same(eqn.params["_prim"]), jax.config.read("jax_enable_x64"))
+        return _expanded(_Same(eqn.params["_prim"]))
     return next(eqn.params[name] for name in ("call_jaxpr", "callee") if name in eqn.params)
 
 
@@ -117,7 +118,7 @@ class _Same:
 
 
 @functools.lru_cache(maxsize=256)
-def _expanded(held: _Same, _: bool) -> Any:
+def _expanded(held: _Same) -> Any:
     """What a primitive of `jax.experimental.hijax` says that it computes."""
     primitive = held.value
 
@@ -125,7 +126,9 @@ def _expanded(held: _Same, _: bool) -> Any:
         return jax.tree.leaves(primitive.expand(*primitive.in_tree.unflatten(leaves)))
 
     avals = primitive.in_avals_flat
-    return jax.make_jaxpr(function)(*[jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals])
+    wide = any(a.dtype in (np.float64, np.int64, np.uint64) for a in avals)
+    with jax.enable_x64(wide):
+        return jax.make_jaxpr(function)(*[jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals])
 
 
 def _of_function(eqn: Any) -> tuple[str, str]:
@@ -209,7 +212,7 @@ def equation_name(eqn: Any) -> str:
 def is_root(eqn: Any) -> bool:
     """Whether the rule is that of `jax.lax.custom_root`."""
     name, place = _of_function(eqn)
-    return name == "_custom_root" and "/jax/" in place.replace("\\", "/")
+    return name in ("_custom_root", "CustomRoot") and "/jax/" in place.replace("\\", "/")
 
 
 def input_names(eqn: Any) -> list[str]:
