@@ -30,6 +30,7 @@ def row(subject: Subject, k: int, verdict: Verdict, note: str = "") -> Check:
         verdict.relative(verdict.allowed),
         verdict.worst[1:],
         note=note,
+        source=subject.source,
     )
 
 
@@ -54,13 +55,36 @@ def wrong(
 
 def misfit(subject: Subject, error: MismatchError) -> Check:
     """A gradient of another structure, shape or dtype than what it belongs to."""
-    return Check(subject.name, error.path, math.inf, 0.0, problem=error.sentence, story="structure")
+    return Check(
+        subject.name,
+        error.path,
+        math.inf,
+        0.0,
+        problem=error.sentence,
+        story="structure",
+        source=subject.source,
+    )
 
 
 def as_report(found: list[Findings]) -> Report:
-    """The report of many parts."""
+    """The report of many parts: one row a gradient, the worst that was found of it, and those that
+    are wrong first."""
+    worst: dict[str, Check] = {}
+    for check in (check for f in found for check in f.checks):
+        before = worst.get(check.path)
+        worst[check.path] = (
+            check if before is None or _badness(check) > _badness(before) else before
+        )
+    wrong = [check for check in worst.values() if check.problem]
+    right = [check for check in worst.values() if not check.problem]
     return Report(
-        tuple(check for f in found for check in f.checks),
-        tuple(note for f in found for note in f.notes),
+        (*wrong, *right),
+        tuple(dict.fromkeys(note for f in found for note in f.notes)),
         tuple(example for f in found for example in f.examples),
     )
+
+
+def _badness(check: Check) -> tuple[bool, float]:
+    """Of two rows of one gradient the one that is wrong counts, else that nearer to its bound."""
+    share = check.error / check.allowed if check.allowed and math.isfinite(check.allowed) else 0.0
+    return bool(check.problem), share

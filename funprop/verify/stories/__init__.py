@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from funprop.verify.stories.axes import coupled, diagonal, halves, reduced, shifted, transposed
-from funprop.verify.stories.case import Case, Told
+from funprop.verify.stories.case import KINDS, Case, Told
 from funprop.verify.stories.cotangents import on_its_way
 from funprop.verify.stories.inputs import moved, overwritten, partial_sum, replaced
 from funprop.verify.stories.numbers import (
@@ -77,6 +77,7 @@ def told(case: Case) -> Told | None:
             try:
                 with np.errstate(all="ignore"):
                     if found := story(at):
+                        assert found.kind in KINDS, found.kind
                         return found
             except NotWideError:  # the truth is not known at the points that this story asks for
                 continue

@@ -12,6 +12,14 @@ from funprop.verify.truth.evaluate import NotWideError
 from funprop.verify.truth.instruments import Instruments
 from funprop.verify.truth.samples import Sample
 
+# Each has a heading in docs/stories.md, with the usual cause and the remedy.
+KINDS = (
+    "NaN", "zero", "ignores the cotangent", "not linear", "precision", "factor", "sign", "swapped",
+    "transposed", "reversed", "shifted", "wrong axis", "leak", "overwritten", "region",
+    "missing term", "counted twice", "sign of a term", "factor of a term", "stale",
+    "missing factor", "left out",
+)  # fmt: skip
+
 
 class Told(NamedTuple):
     """A story: its kind in a word or two, and what it says of this leaf."""
