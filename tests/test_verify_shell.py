@@ -18,7 +18,7 @@ from funprop.testing import assert_gradients
 from funprop.verify.judging.laws import WAYS
 from funprop.verify.report import Check, Example, Report
 from funprop.verify.stories.case import KINDS
-from funprop.verify.written import annotations
+from funprop.verify.written import github_lines
 
 ROOT = Path(__file__).parent.parent
 
@@ -159,7 +159,7 @@ def test_json_holds_what_is_not_finite_and_what_is_no_number():
     found = json.loads(report.to_json())
     assert found["checks"][0]["error"] == "inf" and found["checks"][0]["worst"] == [0, 1]
     assert found["examples"][0]["inputs"] == {"x": [1.0, "inf"]}
-    assert annotations(report) == ["::error title=gradient of f/x is wrong::a, b: c%0Ad"]
+    assert github_lines(report) == ["::error title=gradient of f/x is wrong::a, b: c%0Ad"]
 
 
 def test_every_story_is_told_of_on_its_page():

@@ -10,7 +10,7 @@ from typing import Any
 
 from funprop.verify.rules import verify_rules
 from funprop.verify.targets import verify
-from funprop.verify.written import annotations
+from funprop.verify.written import github_lines
 
 
 def run(place: str, rules: bool = False, seed: int = 0, as_json: bool = False) -> bool:
@@ -38,7 +38,7 @@ def run(place: str, rules: bool = False, seed: int = 0, as_json: bool = False) -
     print(report.to_json() if as_json else report)
     if os.environ.get("GITHUB_ACTIONS") == "true":
         # On standard error, where JSON may be read from the other; GitHub looks at both.
-        print(*annotations(report), sep="\n", file=sys.stderr)
+        print(*github_lines(report), sep="\n", file=sys.stderr)
     return report.ok
 
 

@@ -41,7 +41,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def annotations(report: Report) -> list[str]:
+def github_lines(report: Report) -> list[str]:
     """A line for each wrong gradient that GitHub Actions shows in a pull request."""
     return [_annotation(check) for check in report.findings]
 

@@ -56,7 +56,8 @@ def lifted(rule: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, tuple[Any
     _sign(function, names)
     if isinstance(rule, jax.custom_jvp):
         given_first: Any = jax.custom_jvp(function)
-        given_first.defjvp(lambda p, t: rule.jvp(*fixed(p[0]), tuple(p[1:]), tuple(t[1:])))
+        jvp: Any = rule.jvp
+        given_first.defjvp(lambda p, t: jvp(*fixed(p[0]), tuple(p[1:]), tuple(t[1:])))
     else:
         given_first = jax.custom_vjp(function)
 
