@@ -7,6 +7,7 @@ jaxpr all come to the same: flat lists of arrays in, flat lists of cotangents ou
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -148,8 +149,10 @@ def of_floats(
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
+    """What an exception says, in one line; of Python code that XLA calls, what that code raised."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    if "Traceback (most recent call last)" in lines[0]:
+        lines = [line for line in lines if re.match(r"[\w.]+: ", line)][-1:] or lines
     return lines[0][:200]
 
 

@@ -62,10 +62,11 @@ def examine(
     if not finite:
         check_finite_at(tools, samples[0])
     try:
-        measured = _measured(tools, samples, rng)
-    except NotWideError as error:
-        here = [s for s in samples if s.inputs is samples[0].inputs]
-        return by_differences(subject, tools, here, str(error), rng)
+        try:
+            measured = _measured(tools, samples, rng)
+        except NotWideError as error:
+            here = [s for s in samples if s.inputs is samples[0].inputs]
+            return by_differences(subject, tools, here, str(error), rng)
     except jax.errors.JaxRuntimeError as error:  # raised by Python code that it calls
         failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
         return Findings([misfit(subject, failed)], [], [])
