@@ -135,7 +135,7 @@ def _gradient(value: Any, i: int, spec: jax.ShapeDtypeStruct) -> np.ndarray:
 
 def _by_torch(forward: Callable[..., Any]) -> Callable[..., Any]:
     def backward(*given: Any) -> tuple[Any, ...]:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]  # an extra of the user
 
         *inputs, dy = given
         inputs = [v.requires_grad_() if v.is_floating_point() else v for v in inputs]
