@@ -8,7 +8,7 @@ import numpy as np
 
 from funprop.verify import stories
 from funprop.verify.inputs import points
-from funprop.verify.judging import kinks
+from funprop.verify.judging import from_values, kinks
 from funprop.verify.judging.judge import in_float64, judged
 from funprop.verify.judging.rows import wrong
 from funprop.verify.report import Check
@@ -63,6 +63,7 @@ def _at(
         return {}
     found = {}
     for k, verdict in enumerate(exact or ()):
+        verdict, _ = from_values.settled(verdict, tools, samples, k, given=False)
         if not verdict.ok:  # inputs that nobody gave are full of ties, several at once
             verdict, _ = kinks.forgiven(verdict, tools, samples, k, beyond=0.5)
         if not verdict.ok:
