@@ -27,7 +27,7 @@ Place = tuple[int, ...]
 
 def settled(
     verdict: Verdict, tools: Instruments, samples: Sequence[Sample], leaf: int, given: bool = True
-) -> tuple[Verdict, str]:
+) -> tuple[Verdict, str, np.ndarray]:
     """The verdict with a truth from values where autodiff's is not finite, or pinned.
 
     Args:
@@ -36,15 +36,17 @@ def settled(
         mistake where autodiff's is NaN too.
 
     Returns:
-      The verdict, and a note of what was settled so, and of what could not be judged.
+      The verdict, a note of what was settled so, and of what could not be judged, and at which
+      elements of which samples the truth is that of values.
     """
+    changed = np.zeros(verdict.truth.shape, bool)
     here = [n for n, s in enumerate(samples) if s.inputs is samples[0].inputs]
     truth = verdict.truth[here]
     unknown = [_place(p) for p in np.argwhere(~np.isfinite(truth).all(axis=0))]
     looked_at = unknown[:: -(-len(unknown) // near.most_places(tools)) or 1]
     special = _special(tools, samples[0], leaf) if given and not unknown else []
     if not (looked_at or special):
-        return verdict, ""
+        return verdict, "", changed
     try:
         key = f"sides {leaf} {given}"
         places = looked_at or special
@@ -52,7 +54,7 @@ def settled(
             key, samples[0].inputs, lambda: near.at_places(tools, samples[0], leaf, places)
         )
     except NotWideError:
-        return verdict, _unjudged(unknown)
+        return verdict, _unjudged(unknown), changed
     verdict = verdict._replace(**{k: np.array(getattr(verdict, k)) for k in _CHANGED})
     notes, left = [], [p for p in unknown if p not in looked_at]
     for k, place in enumerate(places):
@@ -60,11 +62,13 @@ def settled(
             _settle(verdict, n, place, _hull(sides, k, samples[n]), tools.eps, given, bool(special))
             for n in here
         ]
+        for n, ends in zip(here, decided, strict=True):
+            changed[(n, *place)] = ends is not None
         if any(d is None for d in decided):
             left += [] if special else [place]
         elif (ends := decided[0]) and not notes:
             notes.append(_accepted(place, ends))
-    return verdict, "; ".join([*notes, *([_unjudged(left)] if left else [])])
+    return verdict, "; ".join([*notes, *([_unjudged(left)] if left else [])]), changed
 
 
 _CHANGED = ("truth", "error", "allowed")

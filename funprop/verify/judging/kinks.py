@@ -26,6 +26,7 @@ def forgiven(
     samples: list[Sample],
     leaf: int,
     beyond: float = 0.0,
+    known: np.ndarray | None = None,
 ) -> tuple[Verdict, Any]:
     """The verdict with every element accepted that lies between the one-sided derivatives.
 
@@ -34,11 +35,14 @@ def forgiven(
 
     Args:
       beyond: how far outside it may lie, as a share of their distance.
+      known: the elements whose truth is not autodiff's: their slopes are known already.
 
     Returns:
       The verdict, and which elements were accepted so.
     """
     wrong = verdict.wrong & np.isfinite(verdict.got)
+    if known is not None:
+        wrong &= ~known
     kink = np.zeros(wrong.shape, bool)
     if not (wrong.any() and tools.may_have_kinks):
         return verdict, kink

@@ -6,7 +6,7 @@ And the forward pass must give the same when it is differentiated.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,10 @@ from funprop.verify.truth.samples import Sample
 
 
 def broken_laws(
-    tools: Instruments, sample: Sample, allowed: Sequence[np.ndarray]
+    tools: Instruments,
+    sample: Sample,
+    allowed: Sequence[np.ndarray],
+    hand: Callable[[Sample], list[np.ndarray]] | None = None,
 ) -> list[tuple[str, str]]:
     """The laws that the hand-written backward pass breaks: pairs of a story and a sentence.
 
@@ -30,11 +33,12 @@ def broken_laws(
       tools: of the part.
       sample: where to look, of unit one.
       allowed: how far each of its gradients may be from the truth there.
+      hand: how its gradients at a sample are had; by default as `tools` has them.
     """
-    subject = tools.subject
+    subject, hand = tools.subject, hand or tools.hand
     there, broken = _transformed(tools, sample, allowed)
     broken += _of_the_output(tools, sample)
-    for i, zero in enumerate(tools.hand(sample._replace(dys=[0 * d for d in sample.dys]))):
+    for i, zero in enumerate(hand(sample._replace(dys=[0 * d for d in sample.dys]))):
         if np.any(zero) and np.all(np.isfinite(zero)):
             worst = float(np.max(np.abs(zero)))
             broken.append(("not linear", f"{subject.leaf(i)} is {worst:.3g} for a zero cotangent"))

@@ -70,6 +70,7 @@ def slope(
 SIDED = 14  # steps of a one-sided slope, each half of the one before
 FIRST = 2.0**-8  # the first, in units of what is moved
 SURE = 1e-3  # a slope is known where its error is below this share of it
+SETTLES = 0.9  # the ratio of one to the one before, of a series whose sum can be told
 DIVERGES = 0.95  # differences of quotients that fall slower than so are those of no limit
 
 
@@ -115,19 +116,27 @@ def limit(middle: np.ndarray, values: np.ndarray, h: np.ndarray, eps: float) -> 
     size = np.nanmax(np.where(np.isfinite(quotients), np.abs(quotients), 0), axis=0)
     least = SURE * np.where(np.abs(best) > SURE * size, np.abs(best), size)
     known = error <= np.maximum(least, 8 * np.nan_to_num(rounding[-1]))
-    rises = _divergence(quotients, rounding)
+    rises, settles, left = _tails(quotients, rounding)
     known &= rises == 0
+    slow = settles & ~known  # as the quotients of a power between one and two
+    best, error = np.where(slow, quotients[-1] + left, best), np.where(slow, np.abs(left), error)
+    known |= slow
     value = np.where(known, best, np.where(rises != 0, rises * np.inf, np.nan))
     return Limit(value, np.where(known, error, np.where(rises != 0, 0.0, np.inf)))
 
 
-def _divergence(quotients: np.ndarray, rounding: np.ndarray) -> np.ndarray:
-    """The sign of quotients that grow as a root's, a logarithm's or a jump's do; else zero."""
-    change = np.diff(quotients, axis=0)
-    clear = np.abs(change) > 30 * (rounding[1:] + rounding[:-1])
-    same = (np.sign(change[1:]) == np.sign(change[:-1])) & clear[1:] & clear[:-1]
-    grows = same & (np.abs(change[1:]) >= DIVERGES * np.abs(change[:-1]))
-    return np.where(grows[-4:].all(axis=0), np.sign(change[-1]), 0.0)
+def _tails(quotients: np.ndarray, rounding: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The sign of quotients that grow as a root's, a logarithm's or a jump's do, else zero; whether
+    they settle as a geometric series does; and how far they then are from their limit."""
+    change = np.diff(quotients, axis=0)[-5:]
+    clear = np.abs(change) > 30 * (rounding[1:] + rounding[:-1])[-5:]
+    same = ((np.sign(change[1:]) == np.sign(change[:-1])) & clear[1:] & clear[:-1]).all(axis=0)
+    ratios = np.abs(change[1:]) / np.where(change[:-1] == 0, np.inf, np.abs(change[:-1]))
+    grows = same & (ratios >= DIVERGES).all(axis=0)
+    settles = same & (ratios < SETTLES).all(axis=0)
+    settles &= np.ptp(ratios, axis=0) < 0.1
+    rest = ratios[-1] / np.where(settles, 1 - ratios[-1], 1)
+    return np.where(grows, np.sign(change[-1]), 0.0), settles, change[-1] * rest
 
 
 def taylor_order(steps: Sequence[float], remainders: Sequence[float], floor: float) -> float:

@@ -74,7 +74,11 @@ class Instruments(Traces):
 
     def only_hand(self, sample: Sample) -> list[np.ndarray]:
         """As `hand`, where autodiff has nothing to say."""
-        return self._run(self._hand, sample)[0]
+        return self.hand_and_outputs(sample)[0]
+
+    def hand_and_outputs(self, sample: Sample) -> tuple[list[np.ndarray], ...]:
+        """The same, and what the forward pass gives while it is differentiated."""
+        return self.kept("hand", sample, lambda: self._run(self._hand, sample))
 
     @functools.cached_property
     def _hand(self) -> Callable[..., Any]:

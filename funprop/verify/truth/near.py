@@ -5,6 +5,7 @@ What `stop_gradient` gives is held as it is at the input: it is not meant to mov
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -46,11 +47,11 @@ class Sides(NamedTuple):
         return low.sum(-1), high.sum(-1), errors.max(0).sum(-1)
 
 
-def by_values(tools: Instruments) -> bool:
+def by_values(jaxpr: Any) -> bool:
     """Whether slopes from values can be had: no `stop_gradient` hides in a loop or a branch."""
     return not any(
         eqn.primitive.name == "stop_gradient"
-        for outer in equations(tools.wide_plain)
+        for outer in equations(jaxpr)
         if outer.primitive.name in CONTROL_FLOW
         for jaxpr in inner_jaxprs(outer)
         for eqn in equations(jaxpr)
@@ -88,7 +89,7 @@ def _sides(
     sizes: list[float],
     direction: np.ndarray,
 ) -> Sides:
-    if not by_values(tools):
+    if not by_values(tools.wide_plain):
         raise NotWideError("stop_gradient in a loop or a branch")
     run = tools.kept("near", tools, lambda: tools.jit(_near(tools)))
     found: list[tuple[Limit, Limit]] = []
@@ -111,12 +112,11 @@ def _sides(
                 slice(1 + (2 * n + side) * SIDED, 1 + (2 * n + side + 1) * SIDED) for side in (0, 1)
             )
             found.append(tuple(limit(ys[0], ys[s], h[s], EPS64) for s in (right, left)))  # type: ignore[arg-type]
-    return Sides(
-        *(
-            Limit(*(np.stack([getattr(one[side], part) for one in found]) for part in Limit._fields))
-            for side in (0, 1)
-        )
-    )
+    return Sides(*(_joined([one[side] for one in found]) for side in (0, 1)))
+
+
+def _joined(limits: list[Limit]) -> Limit:
+    return Limit(np.stack([v.value for v in limits]), np.stack([v.error for v in limits]))
 
 
 def most_places(tools: Instruments) -> int:
@@ -128,32 +128,14 @@ def most_places(tools: Instruments) -> int:
 def _near(tools: Instruments) -> Callable[..., Any]:
     """`(inputs, leaf, places, steps, direction) -> outputs` for each place and step: -1 is no place
     but the direction."""
-    plain = tools.wide_plain
-    stops = any(eqn.primitive.name == "stop_gradient" for eqn in equations(plain))
-
-    def run(inputs: list[Any], around: Any) -> list[Any]:
-        def outside_of_loops(eqn: Any, values: list[Any], go: Any) -> list[Any]:
-            if eqn.primitive.name in CONTROL_FLOW:
-                return Evaluate(wide=True).equation(eqn, values)
-            return around(eqn, values, go)
-
-        return floats(Evaluate(wide=True, around=outside_of_loops)(plain, *inputs))
+    held = Held(tools.wide_plain, Evaluate(wide=True))
 
     def near(inputs: list[Any], leaf: Any, places: Any, h: Any, direction: Any) -> list[Any]:
-        held: list[list[Any]] = []
-
-        def hold(eqn: Any, values: list[Any], go: Any) -> list[Any]:
-            outputs = go(values)
-            if eqn.primitive.name == "stop_gradient":
-                held.append(outputs)
-            return outputs
-
-        if stops:
-            run(inputs, hold)
+        stops = held.stops(inputs)
 
         def at(move: tuple[Any, Any]) -> list[Any]:
             place, step = move
-            moved, rest = list(inputs), iter(held)
+            moved = list(inputs)
             for k, i in enumerate(tools.subject.differentiable):
                 x = jnp.asarray(inputs[i])
                 if not x.size:
@@ -163,12 +145,52 @@ def _near(tools: Instruments) -> Callable[..., Any]:
                 if x.size == direction.size:
                     flat = flat + jnp.where(place < 0, own, 0) * direction
                 moved[i] = flat.reshape(x.shape)
-
-            def replaced(eqn: Any, values: list[Any], go: Any) -> list[Any]:
-                return next(rest) if eqn.primitive.name == "stop_gradient" else go(values)
-
-            return run(moved, replaced)
+            return held(moved, stops)
 
         return lax.map(at, (places, h))
 
     return near
+
+
+class Held:
+    """A trace run with what `stop_gradient` gives held as it was at other inputs.
+
+    Args:
+      jaxpr: the trace.
+      run: how to run it.
+    """
+
+    def __init__(self, jaxpr: Any, run: Evaluate):
+        self.jaxpr, self.run = jaxpr, run
+        self.any = any(eqn.primitive.name == "stop_gradient" for eqn in equations(jaxpr))
+
+    def stops(self, inputs: list[Any]) -> list[list[Any]]:
+        """What they give at these inputs, those in loops and branches left out."""
+        found: list[list[Any]] = []
+
+        def kept(eqn: Any, values: list[Any], go: Any) -> list[Any]:
+            outputs = go(values)
+            if eqn.primitive.name == "stop_gradient":
+                found.append(outputs)
+            return outputs
+
+        if self.any:
+            self._ran(inputs, kept)
+        return found
+
+    def __call__(self, inputs: list[Any], stops: list[list[Any]]) -> list[Any]:
+        """The float outputs at other inputs."""
+        rest = iter(stops)
+
+        def replaced(eqn: Any, values: list[Any], go: Any) -> list[Any]:
+            return next(rest) if eqn.primitive.name == "stop_gradient" else go(values)
+
+        return floats(self._ran(inputs, replaced))
+
+    def _ran(self, inputs: list[Any], around: Any) -> list[Any]:
+        def outside_of_loops(eqn: Any, values: list[Any], go: Any) -> list[Any]:
+            if eqn.primitive.name in CONTROL_FLOW:
+                return self.run.equation(eqn, values)
+            return around(eqn, values, go)
+
+        return dataclasses.replace(self.run, around=outside_of_loops)(self.jaxpr, *inputs)

@@ -106,11 +106,10 @@ def _inside(eqn: Any, given: list[_Fact], found: Thresholds) -> list[_Fact]:
         for branch in inner:
             _read(branch, (), given[1:], found)
     elif name == "while":
-        for which, jaxpr in (("cond", eqn.params["cond_jaxpr"]), ("body", eqn.params["body_jaxpr"])):
-            n_cond, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
-            start, n = (0, n_cond) if which == "cond" else (n_cond, n_body)
-            carried = [_NOTHING] * (len(given) - n_cond - n_body)
-            _read(jaxpr, (), [*given[start : start + n], *carried], found)
+        n_cond, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        carried = [_NOTHING] * (len(given) - n_cond - n_body)
+        _read(eqn.params["cond_jaxpr"], (), [*given[:n_cond], *carried], found)
+        _read(eqn.params["body_jaxpr"], (), [*given[n_cond : n_cond + n_body], *carried], found)
     return []
 
 
@@ -184,6 +183,8 @@ def _whole_numbers(eqn: Any, given: list[_Fact], found: Thresholds) -> None:
         counts = [g.counts for g in others if g.counts is not None]
         if name == "eq" and counts:
             found.counts[i] = min(*counts, found.counts.get(i, counts[0]))
+        elif name in _BESIDE and counts:  # a length: none, and all
+            found.whole.setdefault(i, set()).update((0, counts[0]))
 
 
 def _number(value: Any) -> float | None:
