@@ -9,7 +9,7 @@ import numpy as np
 
 from funprop.verify import stories
 from funprop.verify.inputs import points, properties
-from funprop.verify.judging import kinks, large, laws, shrink
+from funprop.verify.judging import from_values, kinks, large, laws, one_sign, shrink
 from funprop.verify.judging.by_differences import by_differences
 from funprop.verify.judging.finite import check_finite, check_finite_at
 from funprop.verify.judging.judge import Judgement, Verdict
@@ -88,6 +88,11 @@ def examine(
             checks[k] = check
         bad = list(found)
     if first and not bad:
+        found = one_sign.at_one_sign(subject, tools, rng)
+        for k, check in found.items():
+            checks[k] = check
+        bad = list(found)
+    if first and not bad:
         checks += [
             Check(subject.name, subject.name, problem=sentence, story=story)
             for story, sentence in laws.broken_laws(
@@ -122,18 +127,21 @@ def _combined(
     """For each leaf the verdict that counts, kinks forgiven, and a note of them."""
     verdicts, notes = [], []
     for k, running in enumerate(found.running):
-        note = ""
+        said: dict[str, None] = {}
         candidates = [running] if found.exact is None else [found.exact[k], running]
         settled = []
         for verdict in candidates:
+            here = samples[: len(verdict.got)]
+            verdict, note, known = from_values.settled(verdict, tools, here, k)
+            said[note] = None
             if not verdict.ok:
-                verdict, kink = kinks.forgiven(verdict, tools, samples[: len(verdict.got)], k)
-                if kink.any():
+                verdict, kink = kinks.forgiven(verdict, tools, here, k, known=known)
+                if kink.any() and not note:
                     at = [int(i) for i in np.argwhere(kink)[0][1:]]
-                    note = f"a kink at {at}: any slope between the one-sided ones is accepted"
+                    said[f"a kink at {at}: any slope between the one-sided ones is accepted"] = None
             settled.append(verdict)
         verdicts.append(next((v for v in settled if not v.ok), settled[-1]))
-        notes.append(note)
+        notes.append("; ".join(filter(None, said)))
     return verdicts, notes
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from funprop.verify import stories
 from funprop.verify.inputs import points
-from funprop.verify.judging import kinks
+from funprop.verify.inputs.branches import other_branches
+from funprop.verify.judging import from_values, kinks
 from funprop.verify.judging.judge import in_float64, judged
 from funprop.verify.judging.rows import wrong
 from funprop.verify.report import Check
@@ -26,7 +27,11 @@ def at_other_inputs(
 
     A backward pass that does not take inputs of other shapes is not wrong: that is only noted.
     """
-    for point in (*points.same_shape(subject, rng), *_unseen(tools, given)):
+    for point in (
+        *points.same_shape(subject, rng),
+        *other_branches(subject, tools.thresholds, rng),
+        *_unseen(tools, given),
+    ):
         if found := _at(subject, tools, point, rng):
             return found, []
     notes = []
@@ -63,8 +68,9 @@ def _at(
         return {}
     found = {}
     for k, verdict in enumerate(exact or ()):
+        verdict, _, known = from_values.settled(verdict, tools, samples, k, given=False)
         if not verdict.ok:  # inputs that nobody gave are full of ties, several at once
-            verdict, _ = kinks.forgiven(verdict, tools, samples, k, beyond=0.5)
+            verdict, _ = kinks.forgiven(verdict, tools, samples, k, beyond=0.5, known=known)
         if not verdict.ok:
             told = stories.told(Case(tools, samples, k, verdict, truths))
             found[k] = wrong(subject, k, verdict, told, point.name)
