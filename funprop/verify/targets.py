@@ -138,9 +138,10 @@ def _check(subject: Subject) -> None:
         second = jax.make_jaxpr(lambda *leaves: subject.plain(*leaves))(*specs)
     except (TypeError, ValueError) as error:
         raise refused(error, name) from None
-    if not any(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in first.out_avals):
+    outputs: list[Any] = list(first.out_avals)
+    if not any(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in outputs):
         raise ValueError(f"{name} has no output of floating dtype")
-    for aval in first.out_avals:
+    for aval in outputs:
         if jnp.issubdtype(aval.dtype, jnp.complexfloating):
             raise TypeError(f"{name} must give real numbers, got {aval.str_short()}")
     if any(eqn.primitive.name == "io_callback" for eqn in internals.equations(first)):

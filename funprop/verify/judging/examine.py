@@ -10,6 +10,7 @@ import numpy as np
 from funprop.verify import stories
 from funprop.verify.inputs import points, properties
 from funprop.verify.judging import from_values, kinks, large, laws, one_sign, shrink
+from funprop.verify.judging.at_rest import Given
 from funprop.verify.judging.by_differences import by_differences
 from funprop.verify.judging.finite import check_finite, check_finite_at
 from funprop.verify.judging.judge import Judgement, Verdict
@@ -115,10 +116,11 @@ def _samples(tools: Instruments, args: Any, n: int, rng: np.random.Generator) ->
     """The given inputs under `n` cotangents of several sizes, then `n` inputs nearby."""
     given = [properties.drawn(leaf) for leaf in args]
     samples = [drawn_sample(tools, given, unit, rng) for unit in (1.0, 32.0, 1 / 32)[:n]]
-    return samples + [
+    near = [
         drawn_sample(tools, points.nearby(args, rng, tools.subject.differentiable), 1.0, rng)
         for _ in range(n)
     ]
+    return samples + [s for s in near if Given(tools, samples[0]).comparable(tools, s)]
 
 
 def _combined(

@@ -10,7 +10,10 @@ import numpy as np
 from funprop.verify.judging.judge import Verdict
 from funprop.verify.truth.evaluate import NotWideError
 from funprop.verify.truth.instruments import Instruments
+from funprop.verify.truth.internals import steps
 from funprop.verify.truth.samples import Sample
+
+LONG = 120  # steps of a forward pass, every turn of a scan counted
 
 # Each has a heading in docs/stories.md, with the usual cause and the remedy.
 KINDS = (
@@ -52,6 +55,13 @@ class Case:
     def place(self) -> int:
         """Which of the inputs."""
         return self.tools.subject.differentiable[self.leaf]
+
+    @property
+    def long(self) -> bool:
+        """Whether the forward pass has too many steps to be looked at one by one: programs that do
+        so take a quarter of a second a step to compile."""
+        tools = self.tools
+        return tools.kept("steps", tools, lambda: steps(tools.wide_plain)) > LONG
 
     @property
     def short(self) -> str:

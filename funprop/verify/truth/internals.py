@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.core
-import jax.extend.core
 import numpy as np
 
 from funprop.verify.truth.primitives import CALLS, RULES
@@ -45,9 +44,7 @@ def _takes_arrays(eqn: Any) -> bool:
 
 def open_jaxpr(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
     """A jaxpr and its constants, of the closed or the open kind (newer JAX has one kind)."""
-    if isinstance(jaxpr, jax.extend.core.ClosedJaxpr):
-        return jaxpr.jaxpr, jaxpr.consts
-    return jaxpr, getattr(jaxpr, "consts", ())
+    return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
 
 
 def inner_jaxprs(eqn: Any) -> list[Any]:
@@ -57,7 +54,7 @@ def inner_jaxprs(eqn: Any) -> list[Any]:
     found = []
     for value in eqn.params.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
-            if hasattr(part, "eqns") or isinstance(part, jax.extend.core.ClosedJaxpr):
+            if hasattr(part, "eqns"):
                 found.append(part)
     return found
 
@@ -68,6 +65,15 @@ def equations(jaxpr: Any, but: Collection[str] = ()) -> Iterator[Any]:
         yield eqn
         for inner in inner_jaxprs(eqn) if eqn.primitive.name not in but else ():
             yield from equations(inner, but)
+
+
+def steps(jaxpr: Any) -> int:
+    """How many equations are run, every turn of a scan counted."""
+    total = 0
+    for eqn in open_jaxpr(jaxpr)[0].eqns:
+        inner = sum(map(steps, inner_jaxprs(eqn)))
+        total += max(1, inner) * (eqn.params["length"] if eqn.primitive.name == "scan" else 1)
+    return total
 
 
 def only_calls(eqn: Any) -> bool:
