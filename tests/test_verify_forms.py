@@ -326,3 +326,56 @@ def test_every_primitive_of_this_jax_stands_in_a_class():
     names = set(run.stdout.split())
     assert len(names) > 250, run.stderr
     assert names - primitives.KNOWN == set()
+
+
+# ------------------------------------------------------------------------- what is meant
+
+
+def rounded(backward, name="rounded"):
+    function = rule(lambda x: jnp.round(4 * x) / 4, backward)
+    function.__name__ = name
+    return function
+
+
+def test_a_gradient_may_be_meant_to_be_another_functions():
+    straight = rounded(lambda x, dy: dy)
+    assert not fp.verify(straight, X).ok
+    assert fp.verify(straight, X, intended=lambda x: x).ok
+    (found,) = fp.verify(rounded(lambda x, dy: 2 * dy), X, intended=lambda x: x).findings
+    assert found.story == "factor"
+    squared = fp.verify(rounded(lambda x, dy: dy * dy), X, intended=lambda x: x)
+    assert "not linear" in {f.story for f in squared.findings}
+    straight.intended = lambda x: x
+    assert fp.verify(straight, X).ok
+
+
+def test_all_else_is_still_judged():
+    @jax.custom_vjp
+    def stepped(x):
+        return jnp.round(4 * x) / 4
+
+    stepped.defvjp(lambda x: (x, None), lambda _, dy: (dy,))  # and forward gives something else
+    (found,) = fp.verify(stepped, X, intended=lambda x: x).findings
+    assert found.story == "other output"
+
+
+def test_rules_are_found_with_what_they_mean():
+    def model(function, x):
+        return jax.jit(lambda x: function(jnp.sin(x)).sum())(x)
+
+    straight = rounded(lambda x, dy: dy, "function")
+    assert not fp.verify_rules(functools.partial(model, straight), X).ok
+    meant = {"function": lambda x: x}
+    assert fp.verify_rules(functools.partial(model, straight), X, intended=meant).ok
+    straight.intended = meant["function"]
+    assert fp.verify_rules(functools.partial(model, straight), X).ok
+
+
+def test_what_cannot_be_meant_is_told():
+    straight = rounded(lambda x, dy: dy)
+    with pytest.raises(ValueError, match=r"^intended must give float32\[3\].*got float32\[\]$"):
+        fp.verify(straight, X, intended=jnp.sum)
+    with pytest.raises(ValueError, match="^intended does not take the function's arguments"):
+        fp.verify(straight, X, intended=lambda x, y: x)
+    with pytest.raises(TypeError, match="^reference and intended must not both be given$"):
+        fp.verify(straight, X, intended=jnp.sin, reference=jnp.sin)

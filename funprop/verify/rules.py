@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,12 @@ from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.kept_rules import rules_survive_differentiation
 
 
-def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Report:
+def verify_rules(
+    function: Callable[..., Any],
+    *args: Any,
+    intended: Mapping[str, Callable[..., Any]] | None = None,
+    seed: int = 0,
+) -> Report:
     """Judge every custom rule that `function(*args)` reaches, on the very inputs that it gets.
 
     Finds each `jax.custom_vjp` and `jax.custom_jvp`, in whose code it may be, under jit, scan,
@@ -30,6 +35,8 @@ def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Rep
     Args:
       function: any function of arrays: a model, a loss, a whole training step.
       *args: its arguments, any pytrees.
+      intended: for rules that mean another derivative than their function's own, by the name of
+        the function: see `verify`. An attribute `intended` of the function says the same.
       seed: of the cotangents.
 
     Raises:
@@ -51,7 +58,8 @@ def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Rep
     for i, arg in enumerate(args):
         arrays(arg, f"args[{i}]")
     try:
-        calls = rule_calls(function, *args)
+        with rules_survive_differentiation() as said:
+            calls = rule_calls(function, *args)
     except (TypeError, ValueError) as error:
         raise refused(error, getattr(function, "__name__", "function")) from None
     found: list[Findings] = []
@@ -68,7 +76,7 @@ def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Rep
         picked = _spread(_distinct(group), SEEN)
         for call in picked:
             try:
-                found += _judged(call, seed)
+                found += _judged(call, {**said, **(intended or {})}.get(name), seed)
             except jax.errors.UnexpectedTracerError:
                 notes.append(
                     f"{name} ({source}) was not judged: it closes over a value of the function "
@@ -86,9 +94,9 @@ def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Rep
 SEEN = 3  # calls of one rule at inputs of the same shapes that are judged
 
 
-def _judged(call: Call, seed: int) -> list[Findings]:
+def _judged(call: Call, intended: Callable[..., Any] | None, seed: int) -> list[Findings]:
     """What is found of one call; nothing where it has no input or output to differentiate."""
-    subject = of_rule(call.equation, call.inputs, call.used)
+    subject = of_rule(call.equation, call.inputs, call.used, intended)
     if not subject.differentiable or not floats(jax.eval_shape(subject.plain, *subject.args)):
         return []
     found = examine(subject, seed, thorough=False)
@@ -135,8 +143,7 @@ class Call(NamedTuple):
 def rule_calls(function: Callable[..., Any], *args: Any) -> list[Call]:
     """Every call of a custom rule that `function(*args)` makes: under a scan each step, under a
     while loop the last turn, under shard_map each device."""
-    with rules_survive_differentiation():
-        jaxpr = jax.make_jaxpr(function)(*args)
+    jaxpr = jax.make_jaxpr(function)(*args)
     whats: list[Any] = []
 
     @jax.jit

@@ -36,6 +36,8 @@ class Subject:
       differentiable: which inputs have a cotangent.
       plain: `inputs -> outputs`: the forward pass, whose derivative is the truth.
       forward: `inputs -> outputs` as the rule itself computes them, where that may differ.
+      outputs: `inputs -> outputs` that the rule must give, where `plain` is another function whose
+        derivative is meant.
       backward: `(inputs, cotangents of the float outputs) -> cotangents` of the differentiable
         inputs; `by_jax` of `forward`, where there is one. Raises `MismatchError`.
       remade: `(specs of args) -> args`, for what has an `init`: new inputs of other shapes; `None`
@@ -55,6 +57,7 @@ class Subject:
     data: tuple[int, ...] = ()
     free_cotangent: bool = True
     source: str = ""
+    outputs: Callable[..., Any] | None = None
 
     def leaf(self, i: int) -> str:
         """The path of the `i`-th differentiable input, with the part's."""

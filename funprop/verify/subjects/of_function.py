@@ -15,14 +15,24 @@ from funprop.verify.subject import (
     Subject,
     arrays,
     by_jax,
+    first_line,
     is_floating,
     suffix,
     without_keys,
 )
+from funprop.verify.truth.evaluate import Evaluate
 
 
-def of_function(function: Callable[..., Any], args: Any, reference: Any = None) -> Subject:
-    """A differentiable function, `jax.vjp` of it the backward pass to be judged."""
+def of_function(
+    function: Callable[..., Any], args: Any, reference: Any = None, intended: Any = None
+) -> Subject:
+    """A differentiable function, `jax.vjp` of it the backward pass to be judged.
+
+    Args:
+      function: and `args`, its arguments.
+      reference: another one that computes the same, whose derivative is the truth.
+      intended: one that computes something else, and whose derivative is meant.
+    """
     leaves, structure, paths = _named_leaves(function, args)
     leaves, with_keys = without_keys(leaves)
     differentiable = tuple(i for i, leaf in enumerate(leaves) if is_floating(leaf))
@@ -31,17 +41,39 @@ def of_function(function: Callable[..., Any], args: Any, reference: Any = None) 
         return lambda *inputs: jax.tree.leaves(function(*structure.unflatten(with_keys(inputs))))
 
     forward = flat(function)
+    truth = intended or reference
+    if intended is not None:
+        check_intended(flat(intended), forward, leaves)
 
     return Subject(
         name=getattr(function, "__name__", type(function).__name__),
         paths=paths,
         args=tuple(leaves),
         differentiable=differentiable,
-        plain=flat(reference) if reference else forward,
+        plain=flat(truth) if truth else forward,
         forward=forward,
         backward=by_jax(forward, differentiable),
         data=tuple(range(len(leaves))),
+        outputs=plainly(forward, leaves) if intended is not None else None,
     )
+
+
+def plainly(function: Callable[..., Any], leaves: Any) -> Callable[..., Any]:
+    """What a function computes, custom rules taken away: traced once, at these inputs."""
+    jaxpr = jax.make_jaxpr(function)(*leaves)
+    return lambda *inputs: Evaluate()(jaxpr, *inputs)
+
+
+def check_intended(intended: Any, forward: Any, leaves: Any) -> None:
+    """Raise where the intended function does not take these inputs, or gives other shapes."""
+    try:
+        got, want = (jax.eval_shape(f, *leaves) for f in (intended, forward))
+    except Exception as error:
+        reason = first_line(error)
+        raise ValueError(f"intended does not take the function's arguments: {reason}") from None
+    got, want = (", ".join(map(trees.spec_string, ys)) for ys in (got, want))
+    if got != want:
+        raise ValueError(f"intended must give {want}, as the function does, got {got}")
 
 
 def _named_leaves(function: Any, args: Any) -> tuple[list[Any], Any, tuple[str, ...]]:

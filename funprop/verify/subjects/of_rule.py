@@ -17,18 +17,25 @@ from funprop.verify.subject import (
     of_floats,
     without_keys,
 )
+from funprop.verify.subjects.of_function import check_intended
 from funprop.verify.truth import internals, solves
 from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.solves import is_solve, solved
 
 
-def of_rule(eqn: Any, inputs: Any, used: Sequence[bool] | None = None) -> Subject:
+def of_rule(
+    eqn: Any,
+    inputs: Any,
+    used: Sequence[bool] | None = None,
+    intended: Callable[..., Any] | None = None,
+) -> Subject:
     """A custom rule that was found in a jaxpr, at the inputs that it gets there.
 
     Args:
       eqn: that calls it.
       inputs: that it gets.
       used: which outputs anything is made of; the rule need not be right for the others.
+      intended: whose derivative is meant, in the place of its function's own.
     """
     names = solves.input_names(eqn) if is_solve(eqn) else internals.input_names(eqn)
     differentiable = tuple(
@@ -58,7 +65,22 @@ def of_rule(eqn: Any, inputs: Any, used: Sequence[bool] | None = None) -> Subjec
         backward=by_jax(forward, differentiable),
         source=internals.rule_source(eqn),
     )
+    if intended is not None:
+        return _meant(subject, intended, [bool(name) for name in names], picked, with_keys)
     return _of_root(subject, eqn) if internals.is_root(eqn) else subject
+
+
+def _meant(
+    subject: Subject, intended: Callable[..., Any], named: list[bool], picked: Any, with_keys: Any
+) -> Subject:
+    """The rule, to be judged by the derivative of another function of its named inputs."""
+
+    def plain(*inputs: Any) -> list[Any]:
+        given = [v for v, own in zip(with_keys(inputs), named, strict=True) if own]
+        return picked(jax.tree.leaves(intended(*given)))
+
+    check_intended(plain, subject.forward, subject.args)
+    return dataclasses.replace(subject, plain=plain, outputs=subject.plain)
 
 
 def _plain(eqn: Any, inputs: list[Any]) -> list[Any]:

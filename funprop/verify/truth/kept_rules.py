@@ -15,17 +15,21 @@ UNUSED_VERSION = 662_607_015  # a number that nobody else sets
 
 
 @contextlib.contextmanager
-def rules_survive_differentiation() -> Iterator[None]:
+def rules_survive_differentiation() -> Iterator[dict[str, Any]]:
     """Where a function is traced that differentiates inside, leave a trace of the custom rules.
 
     Differentiation replaces a call of a custom rule by the rule's own forward pass. In this
     context it calls the function beside, so that the call stands in the jaxpr with the values that
     it gets. A number that JAX puts in the keys of its caches is set, so that no earlier trace is
     found there, and this one by nobody else.
+
+    Yields:
+      What the functions with rules say that their derivative is meant to be of, by their names.
     """
     from jax._src import config, hijax, shard_map
     from jax._src.interpreters import ad
 
+    intended: dict[str, Any] = {}
     derivatives = (ad.JVPTrace, ad.LinearizeTrace)
 
     def with_value(output: Any, value: Any) -> Any:
@@ -58,6 +62,8 @@ def rules_survive_differentiation() -> Iterator[None]:
         """Called through a jaxpr, a rule's functions may be called more than once."""
 
         def called(rule: Any, *args: Any, **kwargs: Any) -> Any:
+            if hasattr(rule, "intended"):
+                intended[getattr(rule, "__name__", "")] = rule.intended
             rule, args = lifted(rule, args, kwargs)
             leaves, tree = jax.tree.flatten(args)
             places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
@@ -111,7 +117,7 @@ def rules_survive_differentiation() -> Iterator[None]:
         for table, rule, n in new_forms:
             table[hijax.call_hi_primitive_p] = with_call(rule, n)
         with config.jax_xla_profile_version(UNUSED_VERSION):
-            yield
+            yield intended
     finally:
         for owner, name, original in originals:
             setattr(owner, name, original)
