@@ -81,8 +81,8 @@ def _transformed(
 def _of_the_output(tools: Instruments, sample: Sample) -> list[tuple[str, str]]:
     """Whether the forward pass gives something else when it is differentiated."""
     plain, ys = tools.plain(sample), tools.differentiated(sample)
-    if tools.subject.outputs is not None:
-        run = tools.judged(lambda inputs: floats(tools.subject.outputs(*inputs)))
+    if (outputs := tools.subject.outputs) is not None:
+        run = tools.judged(lambda inputs: floats(outputs(*inputs)))
         plain = [np.asarray(y, np.float64) for y in run(tools.working(sample.inputs))]
     for n, (y, p) in enumerate(zip(ys, plain, strict=True) if ys else ()):
         try:
@@ -90,7 +90,7 @@ def _of_the_output(tools: Instruments, sample: Sample) -> list[tuple[str, str]]:
         except NotWideError:
             rounding = 0.0
         size = np.max(np.abs(p), initial=0)
-        if tools.subject.outputs is not None:
+        if outputs is not None:
             rounding = 0.0
         if tools.only_values:  # a kernel may do the same in another order
             rounding = UNITS * tools.eps * size
