@@ -30,8 +30,8 @@ def judged(case: Case, wrong: str, seed: int) -> dict[str, Any]:
         report = fp.verify(function(case, wrong), *args, **how)
         row["ok"] = report.ok
         row["findings"] = [[f.path, f.story, f.problem] for f in report.findings]
-    except (ValueError, TypeError) as error:
-        row["refused"] = str(error).splitlines()[0]
+    except Exception as error:  # a crash is a result too
+        row["refused"] = f"{type(error).__name__}: {error}".splitlines()[0]
     return row | {"seconds": round(time.perf_counter() - start, 2)}
 
 

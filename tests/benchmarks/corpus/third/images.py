@@ -1,6 +1,5 @@
 """Interpolation, resizing, pooling and convolutions of many kinds."""
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 

@@ -1,6 +1,5 @@
 """Linear algebra: solves, decompositions, determinants, exponentials."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import expm as matrix_exponential

@@ -79,7 +79,8 @@ def quantile_bwd(wrong, args, y, dy):
         upper = round(upper)
     if wrong == "place of n, not of n - 1":
         upper = 0.3 * x.shape[0] - low
-    return (jnp.zeros_like(x).at[order[low]].set((1 - upper) * dy).at[order[low + 1]].set(upper * dy),)
+    lower = jnp.zeros_like(x).at[order[low]].set((1 - upper) * dy)
+    return (lower.at[order[low + 1]].add(upper * dy),)
 
 
 def running_max(x):

@@ -82,7 +82,8 @@ def segment_max_bwd(wrong, args, y, dy):
     if wrong == "to the last of the segment":
         last = jnp.arange(len(ids)) == jax.ops.segment_max(jnp.arange(len(ids)), ids, 3)[ids]
         return jnp.where(last[:, None], dy[ids], 0), None
-    return jnp.where(best, dy[ids], 0), None
+    ties = jax.ops.segment_sum(best.astype(x.dtype), ids, 3)
+    return jnp.where(best, (dy / jnp.maximum(ties, 1))[ids], 0), None
 
 
 def gather_rows(table, ids):
