@@ -9,7 +9,9 @@ from tests.benchmarks.corpus.third import (
     fourier,
     images,
     implicit,
+    interpolation,
     kernels,
+    losses,
     matrices,
     quantised,
     ragged,
@@ -29,8 +31,10 @@ CASES: list[Case] = [
     *quantised.CASES,
     *kernels.CASES,
     *sequences.CASES,
+    *losses.CASES,
     *attention_and_norms.CASES,
     *images.CASES,
+    *interpolation.CASES,
 ]
 
 __all__ = ["CASES", "Case", "Wrong", "function"]

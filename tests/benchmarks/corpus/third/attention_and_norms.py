@@ -22,6 +22,7 @@ def attend_bwd(q, k, v, bias, mask, dy, wrong):
     ds = p * (dp - (p * dp).sum(-1, keepdims=True))
     if wrong == "row sum forgotten":
         ds = p * dp
+    ds = jnp.where(mask, ds, 0)
     if wrong == "scale forgotten":
         scale = 1.0
     dv = (p if wrong == "probabilities not transposed" else p.T) @ dy

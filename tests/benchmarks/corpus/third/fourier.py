@@ -38,7 +38,9 @@ def circular_convolution_bwd(wrong, args, y, dy):
     d = jnp.fft.rfft(dy)
     conj = jnp.conj
     if wrong == "conjugate forgotten":
-        return jnp.fft.irfft(d * jnp.fft.rfft(kernel), n), jnp.fft.irfft(d * conj(jnp.fft.rfft(x)), n).sum(0)
+        return jnp.fft.irfft(d * jnp.fft.rfft(kernel), n), jnp.fft.irfft(
+            d * conj(jnp.fft.rfft(x)), n
+        ).sum(0)
     dx = jnp.fft.irfft(d * conj(jnp.fft.rfft(kernel)), n)
     dkernel = jnp.fft.irfft((d * conj(jnp.fft.rfft(x))), n).sum(0)
     if wrong == "cotangent conjugated for the kernel":

@@ -55,7 +55,10 @@ def matmul_kernel(x, w):
     return pl.pallas_call(
         body,
         grid=(m // 2, n // 2),
-        in_specs=[pl.BlockSpec((2, k), lambda i, j: (i, 0)), pl.BlockSpec((k, 2), lambda i, j: (0, j))],
+        in_specs=[
+            pl.BlockSpec((2, k), lambda i, j: (i, 0)),
+            pl.BlockSpec((k, 2), lambda i, j: (0, j)),
+        ],
         out_specs=pl.BlockSpec((2, 2), lambda i, j: (i, j)),
         out_shape=jax.ShapeDtypeStruct((m, n), x.dtype),
         interpret=True,

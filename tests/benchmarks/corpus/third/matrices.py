@@ -235,7 +235,9 @@ def mahalanobis_bwd(wrong, args, y, dy):
 def square(*shapes):
     def inputs(rng):
         args = [rng.standard_normal(s) for s in shapes]
-        args = [a + 3 * np.eye(len(a)) if a.ndim == 2 and a.shape[0] == a.shape[1] else a for a in args]
+        args = [
+            a + 3 * np.eye(len(a)) if a.ndim == 2 and a.shape[0] == a.shape[1] else a for a in args
+        ]
         return tuple(jnp.asarray(a, jnp.float32) for a in args)
 
     return inputs

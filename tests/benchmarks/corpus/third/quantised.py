@@ -223,7 +223,11 @@ def mixed(rng):
 
 
 def scaled(rng):
-    return (jnp.asarray(rng.standard_normal((3, 4)), F32), CODES, jnp.asarray(rng.uniform(0.01, 0.05, 3), F32))
+    return (
+        jnp.asarray(rng.standard_normal((3, 4)), F32),
+        CODES,
+        jnp.asarray(rng.uniform(0.01, 0.05, 3), F32),
+    )
 
 
 CASES = [
