@@ -10,6 +10,7 @@ import numpy as np
 from funprop.verify import stories
 from funprop.verify.inputs import points, properties
 from funprop.verify.judging import from_values, kinks, large, laws, one_sign, shrink
+from funprop.verify.judging.at_rest import Given
 from funprop.verify.judging.by_differences import by_differences
 from funprop.verify.judging.finite import check_finite, check_finite_at
 from funprop.verify.judging.judge import Judgement, Verdict
@@ -62,21 +63,23 @@ def examine(
     if not finite:
         check_finite_at(tools, samples[0])
     try:
-        measured = _measured(tools, samples, rng)
-    except NotWideError as error:
-        here = [s for s in samples if s.inputs is samples[0].inputs]
-        return by_differences(subject, tools, here, str(error), rng)
+        try:
+            measured = _measured(tools, samples, rng)
+        except NotWideError as error:
+            here = [s for s in samples if s.inputs is samples[0].inputs]
+            return by_differences(subject, tools, here, str(error), rng)
     except jax.errors.JaxRuntimeError as error:  # raised by Python code that it calls
         failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
         return Findings([misfit(subject, failed)], [], [])
     verdicts, remarks = _combined(measured, samples, tools)
+    given = sum(s.inputs is samples[0].inputs for s in samples)
     checks = []
     for k, (verdict, remark) in enumerate(zip(verdicts, remarks, strict=True)):
         if verdict.ok:
             checks.append(row(subject, k, verdict, remark))
         else:
             told = stories.told(_case(tools, measured, samples, k, verdict))
-            checks.append(wrong(subject, k, verdict, told, "", remark))
+            checks.append(wrong(subject, k, verdict, told, note=remark, given=given))
     bad = [k for k, verdict in enumerate(verdicts) if not verdict.ok]
     notes: list[str] = []
     examples: list[Example] = []
@@ -114,10 +117,11 @@ def _samples(tools: Instruments, args: Any, n: int, rng: np.random.Generator) ->
     """The given inputs under `n` cotangents of several sizes, then `n` inputs nearby."""
     given = [properties.drawn(leaf) for leaf in args]
     samples = [drawn_sample(tools, given, unit, rng) for unit in (1.0, 32.0, 1 / 32)[:n]]
-    return samples + [
+    near = [
         drawn_sample(tools, points.nearby(args, rng, tools.subject.differentiable), 1.0, rng)
         for _ in range(n)
     ]
+    return samples + [s for s in near if Given(tools, samples[0]).comparable(tools, s)]
 
 
 def _combined(

@@ -56,6 +56,9 @@ def forgiven(
         for place, (low, high, error) in zip(
             places, _one_sided(tools, sample, leaf, places), strict=False
         ):
+            if np.isinf(low) or np.isinf(high):  # the values jump: there is no derivative
+                kink[(n, *place)] = True
+                continue
             noise = error + 1e-7 * (verdict.size + max(abs(low), abs(high)))
             got, truth = verdict.got[n][place], verdict.truth[n][place]
             # Or there is none, and autodiff is wrong: of sign(x) * f(abs(x)), at zero.
