@@ -179,7 +179,10 @@ def test_what_is_tied_is_shared_out_and_not_given_to_each():
             assert report.ok, str(report)
         assert not fp.verify(rule(largest, to_each), x).ok
     # Tied with a constant each has a slope of its own.
-    kept = rule(lambda x: jnp.maximum(x, 0).sum(-1), lambda a, y, dy: (dy[:, None] * jnp.heaviside(a[0], 1.0),))
+    kept = rule(
+        lambda x: jnp.maximum(x, 0).sum(-1),
+        lambda a, y, dy: (dy[:, None] * jnp.heaviside(a[0], 1.0),),
+    )
     assert fp.verify(kept, jnp.round(normal(5, 6))).ok
 
 
