@@ -14,6 +14,7 @@ from funprop.train import processes
 from funprop.train.checkpoints import folder as places
 from funprop.train.checkpoints import written
 from funprop.train.checkpoints.description import Description, write_description
+from funprop.train.meeting import Meeting
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -39,6 +40,7 @@ class Saving:
         self._thread: threading.Thread | None = None
         self._problem = ""  # of the thread
         self._checkpointer: Any = None
+        self._meeting = Meeting()
         self._lock: Any = None
 
     @property
@@ -47,7 +49,10 @@ class Saving:
         if self._checkpointer is None:
             import orbax.checkpoint as ocp
 
-            self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+            self._meeting = Meeting()  # orbax's threads wait there, and for none that has failed
+            options = ocp.options.AsyncOptions(barrier_sync_fn=self._meeting.wait)
+            handler = ocp.PyTreeCheckpointHandler()
+            self._checkpointer = ocp.AsyncCheckpointer(handler, async_options=options)
         return self._checkpointer
 
     def open(self) -> bool:
@@ -93,9 +98,11 @@ class Saving:
         if self._failed(problem):  # and all wait for the first
             return False
         leaves: written.Leaves = {}
+        checkpointer = self.checkpointer
+        self._meeting.agree()
         try:
             with written.quiet():
-                leaves = written.write(self.checkpointer, self._draft, state)
+                leaves = written.write(checkpointer, self._draft, state)
         except TypeError:
             self._under_way = None
             raise
@@ -134,6 +141,8 @@ class Saving:
             self._problem = TOO_LONG
         except Exception as error:
             self._problem = said(error)
+        if self._problem:
+            self._meeting.leave(self._problem)
 
     def settle(self) -> bool:
         """Wait for the one that is under way; whether there was one, and it is there."""
@@ -143,6 +152,7 @@ class Saving:
         self._thread, problem, self._problem = None, self._problem, ""
         if self._failed(problem):
             return False
+        self._meeting.clear()
         self.newest, self._under_way, self.failures = self._under_way, None, 0
         return True
 
@@ -151,6 +161,7 @@ class Saving:
         if not processes.anywhere(bool(problem)):
             return False
         update, self._under_way = self._under_way, None
+        self._meeting.leave(problem)
         self._checkpointer = None  # what has failed may be in any state
         self.failures += 1
         if processes.first() and problem != TOO_LONG:  # a disk that is full has room again
