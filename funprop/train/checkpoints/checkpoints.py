@@ -15,6 +15,7 @@ from funprop.train.checkpoints import folder as places
 from funprop.train.checkpoints import reading
 from funprop.train.checkpoints.description import as_json, checked
 from funprop.train.checkpoints.saving import Saving
+from funprop.train.checkpoints.written import check_leaves
 from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ class Checkpoints:
 
     def due(self, update: int) -> bool:
         """Whether one should be saved now; all processes of a run must ask."""
+        update = whole_number(update, "update", 0)
         if update == self._saving.newest:
             return False
         if self.updates is not None and update % self.updates == 0:
@@ -225,13 +227,17 @@ class Checkpoints:
           value: of the metric that the best is chosen by.
 
         Raises:
-          TypeError: a leaf is none of these, or another argument is something else.
-          ValueError: `update` is negative, or another process writes to the folder.
+          TypeError: a leaf is none of these, or another argument is something else; or it is
+            called within `jit`.
+          ValueError: `update` is negative, a leaf was donated, or another process writes to the
+            folder.
         """
         update, notes, value = checked(update, notes, value)
+        check_leaves(state)
         self._settle()
         self.open()
         self._last = time.monotonic()
+        self._saving.tell_of_newer(update, self._damaged)
         if self._saving.begin(state, update, notes, value, self.metric) and value is not None:
             self._values[update] = value
 

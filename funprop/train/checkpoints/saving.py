@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -39,6 +40,7 @@ class Saving:
         self._attempts = 0
         self._thread: threading.Thread | None = None
         self._problem = ""  # of the thread
+        self._told = False
         self._checkpointer: Any = None
         self._meeting = Meeting()
         self._lock: Any = None
@@ -100,22 +102,32 @@ class Saving:
         leaves: written.Leaves = {}
         checkpointer = self.checkpointer
         self._meeting.agree()
-        try:
-            with written.quiet():
+        with contextlib.ExitStack() as silence:
+            silence.enter_context(written.quiet())
+            try:
                 leaves = written.write(checkpointer, self._draft, state)
-        except TypeError:
-            self._under_way = None
-            raise
-        except Exception as error:
-            problem = said(error)
-        if self._failed(problem):
-            return False
-        description = Description(update, leaves, notes, value, metric)
-        # It ends with the process: orbax's own thread is waited for, and what it wrote is no
-        # checkpoint before this one has named it.
-        self._thread = threading.Thread(target=self._conclude, args=(description,))
-        self._thread.start()
+            except Exception as error:
+                problem = said(error)
+            if self._failed(problem):
+                return False
+            description = Description(update, leaves, notes, value, metric)
+            # It ends with the process: orbax's own thread is waited for, and what it wrote is no
+            # checkpoint before this one has named it.
+            silent = silence.pop_all()
+            self._thread = threading.Thread(target=self._conclude, args=(description, silent))
+            self._thread.start()
         return True
+
+    def tell_of_newer(self, update: int, damaged: set[int]) -> None:
+        """Once: what is beyond this update is of another run, and would be gone on from."""
+        newer = max(set(places.updates_in(self.folder)) - damaged, default=update)
+        if newer > update and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{self.folder} holds a newer checkpoint, of update {newer}: restore takes that one "
+                f"and not this of update {update}; save elsewhere, or take it away",
+                stacklevel=3,
+            )
 
     @property
     def _draft(self) -> Path:
@@ -129,10 +141,10 @@ class Saving:
         places.clear_leftovers(self.folder)
         self._draft.mkdir()
 
-    def _conclude(self, description: Description) -> None:
+    def _conclude(self, description: Description, silent: contextlib.ExitStack) -> None:
         """Wait for orbax; then describe what it wrote, and give it its name."""
         try:
-            with written.quiet():
+            with silent:
                 self.checkpointer.wait_until_finished()
             if processes.first():
                 write_description(self._draft, description)

@@ -31,13 +31,10 @@ def write(checkpointer: Any, folder: Path, state: PyTree) -> Leaves:
     Returns:
       What is to be checked when it is read.
 
-    Raises:
-      TypeError: a leaf is no array and no number; names it.
     """
     import orbax.checkpoint as ocp
 
     leaves = named(state)
-    _check_leaves(leaves)
     arrays = {name: bits(leaf) for name, leaf in leaves.items()}
     found = digests(arrays)
     if stored := {name: _on_host(_storable(array)) for name, array in _not_empty(arrays).items()}:
@@ -69,8 +66,18 @@ def check(checkpointer: Any, folder: Path, stored: Leaves) -> None:
     _check_digests(_read_arrays(checkpointer, folder, specs), stored)
 
 
-def _check_leaves(leaves: dict[str, Any]) -> None:
-    for name, leaf in leaves.items():
+def check_leaves(state: PyTree) -> None:
+    """Raise where one is nothing that can be stored; that is the caller's mistake, and no disk's.
+
+    Raises:
+      TypeError: it is no array and no number, or is traced by `jit`; names it.
+      ValueError: it has been donated; names it.
+    """
+    for name, leaf in named(state).items():
+        if isinstance(leaf, jax.core.Tracer):
+            raise TypeError(f"save must be called outside of jit, got a traced array at {name}")
+        if isinstance(leaf, jax.Array) and leaf.is_deleted():
+            raise ValueError(f"state must be as an update gave it, {name} was donated to another")
         array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
         if not is_key(leaf) and array.dtype.kind in "OSUMm":
             raise TypeError(
@@ -203,12 +210,12 @@ def _reading() -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Within, orbax's own log stays silent: what went wrong is told by whoever called it."""
     logger = logging.getLogger("absl")
-    logger.addFilter(_not_of_orbax)
+
+    def not_of_orbax(record: logging.LogRecord) -> bool:  # each its own: threads may overlap
+        return "orbax" not in record.pathname
+
+    logger.addFilter(not_of_orbax)
     try:
         yield
     finally:
-        logger.removeFilter(_not_of_orbax)
-
-
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
+        logger.removeFilter(not_of_orbax)
