@@ -74,7 +74,7 @@ class Meeting:
 
 
 def _client() -> Any:
-    """Of the coordinator that `jax.distributed.initialize` has joined; JAX shows it nowhere else."""
+    """Of the coordinator that `jax.distributed.initialize` has joined; JAX shows it here alone."""
     from jax._src import distributed
 
     return distributed.global_state.client

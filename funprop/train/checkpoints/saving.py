@@ -124,8 +124,8 @@ class Saving:
         if newer > update and not self._told:
             self._told = True
             warnings.warn(
-                f"{self.folder} holds a newer checkpoint, of update {newer}: restore takes that one "
-                f"and not this of update {update}; save elsewhere, or take it away",
+                f"{self.folder} holds a newer checkpoint, of update {newer}: restore takes that "
+                f"and not that of update {update}; save elsewhere, or take it away",
                 stacklevel=3,
             )
 

@@ -74,7 +74,7 @@ def check_leaves(state: PyTree) -> None:
       ValueError: it has been donated; names it.
     """
     for name, leaf in named(state).items():
-        if isinstance(leaf, jax.core.Tracer):
+        if isinstance(leaf, jax.core.Tracer):  # pyright: ignore[reportAttributeAccessIssue]
             raise TypeError(f"save must be called outside of jit, got a traced array at {name}")
         if isinstance(leaf, jax.Array) and leaf.is_deleted():
             raise ValueError(f"state must be as an update gave it, {name} was donated to another")
