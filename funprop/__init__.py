@@ -149,7 +149,7 @@ from funprop.transforms import (
     ordered,
 )
 from funprop.trees import Sum
-from funprop.verify import cost, taylor_test, verify, verify_rules, verify_second_order
+from funprop.verify import cost, from_pair, taylor_test, verify, verify_rules, verify_second_order
 from funprop.version import __version__ as __version__
 
 __all__ = [
@@ -227,6 +227,7 @@ __all__ = [
     "freeze",
     "from_function",
     "from_loss",
+    "from_pair",
     "frozen",
     "fsdp_rules",
     "fused_step",
