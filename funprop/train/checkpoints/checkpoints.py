@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from funprop.checks import check_string, described
 from funprop.train import processes
 from funprop.train.checkpoints import folder as places
-from funprop.train.checkpoints import reading
+from funprop.train.checkpoints import reading, written
 from funprop.train.checkpoints.description import as_json, checked
 from funprop.train.checkpoints.saving import Saving
-from funprop.train.checkpoints.written import check_leaves
 from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
@@ -183,9 +182,10 @@ class Checkpoints:
     def _looked_at(self, update: int, check: bool) -> Checkpoint:
         place = places.place(self.folder, update)
         found, problem = reading.looked_at(self._saving.checkpointer, place, check)
-        notes = found.notes if found else {}
         value = found.value if found and found.metric == self.metric else None
-        return Checkpoint(update, problem, places.nbytes(place), notes, value)
+        return Checkpoint(
+            update, problem, places.nbytes(place), found.notes if found else {}, value
+        )
 
     # ------------------------------------------------------------------------------------ writing
 
@@ -197,9 +197,8 @@ class Checkpoints:
         if self.updates is not None and update % self.updates == 0:
             return True
         # After one that failed sooner, but not at once.
-        wait = (
-            min(self.seconds, 2.0**self._saving.failures) if self._saving.failures else self.seconds
-        )
+        failures = self._saving.failures
+        wait = min(self.seconds, 2.0**failures) if failures else self.seconds
         return bool(processes.of_first(time.monotonic() - self._last >= wait))
 
     def better(self, value: float | None) -> bool:
@@ -227,13 +226,11 @@ class Checkpoints:
           value: of the metric that the best is chosen by.
 
         Raises:
-          TypeError: a leaf is none of these, or another argument is something else; or it is
-            called within `jit`.
-          ValueError: `update` is negative, a leaf was donated, or another process writes to the
-            folder.
+          TypeError: a leaf is none of these, as within `jit`, or another argument something else.
+          ValueError: `update` is negative, a leaf donated, or another process writes there.
         """
         update, notes, value = checked(update, notes, value)
-        check_leaves(state)
+        written.check_leaves(state)
         self._settle()
         self.open()
         self._last = time.monotonic()
@@ -271,8 +268,7 @@ class Checkpoints:
             self._settle()
         if self._saving.newest == update:
             return True
-        newest = self._saving.newest
-        has = "none" if newest is None else f"that of update {newest}"
+        has = "none" if (newest := self._saving.newest) is None else f"that of update {newest}"
         warnings.warn(
             f"the last checkpoint, of update {update}, could not be saved: the newest in "
             f"{self.folder} is {has}",

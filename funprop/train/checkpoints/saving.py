@@ -119,9 +119,9 @@ class Saving:
         return True
 
     def tell_of_newer(self, update: int, damaged: set[int]) -> None:
-        """Once: what is beyond this update is of another run, and would be gone on from."""
+        """Once: what is beyond this update, and was not gone on from, is of another run."""
         newer = max(set(places.updates_in(self.folder)) - damaged, default=update)
-        if newer > update and not self._told:
+        if newer > max(update, self.newest or 0) and not self._told:
             self._told = True
             warnings.warn(
                 f"{self.folder} holds a newer checkpoint, of update {newer}: restore takes that "
