@@ -110,8 +110,7 @@ class Checkpoints:
     ) -> None:
         if not isinstance(folder, str | places.PathLike):
             raise TypeError(f"folder must be a path, got {described(folder)}")
-        self.folder = Path(folder).absolute()
-        self.seconds = real_number(seconds, "seconds")
+        self.folder, self.seconds = Path(folder).absolute(), real_number(seconds, "seconds")
         if not self.seconds >= 0:
             raise ValueError(f"seconds must be at least 0, got {seconds}")
         self.updates = None if updates is None else whole_number(updates, "updates", 1)
@@ -183,9 +182,8 @@ class Checkpoints:
         place = places.place(self.folder, update)
         found, problem = reading.looked_at(self._saving.checkpointer, place, check)
         value = found.value if found and found.metric == self.metric else None
-        return Checkpoint(
-            update, problem, places.nbytes(place), found.notes if found else {}, value
-        )
+        notes = found.notes if found else {}
+        return Checkpoint(update, problem, places.nbytes(place), notes, value)
 
     # ------------------------------------------------------------------------------------ writing
 
@@ -266,9 +264,9 @@ class Checkpoints:
             time.sleep(PAUSE if tried else 0)
             self.save(state, update, *args)
             self._settle()
-        if self._saving.newest == update:
+        if (newest := self._saving.newest) == update:
             return True
-        has = "none" if (newest := self._saving.newest) is None else f"that of update {newest}"
+        has = "none" if newest is None else f"that of update {newest}"
         warnings.warn(
             f"the last checkpoint, of update {update}, could not be saved: the newest in "
             f"{self.folder} is {has}",
