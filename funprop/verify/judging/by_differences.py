@@ -16,7 +16,7 @@ from funprop.verify.judging.rows import Findings, row, wrong
 from funprop.verify.report import Check
 from funprop.verify.stories.case import Case
 from funprop.verify.subject import Subject
-from funprop.verify.truth import near
+from funprop.verify.truth import internals, near
 from funprop.verify.truth.differences import Limit, limit, slope, steps
 from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.instruments import EPS64, Instruments
@@ -179,7 +179,8 @@ def _highest(tools: Instruments, sample: Sample) -> tuple[float, Any]:
 
     def values(run: Any, inputs: list[Any]) -> list[np.ndarray]:
         try:
-            return [np.asarray(y, np.float64) for y in run(inputs)]
+            with internals.quiet_callbacks():
+                return [np.asarray(y, np.float64) for y in run(inputs)]
         except Exception:  # whatever that code raises, as JAX hands it on
             return [np.full(spec.shape, np.nan) for spec in tools.dys]
 
