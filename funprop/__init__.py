@@ -149,7 +149,14 @@ from funprop.transforms import (
     ordered,
 )
 from funprop.trees import Sum
-from funprop.verify import cost, taylor_test, verify, verify_rules, verify_second_order
+from funprop.verify import (
+    cost,
+    taylor_test,
+    verify,
+    verify_rules,
+    verify_second_order,
+    verify_step,
+)
 from funprop.version import __version__ as __version__
 
 __all__ = [
@@ -310,6 +317,7 @@ __all__ = [
     "verify",
     "verify_rules",
     "verify_second_order",
+    "verify_step",
     "where",
     "with_lengths",
 ]

@@ -13,7 +13,7 @@ import optax
 from funprop.trees import is_float
 from funprop.verify.training.batches import Examples, unequal
 from funprop.verify.training.case import Case, NotAsked
-from funprop.verify.training.closeness import Difference, differences
+from funprop.verify.training.closeness import Difference, Noise, differences
 from funprop.verify.training.layout import is_array, is_key, params_of, wide
 from funprop.verify.training.objective import float_tree, gradient_of
 from funprop.verify.training.report import StepCheck, percent
@@ -33,11 +33,9 @@ def gradient(case: Case) -> Iterator[StepCheck]:
 
     def law(examples: Examples) -> list[Difference]:
         batch = unequal(examples, case.said["mask"]).batch
-        places, want = expected(case, batch)
-        got = case.run(batch)
-        return differences(
-            got, want, case.here, case.noise(batch), case.layout.paths, places, metrics=False
-        )
+        places, want, narrow = expected(case, batch)
+        got, found = case.run(batch), with_optimizer(case.noise(batch), want, narrow)
+        return differences(got, want, case.here, found, case.layout.paths, places, metrics=False)
 
     def sentence(found: list[Difference]) -> str:
         batch = unequal(case.examples, case.said["mask"]).batch
@@ -59,8 +57,9 @@ def _downhill(case: Case) -> Iterator[StepCheck]:
     yield StepCheck("gradient", note="only that it goes downhill: give optimizer= to ask for more")
 
 
-def expected(case: Case, batch: Any) -> tuple[list[int], Result]:
-    """The new state's arrays as they should be, and which of them that is known of.
+def expected(case: Case, batch: Any) -> tuple[list[int], Result, Result]:
+    """Of which arrays the new ones are known; what they should be, in float64; and as the optimizer
+    has them in the working precision.
 
     Raises:
       NotAsked: the optimizer's state is not in the step's, or it does not take these params.
@@ -75,37 +74,48 @@ def expected(case: Case, batch: Any) -> tuple[list[int], Result]:
         raise NotAsked(f"optimizer does not take these params: {error}") from None
     by_id = {id(case.here[i]): g for i, g in zip(case.layout.params, grads, strict=True)}
     given = {id(leaf): i for i, leaf in enumerate(case.here)}
-    with (
-        jax.enable_x64(True),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
-        of = jax.tree.map(lambda leaf: by_id.get(id(leaf), _zero(leaf)), params)
-        old = jax.tree.map(_wide, params)
-        updates, new = jax.jit(optimizer.update)(
-            jax.tree.map(_wide, of), jax.tree.map(_wide, opt_state), old
-        )
-        moved = jax.tree.map(lambda p, u: p + u, old, updates)
-        pairs = [(params, moved), (opt_state, new)]
-        want, places = list(case.here), []
-        for before, after in pairs:
-            leaves = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-            for leaf, other in leaves:
-                i = given.get(id(leaf))
-                if i is not None and i not in case.layout.frozen and not is_key(leaf):
-                    want[i] = np.asarray(other)
-                    places.append(i)
-    return places, Result(want, {})
+    want, narrow, places = list(case.here), list(case.here), []
+    for result, of in ((narrow, _narrow), (want, _wide)):
+        with (
+            jax.enable_x64(of is _wide),
+            jax.numpy_dtype_promotion("standard"),
+            jax.numpy_rank_promotion("allow"),
+        ):
+            slopes = jax.tree.map(lambda leaf, of=of: of(by_id.get(id(leaf), _zero(leaf)), leaf), params)
+            old, opt = (jax.tree.map(lambda leaf, of=of: of(leaf, leaf), t) for t in (params, opt_state))
+            updates, new = jax.jit(optimizer.update)(slopes, opt, old)
+            moved = jax.tree.map(lambda p, u: p + u, old, updates)
+            for before, after in ((params, moved), (opt_state, new)):
+                leaves = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+                for leaf, other in leaves:
+                    i = given.get(id(leaf))
+                    if i is not None and i not in case.layout.frozen and not is_key(leaf):
+                        result[i] = np.asarray(other)
+                        places.append(i)
+    return sorted(set(places)), Result(want, {}), Result(narrow, {})
+
+
+def with_optimizer(found: Noise, want: Result, narrow: Result) -> Noise:
+    """The noise of a step, and what the optimizer itself loses in the working precision."""
+    arrays = [
+        m if m is None else np.fmax(m, np.abs(wide(a) - wide(b)))
+        for m, a, b in zip(found.arrays, want.arrays, narrow.arrays, strict=True)
+    ]
+    return found._replace(arrays=arrays)
 
 
 def _zero(leaf: Any) -> Any:
     return jnp.zeros_like(leaf) if is_array(leaf) and not is_key(leaf) else leaf
 
 
-def _wide(leaf: Any) -> Any:
+def _wide(leaf: Any, like: Any) -> Any:
     if not is_array(leaf) or is_key(leaf) or not is_float(leaf):
         return leaf
     return jnp.asarray(np.asarray(leaf, np.float64))
+
+
+def _narrow(leaf: Any, like: Any) -> Any:
+    return jnp.asarray(leaf, like.dtype) if is_array(leaf) and is_float(like) else leaf
 
 
 def _found(state: Any, tree: Any, optimizer: Any) -> tuple[Any, Any]:
