@@ -3,7 +3,8 @@
 `verify` judges a layer, a function or a whole hand-written gradient; `verify_rules` finds every
 custom rule that a function reaches, and judges each where it stands. `verify_second_order`
 differentiates a rule again, `taylor_test` is for what is too large for all that, and `cost` tells
-whether a rule pays. `verify_step` asks whole training steps, of any library. Knows the contract of layers, and nothing that trains.
+whether a rule pays. `verify_step` asks whole training steps, of any library. Knows the contract of
+layers, and nothing that trains.
 """
 
 from funprop.verify.cost import Cost, cost

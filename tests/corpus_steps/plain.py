@@ -1,4 +1,4 @@
-"""Steps in plain JAX and Optax: a small network, and every mistake as one option of how it is trained.
+"""Steps in plain JAX and Optax: a small network, and mistakes in how it is trained.
 
 `WRONG` maps a name to (the check that must find it, what makes the case); `RIGHT` to what makes it.
 """
@@ -89,7 +89,9 @@ def of_parts(loss, n, change=lambda g: g):
 SGD = optax.sgd(0.1)
 MOMENTUM = optax.sgd(0.1, momentum=0.9)
 shifted = lambda b: {**b, "y": jnp.roll(b["y"], 1)}
-only = lambda g, *names: {k: v if k in names else jax.tree.map(jnp.zeros_like, v) for k, v in g.items()}  # noqa: E501  # fmt: skip
+only = lambda g, *names: {
+    k: v if k in names else jax.tree.map(jnp.zeros_like, v) for k, v in g.items()
+}
 reset = lambda opt: lambda s, new, b: {**new, "opt_state": opt.init(s["params"])}
 decay = lambda s, new, b: {**new, "params": jax.tree.map(lambda p: 0.99 * p, new["params"])}
 normed = lambda p, b: mean(p, {**b, "x": (b["x"] - b["x"].mean(0)[None]) / 2})
@@ -101,7 +103,12 @@ def with_key(where, loss=lambda p, b, k: mean(p, b, k), opt=SGD):
         key = where(s)
         g = jax.grad(loss)(s["params"], b, key)
         u, o = opt.update(g, s["opt_state"], s["params"])
-        return {"params": optax.apply_updates(s["params"], u), "opt_state": o, "key": s["key"], "count": s["count"] + 1}  # noqa: E501  # fmt: skip
+        return {
+            "params": optax.apply_updates(s["params"], u),
+            "opt_state": o,
+            "key": s["key"],
+            "count": s["count"] + 1,
+        }
 
     p = init()
     state = {"params": p, "opt_state": opt.init(p), "key": KEY, "count": jnp.int32(0)}
@@ -118,11 +125,25 @@ def ema(start, d=0.9):
 
 
 def microbatched(loss, change=lambda g: g):
-    return case(of_parts(loss, 1, change), loss, SGD, microbatches=lambda n: case(of_parts(loss, n, change), loss, SGD)[0], mask=lambda b: b["mask"])  # noqa: E501  # fmt: skip
+    return case(
+        of_parts(loss, 1, change),
+        loss,
+        SGD,
+        microbatches=lambda n: case(of_parts(loss, n, change), loss, SGD)[0],
+        mask=lambda b: b["mask"],
+    )
 
 
 def narrow():
-    u, s, b, said = case(lambda p, b: jax.tree.map(lambda g, q: g.astype(q.dtype), jax.grad(mean)(jax.tree.map(lambda x: x.astype(jnp.float32), p), b), p), lambda p, b: jnp.float32(0), optax.sgd(1e-4))  # noqa: E501  # fmt: skip
+    u, s, b, said = case(
+        lambda p, b: jax.tree.map(
+            lambda g, q: g.astype(q.dtype),
+            jax.grad(mean)(jax.tree.map(lambda x: x.astype(jnp.float32), p), b),
+            p,
+        ),
+        lambda p, b: jnp.float32(0),
+        optax.sgd(1e-4),
+    )
     return u, jax.tree.map(lambda x: x.astype(jnp.bfloat16), s), b, said
 
 
@@ -141,71 +162,220 @@ WRONG = {
     "sign turned, adam": ("gradient", lambda: case(scaled(-1.0), **asked())),
     "sign turned, no optimizer": ("gradient", lambda: case(scaled(-1.0), loss_fn=mean)),
     "loss scale not undone": ("gradient", lambda: case(scaled(1024.0), **asked())),
-    "loss scale undone twice": ("gradient", lambda: case(scaled(1 / 1024), opt=SGD, **asked(opt=SGD))),  # noqa: E501  # fmt: skip
-    "update applied twice": ("gradient", lambda: case(opt=SGD, after=lambda u: jax.tree.map(lambda x: 2 * x, u), **asked(opt=SGD))),  # noqa: E501  # fmt: skip
-    "stop_gradient in the wrong place": ("moves", lambda: case(lambda p, b: jax.grad(lambda q: terms(q, b, stop=True).mean())(p))),  # noqa: E501  # fmt: skip
-    "gradient of a part of the params": ("gradient", lambda: case(lambda p, b: only(jax.grad(mean)(p, b), "dense_1"), **asked())),  # noqa: E501  # fmt: skip
+    "loss scale undone twice": (
+        "gradient",
+        lambda: case(scaled(1 / 1024), opt=SGD, **asked(opt=SGD)),
+    ),
+    "update applied twice": (
+        "gradient",
+        lambda: case(opt=SGD, after=lambda u: jax.tree.map(lambda x: 2 * x, u), **asked(opt=SGD)),
+    ),
+    "stop_gradient in the wrong place": (
+        "moves",
+        lambda: case(lambda p, b: jax.grad(lambda q: terms(q, b, stop=True).mean())(p)),
+    ),
+    "gradient of a part of the params": (
+        "gradient",
+        lambda: case(lambda p, b: only(jax.grad(mean)(p, b), "dense_1"), **asked()),
+    ),
     "a layer left out": ("moves", lambda: case(lambda p, b: only(jax.grad(mean)(p, b), "dense_0"))),
-    "labels shifted": ("gradient", lambda: case(lambda p, b: jax.grad(mean)(p, shifted(b)), **asked())),  # noqa: E501  # fmt: skip
+    "labels shifted": (
+        "gradient",
+        lambda: case(lambda p, b: jax.grad(mean)(p, shifted(b)), **asked()),
+    ),
     "labels of other examples": ("order", lambda: case(lambda p, b: jax.grad(mean)(p, shifted(b)))),
     "clipped before averaging": ("order", lambda: case(of_parts(mean, 4, clipped))),
     "clipped before averaging, cut": ("microbatches", lambda: microbatched(mean, clipped)),
-    "clipped after the update": ("gradient", lambda: case(opt=SGD, after=lambda u: clipped(u, 1e-3), **asked(opt=optax.chain(optax.clip_by_global_norm(1e-3), SGD)))),  # noqa: E501  # fmt: skip
-    "not clipped": ("gradient", lambda: case(opt=SGD, **asked(opt=optax.chain(optax.clip_by_global_norm(0.01), SGD)))),  # noqa: E501  # fmt: skip
+    "clipped after the update": (
+        "gradient",
+        lambda: case(
+            opt=SGD,
+            after=lambda u: clipped(u, 1e-3),
+            **asked(opt=optax.chain(optax.clip_by_global_norm(1e-3), SGD)),
+        ),
+    ),
+    "not clipped": (
+        "gradient",
+        lambda: case(opt=SGD, **asked(opt=optax.chain(optax.clip_by_global_norm(0.01), SGD))),
+    ),
     "mean of means": ("order", lambda: case(of_parts(masked, 2), masked, mask=lambda b: b["mask"])),
     "mean of means, cut": ("microbatches", lambda: microbatched(masked)),
-    "mean of means, gradient": ("gradient", lambda: case(of_parts(masked, 2), masked, mask=lambda b: b["mask"], **asked(masked))),  # noqa: E501  # fmt: skip
-    "sum of parts": ("gradient", lambda: case(lambda p, b: jax.tree.map(lambda g: 2 * g, of_parts(mean, 2)(p, b)), **asked())),  # noqa: E501  # fmt: skip
+    "mean of means, gradient": (
+        "gradient",
+        lambda: case(of_parts(masked, 2), masked, mask=lambda b: b["mask"], **asked(masked)),
+    ),
+    "sum of parts": (
+        "gradient",
+        lambda: case(
+            lambda p, b: jax.tree.map(lambda g: 2 * g, of_parts(mean, 2)(p, b)), **asked()
+        ),
+    ),
     "only the last part": ("order", lambda: case(lambda p, b: jax.grad(mean)(p, parts(b, 2)[1]))),
     "what does not divide is dropped": ("short", lambda: case(of_parts(mean, 2))),
     "last examples dropped": ("order", lambda: case(lambda p, b: jax.grad(mean)(p, first(b, 7)))),
-    "sum for a mean": ("twice", lambda: case(lambda p, b: jax.grad(lambda q: terms(q, b).sum())(p))),  # noqa: E501  # fmt: skip
-    "sum for a mean, sgd": ("twice", lambda: case(lambda p, b: jax.grad(lambda q: terms(q, b).sum())(p), opt=optax.sgd(0.01))),  # noqa: E501  # fmt: skip
-    "divided by a fixed batch size": ("twice", lambda: case(lambda p, b: jax.grad(lambda q: terms(q, b).sum() / 8)(p))),  # noqa: E501  # fmt: skip
+    "sum for a mean": (
+        "twice",
+        lambda: case(lambda p, b: jax.grad(lambda q: terms(q, b).sum())(p)),
+    ),
+    "sum for a mean, sgd": (
+        "twice",
+        lambda: case(lambda p, b: jax.grad(lambda q: terms(q, b).sum())(p), opt=optax.sgd(0.01)),
+    ),
+    "divided by a fixed batch size": (
+        "twice",
+        lambda: case(lambda p, b: jax.grad(lambda q: terms(q, b).sum() / 8)(p)),
+    ),
     "padding in the loss": ("padding", lambda: case(loss=mean, mask=lambda b: b["mask"])),
-    "padding in the mean": ("padding", lambda: case(loss=lambda p, b: (terms(p, b) * b["mask"]).mean(), mask=lambda b: b["mask"])),  # noqa: E501  # fmt: skip
-    "padding in the statistics": ("padding", lambda: case(loss=lambda p, b: masked(p, {**b, "x": b["x"] - b["x"].mean(0)[None]}), mask=lambda b: b["mask"])),  # noqa: E501  # fmt: skip
-    "padding in the metric": ("padding", lambda: case(loss=masked, told=lambda s, new, b: mean(s["params"], b), mask=lambda b: b["mask"])),  # noqa: E501  # fmt: skip
-    "old params returned": ("moves", lambda: case(finish=lambda s, new, b: {**new, "params": s["params"]})),  # noqa: E501  # fmt: skip
-    "optimizer state not carried": ("carried", lambda: case(finish=lambda s, new, b: {**new, "opt_state": s["opt_state"]})),  # noqa: E501  # fmt: skip
-    "momentum not carried": ("carried", lambda: case(opt=MOMENTUM, finish=lambda s, new, b: {**new, "opt_state": s["opt_state"]})),  # noqa: E501  # fmt: skip
-    "momentum reset": ("carried", lambda: case(opt=MOMENTUM, finish=lambda s, new, b: {**new, "opt_state": MOMENTUM.update(jax.grad(mean)(s["params"], b), MOMENTUM.init(s["params"]))[1]})),  # noqa: E501  # fmt: skip
+    "padding in the mean": (
+        "padding",
+        lambda: case(loss=lambda p, b: (terms(p, b) * b["mask"]).mean(), mask=lambda b: b["mask"]),
+    ),
+    "padding in the statistics": (
+        "padding",
+        lambda: case(
+            loss=lambda p, b: masked(p, {**b, "x": b["x"] - b["x"].mean(0)[None]}),
+            mask=lambda b: b["mask"],
+        ),
+    ),
+    "padding in the metric": (
+        "padding",
+        lambda: case(
+            loss=masked, told=lambda s, new, b: mean(s["params"], b), mask=lambda b: b["mask"]
+        ),
+    ),
+    "old params returned": (
+        "moves",
+        lambda: case(finish=lambda s, new, b: {**new, "params": s["params"]}),
+    ),
+    "optimizer state not carried": (
+        "carried",
+        lambda: case(finish=lambda s, new, b: {**new, "opt_state": s["opt_state"]}),
+    ),
+    "momentum not carried": (
+        "carried",
+        lambda: case(opt=MOMENTUM, finish=lambda s, new, b: {**new, "opt_state": s["opt_state"]}),
+    ),
+    "momentum reset": (
+        "carried",
+        lambda: case(
+            opt=MOMENTUM,
+            finish=lambda s, new, b: {
+                **new,
+                "opt_state": MOMENTUM.update(
+                    jax.grad(mean)(s["params"], b), MOMENTUM.init(s["params"])
+                )[1],
+            },
+        ),
+    ),
     "count not advanced": ("carried", lambda: case(state={"step": jnp.int32(0)})),
-    "count starts again": ("carried", lambda: case(state={"step": jnp.int32(0)}, finish=lambda s, new, b: {**new, "step": jnp.int32(1)})),  # noqa: E501  # fmt: skip
-    "frozen param decays": ("frozen", lambda: case(lambda p, b: only(jax.grad(mean)(p, b), "dense_1"), opt=SGD, finish=decay, frozen="dense_0")),  # noqa: E501  # fmt: skip
+    "count starts again": (
+        "carried",
+        lambda: case(
+            state={"step": jnp.int32(0)}, finish=lambda s, new, b: {**new, "step": jnp.int32(1)}
+        ),
+    ),
+    "frozen param decays": (
+        "frozen",
+        lambda: case(
+            lambda p, b: only(jax.grad(mean)(p, b), "dense_1"),
+            opt=SGD,
+            finish=decay,
+            frozen="dense_0",
+        ),
+    ),
     "frozen param moves": ("frozen", lambda: case(frozen="dense_0")),
-    "decay on biases": ("gradient", lambda: case(opt=optax.adamw(1e-2, weight_decay=0.1), **asked(opt=optax.adamw(1e-2, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p))))),  # noqa: E501  # fmt: skip
+    "decay on biases": (
+        "gradient",
+        lambda: case(
+            opt=optax.adamw(1e-2, weight_decay=0.1),
+            **asked(
+                opt=optax.adamw(
+                    1e-2, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
+                )
+            ),
+        ),
+    ),
     "decay forgotten": ("gradient", lambda: case(**asked(opt=optax.adamw(1e-2, weight_decay=0.1)))),
-    "decay in the gradient": ("gradient", lambda: case(lambda p, b: jax.tree.map(lambda g, q: g + 0.1 * q, jax.grad(mean)(p, b), p), **asked())),  # noqa: E501  # fmt: skip
+    "decay in the gradient": (
+        "gradient",
+        lambda: case(
+            lambda p, b: jax.tree.map(lambda g, q: g + 0.1 * q, jax.grad(mean)(p, b), p), **asked()
+        ),
+    ),
     "average started at zero": ("average", lambda: ema(jnp.zeros_like)),
     "key reused each step": ("draws", lambda: with_key(lambda s: s["key"])),
     "key made in the step": ("draws", lambda: with_key(lambda s: jax.random.key(7))),
     "metrics summed": ("metrics", lambda: case(told=lambda s, new, b: terms(s["params"], b).sum())),
-    "metrics after the update": ("metrics", lambda: case(told=lambda s, new, b: mean(new["params"], b), loss_fn=mean)),  # noqa: E501  # fmt: skip
-    "metrics scaled": ("metrics", lambda: case(told=lambda s, new, b: 8 * mean(s["params"], b), loss_fn=mean)),  # noqa: E501  # fmt: skip
-    "metrics of a part": ("order", lambda: case(told=lambda s, new, b: mean(s["params"], first(b, 4)))),  # noqa: E501  # fmt: skip
+    "metrics after the update": (
+        "metrics",
+        lambda: case(told=lambda s, new, b: mean(new["params"], b), loss_fn=mean),
+    ),
+    "metrics scaled": (
+        "metrics",
+        lambda: case(told=lambda s, new, b: 8 * mean(s["params"], b), loss_fn=mean),
+    ),
+    "metrics of a part": (
+        "order",
+        lambda: case(told=lambda s, new, b: mean(s["params"], first(b, 4))),
+    ),
     "NaN spoils the moments": ("nan", lambda: guard(True)),
     "NaN applied": ("nan", lambda: case(guarded=True)),
     "updates swallowed by bfloat16": ("precision", narrow),
-    "params change dtype": ("state", lambda: case(finish=lambda s, new, b: {**new, "params": jax.tree.map(lambda p: p.astype(jnp.bfloat16), new["params"])})),  # noqa: E501  # fmt: skip
-    "count lost in the checkpoint": ("restore", lambda: case(restore=lambda s: jax.tree.map(lambda x: jnp.zeros_like(x) if x.ndim == 0 else x, s))),  # noqa: E501  # fmt: skip
-    "count off by one when resuming": ("restore", lambda: case(restore=lambda s: jax.tree.map(lambda x: x + 1 if x.ndim == 0 else x, s))),  # noqa: E501  # fmt: skip
-    "moments lost in the checkpoint": ("restore", lambda: case(restore=lambda s: {**s, "opt_state": jax.tree.map(jnp.zeros_like, s["opt_state"])})),  # noqa: E501  # fmt: skip
-    "params rounded in the checkpoint": ("restore", lambda: case(restore=lambda s: {**s, "params": jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), s["params"])})),  # noqa: E501  # fmt: skip
-}  # fmt: skip
+    "params change dtype": (
+        "state",
+        lambda: case(
+            finish=lambda s, new, b: {
+                **new,
+                "params": jax.tree.map(lambda p: p.astype(jnp.bfloat16), new["params"]),
+            }
+        ),
+    ),
+    "count lost in the checkpoint": (
+        "restore",
+        lambda: case(
+            restore=lambda s: jax.tree.map(lambda x: jnp.zeros_like(x) if x.ndim == 0 else x, s)
+        ),
+    ),
+    "count off by one when resuming": (
+        "restore",
+        lambda: case(restore=lambda s: jax.tree.map(lambda x: x + 1 if x.ndim == 0 else x, s)),
+    ),
+    "moments lost in the checkpoint": (
+        "restore",
+        lambda: case(
+            restore=lambda s: {**s, "opt_state": jax.tree.map(jnp.zeros_like, s["opt_state"])}
+        ),
+    ),
+    "params rounded in the checkpoint": (
+        "restore",
+        lambda: case(
+            restore=lambda s: {
+                **s,
+                "params": jax.tree.map(
+                    lambda x: x.astype(jnp.bfloat16).astype(x.dtype), s["params"]
+                ),
+            }
+        ),
+    ),
+}
 
 RIGHT = {
     "adam": lambda: case(**asked()),
     "sgd": lambda: case(opt=SGD, **asked(opt=SGD)),
     "momentum": lambda: case(opt=MOMENTUM, **asked(opt=MOMENTUM)),
     "adamw": lambda: case(opt=optax.adamw(1e-2), **asked(opt=optax.adamw(1e-2))),
-    "clipped": lambda: case(opt=optax.chain(optax.clip_by_global_norm(0.05), optax.adam(1e-2)), **asked(opt=optax.chain(optax.clip_by_global_norm(0.05), optax.adam(1e-2)))),  # noqa: E501  # fmt: skip
+    "clipped": lambda: case(
+        opt=optax.chain(optax.clip_by_global_norm(0.05), optax.adam(1e-2)),
+        **asked(opt=optax.chain(optax.clip_by_global_norm(0.05), optax.adam(1e-2))),
+    ),
     "masked": lambda: case(loss=masked, mask=lambda b: b["mask"], **asked(masked)),
     "average": lambda: ema(lambda p: p),
     "dropout": lambda: with_key(lambda s: jax.random.fold_in(s["key"], s["count"])),
     "guarded": lambda: guard(False),
     "warmed up": lambda: case(opt=optax.sgd(optax.linear_schedule(0.0, 0.1, 4))),
-    "frozen": lambda: case(lambda p, b: only(jax.grad(mean)(p, b), "dense_1"), opt=SGD, frozen="dense_0"),  # noqa: E501  # fmt: skip
+    "frozen": lambda: case(
+        lambda p, b: only(jax.grad(mean)(p, b), "dense_1"), opt=SGD, frozen="dense_0"
+    ),
     "cut": lambda: microbatched(mean),
     "statistics of the batch": lambda: case(loss=normed, **asked(normed)),
-}  # fmt: skip
+}

@@ -1,4 +1,4 @@
-"""Is a whole training step right, whoever wrote it? Each check is a law that its updates must hold."""
+"""Is a whole training step right, whoever wrote it? Each check is a law that updates must hold."""
 
 from funprop.verify.training.report import StepCheck, StepReport
 from funprop.verify.training.verify_step import verify_step

@@ -104,7 +104,7 @@ def _empty(case: Case) -> Iterator[StepCheck]:
 
 
 def _param_of(case: Case, i: int) -> int | None:
-    """The param that a moment belongs to: of the same shape, of the longest like end of the path."""
+    """The param that a moment belongs to: of the same shape, of the longest like end of path."""
     mine = case.layout.paths[i].split("/")
     best: dict[int, int] = {}
     for p in case.layout.trained:
@@ -138,8 +138,8 @@ def _without_influence(case: Case) -> Iterator[StepCheck]:
     if silent:
         path = case.layout.paths[min(silent)]
         said = (
-            f"the next state does not depend on {_names(case, sorted(silent))}: it is reset at each "
-            "update, not carried"
+            f"the next state does not depend on {_names(case, sorted(silent))}: it is reset at "
+            "each update, not carried"
         )
         yield StepCheck("carried", said, leaf=path)
 
@@ -162,7 +162,7 @@ def average(case: Case) -> Iterator[StepCheck]:
         raise NotAsked("say where the average of the params is: average=, state -> params")
     made = jax.tree.leaves(get(case.layout.state(case.path[-1])))
     made = [leaf for leaf in made if hasattr(leaf, "dtype") and is_float(leaf)]
-    params = [i for i in case.layout.params]
+    params = list(case.layout.params)
     if len(made) != len(params):
         params = list(case.layout.trained)
     if len(made) != len(params):

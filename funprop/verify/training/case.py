@@ -1,4 +1,4 @@
-"""What every check is given: the step, two states that it goes through, the batch, what was said."""
+"""What every check is given: the step, its states, the batch, what was said."""
 
 from __future__ import annotations
 
@@ -144,4 +144,3 @@ class Case:
 def raw_key(leaf: Any) -> bool:
     """Whether a leaf may be a key as `jax.random.PRNGKey` makes it."""
     return getattr(leaf, "dtype", None) == np.uint32 and np.shape(leaf)[-1:] in ((2,), (4,))
-

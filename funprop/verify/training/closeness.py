@@ -1,8 +1,8 @@
 """When are two updates the same? When they are as close as rounding leaves them.
 
 Nobody says how exact a step is; it is measured. The same step is run on inputs that are rounded a
-little otherwise, by one unit of the narrowest floats that it computes with, and how much each number
-of the new state varies by that is what rounding may make of it, within a factor.
+little otherwise, by one unit of the narrowest floats that it computes with, and how much each
+number of the new state varies by that is what rounding may make of it, within a factor.
 """
 
 from __future__ import annotations
@@ -145,7 +145,9 @@ def _apart(
 ) -> list[Difference]:
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     with np.errstate(invalid="ignore"):
-        error = np.where(same, 0.0, np.where(np.isfinite(a) & np.isfinite(b), np.abs(a - b), np.inf))
+        error = np.where(
+            same, 0.0, np.where(np.isfinite(a) & np.isfinite(b), np.abs(a - b), np.inf)
+        )
     if not (error > allowed).any():
         return []
     worst = np.unravel_index(np.argmax(error - allowed), error.shape)

@@ -39,8 +39,8 @@ def replay(case: Case) -> Iterator[StepCheck]:
 
 
 _HIDDEN = (
-    "the same state, batch and key give another update each time: something that is kept outside of "
-    "the state (a generator, a counter) takes part, and is lost when a run goes on from a checkpoint"
+    "the same state, batch and key give another update each time: something kept outside of "
+    "the state (a generator, a counter) takes part, and is lost where a run is resumed"
 )
 
 
@@ -59,7 +59,9 @@ def drawing(case: Case) -> Iterator[StepCheck]:
         raise NotAsked("the step draws no random numbers")
     one, two = (_drawn(case, traced, i) for i in (0, 1))
     if not one:
-        raise NotAsked("it draws where nobody can look: under a while_loop, a branch, or by devices")
+        raise NotAsked(
+            "it draws where nobody can look: under a while_loop, a branch, or by devices"
+        )
     repeated = [a for a in one if any(same_bits(a, b) for b in two)]
     if repeated:
         shape = list(repeated[0].shape)

@@ -52,7 +52,7 @@ def _downhill(case: Case) -> Iterator[StepCheck]:
         for g, i in zip(grads, case.layout.params, strict=True)
     ]
     if sum(dots) > 0 and all(dot >= 0 for dot in dots):
-        yield StepCheck("gradient", "every param goes up the gradient of the loss: a sign is turned")
+        yield StepCheck("gradient", "every param goes up the gradient: a sign is turned")
         return
     yield StepCheck("gradient", note="only that it goes downhill: give optimizer= to ask for more")
 
@@ -81,8 +81,12 @@ def expected(case: Case, batch: Any) -> tuple[list[int], Result, Result]:
             jax.numpy_dtype_promotion("standard"),
             jax.numpy_rank_promotion("allow"),
         ):
-            slopes = jax.tree.map(lambda leaf, of=of: of(by_id.get(id(leaf), _zero(leaf)), leaf), params)
-            old, opt = (jax.tree.map(lambda leaf, of=of: of(leaf, leaf), t) for t in (params, opt_state))
+            slopes = jax.tree.map(
+                lambda leaf, of=of: of(by_id.get(id(leaf), _zero(leaf)), leaf), params
+            )
+            old, opt = (
+                jax.tree.map(lambda leaf, of=of: of(leaf, leaf), t) for t in (params, opt_state)
+            )
             updates, new = jax.jit(optimizer.update)(slopes, opt, old)
             moved = jax.tree.map(lambda p, u: p + u, old, updates)
             for before, after in ((params, moved), (opt_state, new)):

@@ -1,5 +1,5 @@
-"""The loss that a step is said to minimise, and its true gradient: in float64, nothing of the step's
-own code beside the loss."""
+"""The loss that a step is said to minimise, and its true gradient: in float64, nothing of the
+step's own code beside the loss."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def _order_sentence(case: Case, found: list[Difference], n: int | None = None) -
         which = ", ".join(str(i + 1) for i in silent[:4])
         return f"example {which} of {examples.n} has no say: what does not divide is left out"
     if all(d.path.startswith("metric ") for d in found):
-        return f"{found[0].path} depends on the order of the examples: parts of it are weighted alike"
+        return f"{found[0].path} depends on the order of the examples: parts are weighted alike"
     return (
         "the update depends on the order of the examples: means of means, something done to each "
         "part before they are averaged, or targets that belong to other examples"

@@ -113,4 +113,3 @@ def _whatever(
 
 def _differs(found: list[Difference]) -> str:
     return f"{found[0].path} differs by {percent(found[0].error)} from the update as it was given"
-

@@ -1,4 +1,4 @@
-"""A state that is stored and restored goes on as if nothing had been; one that is donated is gone."""
+"""A state that is restored goes on as if nothing had been; one that is donated is gone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def restore(case: Case) -> Iterator[StepCheck]:
     else:
         tree = mine(case.layout.state([copied(leaf) for leaf in old]))
         if jax.tree.structure(tree) != case.layout.treedef:
-            yield StepCheck("restore", "what is restored has another structure than what was stored")
+            yield StepCheck("restore", "what is restored has another structure than what was")
             return
         arrays = case.layout.arrays(tree)
     for path, a, b in zip(case.layout.paths, old, arrays, strict=True):

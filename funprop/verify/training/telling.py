@@ -35,7 +35,9 @@ def _sums(case: Case, names: list[str]) -> Iterator[StepCheck]:
     one, two = case.run(case.examples.batch), case.run(case.examples.twice())
     found = case.noise(case.examples.batch)
     for name in names:
-        if any(word in name.lower() for word in SUMS) or not is_float(np.asarray(one.metrics[name])):
+        if any(word in name.lower() for word in SUMS) or not is_float(
+            np.asarray(one.metrics[name])
+        ):
             continue
         a, b = float(one.metrics[name]), float(two.metrics[name])
         slack = FACTOR * found.metrics[name] + UNITS * found.eps * abs(a)

@@ -70,9 +70,9 @@ def verify_step(
     """Judge a whole training step, of any library, by laws that its updates must hold.
 
     Whether the gradient is that of the loss, whether order, padding and the cut into parts have a
-    say, whether params, moments and counts go on, what is drawn, told and restored: docs/verify-step.md
-    lists the checks. What cannot be asked is said, with the reason. How close two updates must be is
-    measured: by how much the step varies where its inputs are rounded otherwise.
+    say, whether params, moments and counts go on, what is drawn, told and restored:
+    docs/verify-step.md lists the checks. What cannot be asked is said, with the reason. How close
+    two updates must be is measured: by how much the step varies where its inputs are rounded otherwise.
 
     Args:
       update: `(state, batch) -> state` or `(state, metrics)`; with `key`, `(state, batch, key)`.
@@ -85,8 +85,8 @@ def verify_step(
         mean; of a tuple the first.
       optimizer: the optax transform, whose state is found in the step's: with it and `loss_fn` the
         new params and moments are known, to rounding.
-      frozen: params that must not move: a pattern of names such as `"encoder/*"`, a tree like params
-        of booleans, or a function of params that gives one.
+      frozen: params that must not move: a pattern of names such as `"encoder/*"`, a tree like
+        params of booleans, or a function of params that gives one.
       mask: `batch -> array`, zero where there is padding; best a leaf of the batch as it stands.
       average: `state -> ` the average of params that the step keeps.
       microbatches: `n -> update` that cuts its batch into `n` parts.
@@ -130,7 +130,9 @@ def verify_step(
         raise ValueError(f'reduction must be "mean" or "sum", got {described(reduction)}')
     skip = (skip,) if isinstance(skip, str) else tuple(skip)
     if unknown := [name for name in skip if name not in CHECKS]:
-        raise ValueError(f"skip must hold names of checks ({', '.join(CHECKS)}), got {unknown[0]!r}")
+        raise ValueError(
+            f"skip must hold names of checks ({', '.join(CHECKS)}), got {unknown[0]!r}"
+        )
     layout = of_state(state, params, frozen)
     arrays = layout.arrays(state)
     said = {**options, "optimizer": optimizer, "reduction": reduction, "guarded": guarded}
