@@ -7,6 +7,14 @@ import pytest
 import funprop as fp
 from tests.corpus_steps.plain import RIGHT, WRONG, case
 
+
+@pytest.fixture(autouse=True)
+def as_others_do():
+    """Optax's own adam mixes dtypes."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
 QUICK = ("sign turned", "old params returned", "average started at zero", "key reused each step",
          "sum for a mean, sgd", "frozen param decays", "metrics summed", "momentum reset")  # fmt: skip
 
@@ -16,7 +24,7 @@ def some(names, quick):
 
 
 @pytest.mark.parametrize("name", some(WRONG, QUICK))
-def test_wrong_steps_are_found(name, any_ranks):
+def test_wrong_steps_are_found(name):
     check, make = WRONG[name]
     update, state, batch, said = make()
     report = fp.verify_step(jax.jit(update), state, batch, **said)
@@ -24,7 +32,7 @@ def test_wrong_steps_are_found(name, any_ranks):
 
 
 @pytest.mark.parametrize("name", some(RIGHT, ("dropout", "masked")))
-def test_right_steps_are_left_in_peace(name, any_ranks):
+def test_right_steps_are_left_in_peace(name):
     update, state, batch, said = RIGHT[name]()
     report = fp.verify_step(jax.jit(update), state, batch, **said)
     assert report.ok, str(report)

@@ -88,6 +88,9 @@ def of_parts(loss, n, change=lambda g: g):
 
 SGD = optax.sgd(0.1)
 MOMENTUM = optax.sgd(0.1, momentum=0.9)
+FORGETFUL = optax.GradientTransformation(
+    MOMENTUM.init, lambda g, s, p=None: MOMENTUM.update(g, MOMENTUM.init(p), p)
+)
 shifted = lambda b: {**b, "y": jnp.roll(b["y"], 1)}
 only = lambda g, *names: {
     k: v if k in names else jax.tree.map(jnp.zeros_like, v) for k, v in g.items()
@@ -255,18 +258,7 @@ WRONG = {
         "carried",
         lambda: case(opt=MOMENTUM, finish=lambda s, new, b: {**new, "opt_state": s["opt_state"]}),
     ),
-    "momentum reset": (
-        "carried",
-        lambda: case(
-            opt=MOMENTUM,
-            finish=lambda s, new, b: {
-                **new,
-                "opt_state": MOMENTUM.update(
-                    jax.grad(mean)(s["params"], b), MOMENTUM.init(s["params"])
-                )[1],
-            },
-        ),
-    ),
+    "momentum reset": ("carried", lambda: case(opt=FORGETFUL)),
     "count not advanced": ("carried", lambda: case(state={"step": jnp.int32(0)})),
     "count starts again": (
         "carried",
@@ -376,6 +368,6 @@ RIGHT = {
     "frozen": lambda: case(
         lambda p, b: only(jax.grad(mean)(p, b), "dense_1"), opt=SGD, frozen="dense_0"
     ),
-    "cut": lambda: microbatched(mean),
+    "cut": lambda: microbatched(mean)[:3] + ({"microbatches": lambda n: case(of_parts(mean, n), mean, SGD)[0]},),
     "statistics of the batch": lambda: case(loss=normed, **asked(normed)),
 }

@@ -2,7 +2,7 @@
 
 Laws such as "in another order the examples give the same update" hold of a step with dropout only
 where every example meets the same noise. So every draw is replaced by one and the same number, the
-middle of its range: dropout keeps all, a normal is zero, a permutation is none.
+middle of its range, a hair below: dropout keeps all, a normal is zero, a permutation is none.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def quiet(jaxpr: Any) -> Any:
 def _quiet_equation(eqn: Any) -> Any:
     if eqn.primitive.name in DRAWS:
         aval = eqn.outvars[0].aval
-        middle = np.asarray(1 << (8 * aval.dtype.itemsize - 1), aval.dtype)
+        middle = np.asarray((1 << (8 * aval.dtype.itemsize - 1)) - 1, aval.dtype)
         return _constant(eqn, middle)
     params = dict(eqn.params)
     for name, value in params.items():

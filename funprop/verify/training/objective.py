@@ -28,19 +28,18 @@ def traced_loss(case: Case, of_batch: Any) -> Callable[..., tuple[Any, list[Any]
     def trace(arrays: Sequence[Any]) -> tuple[Any, list[Any]]:
         tree = params_of(case.layout.state(list(arrays)), case.said["params"])
         layout, batch = of_tree(tree), of_tree(of_batch)
-        key = case.steps.key
-        if key is None and _wants_key(loss_fn):
-            key = jax.random.key(0)
+        wants = _wants_key(loss_fn, bool(case.draws))
+        key = jax.random.key(0) if case.steps.key is None else case.steps.key
 
         def flat(params: Any, leaves: Any, key: Any) -> Any:
             args = (layout.state(params), batch.state(leaves))
-            value = loss_fn(*args) if not _wants_key(loss_fn) else loss_fn(*args, key)
+            value = loss_fn(*args) if not wants else loss_fn(*args, key)
             value = value[0] if isinstance(value, tuple) else value
             if np.shape(value):
                 raise NotAsked(f"loss_fn gives no scalar, but shape {np.shape(value)}")
             return value
 
-        key = key if _wants_key(loss_fn) else None
+        key = key if wants else None
         inputs = (
             list(map(jnp.asarray, layout.arrays(tree))),
             list(map(jnp.asarray, batch.arrays(of_batch))),
@@ -58,14 +57,14 @@ def traced_loss(case: Case, of_batch: Any) -> Callable[..., tuple[Any, list[Any]
     return trace
 
 
-def _wants_key(loss_fn: Any) -> bool:
-    """Whether a loss takes a third argument."""
+def _wants_key(loss_fn: Any, draws: bool) -> bool:
+    """Whether a loss takes a key, or may, and the step draws."""
     try:
         wanted = inspect.signature(loss_fn).parameters.values()
     except (TypeError, ValueError):
         return False
     free = [p for p in wanted if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]  # noqa: E501  # fmt: skip
-    return len(free) > 2 or any(p.name in ("key", "rng", "rngs") for p in wanted)
+    return len(free) > 2 or draws and any(p.name in ("key", "rng", "rngs") for p in wanted)
 
 
 def loss_of(case: Case, batch: Any) -> tuple[Callable[[Sequence[Any]], float], float]:
