@@ -368,6 +368,8 @@ RIGHT = {
     "frozen": lambda: case(
         lambda p, b: only(jax.grad(mean)(p, b), "dense_1"), opt=SGD, frozen="dense_0"
     ),
-    "cut": lambda: microbatched(mean)[:3] + ({"microbatches": lambda n: case(of_parts(mean, n), mean, SGD)[0]},),
+    "cut": lambda: (
+        (*microbatched(mean)[:3], {"microbatches": lambda n: case(of_parts(mean, n), mean, SGD)[0]})
+    ),
     "statistics of the batch": lambda: case(loss=normed, **asked(normed)),
 }

@@ -64,7 +64,7 @@ def _wants_key(loss_fn: Any, draws: bool) -> bool:
     except (TypeError, ValueError):
         return False
     free = [p for p in wanted if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]  # noqa: E501  # fmt: skip
-    return len(free) > 2 or draws and any(p.name in ("key", "rng", "rngs") for p in wanted)
+    return len(free) > 2 or (draws and any(p.name in ("key", "rng", "rngs") for p in wanted))
 
 
 def loss_of(case: Case, batch: Any) -> tuple[Callable[[Sequence[Any]], float], float]:

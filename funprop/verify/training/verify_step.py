@@ -71,8 +71,8 @@ def verify_step(
 
     Whether the gradient is that of the loss, whether order, padding and the cut into parts have a
     say, whether params, moments and counts go on, what is drawn, told and restored:
-    docs/verify-step.md lists the checks. What cannot be asked is said, with the reason. How close
-    two updates must be is measured: by how much the step varies where its inputs are rounded otherwise.
+    docs/verify-step.md lists the checks. What cannot be asked is said, with the reason. How
+    close two updates must be is measured: by how much the step varies where inputs are rounded.
 
     Args:
       update: `(state, batch) -> state` or `(state, metrics)`; with `key`, `(state, batch, key)`.
