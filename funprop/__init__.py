@@ -151,6 +151,7 @@ from funprop.transforms import (
 from funprop.trees import Sum
 from funprop.verify import (
     cost,
+    from_pair,
     taylor_test,
     verify,
     verify_rules,
@@ -234,6 +235,7 @@ __all__ = [
     "freeze",
     "from_function",
     "from_loss",
+    "from_pair",
     "frozen",
     "fsdp_rules",
     "fused_step",

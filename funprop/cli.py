@@ -161,6 +161,7 @@ def _run() -> int:
         ],
         rules: bool = False,
         seed: int = 0,
+        json: bool = False,
     ) -> int:
         """Judge a backward pass: is it right, where is it wrong, and in what way?
 
@@ -172,11 +173,12 @@ def _run() -> int:
           object: where to find it, as in mypackage.kernels:attention.
           rules: judge every custom rule that the target reaches, each where it stands.
           seed: of the cotangents and of the inputs that are tried.
+          json: print the report as JSON.
         """
         from funprop.verify.command import run
 
         started()
-        return 0 if run(object, rules=rules, seed=seed) else 1
+        return 0 if run(object, rules=rules, seed=seed, as_json=json) else 1
 
     def debug(run: tyro.conf.Positional[Path], update: int | None = None) -> int:
         """Run an update of a run once more, layer by layer, and show where it ceases to be finite.

@@ -268,9 +268,10 @@ IMPORTS = {
     | {"arguments", "params", "inspect", "gradients", "rewrites", "transforms", "steps", "verify"},
     "sharding": GROUND
     | {"params", "arguments", "inspect", "gradients", "rewrites", "transforms", "steps"},
-    "verify": GROUND | {"params", "functions", "inspect"},
+    "verify": GROUND | {"params", "functions", "inspect", "version"},
 }
-EXTRAS = {"report.py": {"rich"}}  # imported where used: a table in a terminal
+# Imported where used: a table in a terminal; what a pair is of.
+EXTRAS = {"report.py": {"rich"}, "from_pair.py": {"torch"}}
 CORE_MAY_IMPORT = {"jax", "optax", "chex", "numpy", "funprop", "__future__", "jaxtyping"}
 
 

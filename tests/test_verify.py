@@ -778,8 +778,12 @@ def test_the_table_and_the_assertion():
     report = fp.verify(wrong, *DENSE[1])
     lines = report.plain().splitlines()
     assert lines[0].split() == ["gradient", "of", "error", "allowed"]
-    assert lines[1].startswith("x ") and lines[1].endswith("ok")
-    assert lines[4] == "1 of 3 gradients wrong"
+    assert lines[1].startswith("b ")  # what is wrong comes first
+    assert lines[2].startswith("x ") and lines[2].endswith("ok")
+    unit = "error and allowed: of each gradient's largest element"
+    assert lines[4] == f"1 of 3 gradients wrong ({unit})"
+    assert lines[5] == "usual causes and remedies: docs/stories.md#factor"
+    assert repr(report) == "Report(1 of 3 wrong: b)"
     assert str(report) == report.plain()  # no terminal here
     finding = report.findings[0]
     assert finding.error > finding.allowed

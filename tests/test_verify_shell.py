@@ -1,14 +1,26 @@
 """The verifier from outside: the pytest plugin, the command, the assertion."""
 
+import json
+import os
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import funprop as fp
 from funprop.testing import assert_gradients
+from funprop.verify.judging.laws import WAYS
+from funprop.verify.report import Check, Example, Report
+from funprop.verify.stories.case import KINDS
+from funprop.verify.written import github_lines
+
+ROOT = Path(__file__).parent.parent
 
 pytestmark = pytest.mark.usefixtures("any_ranks")
 
@@ -33,9 +45,9 @@ nothing = 3
 """
 
 
-def run(*words, cwd):
+def run(*words, cwd, env=None):
     return subprocess.run(
-        [sys.executable, *words], capture_output=True, text=True, cwd=cwd, timeout=300
+        [sys.executable, *words], capture_output=True, text=True, cwd=cwd, timeout=300, env=env
     )
 
 
@@ -45,14 +57,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def verify(folder, *words):
-    return run("-m", "funprop.cli", "verify", *words, cwd=folder)
+def verify(folder, *words, env=None):
+    return run("-m", "funprop.cli", "verify", *words, cwd=folder, env=env)
 
 
 def test_the_command_ends_with_zero_where_all_is_right(folder):
     done = verify(folder, "mine:right")
     assert done.returncode == 0, done.stderr
-    assert "1 gradients right" in done.stdout
+    assert "1 gradient right" in done.stdout
 
 
 def test_the_command_ends_with_one_where_something_is_wrong(folder):
@@ -127,3 +139,31 @@ def test_a_table_in_a_terminal_is_coloured(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b[" in str(report)
     assert "\x1b[" not in report.plain()
+
+
+def test_the_report_as_json_and_as_lines_for_github(folder):
+    env = os.environ | {"GITHUB_ACTIONS": "true"}
+    done = verify(folder, "mine:wrong", "--rules", "--json", env=env)
+    found = json.loads(done.stdout)
+    (check,) = found["checks"]
+    assert not found["ok"] and check["story"] == "factor" and len(check["worst"]) == 1
+    assert check["help"] == "docs/stories.md#factor" and found["jax"] == jax.__version__
+    file, line = check["source"].split(":")
+    start = f"::error file={file},line={line},title=gradient of {check['path']} is wrong::wrong"
+    assert any(line.startswith(start) for line in done.stderr.splitlines()), done.stderr
+
+
+def test_json_holds_what_is_not_finite_and_what_is_no_number():
+    example = Example("x", {"x": np.float32([1, np.inf])}, (np.ones(2),), np.nan, jnp.zeros(()))
+    report = Report((Check("f", "f/x", np.inf, 0.0, (0, 1), "a, b: c\nd"),), ("note",), (example,))
+    found = json.loads(report.to_json())
+    assert found["checks"][0]["error"] == "inf" and found["checks"][0]["worst"] == [0, 1]
+    assert found["examples"][0]["inputs"] == {"x": [1.0, "inf"]}
+    assert github_lines(report) == ["::error title=gradient of f/x is wrong::a, b: c%0Ad"]
+
+
+def test_every_story_is_told_of_on_its_page():
+    told = (ROOT / "docs" / "stories.md").read_text()
+    known = set(re.findall(r"^## (.+)$", told, re.MULTILINE))
+    laws = {f"{what} under {name}" for what in ("differs", "fails") for name in WAYS}
+    assert known == {*KINDS, *laws, "structure", "other output"}

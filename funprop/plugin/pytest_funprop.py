@@ -53,9 +53,11 @@ def gradients(request: pytest.FixtureRequest) -> Callable[..., Any]:
             report = assert_gradients(target, *args, **options)
         except AssertionError as error:
             counts["wrong"] += 1
+            request.node.user_properties.append(("gradients_wrong", str(error).partition("\n")[0]))
             error.add_note(f"seed {options['seed']}: --gradients-seed {options['seed']} repeats it")
             raise
         counts["gradients"] += len(report.checks)
+        request.node.user_properties.append(("gradients_right", len(report.checks)))
         return report
 
     return check

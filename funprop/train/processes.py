@@ -37,14 +37,7 @@ A_MOMENT = 0.2  # seconds in which a system notes that a process has been killed
 LONGEST_WORDS = 8192  # bytes
 SIGNALS = {signal.SIGINT, signal.SIGTERM}
 # What ends a process with a sentence; anything else is a mistake of ours, with a traceback.
-TOLD = (
-    ValueError,
-    TypeError,
-    ModuleNotFoundError,
-    FloatingPointError,
-    OSError,
-    KeyboardInterrupt,
-)
+TOLD = (ValueError, TypeError, ModuleNotFoundError, FloatingPointError, OSError, KeyboardInterrupt)
 
 
 def launch(n: int, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:

@@ -11,6 +11,7 @@ from funprop.verify.cost import Cost, cost
 from funprop.verify.report import Check, Example, Report
 from funprop.verify.rules import verify_rules
 from funprop.verify.second_order import verify_second_order
+from funprop.verify.subjects.from_pair import from_pair
 from funprop.verify.targets import verify
 from funprop.verify.taylor import TaylorReport, taylor_test
 from funprop.verify.training import StepCheck, StepReport, verify_step
@@ -24,6 +25,7 @@ __all__ = [
     "StepReport",
     "TaylorReport",
     "cost",
+    "from_pair",
     "taylor_test",
     "verify",
     "verify_rules",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from funprop.verify.rules import verify_rules
 from funprop.verify.targets import verify
+from funprop.verify.written import github_lines
 
 
-def run(place: str, rules: bool = False, seed: int = 0) -> bool:
+def run(place: str, rules: bool = False, seed: int = 0, as_json: bool = False) -> bool:
     """Judge the object at `package.module:object`, print the table; whether it is right.
 
     Args:
@@ -19,6 +21,7 @@ def run(place: str, rules: bool = False, seed: int = 0) -> bool:
         `example()` gives the target's arguments as a tuple.
       rules: judge every custom rule that the target reaches instead.
       seed: of the cotangents and of the inputs that are tried.
+      as_json: print JSON in the place of the table.
 
     Raises:
       ValueError: there is no such object, or it is no such pair.
@@ -32,7 +35,10 @@ def run(place: str, rules: bool = False, seed: int = 0) -> bool:
         report = verify_rules(target, *args, seed=seed)
     else:
         report = verify(target, *args, reference=next(iter(reference), None), seed=seed)
-    print(report)
+    print(report.to_json() if as_json else report)
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        # On standard error, where JSON may be read from the other; GitHub looks at both.
+        print(*github_lines(report), sep="\n", file=sys.stderr)
     return report.ok
 
 

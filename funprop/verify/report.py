@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from funprop.verify.written import as_json
+
 
 class Check(NamedTuple):
     """What was found for one leaf of one part's gradient.
@@ -24,6 +26,7 @@ class Check(NamedTuple):
       story: the kind of mistake that explains it, in a word or two; empty where none does.
       point: at which input it was found; empty for the given one.
       note: what else should be known, such as a kink at this point.
+      source: file and line of the rule or the function; empty where they are not known.
     """
 
     layer: str
@@ -35,6 +38,12 @@ class Check(NamedTuple):
     story: str = ""
     point: str = ""
     note: str = ""
+    source: str = ""
+
+    @property
+    def help(self) -> str:
+        """Where the usual cause and the remedy stand; empty where nothing is wrong."""
+        return f"docs/stories.md#{self.story.lower().replace(' ', '-')}" if self.story else ""
 
 
 class Example(NamedTuple):
@@ -83,6 +92,18 @@ class Report(NamedTuple):
             n = len(self.findings)
             raise AssertionError(f"{n} gradient{'s are' if n > 1 else ' is'} wrong\n{self.plain()}")
 
+    def to_json(self) -> str:
+        """The report as a JSON object, with versions and platform; see docs/verify.md."""
+        return as_json(self)
+
+    def __repr__(self) -> str:
+        """In one line."""
+        wrong = [check.path for check in self.findings]
+        if not wrong:
+            return f"Report({len(self.checks)} right)"
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        return f"Report({len(wrong)} of {len(self.checks)} wrong: {', '.join(wrong[:3])}{more})"
+
     def __str__(self) -> str:
         """The table: in colour where it goes to a terminal and rich is installed, else plain."""
         if sys.stdout is None or not sys.stdout.isatty():
@@ -110,8 +131,13 @@ class Report(NamedTuple):
         """What stands under the table."""
         n = len(self.checks)
         wrong = {check.path for check in self.findings}
-        summary = f"{len(wrong)} of {n} gradients wrong" if wrong else f"{n} gradients right"
-        return [*([summary] if n else []), *self.notes, *map(_example_lines, self.examples)]
+        of = f"{n} gradient{'' if n == 1 else 's'}"
+        summary = f"{len(wrong)} of {of} wrong" if wrong else f"{of} right"
+        unit = "error and allowed: of each gradient's largest element"
+        pages = dict.fromkeys(check.help for check in self.findings if check.help)
+        remedy = [f"usual causes and remedies: {', '.join(pages)}"] if pages else []
+        lines = [f"{summary} ({unit})"] if n else []
+        return [*lines, *remedy, *self.notes, *map(_example_lines, self.examples)]
 
     def __rich__(self) -> Any:
         from rich.console import Group

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
-from funprop.verify.adapters import of_rule
 from funprop.verify.judging.examine import examine
-from funprop.verify.judging.rows import as_report
+from funprop.verify.judging.rows import Findings, as_report
 from funprop.verify.report import Report
-from funprop.verify.subject import arrays, first_line, floats, refused, without_keys
+from funprop.verify.subject import arrays, first_line, floats, is_floating, refused, without_keys
+from funprop.verify.subjects.of_rule import of_rule
 from funprop.verify.truth import internals
 from funprop.verify.truth.evaluate import Evaluate
+from funprop.verify.truth.kept_rules import rules_survive_differentiation
 
 
-def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Report:
+def verify_rules(
+    function: Callable[..., Any],
+    *args: Any,
+    intended: Mapping[str, Callable[..., Any]] | None = None,
+    seed: int = 0,
+) -> Report:
     """Judge every custom rule that `function(*args)` reaches, on the very inputs that it gets.
 
     Finds each `jax.custom_vjp` and `jax.custom_jvp`, in whose code it may be, under jit, scan,
@@ -29,6 +35,8 @@ def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Rep
     Args:
       function: any function of arrays: a model, a loss, a whole training step.
       *args: its arguments, any pytrees.
+      intended: for rules that mean another derivative than their function's own, by the name of
+        the function: see `verify`. An attribute `intended` of the function says the same.
       seed: of the cotangents.
 
     Raises:
@@ -50,33 +58,36 @@ def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Rep
     for i, arg in enumerate(args):
         arrays(arg, f"args[{i}]")
     try:
-        calls = rule_calls(function, *args)
+        with rules_survive_differentiation() as said:
+            calls = rule_calls(function, *args)
     except (TypeError, ValueError) as error:
         raise refused(error, getattr(function, "__name__", "function")) from None
-    found: list[Any] = []
+    found: list[Findings] = []
     notes: list[str] = []
-    groups: dict[tuple[str, str, str], list[tuple[Any, list[Any]]]] = {}
-    for eqn, inputs in calls:
-        if any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in inputs):
-            note = f"{internals.rule_name(eqn)} was not judged: its inputs are complex"
-            notes += [note] if note not in notes else []
-            continue
-        specs = ",".join(f"{v.dtype}{v.shape}" for v in inputs)
-        groups.setdefault((internals.rule_name(eqn), internals.rule_source(eqn), specs), []).append(
-            (eqn, inputs)
-        )
+    groups: dict[tuple[str, str, str], list[Call]] = {}
+    for call in calls:
+        specs = ",".join(f"{v.dtype}{v.shape}" for v in call.inputs)
+        name, source = internals.rule_name(call.equation), internals.rule_source(call.equation)
+        groups.setdefault((name, source, specs), []).append(call)
     for (name, source, _), group in groups.items():
+        if any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in group[0].inputs):
+            notes.append(f"{name} was not judged: its inputs are complex")
+            continue
         picked = _spread(_distinct(group), SEEN)
-        for eqn, inputs in picked:
-            subject = of_rule(eqn, inputs)
-            if not subject.differentiable or not floats(jax.eval_shape(subject.plain, *inputs)):
-                continue
+        for call in picked:
             try:
-                found.append(examine(subject, seed, thorough=False))
+                found += _judged(call, {**said, **(intended or {})}.get(name), seed)
+            except jax.errors.UnexpectedTracerError:
+                notes.append(
+                    f"{name} ({source}) was not judged: it closes over a value of the function "
+                    "around it, which may be given to it as an argument"
+                )
             except (ValueError, TypeError, NameError) as error:
                 notes.append(f"{name} ({source}) was not judged: {first_line(error)}")
-        where = f"{name} is at {source}; {len(group)} calls, {len(picked)} judged"
-        notes.append(where)
+        place = internals.equation_source(group[0].equation)
+        calls_ = "1 call" if len(group) == 1 else f"{len(group)} calls"
+        from_ = f", from {place}" if place else ""
+        notes.append(f"{name} is at {source}; {calls_}{from_}; {len(picked)} judged")
     if not calls:
         notes.append("no custom rule is reached")
     report = as_report(found)
@@ -86,14 +97,29 @@ def verify_rules(function: Callable[..., Any], *args: Any, seed: int = 0) -> Rep
 SEEN = 3  # calls of one rule at inputs of the same shapes that are judged
 
 
-def _distinct(group: list[Any]) -> list[Any]:
-    kept, seen = [], set()
-    for eqn, inputs in group:
-        bits = tuple(np.asarray(v).tobytes() for v in without_keys(inputs)[0])
-        if bits not in seen:
-            seen.add(bits)
-            kept.append((eqn, inputs))
-    return kept
+def _judged(call: Call, intended: Callable[..., Any] | None, seed: int) -> list[Findings]:
+    """What is found of one call; nothing where it has no input or output to differentiate."""
+    subject = of_rule(call.equation, call.inputs, call.used, intended)
+    if not subject.differentiable or not floats(jax.eval_shape(subject.plain, *subject.args)):
+        return []
+    found = examine(subject, seed, thorough=False)
+    forbidden = [
+        subject.paths[i]
+        for i, v in enumerate(subject.args)
+        if is_floating(v) and i not in subject.differentiable and subject.paths[i][-1] != "/"
+    ]
+    if not forbidden:
+        return [found]
+    note = f"{', '.join(forbidden)}: not judged, the rule does not let it be differentiated"
+    return [found._replace(notes=[*found.notes, note])]
+
+
+def _distinct(group: list[Call]) -> list[Call]:
+    kept = {}
+    for call in group:
+        bits = tuple(np.asarray(v).tobytes() for v in without_keys(call.inputs)[0])
+        kept.setdefault((bits, call.used), call)
+    return list(kept.values())
 
 
 def _spread(items: list[Any], n: int) -> list[Any]:
@@ -103,15 +129,24 @@ def _spread(items: list[Any], n: int) -> list[Any]:
     return [items[round(i * (len(items) - 1) / (n - 1))] for i in range(n)]
 
 
-def rule_calls(function: Callable[..., Any], *args: Any) -> list[tuple[Any, list[Any]]]:
-    """Every call of a custom rule that `function(*args)` makes, with the inputs that it gets.
+class Call(NamedTuple):
+    """One call of a custom rule.
 
-    Returns:
-      Pairs of an equation and its inputs, one for every call that was run: under a scan each step,
-      under a while loop the last turn, under shard_map each device.
+    Attributes:
+      equation: that calls it.
+      inputs: that it gets.
+      used: which of its outputs anything is made of.
     """
-    with internals.rules_survive_differentiation():
-        jaxpr = jax.make_jaxpr(function)(*args)
+
+    equation: Any
+    inputs: list[Any]
+    used: tuple[bool, ...]
+
+
+def rule_calls(function: Callable[..., Any], *args: Any) -> list[Call]:
+    """Every call of a custom rule that `function(*args)` makes: under a scan each step, under a
+    while loop the last turn, under shard_map each device."""
+    jaxpr = jax.make_jaxpr(function)(*args)
     whats: list[Any] = []
 
     @jax.jit
@@ -121,11 +156,25 @@ def rule_calls(function: Callable[..., Any], *args: Any) -> list[tuple[Any, list
         whats[:] = [what for what, _ in log]
         return [values for _, values in log]
 
+    used = _used(jaxpr)
     calls = []
     for eqn, (inputs, ran) in zip(whats, run(*jax.tree.leaves(args)), strict=True):
         if any(trees.is_float(value) for value in inputs):
             calls += [
-                (eqn, [value[tuple(place)] for value in inputs])
+                Call(eqn, [value[tuple(place)] for value in inputs], used[id(eqn)])
                 for place in np.argwhere(np.asarray(ran))
             ]
     return calls
+
+
+def _used(jaxpr: Any) -> dict[int, tuple[bool, ...]]:
+    """Which outputs of each equation, by its id, are used in the jaxpr that it stands in."""
+    opened = internals.open_jaxpr(jaxpr)[0]
+    read = {id(atom) for eqn in opened.eqns for atom in eqn.invars}
+    read |= {id(atom) for atom in opened.outvars}
+    found = {}
+    for eqn in opened.eqns:
+        found[id(eqn)] = tuple(id(v) in read for v in eqn.outvars)
+        for inner in internals.inner_jaxprs(eqn):
+            found |= _used(inner)
+    return found

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from funprop.layer import Layer
-from funprop.verify.adapters import of_function, of_layer
 from funprop.verify.judging.examine import examine
 from funprop.verify.judging.rows import as_report
 from funprop.verify.report import Report
 from funprop.verify.subject import Subject, by_jax, first_line, floats
+from funprop.verify.subjects.of_function import of_function
+from funprop.verify.subjects.of_layer import of_layer
 from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.samples import random_numbers
 

@@ -7,6 +7,7 @@ jaxpr all come to the same: flat lists of arrays in, flat lists of cotangents ou
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,8 @@ class Subject:
       differentiable: which inputs have a cotangent.
       plain: `inputs -> outputs`: the forward pass, whose derivative is the truth.
       forward: `inputs -> outputs` as the rule itself computes them, where that may differ.
+      outputs: `inputs -> outputs` that the rule must give, where `plain` is another function whose
+        derivative is meant.
       backward: `(inputs, cotangents of the float outputs) -> cotangents` of the differentiable
         inputs; `by_jax` of `forward`, where there is one. Raises `MismatchError`.
       remade: `(specs of args) -> args`, for what has an `init`: new inputs of other shapes; `None`
@@ -54,6 +57,7 @@ class Subject:
     data: tuple[int, ...] = ()
     free_cotangent: bool = True
     source: str = ""
+    outputs: Callable[..., Any] | None = None
 
     def leaf(self, i: int) -> str:
         """The path of the `i`-th differentiable input, with the part's."""
@@ -148,8 +152,10 @@ def of_floats(
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
+    """What an exception says, in one line; of Python code that XLA calls, what that code raised."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    if "Traceback (most recent call last)" in lines[0]:
+        lines = [line for line in lines if re.match(r"[\w.]+: ", line)][-1:] or lines
     return lines[0][:200]
 
 

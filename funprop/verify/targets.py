@@ -12,11 +12,12 @@ import numpy as np
 from funprop.inspect.visits import compiled_visits
 from funprop.layer import Layer
 from funprop.located import check_params
-from funprop.verify.adapters import of_function, of_gradient, of_layer
 from funprop.verify.judging.examine import examine, traced
 from funprop.verify.judging.rows import Findings, as_report
 from funprop.verify.report import Report
 from funprop.verify.subject import Subject, arrays, first_line, floats, refused
+from funprop.verify.subjects.of_function import of_function, of_gradient
+from funprop.verify.subjects.of_layer import of_layer
 from funprop.verify.truth import internals
 from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.instruments import Instruments
@@ -28,6 +29,7 @@ def verify(
     target: Layer | Callable[..., Any],
     *args: Any,
     reference: Callable[..., Any] | None = None,
+    intended: Callable[..., Any] | None = None,
     key: Any = None,
     seed: int = 0,
 ) -> Report:
@@ -49,6 +51,10 @@ def verify(
       *args: the point to judge it at. Inputs that people forget are tried beside it.
       reference: the loss `(params, batch) -> total`, or `(total, weight, ...)`, that a hand-written
         gradient belongs to; or, for a function, another one that computes the same.
+      intended: for a function whose gradient is meant to be another than its own derivative
+        (straight-through, stochastic rounding, a scaled gradient): one of the same arguments whose
+        derivative it is; for `round` with the gradient of the identity, `lambda x: x`. All else is
+        judged as ever. An attribute `intended` of the function says the same.
       key: of a layer that draws random numbers.
       seed: of the cotangents and of the inputs that are tried.
 
@@ -70,13 +76,18 @@ def verify(
     if isinstance(target, Layer):
         if reference is not None:
             raise TypeError("reference must not be given for a layer: its forward pass is it")
+        if intended is not None:
+            raise TypeError("intended is for a function: wrap the layer's rule in one")
         return as_report(_of_parts(target, args, key, seed))
     if not callable(target):
         raise TypeError(f"target must be a layer or a function, got {type(target).__name__}")
     if key is not None:
         raise TypeError("key is for a layer: give a function its keys among its arguments")
+    intended = intended or getattr(target, "intended", None)
+    if intended is not None and reference is not None:
+        raise TypeError("reference and intended must not both be given")
     if reference is None:
-        subject = of_function(target, args)
+        subject = of_function(target, args, intended=intended)
     elif _is_gradient(target, reference, args):
         _check_sums(reference, args)
         subject = of_gradient(target, reference, args)
@@ -137,9 +148,10 @@ def _check(subject: Subject) -> None:
         second = jax.make_jaxpr(lambda *leaves: subject.plain(*leaves))(*specs)
     except (TypeError, ValueError) as error:
         raise refused(error, name) from None
-    if not any(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in first.out_avals):
+    outputs: list[Any] = list(first.out_avals)
+    if not any(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in outputs):
         raise ValueError(f"{name} has no output of floating dtype")
-    for aval in first.out_avals:
+    for aval in outputs:
         if jnp.issubdtype(aval.dtype, jnp.complexfloating):
             raise TypeError(f"{name} must give real numbers, got {aval.str_short()}")
     if any(eqn.primitive.name == "io_callback" for eqn in internals.equations(first)):

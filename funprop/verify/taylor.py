@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funprop.verify.adapters import of_function
 from funprop.verify.subject import floats
+from funprop.verify.subjects.of_function import of_function
 from funprop.verify.truth.differences import taylor_order
 from funprop.verify.truth.samples import random_numbers
 

@@ -1,5 +1,5 @@
 """Inputs that people forget: zeros, ties, repeated indices, large and tiny numbers, one example,
-axes that differ where the given ones agree.
+axes that differ where the given ones agree, or agree where they differ.
 
 What is made of an input stays within what the given one seems to promise.
 """
@@ -7,6 +7,7 @@ What is made of an input stays within what the given one seems to promise.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from funprop.verify.truth import internals
 
 TRIED_AXES = 12  # more axes than this are not tried one by one
 LARGE, TINY = 1e4, 1e-4
+MUCH, FEW = 4, 1000  # no shapes are tried that hold so many times the given numbers, or these few
 
 
 class Point(NamedTuple):
@@ -62,11 +64,11 @@ def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
         yield Point(f"{name} of ones", changed(lambda v, _: 0 * v + 1, [i]))
     yield Point("ties", changed(lambda v, _: np.round(v), open_))
     yield Point("whole numbers", changed(lambda v, i: np.round(3 * normal(v, i)), open_))
-    indices = [i for i, leaf in enumerate(args) if _are_indices(args, i)]
+    indices = [i for i, leaf in enumerate(args) if are_indices(args, i)]
     if indices:
         repeated = [np.full_like(v, v.flat[0]) if i in indices else v for i, v in enumerate(given)]
         yield Point("repeated indices", repeated)
-    if shuffled := [i for i in indices if not _is_rising(given[i])]:
+    if shuffled := [i for i in indices if not is_rising(given[i])]:
         yield Point(
             "other indices",
             [
@@ -89,7 +91,7 @@ def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
         yield Point(f"tiny {name}", changed(lambda v, _: TINY * v, [i]))
 
 
-def _are_indices(args: Sequence[Any], i: int) -> bool:
+def are_indices(args: Sequence[Any], i: int) -> bool:
     """Whether an argument's integers may be any: not a permutation of the places along an axis."""
     leaf = np.asarray(args[i])
     if not np.issubdtype(leaf.dtype, np.integer) or leaf.size < 2:
@@ -98,7 +100,7 @@ def _are_indices(args: Sequence[Any], i: int) -> bool:
     return leaf.size not in sizes or not np.array_equal(np.sort(leaf.ravel()), np.arange(leaf.size))
 
 
-def _is_rising(values: np.ndarray) -> bool:
+def is_rising(values: np.ndarray) -> bool:
     """Sorted segments, bounds of parts."""
     return values.size > 2 and values.ndim == 1 and bool(np.all(np.diff(values) >= 0))
 
@@ -107,11 +109,15 @@ def _is_rising(values: np.ndarray) -> bool:
 
 
 def other_shapes(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
-    """Inputs of other shapes: one example, and axes that differ where the given ones agree."""
+    """Inputs of other shapes: one example, and axes that differ where the given ones agree; or,
+    where no given ones do, agree."""
     if axes := _batch(subject):
         yield from _resized(subject, "a batch of one", dict.fromkeys(axes, 1), rng)
     if changes := _distinct(subject):
-        yield from _resized(subject, "axes of different sizes", changes, rng)
+        if same := _alike(subject, changes):
+            yield from _resized(subject, "axes of the same size", same, rng)
+        else:
+            yield from _resized(subject, "axes of different sizes", changes, rng)
 
 
 def _resized(
@@ -225,6 +231,35 @@ def _distinct(subject: Subject) -> dict[tuple[int, int], int]:
             if fits(subject, trial):
                 changes, grown = trial, grown + 1
     return changes
+
+
+def _alike(subject: Subject, changes: dict[tuple[int, int], int]) -> dict[tuple[int, int], int]:
+    """One new size for axes that all differ, as far as the function takes it; else none.
+
+    Where there may be kernels, odd sizes stay odd; where integers may count along an axis it is
+    not cut.
+    """
+    groups: dict[int, list[tuple[int, int]]] = {}
+    for axis, n in changes.items():
+        groups.setdefault(n, []).append(axis)
+    given = {_size(subject, axes[0]) for axes in groups.values()}
+    if len(groups) < 2 or len(given) < len(groups):
+        return {}
+    kernels = any(subject.args[i].ndim > 2 for i in subject.data)
+    counted = any(np.issubdtype(leaf.dtype, np.integer) for leaf in subject.args)
+    for pick in (max,) if counted else (max, min):
+        tops = {n: pick(m for m in groups if not kernels or (m - n) % 2 == 0) for n in groups}
+        same = {axis: tops[n] for n, axes in groups.items() for axis in axes}
+        if len(set(tops.values())) == len(groups) or not fits(subject, same):
+            continue
+        if _numbers(subject, same) <= MUCH * max(_numbers(subject, {}), FEW):
+            return same
+    return {}
+
+
+def _numbers(subject: Subject, sizes: dict[tuple[int, int], int]) -> int:
+    outputs = [y.shape for y in _outputs(subject, sizes)]
+    return sum(math.prod(shape) for shape in (*shapes(subject, sizes), *outputs))
 
 
 def _size(subject: Subject, axis: tuple[int, int]) -> int:

@@ -163,7 +163,9 @@ def _is_right(small: Instruments, rng: np.random.Generator) -> bool:
     if not samples or samples[0].inputs is not given:
         return False
     found = measured(small, samples, rng)
-    right = found.exact is not None and all(v.ok for v in (*found.exact, *found.running))
+    right = found.exact is not None and all(
+        v.ok and np.isfinite(v.truth).all() for v in (*found.exact, *found.running)
+    )
     return right and not laws.broken_laws(small, samples[0], [v.allowed[0] for v in found.running])
 
 

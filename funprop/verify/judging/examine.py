@@ -9,7 +9,8 @@ import numpy as np
 
 from funprop.verify import stories
 from funprop.verify.inputs import points, properties
-from funprop.verify.judging import kinks, large, laws, shrink
+from funprop.verify.judging import from_values, kinks, large, laws, one_sign, shrink
+from funprop.verify.judging.at_rest import Given
 from funprop.verify.judging.by_differences import by_differences
 from funprop.verify.judging.finite import check_finite, check_finite_at
 from funprop.verify.judging.judge import Judgement, Verdict
@@ -62,27 +63,34 @@ def examine(
     if not finite:
         check_finite_at(tools, samples[0])
     try:
-        measured = _measured(tools, samples, rng)
-    except NotWideError as error:
-        here = [s for s in samples if s.inputs is samples[0].inputs]
-        return by_differences(subject, tools, here, str(error), rng)
+        try:
+            measured = _measured(tools, samples, rng)
+        except NotWideError as error:
+            here = [s for s in samples if s.inputs is samples[0].inputs]
+            return by_differences(subject, tools, here, str(error), rng)
     except jax.errors.JaxRuntimeError as error:  # raised by Python code that it calls
         failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
         return Findings([misfit(subject, failed)], [], [])
     verdicts, remarks = _combined(measured, samples, tools)
+    given = sum(s.inputs is samples[0].inputs for s in samples)
     checks = []
     for k, (verdict, remark) in enumerate(zip(verdicts, remarks, strict=True)):
         if verdict.ok:
             checks.append(row(subject, k, verdict, remark))
         else:
             told = stories.told(_case(tools, measured, samples, k, verdict))
-            checks.append(wrong(subject, k, verdict, told, "", remark))
+            checks.append(wrong(subject, k, verdict, told, note=remark, given=given))
     bad = [k for k, verdict in enumerate(verdicts) if not verdict.ok]
     notes: list[str] = []
     examples: list[Example] = []
     beyond = thorough and first and not tools.many and measured.exact is not None
     if beyond and not bad:
         found, notes = at_other_inputs(subject, tools, samples, rng)
+        for k, check in found.items():
+            checks[k] = check
+        bad = list(found)
+    if first and not bad:
+        found = one_sign.at_one_sign(subject, tools, rng)
         for k, check in found.items():
             checks[k] = check
         bad = list(found)
@@ -109,10 +117,11 @@ def _samples(tools: Instruments, args: Any, n: int, rng: np.random.Generator) ->
     """The given inputs under `n` cotangents of several sizes, then `n` inputs nearby."""
     given = [properties.drawn(leaf) for leaf in args]
     samples = [drawn_sample(tools, given, unit, rng) for unit in (1.0, 32.0, 1 / 32)[:n]]
-    return samples + [
+    near = [
         drawn_sample(tools, points.nearby(args, rng, tools.subject.differentiable), 1.0, rng)
         for _ in range(n)
     ]
+    return samples + [s for s in near if Given(tools, samples[0]).comparable(tools, s)]
 
 
 def _combined(
@@ -121,18 +130,21 @@ def _combined(
     """For each leaf the verdict that counts, kinks forgiven, and a note of them."""
     verdicts, notes = [], []
     for k, running in enumerate(found.running):
-        note = ""
+        said: dict[str, None] = {}
         candidates = [running] if found.exact is None else [found.exact[k], running]
         settled = []
         for verdict in candidates:
+            here = samples[: len(verdict.got)]
+            verdict, note, known = from_values.settled(verdict, tools, here, k)
+            said[note] = None
             if not verdict.ok:
-                verdict, kink = kinks.forgiven(verdict, tools, samples[: len(verdict.got)], k)
-                if kink.any():
+                verdict, kink = kinks.forgiven(verdict, tools, here, k, known=known)
+                if kink.any() and not note:
                     at = [int(i) for i in np.argwhere(kink)[0][1:]]
-                    note = f"a kink at {at}: any slope between the one-sided ones is accepted"
+                    said[f"a kink at {at}: any slope between the one-sided ones is accepted"] = None
             settled.append(verdict)
         verdicts.append(next((v for v in settled if not v.ok), settled[-1]))
-        notes.append(note)
+        notes.append("; ".join(filter(None, said)))
     return verdicts, notes
 
 

@@ -1,7 +1,7 @@
 """Where a forward pass has a kink there is no one derivative: relu at zero, ties in a maximum.
 
 Any value between the one-sided derivatives is right there. Two ways to know them: the branches
-that the forward pass itself could have taken, and differences from either side.
+that the forward pass itself could have taken, and slopes from values on either side.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from funprop.verify.judging.judge import Verdict
-from funprop.verify.truth.differences import one_sided
+from funprop.verify.truth import near
+from funprop.verify.truth.evaluate import NotWideError
 from funprop.verify.truth.instruments import Instruments
 from funprop.verify.truth.samples import Sample
 
-LOOKED_AT, LOOKED_AT_OF_MANY = 64, 4  # elements of a leaf looked at from both sides
+LOOKED_AT_OF_MANY = 4  # elements of a large leaf looked at from both sides
+APART = 1e-3  # of an input's size: so far tied numbers are moved together
 
 
 def forgiven(
@@ -24,35 +26,47 @@ def forgiven(
     samples: list[Sample],
     leaf: int,
     beyond: float = 0.0,
+    known: np.ndarray | None = None,
 ) -> tuple[Verdict, Any]:
     """The verdict with every element accepted that lies between the one-sided derivatives.
 
+    Numbers that are tied with each other, as two equal ones in a maximum are, must add up too to
+    what lies between those of moving them all.
+
     Args:
       beyond: how far outside it may lie, as a share of their distance.
+      known: the elements whose truth is not autodiff's: their slopes are known already.
 
     Returns:
       The verdict, and which elements were accepted so.
     """
     wrong = verdict.wrong & np.isfinite(verdict.got)
+    if known is not None:
+        wrong &= ~known
     kink = np.zeros(wrong.shape, bool)
     if not (wrong.any() and tools.may_have_kinks):
         return verdict, kink
-    looked_at = LOOKED_AT_OF_MANY if tools.many else LOOKED_AT
+    looked_at = LOOKED_AT_OF_MANY if tools.many else near.most_places(tools)
     for n, sample in enumerate(samples):
         if not wrong[n].any():
             continue
         low, high = _branches(tools, sample, leaf, verdict.truth[n])
         kink[n] = wrong[n] & _inside(verdict, n, low, high, beyond)
-        for place in np.argwhere(wrong[n] & ~kink[n])[:looked_at]:
-            where = tuple(int(i) for i in place)
-            ends = np.array(_one_sided(tools, sample, leaf, where)) / sample.unit
-            noise = 1e-7 * (verdict.size + np.abs(ends).max())
-            got, truth = verdict.got[n][where], verdict.truth[n][where]
+        places = [tuple(map(int, p)) for p in np.argwhere(wrong[n] & ~kink[n])[:looked_at]]
+        for place, (low, high, error) in zip(
+            places, _one_sided(tools, sample, leaf, places), strict=False
+        ):
+            if np.isinf(low) or np.isinf(high):  # the values jump: there is no derivative
+                kink[(n, *place)] = True
+                continue
+            noise = error + 1e-7 * (verdict.size + max(abs(low), abs(high)))
+            got, truth = verdict.got[n][place], verdict.truth[n][place]
             # Or there is none, and autodiff is wrong: of sign(x) * f(abs(x)), at zero.
-            outside = not ends[0] - 10 * noise <= truth <= ends[1] + 10 * noise
-            if outside or ends[1] - ends[0] > 10 * noise:
-                slack = verdict.allowed[n][where] + noise + beyond * (ends[1] - ends[0])
-                kink[(n, *where)] = ends[0] - slack <= got <= ends[1] + slack
+            outside = not low - 10 * noise <= truth <= high + 10 * noise
+            if np.isfinite(noise) and (outside or high - low > 10 * noise):
+                slack = verdict.allowed[n][place] + noise + beyond * (high - low)
+                kink[(n, *place)] = low - slack <= got <= high + slack
+        kink[n] &= ~_shared_wrongly(verdict, tools, sample, leaf, n, kink[n])
     return verdict._replace(allowed=np.where(kink, np.inf, verdict.allowed)), kink
 
 
@@ -73,13 +87,63 @@ def _branches(
 
 
 def _one_sided(
-    tools: Instruments, sample: Sample, leaf: int, where: tuple[int, ...]
-) -> tuple[float, float]:
+    tools: Instruments, sample: Sample, leaf: int, places: list[tuple[int, ...]]
+) -> list[tuple[float, float, float]]:
+    """The least and the greatest slope at each of the places, and their error: NaN where there is
+    none, or where it cannot be had."""
+    if not places:
+        return []
+    try:
+        sides = near.at_places(tools, sample, leaf, places)
+    except NotWideError:
+        return []
+    return [tuple(map(float, one)) for one in zip(*sides.hull(_weights(sample)), strict=True)]  # type: ignore[misc]
+
+
+def _weights(sample: Sample) -> np.ndarray:
+    return np.concatenate([d.ravel() for d in sample.dys]) / sample.unit
+
+
+def _shared_wrongly(
+    verdict: Verdict,
+    tools: Instruments,
+    sample: Sample,
+    leaf: int,
+    n: int,
+    kink: np.ndarray,
+) -> np.ndarray:
+    """Those of the accepted elements that are tied with each other, where together they are not
+    between the slopes of moving them all.
+
+    They are tied with each other, and not with a constant, where the kink stays when all have been
+    moved; and then the slope along that move is one, whatever each one's share of it.
+    """
+    none = np.zeros(kink.shape, bool)
+    places = [tuple(map(int, p)) for p in np.argwhere(kink)]
+    if not 2 <= len(places) <= near.most_places(tools):
+        return none
     i = tools.subject.differentiable[leaf]
-
-    def terms(x: np.ndarray) -> np.ndarray:
-        inputs = [*sample.inputs[:i], x, *sample.inputs[i + 1 :]]
-        ys = tools.values(sample._replace(inputs=inputs))
-        return np.concatenate([(y * d).ravel() for y, d in zip(ys, sample.dys, strict=True)])
-
-    return one_sided(terms, sample.inputs[i], where)
+    x = np.asarray(sample.inputs[i])
+    size = float(np.max(np.abs(x[np.isfinite(x)]), initial=0)) or 1.0
+    moved = np.where(kink, x + APART * size, x)
+    there = sample._replace(inputs=[*sample.inputs[:i], moved, *sample.inputs[i + 1 :]])
+    together = none.copy()
+    for place, (low, high, error) in zip(
+        places, _one_sided(tools, there, leaf, places), strict=False
+    ):
+        together[place] = high - low > 10 * (error + 1e-6 * max(abs(low), abs(high)))
+    if together.sum() < 2:
+        return none
+    try:
+        low, high, error = near.along(tools, sample, leaf, together.astype(float)).hull(
+            _weights(sample)
+        )
+    except NotWideError:
+        return none
+    truth = verdict.truth[n][together].sum()
+    allowed = np.where(np.isfinite(verdict.allowed[n]), verdict.allowed[n], 0)
+    noise = float(error[0]) + allowed[together].sum() + 1e-6 * abs(verdict.got[n][together]).sum()
+    if not low[0] - noise <= truth <= high[0] + noise:  # autodiff does not add up so either
+        return none
+    got = verdict.got[n][together].sum()
+    return none if low[0] - 2 * noise <= got <= high[0] + 2 * noise else together

@@ -102,7 +102,7 @@ def _programs(tools: Instruments) -> tuple[Any, Any]:
         )
         _, exact, running, _ = judged(found, tools.eps, constants, jnp)
         right = ~_any([v.wrong for v in [*(exact or ()), *running]])
-        right &= ~_any([~jnp.isfinite(p) for p in ys[1]])
+        right &= ~_any([~jnp.isfinite(p) for p in (*ys[1], *pulled[0][0])])
         for f, v in zip(far, running, strict=True):
             right &= _wide(f) <= 2 * jnp.min(v.allowed, initial=jnp.inf)  # two roundings, one each
         for y, p, true in zip(*(map(_wide, part) for part in ys), pulled[0][1], strict=True):

@@ -8,7 +8,9 @@ import numpy as np
 
 from funprop.verify import stories
 from funprop.verify.inputs import points
-from funprop.verify.judging import kinks
+from funprop.verify.inputs.branches import other_branches
+from funprop.verify.judging import from_values, kinks
+from funprop.verify.judging.at_rest import Given
 from funprop.verify.judging.judge import in_float64, judged
 from funprop.verify.judging.rows import wrong
 from funprop.verify.report import Check
@@ -26,8 +28,13 @@ def at_other_inputs(
 
     A backward pass that does not take inputs of other shapes is not wrong: that is only noted.
     """
-    for point in (*points.same_shape(subject, rng), *_unseen(tools, given)):
-        if found := _at(subject, tools, point, rng):
+    start = Given(tools, given[0])
+    for point in (
+        *points.same_shape(subject, rng),
+        *other_branches(subject, tools.thresholds, rng),
+        *_unseen(tools, given),
+    ):
+        if found := _at(start, tools, point, rng):
             return found, []
     notes = []
     for point in points.other_shapes(subject, rng):
@@ -43,14 +50,15 @@ def at_other_inputs(
                 f"{first_line(error)}"
             )
             continue
-        if found := _at(subject, there, point, rng):
+        if found := _at(start, there, point, rng):
             return found, notes
     return {}, notes
 
 
 def _at(
-    subject: Subject, tools: Instruments, point: points.Point, rng: np.random.Generator
+    given: Given, tools: Instruments, point: points.Point, rng: np.random.Generator
 ) -> dict[int, Check]:
+    subject = tools.subject
     samples = [drawn_sample(tools, point.inputs, 1.0, rng) for _ in range(2)]
     samples.append(
         drawn_sample(tools, points.nearby(point.inputs, rng, subject.differentiable), 1.0, rng)
@@ -58,13 +66,16 @@ def _at(
     try:
         if not all(np.isfinite(y).all() for s in samples for y in tools.output(s)):
             return {}  # outside the domain of the forward pass
+        if not given.comparable(tools, *samples):
+            return {}
         truths, exact, *_ = judged(in_float64(tools, samples), tools.eps, tools.constants)
     except NotWideError:
         return {}
     found = {}
     for k, verdict in enumerate(exact or ()):
+        verdict, _, known = from_values.settled(verdict, tools, samples, k, given=False)
         if not verdict.ok:  # inputs that nobody gave are full of ties, several at once
-            verdict, _ = kinks.forgiven(verdict, tools, samples, k, beyond=0.5)
+            verdict, _ = kinks.forgiven(verdict, tools, samples, k, beyond=0.5, known=known)
         if not verdict.ok:
             told = stories.told(Case(tools, samples, k, verdict, truths))
             found[k] = wrong(subject, k, verdict, told, point.name)

@@ -30,13 +30,37 @@ def row(subject: Subject, k: int, verdict: Verdict, note: str = "") -> Check:
         verdict.relative(verdict.allowed),
         verdict.worst[1:],
         note=note,
+        source=subject.source,
     )
 
 
+NEARBY = "inputs near the given ones"
+
+
 def wrong(
-    subject: Subject, k: int, verdict: Verdict, told: Told | None, point: str = "", note: str = ""
+    subject: Subject,
+    k: int,
+    verdict: Verdict,
+    told: Told | None,
+    point: str = "",
+    note: str = "",
+    given: int | None = None,
 ) -> Check:
-    """A leaf that is wrong, with the story that explains it."""
+    """A leaf that is wrong, with the story that explains it.
+
+    Args:
+      subject: the part; `k`: which of its leaves.
+      verdict: on the leaf.
+      told: the story.
+      point: what is particular about the inputs; empty for those that were given.
+      note: what else should be known.
+      given: how many of the verdict's samples are at the given inputs; all, if it is not said.
+    """
+    here = verdict.at_first(given or len(verdict.got))
+    if here.ok:
+        point = NEARBY
+    else:
+        verdict = here
     worst = verdict.worst
     got, true = float(verdict.got[worst]), float(verdict.truth[worst])
     numbers = f"at {list(worst[1:])} it is {got:.4g} and should be {true:.4g}"
@@ -54,13 +78,36 @@ def wrong(
 
 def misfit(subject: Subject, error: MismatchError) -> Check:
     """A gradient of another structure, shape or dtype than what it belongs to."""
-    return Check(subject.name, error.path, math.inf, 0.0, problem=error.sentence, story="structure")
+    return Check(
+        subject.name,
+        error.path,
+        math.inf,
+        0.0,
+        problem=error.sentence,
+        story="structure",
+        source=subject.source,
+    )
 
 
 def as_report(found: list[Findings]) -> Report:
-    """The report of many parts."""
+    """The report of many parts: one row a gradient, the worst that was found of it, and those that
+    are wrong first."""
+    worst: dict[str, Check] = {}
+    for check in (check for f in found for check in f.checks):
+        before = worst.get(check.path)
+        worst[check.path] = (
+            check if before is None or _badness(check) > _badness(before) else before
+        )
+    wrong = [check for check in worst.values() if check.problem]
+    right = [check for check in worst.values() if not check.problem]
     return Report(
-        tuple(check for f in found for check in f.checks),
-        tuple(note for f in found for note in f.notes),
+        (*wrong, *right),
+        tuple(dict.fromkeys(note for f in found for note in f.notes)),
         tuple(example for f in found for example in f.examples),
     )
+
+
+def _badness(check: Check) -> tuple[bool, float]:
+    """Of two rows of one gradient the one that is wrong counts, else that nearer to its bound."""
+    share = check.error / check.allowed if check.allowed and math.isfinite(check.allowed) else 0.0
+    return bool(check.problem), share

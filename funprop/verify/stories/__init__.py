@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from funprop.verify.stories.axes import coupled, diagonal, halves, reduced, shifted, transposed
-from funprop.verify.stories.case import Case, Told
+from funprop.verify.stories.case import KINDS, Case, Told
 from funprop.verify.stories.cotangents import on_its_way
 from funprop.verify.stories.inputs import moved, overwritten, partial_sum, replaced
 from funprop.verify.stories.numbers import (
@@ -60,6 +60,9 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
 
 CHEAP = STORIES.index(overwritten)  # up to here nothing is computed anew: for many numbers
 
+# These look at every step of the forward pass, or at variants of it.
+STEP_BY_STEP = (term, step, reduced_otherwise, on_its_way)
+
 # Told of the given inputs alone they would say no more, and they take the longest.
 EVERYWHERE = (reduced_otherwise, on_its_way)
 
@@ -72,12 +75,15 @@ def told(case: Case) -> Told | None:
     given = case.where_given()
     for at in (case, given) if given else (case,):
         for story in STORIES[:CHEAP] if case.tools.many else STORIES:
-            if at is given and story in EVERYWHERE:
+            if (at is given and story in EVERYWHERE) or (case.long and story in STEP_BY_STEP):
                 continue
             try:
                 with np.errstate(all="ignore"):
                     if found := story(at):
+                        assert found.kind in KINDS, found.kind
                         return found
             except NotWideError:  # the truth is not known at the points that this story asks for
                 continue
+    if case.long:
+        return Told("", "in no way that is known here, and its steps are too many to be looked at")
     return None

@@ -124,6 +124,12 @@ def coupled(case: Case) -> Told | None:
                 leaked = np.abs(got[tuple(others)])
                 if np.any(truth[tuple(others)]) or not np.any(leaked > 1e-6 * case.verdict.size):
                     continue
+                if _mixes_at_the_other_end(case, i, axis, a):
+                    return Told(
+                        "reversed",
+                        f"along axis {a} it goes to places behind, and forward takes from those "
+                        "before",
+                    )
                 if _mixes_as_truth(case, one, a, got, truth):
                     what = (
                         "examples leak into each other"
@@ -135,6 +141,19 @@ def coupled(case: Case) -> Told | None:
                     "wrong axis", f"it sums along axis {a}, along which forward mixes nothing"
                 )
     return None
+
+
+def _mixes_at_the_other_end(case: Case, output: int, axis: int, of_leaf: int) -> bool:
+    """Whether the last place along an axis of an output takes from other places of the leaf."""
+    sample = case.samples[0]
+    only = [np.zeros_like(d) for d in sample.dys]
+    last = [slice(None)] * only[output].ndim
+    last[axis] = slice(-1, None)
+    only[output][tuple(last)] = sample.dys[output][tuple(last)]
+    truth = case.tools.truth(sample._replace(dys=only))[case.leaf]
+    others = [slice(None)] * truth.ndim
+    others[of_leaf] = slice(None, -1)
+    return bool(np.any(truth[tuple(others)]))
 
 
 def _mixes_as_truth(case: Case, one: Sample, axis: int, got: np.ndarray, truth: np.ndarray) -> bool:

@@ -10,7 +10,18 @@ import numpy as np
 from funprop.verify.judging.judge import Verdict
 from funprop.verify.truth.evaluate import NotWideError
 from funprop.verify.truth.instruments import Instruments
+from funprop.verify.truth.internals import steps
 from funprop.verify.truth.samples import Sample
+
+LONG = 120  # steps of a forward pass, every turn of a scan counted
+
+# Each has a heading in docs/stories.md, with the usual cause and the remedy.
+KINDS = (
+    "NaN", "zero", "ignores the cotangent", "not linear", "precision", "factor", "sign", "swapped",
+    "transposed", "reversed", "shifted", "wrong axis", "leak", "overwritten", "region",
+    "missing term", "counted twice", "sign of a term", "factor of a term", "stale",
+    "missing factor", "left out",
+)  # fmt: skip
 
 
 class Told(NamedTuple):
@@ -46,6 +57,13 @@ class Case:
         return self.tools.subject.differentiable[self.leaf]
 
     @property
+    def long(self) -> bool:
+        """Whether the forward pass has too many steps to be looked at one by one: programs that do
+        so take a quarter of a second a step to compile."""
+        tools = self.tools
+        return tools.kept("steps", tools, lambda: steps(tools.wide_plain)) > LONG
+
+    @property
     def short(self) -> str:
         """What the input is called in a sentence: `x`, `w`."""
         name = self.tools.subject.paths[self.place].rpartition(": ")[2].rpartition("/")[2]
@@ -64,8 +82,7 @@ class Case:
 
     def at_first(self, n: int) -> Case:
         """The case at the first `n` samples."""
-        v = self.verdict
-        cut = v._replace(got=v.got[:n], truth=v.truth[:n], error=v.error[:n], allowed=v.allowed[:n])
+        cut = self.verdict.at_first(n)
         truths = [t[:n] for t in self.truths]
         return dataclasses.replace(self, samples=self.samples[:n], verdict=cut, truths=truths)
 

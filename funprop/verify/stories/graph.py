@@ -86,9 +86,11 @@ def gradients(case: Case, run: Callable[..., list[Any]], *variants: Any) -> np.n
 def values(case: Case) -> list[Value]:
     """Every float that the forward pass computes: its inputs first, then outputs of equations.
 
-    Empty where the forward pass cannot be taken apart.
+    Empty where the forward pass cannot be taken apart, or has too many steps.
     """
     tools = case.tools
+    if case.long:
+        return []
     names, every = tools.kept("program of values", tools, lambda: _computing(case))
     try:
         with jax.enable_x64(True):

@@ -67,22 +67,76 @@ def slope(
     return Slope(best.value, best.error + kink)
 
 
-def one_sided(
-    terms: Callable[[np.ndarray], np.ndarray], x: np.ndarray, place: tuple[int, ...]
-) -> tuple[float, float]:
-    """The least and the greatest slope with respect to one element that any choice of one-sided
-    derivatives, term by term, gives."""
-    h = 1e-6 * (abs(float(x[place])) or float(np.max(np.abs(x), initial=0)) or 1.0)
-    middle = terms(x)
+SIDED = 14  # steps of a one-sided slope, each half of the one before
+FIRST = 2.0**-8  # the first, in units of what is moved
+SURE = 1e-3  # a slope is known where its error is below this share of it
+SETTLES = 0.9  # the ratio of one to the one before, of a series whose sum can be told
+DIVERGES = 0.95  # differences of quotients that fall slower than so are those of no limit
 
-    def at(t: float) -> np.ndarray:
-        moved = np.array(x)
-        moved[place] += t
-        return terms(moved) - middle
 
-    right = (4 * at(h) - at(2 * h)) / (2 * h)  # the step's own error taken off: second order
-    left = -(4 * at(-h) - at(-2 * h)) / (2 * h)
-    return float(np.sum(np.minimum(left, right))), float(np.sum(np.maximum(left, right)))
+class Limit(NamedTuple):
+    """Slopes from one side, and how far they may be off.
+
+    Attributes:
+      value: infinite where the quotients grow without bound, NaN where they have no limit.
+      error: zero of what is infinite, infinite of what is NaN.
+    """
+
+    value: np.ndarray
+    error: np.ndarray
+
+
+def steps(size: float) -> np.ndarray:
+    """The steps, to one side, at which `limit` takes values."""
+    return FIRST * size * 0.5 ** np.arange(SIDED)
+
+
+def limit(middle: np.ndarray, values: np.ndarray, h: np.ndarray, eps: float) -> Limit:
+    """The limits of `(values - middle) / h`, extrapolated to a step of zero as Ridders does.
+
+    Args:
+      middle: [...], what is had at a step of zero.
+      values: [steps, ...], at each of the steps.
+      h: [steps], each half of the one before; negative to the left.
+      eps: the rounding unit of the values.
+    """
+    shaped = h.reshape(-1, *[1] * middle.ndim)
+    quotients = (values - middle) / shaped
+    rounding = 2 * eps * (np.abs(values) + np.abs(middle)) / np.abs(shaped)
+    best, error = np.full(middle.shape, np.nan), np.full(middle.shape, np.inf)
+    previous: list[np.ndarray] = []
+    for quotient, rounded in zip(quotients, rounding, strict=True):
+        row = [quotient]
+        for k, before in enumerate(previous[:5]):
+            row.append(row[-1] + (row[-1] - before) / (2 ** (k + 1) - 1))
+            off = np.maximum(np.abs(row[-1] - row[-2]), np.abs(row[-1] - before)) + 4 * rounded
+            better = off < error  # of NaN it is not
+            best, error = np.where(better, row[-1], best), np.where(better, off, error)
+        previous = row
+    size = np.nanmax(np.where(np.isfinite(quotients), np.abs(quotients), 0), axis=0)
+    least = SURE * np.where(np.abs(best) > SURE * size, np.abs(best), size)
+    known = error <= np.maximum(least, 8 * np.nan_to_num(rounding[-1]))
+    rises, settles, left = _tails(quotients, rounding)
+    known &= rises == 0
+    slow = settles & ~known  # as the quotients of a power between one and two
+    best, error = np.where(slow, quotients[-1] + left, best), np.where(slow, np.abs(left), error)
+    known |= slow
+    value = np.where(known, best, np.where(rises != 0, rises * np.inf, np.nan))
+    return Limit(value, np.where(known, error, np.where(rises != 0, 0.0, np.inf)))
+
+
+def _tails(quotients: np.ndarray, rounding: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The sign of quotients that grow as a root's, a logarithm's or a jump's do, else zero; whether
+    they settle as a geometric series does; and how far they then are from their limit."""
+    change = np.diff(quotients, axis=0)[-5:]
+    clear = np.abs(change) > 30 * (rounding[1:] + rounding[:-1])[-5:]
+    same = ((np.sign(change[1:]) == np.sign(change[:-1])) & clear[1:] & clear[:-1]).all(axis=0)
+    ratios = np.abs(change[1:]) / np.where(change[:-1] == 0, np.inf, np.abs(change[:-1]))
+    grows = same & (ratios >= DIVERGES).all(axis=0)
+    settles = same & (ratios < SETTLES).all(axis=0)
+    settles &= np.ptp(ratios, axis=0) < 0.1
+    rest = ratios[-1] / np.where(settles, 1 - ratios[-1], 1)
+    return np.where(grows, np.sign(change[-1]), 0.0), settles, change[-1] * rest
 
 
 def taylor_order(steps: Sequence[float], remainders: Sequence[float], floor: float) -> float:

@@ -26,10 +26,9 @@ from funprop.verify.truth.internals import (
     only_calls,
     open_jaxpr,
 )
+from funprop.verify.truth.primitives import KNOWN, OPAQUE
+from funprop.verify.truth.solves import is_solve, solved
 from funprop.verify.truth.ties import TIES
-
-# Python code, or a kernel: what runs in it is not in the jaxpr, so it keeps the trace's dtypes.
-OPAQUE = ("pure_callback", "io_callback", "ffi_call", "pallas_call", "custom_call")
 
 
 class NotWideError(TypeError):
@@ -103,12 +102,14 @@ class Evaluate:
     def equation(self, eqn: Any, inputs: list[Any]) -> list[Any]:
         """The outputs of one equation."""
         name = eqn.primitive.name
-        if is_rule(eqn):
+        if is_rule(eqn) or is_solve(eqn):
             self.keep([eqn], [(inputs, jnp.ones((), bool))])
         if name in CONTROL_FLOW and (not self.simple or _holds_rules(eqn)):
             return CONTROL_FLOW[name](self, eqn.params, inputs)
         if only_calls(eqn):
             return self(inner_jaxprs(eqn)[0], *inputs)
+        if is_solve(eqn):
+            return solved(self.unwatched(), eqn, inputs)
         if self.first is not None and name in TIES:
             return [TIES[name](self.first, eqn, *inputs)]
         if self.wide and not _is_wide(eqn):
@@ -134,6 +135,15 @@ class Evaluate:
             return [_SCATTERS[name](*inputs, **params)]
         params = {k: _wide_dtype(v) for k, v in eqn.params.items()}
         return [self.widened(v) for v in bind(eqn, inputs, params)]
+
+
+def not_known(jaxpr: Any) -> str:
+    """A primitive of which nobody here knows whose its derivative is; empty where there is none."""
+    for eqn in equations(jaxpr, but=OPAQUE):
+        name = eqn.primitive.name
+        if name not in KNOWN or (name == "call_hi_primitive" and not only_calls(eqn)):
+            return str(name)
+    return ""
 
 
 def through_bits(jaxpr: Any) -> bool:
@@ -167,7 +177,7 @@ def _wide_dtype(value: Any) -> Any:
 
 
 def _holds_rules(eqn: Any) -> bool:
-    return any(is_rule(e) for jaxpr in inner_jaxprs(eqn) for e in equations(jaxpr))
+    return any(is_rule(e) or is_solve(e) for jaxpr in inner_jaxprs(eqn) for e in equations(jaxpr))
 
 
 # Scatters hold a jaxpr of their own, in the dtype of the trace; made anew they fit any dtype.

@@ -13,7 +13,7 @@ import numpy as np
 
 from funprop import trees
 from funprop.verify.subject import Subject, first_line, floats, of_floats
-from funprop.verify.truth.evaluate import Evaluate, NotWideError, through_bits
+from funprop.verify.truth.evaluate import Evaluate, NotWideError, not_known, through_bits
 from funprop.verify.truth.programs import MANY, jit_of
 from funprop.verify.truth.samples import Sample
 from funprop.verify.truth.traces import EPS32, EPS64, Traces
@@ -26,11 +26,13 @@ class Instruments(Traces):
 
     Attributes:
       many: whether it is of so many numbers that it is examined at the given inputs only.
+      only_values: whether the forward pass has no derivative of JAX's that could be asked.
     """
 
     def __init__(self, subject: Subject, args: Sequence[Any], like: Traces | None = None):
         super().__init__(subject, args, like)
         numbers = sum(np.size(a) for a in args) + trees.size(self.outputs)
+        self.only_values = False
         self.many, self.jit = numbers > MANY, jit_of(numbers)
         self.judged = jit_of(numbers, judged=True)
         self._memory: dict[tuple[str, int], tuple[Any, Any]] = {}
@@ -66,19 +68,12 @@ class Instruments(Traces):
         return self._running(sample)[3]
 
     def _running(self, sample: Sample) -> tuple[list[np.ndarray], ...]:
-        return self.kept("running", sample, lambda: self._run(self._hand_and_auto, sample))
+        function = self._hand_and_plain if self.only_values else self._hand_and_auto
+        return self.kept("running", sample, lambda: self._run(function, sample))
 
     def _run(self, function: Callable[..., Any], sample: Sample) -> tuple[list[np.ndarray], ...]:
         found = function(self.working(sample.inputs), self.working_dys(sample))
         return tuple(_float64(part) for part in found)
-
-    def only_hand(self, sample: Sample) -> list[np.ndarray]:
-        """As `hand`, where autodiff has nothing to say."""
-        return self._run(self._hand, sample)[0]
-
-    @functools.cached_property
-    def _hand(self) -> Callable[..., Any]:
-        return self.judged(self.ran)
 
     @functools.cached_property
     def _hand_and_auto(self) -> Callable[..., Any]:
@@ -86,6 +81,14 @@ class Instruments(Traces):
             auto_and_outputs = self.pulled(Evaluate(), self.plain_jaxpr, inputs, dys)
             hand, ys = self.ran(inputs, dys)
             return hand, *auto_and_outputs, ys
+
+        return self.judged(both)
+
+    @functools.cached_property
+    def _hand_and_plain(self) -> Callable[..., Any]:
+        def both(inputs: list[Any], dys: list[Any]) -> tuple[list[Any], ...]:
+            hand, ys = self.ran(inputs, dys)
+            return hand, [], floats(Evaluate()(self.plain_jaxpr, *inputs)), ys
 
         return self.judged(both)
 
@@ -99,6 +102,8 @@ class Instruments(Traces):
         """
         if through_bits(jaxpr):
             raise NotWideError("the bits of a number have no derivative in JAX")
+        if name := not_known(jaxpr):
+            raise NotWideError(f"{name} may have a derivative of its own")
         places = self.subject.differentiable
         forward = of_floats(functools.partial(run, jaxpr), inputs, places)
         ys, pullback = jax.vjp(forward, *(inputs[i] for i in places))

@@ -7,52 +7,79 @@ that we support.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.core
-import jax.extend.core
 import numpy as np
 
-UNUSED_VERSION = 662_607_015  # a number that nobody else sets
-RULES = ("custom_vjp_call", "custom_jvp_call")
+from funprop.verify.truth.primitives import CALLS, RULES
+
+GIVEN = "given_"  # begins the names of a rule's inputs that are not differentiated
+# Forms of what is no rule: how `jax.checkpoint` may stand in a jaxpr.
+HI_CALLS = ("RematTraced", "CheckpointName")
 
 
 def is_rule(eqn: Any) -> bool:
     """Whether the equation calls a function with a derivative of its own."""
+    if eqn.primitive.name == "call_hi_primitive":
+        return not _is_hi_call(eqn) and _takes_arrays(eqn)
     return eqn.primitive.name in RULES
+
+
+def _is_hi_call(eqn: Any) -> bool:
+    if eqn.primitive.name != "call_hi_primitive":
+        return False
+    kind = type(eqn.params["_prim"])
+    return kind.__name__ in HI_CALLS and kind.__module__.startswith("jax.")
+
+
+def _takes_arrays(eqn: Any) -> bool:
+    """Whether it takes and gives arrays alone, and not the types that people may add."""
+    return all(hasattr(atom.aval, "shape") for atom in (*eqn.invars, *eqn.outvars))
 
 
 def open_jaxpr(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
     """A jaxpr and its constants, of the closed or the open kind (newer JAX has one kind)."""
-    if isinstance(jaxpr, jax.extend.core.ClosedJaxpr):
-        return jaxpr.jaxpr, jaxpr.consts
-    return jaxpr, getattr(jaxpr, "consts", ())
+    return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
 
 
 def inner_jaxprs(eqn: Any) -> list[Any]:
     """The jaxprs that the equation holds among its parameters."""
+    if eqn.primitive.name == "call_hi_primitive":
+        return [plain_jaxpr(eqn)] if _takes_arrays(eqn) else []
     found = []
     for value in eqn.params.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
-            if hasattr(part, "eqns") or isinstance(part, jax.extend.core.ClosedJaxpr):
+            if hasattr(part, "eqns"):
                 found.append(part)
     return found
 
 
-def equations(jaxpr: Any) -> Iterator[Any]:
-    """Every equation of a jaxpr, those of inner ones too."""
+def equations(jaxpr: Any, but: Collection[str] = ()) -> Iterator[Any]:
+    """Every equation of a jaxpr, those of inner ones too, `but` for those of some primitives."""
     for eqn in open_jaxpr(jaxpr)[0].eqns:
         yield eqn
-        for inner in inner_jaxprs(eqn):
-            yield from equations(inner)
+        for inner in inner_jaxprs(eqn) if eqn.primitive.name not in but else ():
+            yield from equations(inner, but)
+
+
+def steps(jaxpr: Any) -> int:
+    """How many equations are run, every turn of a scan counted."""
+    total = 0
+    for eqn in open_jaxpr(jaxpr)[0].eqns:
+        inner = sum(map(steps, inner_jaxprs(eqn)))
+        total += max(1, inner) * (eqn.params["length"] if eqn.primitive.name == "scan" else 1)
+    return total
 
 
 def only_calls(eqn: Any) -> bool:
     """Whether the equation only calls another jaxpr: under jit, remat, or with a custom rule."""
-    calls = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", *RULES)
-    return eqn.primitive.name in calls
+    return eqn.primitive.name in CALLS or is_rule(eqn) or _is_hi_call(eqn)
 
 
 def bind(eqn: Any, inputs: Sequence[Any], params: dict[str, Any]) -> list[Any]:
@@ -79,19 +106,90 @@ def call_function(eqn: Any) -> Callable[..., list[Any]]:
 
 def plain_jaxpr(eqn: Any) -> Any:
     """What a custom rule's function computes."""
-    return eqn.params["call_jaxpr"]
+    if eqn.primitive.name == "call_hi_primitive":
+        return _expanded(_Same(eqn.params["_prim"]))
+    return next(eqn.params[name] for name in ("call_jaxpr", "callee") if name in eqn.params)
+
+
+class _Same:
+    """Anything, equal to itself alone: two primitives may be equal and of other shapes."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+@functools.lru_cache(maxsize=256)
+def _expanded(held: _Same) -> Any:
+    """What a primitive of `jax.experimental.hijax` says that it computes."""
+    primitive = held.value
+
+    def function(*leaves: Any) -> Any:
+        return jax.tree.leaves(primitive.expand(*primitive.in_tree.unflatten(leaves)))
+
+    avals = primitive.in_avals_flat
+    wide = any(a.dtype in (np.float64, np.int64, np.uint64) for a in avals)
+    with jax.enable_x64(wide):
+        return jax.make_jaxpr(function)(*[jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals])
+
+
+def _of_function(eqn: Any) -> tuple[str, str]:
+    """Name and place of the function with the custom rule."""
+    if eqn.primitive.name == "custom_linear_solve":
+        info = getattr(open_jaxpr(eqn.params["jaxprs"].solve)[0], "debug_info", None)
+        return eqn.primitive.name, ((info and info.func_src_info) or "").partition(" at ")[2]
+    if eqn.primitive.name != "call_hi_primitive":
+        info = getattr(open_jaxpr(plain_jaxpr(eqn))[0], "debug_info", None)
+        name, _, place = ((info and info.func_src_info) or "").partition(" at ")
+        return name or "rule", place
+    primitive = _hi_primitive(eqn)
+    if hasattr(primitive, "traced"):  # a function with a rule, in its new form
+        info = getattr(open_jaxpr(primitive.traced.jaxpr)[0], "debug_info", None)
+        name, _, place = ((info and info.func_src_info) or "").partition(" at ")
+        return name or "rule", place
+    kind = type(primitive)
+    with contextlib.suppress(OSError, TypeError):  # made where there is no source
+        return kind.__name__, f"{inspect.getsourcefile(kind)}:{inspect.getsourcelines(kind)[1]}"
+    return kind.__name__, ""
+
+
+def _hi_primitive(eqn: Any) -> Any:
+    """The primitive itself, where it is one under vmap."""
+    primitive = eqn.params["_prim"]
+    while type(primitive).__name__ == "VmapOf":
+        primitive = primitive.prim
+    return primitive
+
+
+def _hi_names(primitive: Any) -> list[str]:
+    """What `expand` calls its inputs; empty for constants that a function closes over."""
+    paths = jax.tree_util.tree_flatten_with_path(primitive.in_avals)[0]
+    if hasattr(primitive, "traced"):
+        jaxpr = open_jaxpr(primitive.traced.jaxpr)[0]
+        names = list(getattr(jaxpr.debug_info, "arg_names", None) or ())
+        return [""] * (len(paths) - len(names)) + [str(name or "") for name in names]
+    parameters = list(inspect.signature(primitive.expand).parameters)
+
+    def name(path: Any) -> str:
+        first = parameters[path[0].idx] if path[0].idx < len(parameters) else f"args[{path[0].idx}]"
+        return first + jax.tree_util.keystr(tuple(path[1:]))
+
+    return [name(path) for path, _ in paths]
 
 
 def rule_name(eqn: Any) -> str:
     """What the function with the custom rule is called."""
-    info = open_jaxpr(plain_jaxpr(eqn))[0].debug_info
-    return info.func_src_info.split(" at ")[0] if info.func_src_info else "rule"
+    return _of_function(eqn)[0]
 
 
 def rule_source(eqn: Any) -> str:
     """File and line where the function with the custom rule is defined."""
-    info = open_jaxpr(plain_jaxpr(eqn))[0].debug_info
-    return (info.func_src_info or "").partition(" at ")[2]
+    return _of_function(eqn)[1]
 
 
 def equation_source(eqn: Any) -> str:
@@ -118,19 +216,57 @@ def equation_name(eqn: Any) -> str:
     return str(eqn.params.get("name") or eqn.primitive.name)
 
 
+def is_root(eqn: Any) -> bool:
+    """Whether the rule is that of `jax.lax.custom_root`."""
+    name, place = _of_function(eqn)
+    return name in ("_custom_root", "CustomRoot") and "/jax/" in place.replace("\\", "/")
+
+
 def input_names(eqn: Any) -> list[str]:
     """What the rule's function calls its inputs; empty for constants that it closes over."""
+    if eqn.primitive.name == "call_hi_primitive":
+        return _hi_names(_hi_primitive(eqn))
     jaxpr = open_jaxpr(plain_jaxpr(eqn))[0]
-    n_consts, n = eqn.params["num_consts"], len(jaxpr.invars)
-    names = list(jaxpr.debug_info.arg_names or ())
-    if not names and "fwd_jaxpr_thunk" in eqn.params:
-        info = getattr(eqn.params["fwd_jaxpr_thunk"], "debug_info", None)
-        names = list((info and info.arg_names) or ())
+    n_consts, n = eqn.params.get("num_consts", 0), len(jaxpr.invars)
+    names = list(getattr(jaxpr.debug_info, "arg_names", None) or ())
+    for function in ("fwd_jaxpr_thunk", "jvp_jaxpr_fun"):
+        info = getattr(eqn.params.get(function), "debug_info", None)
+        names = names or list((info and info.arg_names) or ())
+    if not n_consts and 0 < len(names) < n:
+        n_consts = n - len(names)  # bound anew, a rule has its constants among its arguments
     if len(names) != n:
         names = [""] * n_consts + names
     if len(names) != n:  # arguments that are not differentiated have names too
         names = [f"args[{i - n_consts}]" for i in range(n)]
-    return ["" if i < n_consts else str(name or "") for i, name in enumerate(names)]
+    told = ["" if i < n_consts else str(name or "") for i, name in enumerate(names)]
+    return ["" if name.startswith(GIVEN) else name for name in told]
+
+
+def forget_traces(eqn: Any) -> None:
+    """Let JAX trace the rule's forward pass anew: after a trace of it that failed it would go on
+    with an earlier one, of whose results it has lost the structure."""
+    _forget(eqn.params.get("fwd_jaxpr_thunk"))
+
+
+def _forget(function: Any) -> None:
+    function = getattr(function, "f", function)
+    for cell in getattr(function, "__closure__", None) or ():
+        held = cell.cell_contents
+        if isinstance(held, dict) and function.__name__ == "memoized":
+            held.clear()
+        elif callable(getattr(held, "f", held)):
+            _forget(held)
+
+
+@contextlib.contextmanager
+def quiet_callbacks() -> Iterator[None]:
+    """Where code that JAX calls is expected to raise: without the traceback that JAX logs of it."""
+    log = logging.getLogger("jax._src.callback")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def unfiltered_errors() -> Any:
@@ -138,87 +274,3 @@ def unfiltered_errors() -> Any:
     from jax._src import config
 
     return config.traceback_filtering("off")
-
-
-@contextlib.contextmanager
-def rules_survive_differentiation() -> Iterator[None]:
-    """Where a function is traced that differentiates inside, leave a trace of the custom rules.
-
-    Differentiation replaces a call of a custom rule by the rule's own forward pass. In this
-    context it calls the function beside, so that the call stands in the jaxpr with the values that
-    it gets. A number that JAX puts in the keys of its caches is set, so that no earlier trace is
-    found there, and this one by nobody else.
-    """
-    from jax._src import config, shard_map
-    from jax._src.interpreters import ad
-
-    derivatives = (ad.JVPTrace, ad.LinearizeTrace)
-
-    def with_value(output: Any, value: Any) -> Any:
-        if not isinstance(output, (ad.JVPTracer, ad.LinearizeTracer)):
-            return value
-        output.primal = with_value(output.primal, value)
-        return output
-
-    def with_probe(process: Callable[..., Any]) -> Callable[..., Any]:
-        def processed(trace: Any, primitive: Any, *rest: Any, **params: Any) -> Any:
-            functions, tracers = rest[:-1], rest[-1]
-            values, below = tracers, trace
-            while isinstance(below, derivatives):  # a second derivative calls the forward pass too
-                values = [below.to_primal_tangent_pair(value)[0] for value in values]
-                below = below.parent_trace
-            outputs = list(process(trace, primitive, *rest, **params))
-            bound = getattr(primitive, "bind_with_trace")  # noqa: B009  # undeclared
-            avals = tuple(map(jax.typeof, values))
-            called = bound(below, tuple(values), avals, {"subfuns": functions, **params})
-            # What follows takes its values from that call, or it would be left out as unused.
-            return list(map(with_value, outputs, called))
-
-        return processed
-
-    def staged(call: Callable[..., Any]) -> Callable[..., Any]:
-        """Called through a jaxpr, a rule's functions may be called more than once."""
-
-        def called(rule: Any, *args: Any, **kwargs: Any) -> Any:
-            leaves, tree = jax.tree.flatten((args, kwargs))
-            places = [
-                i for i, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray))
-            ]
-
-            def function(values: list[Any]) -> Any:
-                filled = list(leaves)
-                for i, value in zip(places, values, strict=True):
-                    filled[i] = value
-                args, kwargs = jax.tree.unflatten(tree, filled)
-                return call(rule, *args, **kwargs)
-
-            values = [leaves[i] for i in places]
-            jaxpr, spec = jax.make_jaxpr(function, return_shape=True)(values)
-            outputs = jax.core.eval_jaxpr(jaxpr.jaxpr, jaxpr.consts, *values)
-            return jax.tree.unflatten(jax.tree.structure(spec), outputs)
-
-        return called
-
-    def unchecked(sharded: Callable[..., Any]) -> Callable[..., Any]:
-        """Without types that say over which devices a value varies, which only fit inside."""
-        return lambda *args, **options: sharded(*args, **{**options, "check_vma": False})
-
-    replaced = [
-        (shard_map, "_shard_map", unchecked),
-        *(
-            (kind, f"process_custom_{what}_call", with_probe)
-            for kind in derivatives
-            for what in ("vjp", "jvp")
-        ),
-        (jax.custom_vjp, "__call__", staged),
-        (jax.custom_jvp, "__call__", staged),
-    ]
-    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
-    try:
-        for owner, name, change in replaced:
-            setattr(owner, name, change(getattr(owner, name)))
-        with config.jax_xla_profile_version(UNUSED_VERSION):
-            yield
-    finally:
-        for owner, name, original in originals:
-            setattr(owner, name, original)

@@ -13,6 +13,7 @@ import numpy as np
 from funprop.verify.subject import Subject, floats, is_floating
 from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.internals import equations, unfiltered_errors
+from funprop.verify.truth.thresholds import Thresholds, thresholds
 from funprop.verify.truth.ties import may_have_kinks
 
 EPS64 = float(np.finfo(np.float64).eps)
@@ -124,6 +125,11 @@ class Traces:
     def may_have_kinks(self) -> bool:
         """Whether the slopes of the forward pass may jump."""
         return may_have_kinks(self.wide_plain)
+
+    @functools.cached_property
+    def thresholds(self) -> Thresholds:
+        """What the forward pass compares its inputs with."""
+        return thresholds(self.wide_plain)
 
     @property
     def wide_plain(self) -> Any:

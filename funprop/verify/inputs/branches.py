@@ -1,0 +1,89 @@
+"""Inputs that take the branches which the given ones do not: on either side of every number that
+the forward pass compares with, indices at both ends, rows that a mask hides whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from funprop.verify.inputs.points import Point, are_indices, is_rising
+from funprop.verify.inputs.properties import drawn, free, in_order, within
+from funprop.verify.subject import Subject, is_floating
+from funprop.verify.truth.thresholds import Thresholds
+
+NUMBERS, WHOLE = 4, 8  # literals that are tried, of floats and of each integer input
+HIDDEN = -1e4  # what is added to hide, at the most
+
+
+def other_branches(
+    subject: Subject, found: Thresholds, rng: np.random.Generator
+) -> Iterator[Point]:
+    """Other values in arrays of the given shapes."""
+    given = [drawn(leaf) for leaf in subject.args]
+
+    def filled(name: str, i: int, values: np.ndarray) -> Iterator[Point]:
+        if not np.array_equal(values, given[i]):
+            yield Point(name, [values if j == i else v for j, v in enumerate(given)])
+
+    for i, leaf in enumerate(subject.args):
+        name = subject.paths[i].rpartition(": ")[2] or "an input"
+        if np.issubdtype(leaf.dtype, np.integer):
+            for what, values in _whole(np.asarray(leaf), i, found, subject):
+                yield from filled(f"{name} {what}", i, values)
+        else:
+            for what, values in _rows(given[i], leaf.dtype):
+                yield from filled(f"a row of {name} {what}", i, values)
+    yield from _numbers(subject, given, found, rng)
+
+
+def _numbers(
+    subject: Subject, given: list[Any], found: Thresholds, rng: np.random.Generator
+) -> Iterator[Point]:
+    args = subject.args
+    open_ = [i for i in free(args) if i in subject.differentiable]
+    sizes = sorted(found.numbers, key=lambda c: (abs(c), c))
+    for c in sizes[:: -(-len(sizes) // NUMBERS) or 1] if open_ else ():
+        for name, middle, width in (("around", c, abs(c)), ("beyond", 2 * c, 0.3 * abs(c))):
+            values = [
+                within(args[i], middle + width * rng.standard_normal(leaf.shape))
+                if i in open_
+                else leaf
+                for i, leaf in enumerate(given)
+            ]
+            yield Point(f"numbers {name} {c:.3g}", in_order(args, values, open_))
+
+
+def _whole(
+    given: np.ndarray, i: int, found: Thresholds, subject: Subject
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Integers: what they are compared with, and both ends of what they count along."""
+    rising, range_ = is_rising(given), np.iinfo(given.dtype)
+    if given.size > 1 and not are_indices(subject.args, i):
+        return
+    n = found.counts.get(i)
+    if n and given.size > 1 and given.min() >= 0 and given.max() < n <= range_.max:
+        ends = np.resize(np.asarray([0, n - 1], given.dtype), given.shape)
+        yield f"0 and {n - 1}", np.sort(ends) if rising else ends
+    for c in sorted(found.whole.get(i, ()), key=abs)[:WHOLE] if not rising else ():
+        if range_.min <= c <= range_.max:
+            values = given.copy()
+            values.reshape(-1)[::2] = c
+            yield str(c), values
+
+
+def _rows(given: np.ndarray, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Masks of which a whole row is hidden."""
+    if given.ndim < 2 or given.shape[-1] < 2 or given.size == given.shape[-1]:
+        return
+    if np.issubdtype(dtype, np.bool_):
+        for value in (False, True):
+            values = given.copy()
+            values.reshape(-1, given.shape[-1])[0] = value
+            values.reshape(-1, given.shape[-1])[-1] = not value
+            yield "true" if value else "false", values
+    elif is_floating(given) and np.all((given == 0) | (given <= HIDDEN)) and np.any(given):
+        values = given.copy()
+        values.reshape(-1, given.shape[-1])[0] = given.min()
+        yield "hidden", values

@@ -1,0 +1,196 @@
+"""What a forward pass gives beside an input, in float64, and its slopes on either side.
+
+What `stop_gradient` gives is held as it is at the input: it is not meant to move.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from funprop.verify.subject import floats
+from funprop.verify.truth.control_flow import CONTROL_FLOW
+from funprop.verify.truth.differences import SIDED, Limit, limit, steps
+from funprop.verify.truth.evaluate import Evaluate, NotWideError
+from funprop.verify.truth.instruments import EPS64, Instruments
+from funprop.verify.truth.internals import equations, inner_jaxprs
+from funprop.verify.truth.samples import Sample
+
+TOGETHER = 8  # directions of one run
+MOST = 2**22  # numbers that a run may give
+
+
+class Sides(NamedTuple):
+    """The slopes of all terms of the outputs, [directions, terms], to the right and to the left."""
+
+    right: Limit
+    left: Limit
+
+    def hull(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The least and the greatest slope of the weighted sum of all terms, and their error.
+
+        Any choice of one-sided slopes, term by term, lies between. Where a term has a slope on one
+        side only, as at the end of a domain, that is its slope. All are NaN where a term has none,
+        and the error is infinite; an end is infinite where a term's is.
+        """
+        ways = np.stack([self.right.value, self.left.value]) * weights
+        ways = np.where(weights == 0, 0.0, ways)
+        low, high = np.fmin(*ways), np.fmax(*ways)
+        errors = np.stack([self.right.error, self.left.error])
+        errors = np.where(np.isfinite(errors), errors, 0) * np.abs(weights)
+        return low.sum(-1), high.sum(-1), errors.max(0).sum(-1)
+
+
+def by_values(jaxpr: Any) -> bool:
+    """Whether slopes from values can be had: no `stop_gradient` hides in a loop or a branch."""
+    return not any(
+        eqn.primitive.name == "stop_gradient"
+        for outer in equations(jaxpr)
+        if outer.primitive.name in CONTROL_FLOW
+        for jaxpr in inner_jaxprs(outer)
+        for eqn in equations(jaxpr)
+    )
+
+
+def at_places(
+    tools: Instruments, sample: Sample, leaf: int, places: Sequence[tuple[int, ...]]
+) -> Sides:
+    """The slopes with respect to some elements of a leaf.
+
+    Raises:
+      NotWideError: the forward pass cannot run in float64, or `by_values` says no.
+    """
+    x = np.asarray(sample.inputs[tools.subject.differentiable[leaf]])
+    flat = [int(np.ravel_multi_index(p, x.shape)) if p else 0 for p in places]
+    top = float(np.max(np.abs(x[np.isfinite(x)]), initial=0)) or 1.0
+    sizes = [abs(float(x[p])) or top for p in places]
+    return _sides(tools, sample, leaf, flat, sizes, np.zeros_like(x))
+
+
+def along(tools: Instruments, sample: Sample, leaf: int, direction: np.ndarray) -> Sides:
+    """The slopes along one direction in a leaf; raises as `at_places`."""
+    x = np.asarray(sample.inputs[tools.subject.differentiable[leaf]])
+    moved = x[(direction != 0) & np.isfinite(x)]
+    size = float(np.max(np.abs(moved), initial=0)) or float(np.max(np.abs(x), initial=0)) or 1.0
+    return _sides(tools, sample, leaf, [-1], [size], direction)
+
+
+def _sides(
+    tools: Instruments,
+    sample: Sample,
+    leaf: int,
+    places: list[int],
+    sizes: list[float],
+    direction: np.ndarray,
+) -> Sides:
+    if not by_values(tools.wide_plain):
+        raise NotWideError("stop_gradient in a loop or a branch")
+    run = tools.kept("near", tools, lambda: tools.jit(_near(tools)))
+    found: list[tuple[Limit, Limit]] = []
+    moves = list(zip(places, sizes, strict=True))
+    for start in range(0, len(moves), TOGETHER):
+        batch = moves[start : start + TOGETHER]
+        where = np.zeros(1 + TOGETHER * 2 * SIDED, np.int64)
+        h = np.zeros(where.shape)
+        for n, (place, size) in enumerate(batch):
+            span = slice(1 + n * 2 * SIDED, 1 + (n + 1) * 2 * SIDED)
+            where[span], h[span] = place, np.concatenate([steps(size), -steps(size)])
+        with jax.enable_x64(True):
+            try:
+                ys = run(sample.inputs, np.int64(leaf), where, h, direction.ravel())
+            except Exception as error:  # what takes no float64
+                raise NotWideError(str(error)) from error
+        ys = np.concatenate([np.asarray(y).reshape(len(h), -1) for y in ys], axis=1)
+        for n in range(len(batch)):
+            right, left = (
+                slice(1 + (2 * n + side) * SIDED, 1 + (2 * n + side + 1) * SIDED) for side in (0, 1)
+            )
+            found.append(tuple(limit(ys[0], ys[s], h[s], EPS64) for s in (right, left)))  # type: ignore[arg-type]
+    return Sides(*(_joined([one[side] for one in found]) for side in (0, 1)))
+
+
+def _joined(limits: list[Limit]) -> Limit:
+    return Limit(np.stack([v.value for v in limits]), np.stack([v.error for v in limits]))
+
+
+def most_places(tools: Instruments) -> int:
+    """How many elements can be looked at, at a time that is worth it."""
+    numbers = sum(int(np.prod(d.shape)) for d in tools.dys) + sum(map(np.size, tools.args))
+    return int(np.clip(MOST // (2 * SIDED * max(numbers, 1)), 4, 64))
+
+
+def _near(tools: Instruments) -> Callable[..., Any]:
+    """`(inputs, leaf, places, steps, direction) -> outputs` for each place and step: -1 is no place
+    but the direction."""
+    held = Held(tools.wide_plain, Evaluate(wide=True))
+
+    def near(inputs: list[Any], leaf: Any, places: Any, h: Any, direction: Any) -> list[Any]:
+        stops = held.stops(inputs)
+
+        def at(move: tuple[Any, Any]) -> list[Any]:
+            place, step = move
+            moved = list(inputs)
+            for k, i in enumerate(tools.subject.differentiable):
+                x = jnp.asarray(inputs[i])
+                if not x.size:
+                    continue
+                own = jnp.where(leaf == k, step, 0)
+                flat = x.reshape(-1).at[place].add(jnp.where(place < 0, 0, own), mode="drop")
+                if x.size == direction.size:
+                    flat = flat + jnp.where(place < 0, own, 0) * direction
+                moved[i] = flat.reshape(x.shape)
+            return held(moved, stops)
+
+        return lax.map(at, (places, h))
+
+    return near
+
+
+class Held:
+    """A trace run with what `stop_gradient` gives held as it was at other inputs.
+
+    Args:
+      jaxpr: the trace.
+      run: how to run it.
+    """
+
+    def __init__(self, jaxpr: Any, run: Evaluate):
+        self.jaxpr, self.run = jaxpr, run
+        self.any = any(eqn.primitive.name == "stop_gradient" for eqn in equations(jaxpr))
+
+    def stops(self, inputs: list[Any]) -> list[list[Any]]:
+        """What they give at these inputs, those in loops and branches left out."""
+        found: list[list[Any]] = []
+
+        def kept(eqn: Any, values: list[Any], go: Any) -> list[Any]:
+            outputs = go(values)
+            if eqn.primitive.name == "stop_gradient":
+                found.append(outputs)
+            return outputs
+
+        if self.any:
+            self._ran(inputs, kept)
+        return found
+
+    def __call__(self, inputs: list[Any], stops: list[list[Any]]) -> list[Any]:
+        """The float outputs at other inputs."""
+        rest = iter(stops)
+
+        def replaced(eqn: Any, values: list[Any], go: Any) -> list[Any]:
+            return next(rest) if eqn.primitive.name == "stop_gradient" else go(values)
+
+        return floats(self._ran(inputs, replaced))
+
+    def _ran(self, inputs: list[Any], around: Any) -> list[Any]:
+        def outside_of_loops(eqn: Any, values: list[Any], go: Any) -> list[Any]:
+            if eqn.primitive.name in CONTROL_FLOW:
+                return self.run.equation(eqn, values)
+            return around(eqn, values, go)
+
+        return dataclasses.replace(self.run, around=outside_of_loops)(self.jaxpr, *inputs)
