@@ -11,12 +11,15 @@ import numpy as np
 
 from funprop.checks import check_function, described, require_key
 from funprop.verify.training.batches import Examples
-from funprop.verify.training.carried import average, carried, frozen, moves, precision, state
+from funprop.verify.training.carried import carried
 from funprop.verify.training.case import UPDATES, Case, NotAsked
 from funprop.verify.training.drawing import drawing, replay
 from funprop.verify.training.gradient import gradient
+from funprop.verify.training.kept import average, precision
 from funprop.verify.training.layout import of_state, wide
-from funprop.verify.training.orders import order, padding, short, twice
+from funprop.verify.training.moving import frozen, moves, state
+from funprop.verify.training.orders import order, short, twice
+from funprop.verify.training.padding import padding
 from funprop.verify.training.parts import devices, microbatches
 from funprop.verify.training.report import StepCheck, StepReport
 from funprop.verify.training.running import Steps, copied, is_real
