@@ -11,11 +11,11 @@ import numpy as np
 from funprop.trees import is_float
 from funprop.verify.training.case import UPDATES, Case, NotAsked
 from funprop.verify.training.layout import same_bits, wide
+from funprop.verify.training.moving import moved_at, names_of
 from funprop.verify.training.report import StepCheck
 
 COUNTS = ("count", "step", "iteration", "iterations", "global_step", "step_count", "num_steps")
 KEPT = ("last", "prev", "grad", "update")  # what is stored to be looked at, and not gone on with
-from funprop.verify.training.moving import moved_at, names_of
 
 
 def carried(case: Case) -> Iterator[StepCheck]:
