@@ -8,6 +8,7 @@ import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from funprop.verify.truth import primitives
 
 X = jnp.float32([0.9, -0.3, 0.2])
 MATRIX = jnp.float32([[2, 1, 0], [0, 3, 1], [0, 0, 1]])
-HiPrimitive = getattr(hijax, "HiPrim", None) or hijax.VJPHiPrimitive
+HiPrimitive: Any = getattr(hijax, "HiPrim", None) or getattr(hijax, "VJPHiPrimitive")  # noqa: B009
 
 
 def rule(forward, backward):

@@ -121,7 +121,7 @@ def params_of(state: Any, params: Callable[[Any], Any] | None) -> Any:
     if isinstance(state, Mapping) and PARAMS in state:
         return state[PARAMS]
     if hasattr(state, PARAMS):
-        return state.params
+        return getattr(state, PARAMS)
     plain = isinstance(state, (tuple, list)) and not hasattr(state, "_fields")
     return state[0] if plain and len(state) else state
 
