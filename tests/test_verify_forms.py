@@ -109,10 +109,11 @@ def solved(slope, x):
     )
 
 
-FORMS = [square, flagged, remade, linear, gradient, root, solved]
+SOLVED = pytest.param(solved, marks=pytest.mark.slow)  # of which verify writes out the matrix
+FORMS = [square, flagged, remade, linear, gradient, root, SOLVED]
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
 def test_a_rule_is_judged_in_whatever_form_it_stands(form):
     for judge in (fp.verify, fp.verify_rules):
         report = judge(functools.partial(form, 2.0), X)
