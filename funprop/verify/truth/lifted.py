@@ -30,7 +30,7 @@ def lifted(rule: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, tuple[Any
     """A rule, and its arguments, that holds no array of the trace around it: what it closes over,
     and what stands among the arguments that are not differentiated, is given it first."""
     static = sorted(getattr(rule, "nondiff_argnums", ()))
-    if kwargs:
+    if kwargs or any(i >= len(args) for i in static):
         bound = inspect.signature(rule.fun).bind(*args, **kwargs)
         bound.apply_defaults()
         args = bound.args
