@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from tests.benchmarks.others.call import Calls, Table, array, by
 
+IMPLICIT = diffrax.ImplicitEuler(root_finder=diffrax.VeryChord(rtol=1e-5, atol=1e-5))
 Y, RATE = array(1.0, -0.5), array(0.5)
 
 
@@ -41,7 +42,7 @@ CALLS: Calls = {
         by(end(solver=diffrax.Euler(), adjoint=diffrax.DirectAdjoint()), Y, RATE),
         by(end(solver=diffrax.Tsit5(), adjoint=diffrax.RecursiveCheckpointAdjoint()), Y, RATE),
         by(end(solver=diffrax.Euler(), adjoint=diffrax.BacksolveAdjoint()), Y, RATE),
-        by(end(solver=diffrax.ImplicitEuler(), adjoint=diffrax.DirectAdjoint()), Y, RATE),
+        by(end(solver=IMPLICIT, adjoint=diffrax.DirectAdjoint()), Y, RATE),
         by(
             end(
                 solver=diffrax.Heun(),
@@ -53,7 +54,10 @@ CALLS: Calls = {
         ),
     ],
     "diffrax.LinearInterpolation": [
-        by(lambda _, y: diffrax.LinearInterpolation(array(0, 1, 2), y).evaluate(0.3), array(1, 3, 2)),
+        by(
+            lambda _, y: diffrax.LinearInterpolation(array(0, 1, 2), y).evaluate(0.3),
+            array(1, 3, 2),
+        ),
     ],
 }
 

@@ -22,7 +22,9 @@ def _attention(_: Any, q: Any, k: Any, v: Any) -> Any:
     sizes = attention.BlockSizes(
         block_q=16, block_k=16, block_q_dkv=16, block_kv_dkv=16, block_q_dq=16, block_kv_dq=16
     )
-    return attention.mha(q, k, v, None, block_sizes=sizes, interpret=True, backward_pass_impl="triton")
+    return attention.mha(
+        q, k, v, None, block_sizes=sizes, interpret=True, backward_pass_impl="triton"
+    )
 
 
 def _reference(_: Any, q: Any, k: Any, v: Any) -> Any:
@@ -47,7 +49,12 @@ def _gmm(_: Any, x: Any, w: Any) -> Any:
 PALLAS: Calls = {
     "pallas.attention": [by(_attention, *QKV), by(_reference, *QKV)],
     "pallas.norms": [
-        by(lambda _, x, w, b: layer_norm.layer_norm(x, w, b, interpret=True), normal(2, 2, 16), W, B),
+        by(
+            lambda _, x, w, b: layer_norm.layer_norm(x, w, b, interpret=True),
+            normal(2, 2, 16),
+            W,
+            B,
+        ),
         by(lambda _, x, w, b: rms_norm.rms_norm(x, w, b, interpret=True), normal(2, 2, 16), W, B),
     ],
     "pallas.gmm": [by(_gmm, normal(16, 8), normal(2, 8, 8))],
@@ -62,7 +69,12 @@ TOKAMAX: Calls = {
         )
     ],
     "tokamax.layer_norm": [
-        by(lambda _, x, w, b: tokamax.layer_norm(x, w, b, implementation="xla"), normal(2, 16), W, B),
+        by(
+            lambda _, x, w, b: tokamax.layer_norm(x, w, b, implementation="xla"),
+            normal(2, 16),
+            W,
+            B,
+        ),
     ],
     "tokamax.gated_linear_unit": [
         by(

@@ -14,7 +14,6 @@ from mujoco.mjx._src import collision_sdf
 from tests.benchmarks.others.call import Calls, Table, array, by, normal, unit
 
 
-
 def _from(path: str, name: str) -> Any:
     import importlib
 

@@ -56,8 +56,11 @@ def _bisect(bijection: Any, y: Any, condition: Any = None) -> Any:
     return (low + high) / 2
 
 
+LEAKY = bij.LeakyTanh(1.0, (4,))
+
+
 def _cube(_: Any, y: Any, scale: Any) -> Any:
-    bijection = bij.Chain([bij.Affine(jnp.zeros(4), scale), bij.LeakyTanh(1.0, (4,))])
+    bijection = bij.Chain([bij.Affine(jnp.zeros(4), scale), LEAKY])
     return bij.NumericalInverse(bijection, _bisect).inverse(y)
 
 
@@ -66,7 +69,7 @@ FLOWJAX: Calls = {
     "flowjax.bijections": [
         by(lambda _, x: bij.Tanh((4,)).transform_and_log_det(x), X),
         by(lambda _, x: bij.SoftPlus((4,)).transform_and_log_det(x), X),
-        by(lambda _, x: bij.LeakyTanh(1.0, (4,)).transform_and_log_det(x), 3 * X),
+        by(lambda _, x: LEAKY.transform_and_log_det(x), 3 * X),
         by(lambda _, x: bij.Planar(jax.random.key(0), dim=4).transform(x), X),
         by(
             lambda _, x: jax.vmap(
@@ -82,7 +85,10 @@ SOFTJAX: Calls = {
     "softjax.sort": [
         by(lambda _, x, m=mode: softjax.sort(x, method="softsort", mode=m), X) for mode in MODES
     ]
-    + [by(lambda _, x, m=mode: softjax.sort(x, method="fast_soft_sort", mode=m), X) for mode in MODES]
+    + [
+        by(lambda _, x, m=mode: softjax.sort(x, method="fast_soft_sort", mode=m), X)
+        for mode in MODES
+    ]
     + [by(lambda _, x: softjax.sort(x, method="smooth_sort"), X)]
     + [by(lambda _, x: softjax.sort(x, method="sorting_network"), X)],
     "softjax.argmax": [by(lambda _, x, m=mode: softjax.argmax(x, mode=m), X) for mode in MODES],

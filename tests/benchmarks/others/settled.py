@@ -97,7 +97,11 @@ def distrax_rows() -> Iterator[Row]:
     for x, y in ((0.0, 2.0), (1.5, 2.0), (2.0, 0.0)):
         given = jnp.float32(x), jnp.float32(y)
         right = 0.0 if x == 0 else slope(lambda a, b: a**b, (x, y), 1)
-        yield f"distrax power_no_nan({x}, {y}): dy", float(jax.grad(math.power_no_nan, 1)(*given)), right
+        yield (
+            f"distrax power_no_nan({x}, {y}): dy",
+            float(jax.grad(math.power_no_nan, 1)(*given)),
+            right,
+        )
     right = slope(lambda a, b: a**b, (2.0, 0.0), 0)
     yield "distrax power_no_nan(2., 0.): dx", float(jax.grad(math.power_no_nan)(2.0, 0.0)), right
 
@@ -127,7 +131,9 @@ def tfp_rows() -> Iterator[Row]:
     forward = jax.jacfwd(lambda r: solve(jnp.float32(m), r)[0, 1])(jnp.float32(r))
     for i in range(2):
         units = [np.eye(2)[:, i : i + 1] @ np.eye(2)[j : j + 1] for j in range(2)]
-        right = [float(difference(lambda r: (r.T @ np.linalg.inv(m) @ r)[0, 1], r, u)) for u in units]
+        right = [
+            float(difference(lambda r: (r.T @ np.linalg.inv(m) @ r)[0, 1], r, u)) for u in units
+        ]
         name = f"tfp hpsd_quadratic_form_solve: d out[0, 1] / d rhs[{i}]"
         yield name, np.asarray(rule[i]), np.array(right)
         yield f"{name}, forward mode", np.asarray(forward[i]), np.array(right)

@@ -119,18 +119,14 @@ DISTRIBUTIONS: Calls = {
     ],
     "tfd.mixtures": [
         by(
-            lambda _, logits, m: (
-                tfd.MixtureSameFamily(
-                    tfd.Categorical(logits=logits), tfd.Normal(m, 1.0), reparameterize=True
-                ).sample(seed=jax.random.PRNGKey(0))
-            ),
+            lambda _, logits, m: tfd.MixtureSameFamily(
+                tfd.Categorical(logits=logits), tfd.Normal(m, 1.0), reparameterize=True
+            ).sample(seed=jax.random.PRNGKey(0)),
             normal(3),
             normal(3),
         ),
         by(
-            lambda _, a: (
-                tfp.experimental.distributions.marginal_fns.retrying_cholesky(_hpsd(a))[0]
-            ),
+            lambda _, a: tfp.experimental.distributions.marginal_fns.retrying_cholesky(_hpsd(a))[0],
             A,
         ),
     ],
@@ -148,9 +144,9 @@ DISTRIBUTIONS: Calls = {
     ],
     "tfp.pade": [
         by(
-            lambda _, x, name=name: getattr(
-                tfp.experimental.math.manual_special_functions, name
-            )(x),
+            lambda _, x, name=name: getattr(tfp.experimental.math.manual_special_functions, name)(
+                x
+            ),
             U,
         )
         for name in ("exp_pade_4_4", "log_pade_4_4", "expm1_pade_4_4", "log1p_pade_4_4")
