@@ -117,8 +117,33 @@ def ott_rows() -> Iterator[Row]:
 
     rule = jax.grad(lambda g: utils.softmin(jnp.float32(x), g, 0))(0.5)
     yield "ott softmin([.9, -.3, .2], .5, 0): dgamma", float(rule), slope(softmin, (0.5,), 0)
-    rows = jax.grad(lambda g: utils.softmin(jnp.float32(x)[:, None], g, 1).sum())(0.5)
-    yield "ott softmin(x[:, None], .5, 1).sum(): dgamma", float(rows), 0.0
+    value, _ = jax.value_and_grad(utils.norm)(jnp.zeros(3))
+    yield "ott norm([0, 0, 0]), its value beside its gradient", float(value), 0.0
+    yield from sinkhorn_rows()
+
+
+def sinkhorn_rows() -> Iterator[Row]:
+    """A fixed number of Sinkhorn iterations, differentiated through them."""
+    from ott.geometry import pointcloud
+    from ott.problems.linear import linear_problem
+    from ott.solvers.linear import sinkhorn
+
+    x = np.array([[0.1, 0.2], [0.5, -0.3], [1.0, 0.4]])
+    y = np.array([[0.0, 1.0], [-0.6, 0.3], [0.7, 0.2], [0.4, -0.9]])
+
+    def cost(x: Any, least: int = 20) -> Any:
+        geometry = pointcloud.PointCloud(x, y.astype(x.dtype), epsilon=0.05)
+        solver = sinkhorn.Sinkhorn(
+            implicit_diff=None, min_iterations=least, max_iterations=20, threshold=0.0
+        )
+        return solver(linear_problem.LinearProblem(geometry)).reg_ot_cost
+
+    with jax.enable_x64(True):
+        rule, whiles = jax.grad(cost)(x), jax.grad(lambda x: cost(x, 10))(x)
+    units = np.eye(6).reshape(6, 3, 2)
+    right = np.reshape([difference(cost, x, u) for u in units], (3, 2))
+    yield "ott Sinkhorn(20 iterations, implicit_diff=None): dx", rule, right
+    yield "the same, min_iterations=10: a while loop, the same steps", whiles, right
 
 
 def tfp_rows() -> Iterator[Row]:
@@ -146,8 +171,11 @@ def mjx_rows() -> Iterator[Row]:
     for point in ((1.5, 0.0, 0.3), (0.2, 0.3, 0.9), (0.2, 0.3, 1.4)):
         p, size = np.array(point), np.array([1.0, 1.0])
         rule = jax.grad(collision_sdf._cylinder, 1)(jnp.float32(p), jnp.float32(size))
-        plain = collision_sdf._cylinder.__wrapped__
-        right = [float(difference(lambda s, p=p: plain(p, s), size, u)) for u in np.eye(2)]
+
+        def plain(s: Any, p: Any = p) -> Any:
+            return collision_sdf._cylinder.__wrapped__(p, s)
+
+        right = [float(difference(plain, size, u)) for u in np.eye(2)]
         yield f"mjx _cylinder({point}, (1, 1)): dsize", np.asarray(rule), np.array(right)
 
 
