@@ -6,8 +6,9 @@ they reach, and prints one row for each rule. Run with
     pip install -e . flax equinox dm-haiku
     python -m tests.benchmarks.rules_of_others
 
-For the packages of `tests/benchmarks/others/packages.py` see there. A package that is not installed is left out, and said to be. Names without a call are listed, and so
-are rules that stand in the packages' sources and that no call reached.
+For the packages of `tests/benchmarks/others/packages.py` see there. A package that is not installed
+is left out, and said to be. Names without a call are listed, and so are rules that stand in the
+packages' sources and that no call reached.
 """
 
 from __future__ import annotations

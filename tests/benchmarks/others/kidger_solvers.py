@@ -44,7 +44,7 @@ LINEAX: Calls = {
     ],
     "lineax.operators": [
         by(lambda _, x: lx.JacobianLinearOperator(lambda y, _: y**2, x).mv(x), B),
-        by(lambda _, d, u, l, b: _tridiagonal(d, u, l, b), 3 + B, B[:2], B[1:], B),
+        by(lambda _, d, u, low, b: _tridiagonal(d, u, low, b), 3 + B, B[:2], B[1:], B),
     ],
 }
 
@@ -84,7 +84,7 @@ def _minimum(solver: Any) -> Any:
 def _fixed(adjoint: Any) -> Any:
     def fixed(_: Any, t: Any) -> Any:
         solver = optx.FixedPointIteration(1e-6, 1e-6)
-        step = lambda y, t: jnp.cos(y) / t  # noqa: E731
+        step = lambda y, t: jnp.cos(y) / t
         return optx.fixed_point(step, solver, jnp.ones(2), t, adjoint=adjoint).value
 
     return fixed

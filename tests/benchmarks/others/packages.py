@@ -1,10 +1,10 @@
-r"""Packages that are judged in an environment of their own, and the files of their calls.
+"""Packages that are judged in an environment of their own, and the files of their calls.
 
-    python3.12 -m venv others && . others/bin/activate
-    pip install -e . jax==0.10.2 mpmath diffrax optimistix lineax jaxopt distrax numpyro \
-        tensorflow-probability ott-jax tinygp s2fft e3nn-jax kfac-jax quadax flowjax softjax \
-        tokamax jax-md mujoco-mjx
-    python -m tests.benchmarks.rules_of_others --times --files diffrax_solves
+python3.12 -m venv others && . others/bin/activate
+pip install -e . jax==0.10.2 mpmath diffrax optimistix lineax jaxopt distrax numpyro
+pip install tensorflow-probability ott-jax tinygp s2fft e3nn-jax kfac-jax quadax flowjax
+pip install softjax tokamax jax-md mujoco-mjx
+python -m tests.benchmarks.rules_of_others --times --files diffrax_solves
 """
 
 FILES = [

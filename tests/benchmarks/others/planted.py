@@ -25,7 +25,7 @@ FACTORS = (1.05, -1.0, 0.0)
 
 @contextlib.contextmanager
 def planted(rule: Any, place: int, factor: float) -> Iterator[None]:
-    """A rule whose derivative with respect to its input at `place` is `factor` times what it was."""
+    """A rule whose derivative with respect to its input at `place` is multiplied by `factor`."""
     by_jvp = isinstance(rule, jax.custom_jvp)
     name = "jvp" if by_jvp else "bwd"
     right = getattr(rule, name)
