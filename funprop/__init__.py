@@ -149,7 +149,15 @@ from funprop.transforms import (
     ordered,
 )
 from funprop.trees import Sum
-from funprop.verify import cost, from_pair, taylor_test, verify, verify_rules, verify_second_order
+from funprop.verify import (
+    cost,
+    from_pair,
+    taylor_test,
+    verify,
+    verify_rules,
+    verify_second_order,
+    verify_step,
+)
 from funprop.version import __version__ as __version__
 
 __all__ = [
@@ -311,6 +319,7 @@ __all__ = [
     "verify",
     "verify_rules",
     "verify_second_order",
+    "verify_step",
     "where",
     "with_lengths",
 ]

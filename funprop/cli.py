@@ -249,7 +249,11 @@ def _run() -> int:
         "debug": debug,
         "verify": verify,
     }
-    return tyro.extras.subcommand_cli_from_dict(commands, prog="funprop")
+    return tyro.extras.subcommand_cli_from_dict(
+        commands,
+        prog="funprop",
+        description="With --debug after any command an error shows where in the code it was.",
+    )
 
 
 if __name__ == "__main__":

@@ -350,6 +350,7 @@ WHY_NOT = {
     **dict.fromkeys(("autoencoder", "cnn", "self_attention", "feed_forward", "swiglu"), "sizes"),
     **dict.fromkeys(("save", "load"), "files: test_params_file"),
     **dict.fromkeys(("cost", "verify_rules", "verify_second_order"), "test_verify_bad_input"),
+    **{"from_pair": "test_verify_pairs", "verify_step": "test_verify_step"},
 }
 
 

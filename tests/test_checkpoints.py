@@ -221,6 +221,36 @@ def test_numbers_of_numpy_are_numbers_and_notes_are_those_of_the_call(tmp_path):
     assert (found.update, found.notes, found.value) == (7, {"epoch": 1}, 0.5)
 
 
+@pytest.mark.parametrize("update", ["x", 1.5, -1])
+def test_an_update_that_is_none_is_never_due(update, tmp_path):
+    with pytest.raises((TypeError, ValueError), match=r"^update must be "):
+        Checkpoints(tmp_path, updates=2).due(update)
+
+
+def test_a_state_that_is_not_there_is_refused_by_its_leaf(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save = jax.jit(lambda x: checkpoints.save({"a": {"w": x}}, 1))
+        with pytest.raises(TypeError, match=r"^save must be called outside of jit, .* at a/w\n"):
+            save(jnp.ones(3))
+        gone = jnp.ones(3)
+        jax.jit(lambda x: x + 1, donate_argnums=0)(gone)
+        with pytest.raises(ValueError, match=r"^state must be as .*, a/w was donated to another$"):
+            checkpoints.save({"a": {"w": gone}}, 1)
+    assert not Checkpoints(tmp_path).all()
+
+
+def test_a_save_beside_a_newer_one_is_told_once(saved):
+    with Checkpoints(saved) as checkpoints:
+        found = checkpoints.restore(LIKE, update=1)
+        with pytest.warns(UserWarning, match="newer checkpoint, of update 3: .* of update 2;"):
+            checkpoints.save(found.state, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for update in (2, 3, 4):
+                checkpoints.save(state_of(update), update)
+
+
 def rewritten(checkpoint, **changes):
     """Describe it otherwise, as somebody would who writes the format."""
     whole = json.loads((checkpoint / description.FILE).read_text())
@@ -426,6 +456,38 @@ def test_a_folder_that_is_removed_is_made_again(tmp_path):
         with pytest.raises(ValueError, match="in use"):
             Checkpoints(folder).save(state_of(4), 4)
     assert told == [] and [c.update for c in Checkpoints(folder).all(check=True)] == [2, 3]
+
+
+@pytest.mark.parametrize("gone", ["a file in its place", "mkdir", "rename"])
+def test_a_folder_whose_permission_is_lost_and_given_back(gone, tmp_path, monkeypatch):
+    """Root may write anywhere, so the system's refusal is played by what refuses even root."""
+    folder, aside = tmp_path / "kept", tmp_path / "aside"
+    refused = PermissionError(13, "Permission denied")
+
+    def refuses(*args, **kwargs):
+        raise refused
+
+    with Checkpoints(folder, keep=9) as checkpoints:
+        checkpoints.save(state_of(1), 1)
+        checkpoints.all()
+        with monkeypatch.context() as patched:
+            if gone == "a file in its place":
+                folder.rename(aside)
+                folder.touch()
+            else:
+                patched.setattr(Path, gone, refuses)
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                checkpoints.save(state_of(2), 2)  # and raises nothing: training goes on
+                checkpoints._settle()
+        if aside.exists():
+            folder.unlink()
+            aside.rename(folder)
+        checkpoints.save(state_of(3), 3)
+    why = "File exists" if "file" in gone else "Permission denied"
+    (line,) = [str(warning.message) for warning in told]
+    assert line.startswith(f"the checkpoint of update 2 could not be written to {folder}: {why}; ")
+    assert [c.update for c in Checkpoints(folder).all(check=True)] == [1, 3]
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_before_training(tmp_path):

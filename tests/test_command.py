@@ -124,6 +124,11 @@ def test_what_was_not_foreseen_is_a_sentence_too(here, monkeypatch):
         cli.main()
 
 
+def test_the_help_names_what_any_command_takes(monkeypatch, capsys):
+    assert ran("--help", monkeypatch) == 0
+    assert "--debug" in capsys.readouterr().out
+
+
 def test_runs_and_one_of_them_are_shown(here, monkeypatch, capsys):
     run = here / "run"
     rows = [

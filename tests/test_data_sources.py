@@ -206,7 +206,8 @@ def test_a_function_makes_the_batch_of_every_update():
     chex.assert_trees_all_equal(rest.state, whole.state)
 
 
-def test_a_run_goes_on_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
+@pytest.mark.parametrize("updates", [1, 1000])  # where none is due, what was reached is saved
+def test_a_run_goes_on_in_the_middle_of_an_epoch(updates, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "funprop.train.data.streamed.BLOCK_BYTES", 2 * 4 * 4 * 4
     )  # two batches a block
@@ -222,11 +223,11 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch(tmp_path, monkeypatch):
                 raise OSError("unplugged")
             return super().__getitem__(i)
 
-    kept = {"epochs": 3, "checkpoints": fp.Checkpoints(tmp_path, updates=1)}
+    kept = {"epochs": 3, "checkpoints": fp.Checkpoints(tmp_path, updates=updates)}
     with pytest.raises(ValueError, match=r"^data: record \d+ cannot be read: OSError: unplugged$"):
         trained(step, params, Failing(*DATA), **kept)
     reached = fp.Checkpoints(tmp_path).restore(step.init(params, None))
-    assert reached.notes["epoch"] == 1 and reached.notes["done"] == 2
+    assert reached.notes["epoch"] == 1 and reached.notes["done"] == 3  # all that were read
     again = trained(step, params, Grain(*DATA), **kept)
     chex.assert_trees_all_equal(again.state, whole.state)
 
@@ -408,3 +409,10 @@ def test_blocks_have_one_shape_and_little_memory(monkeypatch):
     assert [block.updates for block in feed.blocks(0, 3)] == [1, 1]
     np.testing.assert_array_equal(feed.batch(0, 3)[0], found[2].data[0][0])
     np.testing.assert_array_equal(next(feed.blocks(0, 3)).data[0][0], found[2].data[0][0])
+
+
+@pytest.mark.parametrize("data", [iter([DATA]), (batch for batch in [DATA])])
+def test_what_can_be_read_once_is_no_data(data):
+    want = r"^data must be a source with __len__ .*, or a function \(seed, index\) -> batch, got "
+    with pytest.raises(TypeError, match=want):
+        trained(*stepped(objective()), data)

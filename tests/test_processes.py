@@ -2,13 +2,16 @@
 
 import contextlib
 import itertools
+import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import jax
@@ -268,6 +271,41 @@ def test_one_digest_on_any_number_of_devices_and_processes(tmp_path, monkeypatch
 
 
 # ------------------------------------------------------------------------------ going on
+
+
+def written_with_one_full_disk(folder):
+    """The files of process 1 alone cannot grow while that of update 2 is written."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    jax.config.update("jax_enable_compilation_cache", False)  # its files cannot grow either
+    me, draw = jax.process_index(), np.random.default_rng(0)
+    numbers = draw.normal(size=(2, 40_000)).astype(np.float32)
+    split = jax.NamedSharding(fp.make_mesh(data=2), jax.P("data"))
+    state = {"w": jax.make_array_from_callback(numbers.shape, split, lambda at: numbers[at])}
+    said = []
+    with Checkpoints(folder) as checkpoints, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for update in (1, 2, 3):
+            room = 20_000 if (update, me) == (2, 1) else resource.RLIM_INFINITY
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+            start = time.perf_counter()
+            checkpoints.save(state, update)
+            checkpoints.all()
+            said.append(time.perf_counter() - start < AT_ONCE)
+            processes.anywhere(True)
+    said += [str(warning.message) for warning in told]
+    (folder / f"said-{me}.json").write_text(json.dumps(said))
+
+
+@SLOW
+def test_a_save_that_fails_in_one_process_is_told_in_all_and_tried_again(tmp_path, capfd):
+    processes.launch(2, written_with_one_full_disk, tmp_path)
+    told = f"the checkpoint of update 2 could not be written to {tmp_path}: {{}}File too large; "
+    told += "training goes on, and it is tried again"
+    for i, who in enumerate(("process 1: ", "")):
+        said = json.loads((tmp_path / f"said-{i}.json").read_text())
+        assert said == [True, True, True, told.format(who)]
+    assert [c.update for c in Checkpoints(tmp_path).all(check=True)] == [1, 3]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def train_until(out, k):

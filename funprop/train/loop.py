@@ -110,7 +110,11 @@ class Loop:
         with contextlib.closing(self._calls()) as upcoming:
             call = self._launch(next(upcoming, None))
             while call is not None:
-                following = next(upcoming, None)  # while the device works
+                try:
+                    following = next(upcoming, None)  # while the device works
+                except Exception:
+                    self._save_what_was_reached(call, noted)
+                    raise
                 begun = self._launch(following) if self.ahead else None
                 stopped = self._finish(call, noted)
                 if stopped:
@@ -234,6 +238,12 @@ class Loop:
             metric = row[kept.metric]
         if (kept.due(update) or kept.better(metric)) and self.reached.finite():
             kept.save(self.reached.state, update, self._notes(), metric)
+
+    def _save_what_was_reached(self, call: Call, noted: Callable[[], str]) -> None:
+        """Where the data fails; other processes, whose data may not, would be waited for."""
+        if self.checkpoints is not None and jax.process_count() == 1:
+            self._finish(call, noted)
+            self.conclude()
 
     def conclude(self) -> None:
         """Save what has been reached at the end, and wait for it."""

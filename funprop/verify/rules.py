@@ -84,7 +84,10 @@ def verify_rules(
                 )
             except (ValueError, TypeError, NameError) as error:
                 notes.append(f"{name} ({source}) was not judged: {first_line(error)}")
-        notes.append(f"{name} is at {source}; {len(group)} calls, {len(picked)} judged")
+        place = internals.equation_source(group[0].equation)
+        calls_ = "1 call" if len(group) == 1 else f"{len(group)} calls"
+        from_ = f", from {place}" if place else ""
+        notes.append(f"{name} is at {source}; {calls_}{from_}; {len(picked)} judged")
     if not calls:
         notes.append("no custom rule is reached")
     report = as_report(found)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from funprop.checks import check_string, described
 from funprop.train import processes
 from funprop.train.checkpoints import folder as places
-from funprop.train.checkpoints import reading
+from funprop.train.checkpoints import reading, written
 from funprop.train.checkpoints.description import as_json, checked
 from funprop.train.checkpoints.saving import Saving
 from funprop.values import real_number, whole_number
@@ -110,8 +110,7 @@ class Checkpoints:
     ) -> None:
         if not isinstance(folder, str | places.PathLike):
             raise TypeError(f"folder must be a path, got {described(folder)}")
-        self.folder = Path(folder).absolute()
-        self.seconds = real_number(seconds, "seconds")
+        self.folder, self.seconds = Path(folder).absolute(), real_number(seconds, "seconds")
         if not self.seconds >= 0:
             raise ValueError(f"seconds must be at least 0, got {seconds}")
         self.updates = None if updates is None else whole_number(updates, "updates", 1)
@@ -182,22 +181,22 @@ class Checkpoints:
     def _looked_at(self, update: int, check: bool) -> Checkpoint:
         place = places.place(self.folder, update)
         found, problem = reading.looked_at(self._saving.checkpointer, place, check)
-        notes = found.notes if found else {}
         value = found.value if found and found.metric == self.metric else None
+        notes = found.notes if found else {}
         return Checkpoint(update, problem, places.nbytes(place), notes, value)
 
     # ------------------------------------------------------------------------------------ writing
 
     def due(self, update: int) -> bool:
         """Whether one should be saved now; all processes of a run must ask."""
+        update = whole_number(update, "update", 0)
         if update == self._saving.newest:
             return False
         if self.updates is not None and update % self.updates == 0:
             return True
         # After one that failed sooner, but not at once.
-        wait = (
-            min(self.seconds, 2.0**self._saving.failures) if self._saving.failures else self.seconds
-        )
+        failures = self._saving.failures
+        wait = min(self.seconds, 2.0**failures) if failures else self.seconds
         return bool(processes.of_first(time.monotonic() - self._last >= wait))
 
     def better(self, value: float | None) -> bool:
@@ -225,13 +224,15 @@ class Checkpoints:
           value: of the metric that the best is chosen by.
 
         Raises:
-          TypeError: a leaf is none of these, or another argument is something else.
-          ValueError: `update` is negative, or another process writes to the folder.
+          TypeError: a leaf is none of these, as within `jit`, or another argument something else.
+          ValueError: `update` is negative, a leaf donated, or another process writes there.
         """
         update, notes, value = checked(update, notes, value)
+        written.check_leaves(state)
         self._settle()
         self.open()
         self._last = time.monotonic()
+        self._saving.tell_of_newer(update, self._damaged)
         if self._saving.begin(state, update, notes, value, self.metric) and value is not None:
             self._values[update] = value
 
@@ -263,9 +264,8 @@ class Checkpoints:
             time.sleep(PAUSE if tried else 0)
             self.save(state, update, *args)
             self._settle()
-        if self._saving.newest == update:
+        if (newest := self._saving.newest) == update:
             return True
-        newest = self._saving.newest
         has = "none" if newest is None else f"that of update {newest}"
         warnings.warn(
             f"the last checkpoint, of update {update}, could not be saved: the newest in "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from funprop.train import processes
 from funprop.train.checkpoints import folder as places
 from funprop.train.checkpoints import written
 from funprop.train.checkpoints.description import Description, write_description
+from funprop.train.meeting import Meeting
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -38,7 +40,9 @@ class Saving:
         self._attempts = 0
         self._thread: threading.Thread | None = None
         self._problem = ""  # of the thread
+        self._told = False
         self._checkpointer: Any = None
+        self._meeting = Meeting()
         self._lock: Any = None
 
     @property
@@ -47,7 +51,10 @@ class Saving:
         if self._checkpointer is None:
             import orbax.checkpoint as ocp
 
-            self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+            self._meeting = Meeting()  # orbax's threads wait there, and for none that has failed
+            options = ocp.options.AsyncOptions(barrier_sync_fn=self._meeting.wait)
+            handler = ocp.PyTreeCheckpointHandler()
+            self._checkpointer = ocp.AsyncCheckpointer(handler, async_options=options)
         return self._checkpointer
 
     def open(self) -> bool:
@@ -93,22 +100,34 @@ class Saving:
         if self._failed(problem):  # and all wait for the first
             return False
         leaves: written.Leaves = {}
-        try:
-            with written.quiet():
-                leaves = written.write(self.checkpointer, self._draft, state)
-        except TypeError:
-            self._under_way = None
-            raise
-        except Exception as error:
-            problem = said(error)
-        if self._failed(problem):
-            return False
-        description = Description(update, leaves, notes, value, metric)
-        # It ends with the process: orbax's own thread is waited for, and what it wrote is no
-        # checkpoint before this one has named it.
-        self._thread = threading.Thread(target=self._conclude, args=(description,))
-        self._thread.start()
+        checkpointer = self.checkpointer
+        self._meeting.agree()
+        with contextlib.ExitStack() as silence:
+            silence.enter_context(written.quiet())
+            try:
+                leaves = written.write(checkpointer, self._draft, state)
+            except Exception as error:
+                problem = said(error)
+            if self._failed(problem):
+                return False
+            description = Description(update, leaves, notes, value, metric)
+            # It ends with the process: orbax's own thread is waited for, and what it wrote is no
+            # checkpoint before this one has named it.
+            silent = silence.pop_all()
+            self._thread = threading.Thread(target=self._conclude, args=(description, silent))
+            self._thread.start()
         return True
+
+    def tell_of_newer(self, update: int, damaged: set[int]) -> None:
+        """Once: what is beyond this update, and was not gone on from, is of another run."""
+        newer = max(set(places.updates_in(self.folder)) - damaged, default=update)
+        if newer > max(update, self.newest or 0) and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{self.folder} holds a newer checkpoint, of update {newer}: restore takes that "
+                f"and not that of update {update}; save elsewhere, or take it away",
+                stacklevel=3,
+            )
 
     @property
     def _draft(self) -> Path:
@@ -122,10 +141,10 @@ class Saving:
         places.clear_leftovers(self.folder)
         self._draft.mkdir()
 
-    def _conclude(self, description: Description) -> None:
+    def _conclude(self, description: Description, silent: contextlib.ExitStack) -> None:
         """Wait for orbax; then describe what it wrote, and give it its name."""
         try:
-            with written.quiet():
+            with silent:
                 self.checkpointer.wait_until_finished()
             if processes.first():
                 write_description(self._draft, description)
@@ -134,6 +153,8 @@ class Saving:
             self._problem = TOO_LONG
         except Exception as error:
             self._problem = said(error)
+        if self._problem:
+            self._meeting.leave(self._problem)
 
     def settle(self) -> bool:
         """Wait for the one that is under way; whether there was one, and it is there."""
@@ -143,6 +164,7 @@ class Saving:
         self._thread, problem, self._problem = None, self._problem, ""
         if self._failed(problem):
             return False
+        self._meeting.clear()
         self.newest, self._under_way, self.failures = self._under_way, None, 0
         return True
 
@@ -151,6 +173,7 @@ class Saving:
         if not processes.anywhere(bool(problem)):
             return False
         update, self._under_way = self._under_way, None
+        self._meeting.leave(problem)
         self._checkpointer = None  # what has failed may be in any state
         self.failures += 1
         if processes.first() and problem != TOO_LONG:  # a disk that is full has room again

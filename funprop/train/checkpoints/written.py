@@ -31,16 +31,13 @@ def write(checkpointer: Any, folder: Path, state: PyTree) -> Leaves:
     Returns:
       What is to be checked when it is read.
 
-    Raises:
-      TypeError: a leaf is no array and no number; names it.
     """
     import orbax.checkpoint as ocp
 
     leaves = named(state)
-    _check_leaves(leaves)
     arrays = {name: bits(leaf) for name, leaf in leaves.items()}
     found = digests(arrays)
-    if stored := {name: _storable(array) for name, array in _not_empty(arrays).items()}:
+    if stored := {name: _on_host(_storable(array)) for name, array in _not_empty(arrays).items()}:
         checkpointer.save(folder / ARRAYS, args=ocp.args.PyTreeSave(stored))
     return {
         name: {"spec": spec_string(array), "digest": found[name], **_key(leaves[name])}
@@ -69,8 +66,18 @@ def check(checkpointer: Any, folder: Path, stored: Leaves) -> None:
     _check_digests(_read_arrays(checkpointer, folder, specs), stored)
 
 
-def _check_leaves(leaves: dict[str, Any]) -> None:
-    for name, leaf in leaves.items():
+def check_leaves(state: PyTree) -> None:
+    """Raise where one is nothing that can be stored; that is the caller's mistake, and no disk's.
+
+    Raises:
+      TypeError: it is no array and no number, or is traced by `jit`; names it.
+      ValueError: it has been donated; names it.
+    """
+    for name, leaf in named(state).items():
+        if isinstance(leaf, jax.core.Tracer):  # pyright: ignore[reportAttributeAccessIssue]
+            raise TypeError(f"save must be called outside of jit, got a traced array at {name}")
+        if isinstance(leaf, jax.Array) and leaf.is_deleted():
+            raise ValueError(f"state must be as an update gave it, {name} was donated to another")
         array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
         if not is_key(leaf) and array.dtype.kind in "OSUMm":
             raise TypeError(
@@ -95,6 +102,14 @@ def _storable(array: Any) -> Any:
         return array.update(dtype=np.uint8)
     narrow = jnp.issubdtype(array.dtype, jnp.integer)
     return array.astype(np.uint8) if narrow else array.view(np.uint8)
+
+
+def _on_host(array: Any) -> Any:
+    """NumPy's, of what one process has as a whole: orbax copies that. Of a JAX array it asks
+    tensorstore for its metrics twice a save, and they are never freed (tensorstore 0.1.86)."""
+    if isinstance(array, jax.Array) and array.is_fully_replicated and jax.process_count() == 1:
+        return np.asarray(array)
+    return array
 
 
 def _unstored(array: Any, spec: Any) -> Any:
@@ -195,12 +210,12 @@ def _reading() -> Iterator[None]:
 def quiet() -> Iterator[None]:
     """Within, orbax's own log stays silent: what went wrong is told by whoever called it."""
     logger = logging.getLogger("absl")
-    logger.addFilter(_not_of_orbax)
+
+    def not_of_orbax(record: logging.LogRecord) -> bool:  # each its own: threads may overlap
+        return "orbax" not in record.pathname
+
+    logger.addFilter(not_of_orbax)
     try:
         yield
     finally:
-        logger.removeFilter(_not_of_orbax)
-
-
-def _not_of_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
+        logger.removeFilter(not_of_orbax)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -87,6 +88,11 @@ def given(
             raise ValueError(f"data: its length cannot be read: {short_line(error)}") from error
         if not n:
             raise ValueError("data must have at least one example, got none")
+    elif isinstance(data, Iterator):
+        raise TypeError(
+            "data must be a source with __len__ and __getitem__, or a function (seed, index) -> "
+            f"batch, got {type(data).__name__}: batch i must be there again (docs/data.md)"
+        )
     else:
         data = arrays(data)
         n = len(jax.tree.leaves(data)[0])

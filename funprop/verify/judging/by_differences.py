@@ -16,13 +16,14 @@ from funprop.verify.judging.rows import Findings, row, wrong
 from funprop.verify.report import Check
 from funprop.verify.stories.case import Case
 from funprop.verify.subject import Subject
-from funprop.verify.truth import near
+from funprop.verify.truth import internals, near
 from funprop.verify.truth.differences import Limit, limit, slope, steps
 from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.instruments import EPS64, Instruments
 from funprop.verify.truth.samples import Sample
 
 FEW = 64  # elements of a leaf that are checked one by one
+FEW_WRONG = 256  # of one that is wrong
 DIRECTIONS = 8  # random ones, for a larger leaf
 
 
@@ -30,7 +31,7 @@ def by_differences(
     subject: Subject, tools: Instruments, samples: list[Sample], why: str, rng: np.random.Generator
 ) -> Findings:
     """Judge by central differences, in the highest precision that the forward pass runs in."""
-    reason = f"{subject.name}: judged by differences of values: {why.split('. ')[0].rstrip('.')}"
+    reason = f"{subject.name}: judged by differences of values: {_reason(why)}"
     if not near.by_values(tools.plain_jaxpr):
         why = f"{subject.name} was not judged: stop_gradient in a loop, and {why}"
         return Findings([], [why], [])
@@ -40,32 +41,57 @@ def by_differences(
     checks = []
     for k, i in enumerate(subject.differentiable):
         x = np.asarray(samples[0].inputs[i], np.float64)
-        if x.size <= FEW:
-            directions = list(np.eye(x.size).reshape(x.size, *x.shape))
-        else:
-            directions = [rng.choice([-1.0, 1.0], x.shape) for _ in range(DIRECTIONS)]
 
         def outputs(value: np.ndarray, i: int = i) -> list[np.ndarray]:
             inputs = samples[0].inputs
             return values([*inputs[:i], value, *inputs[i + 1 :]])
 
-        got = np.array([[np.sum(g * d) for d in directions] for g in hands[k]])
-        verdict, note = _judged(outputs, x, directions, samples, got, eps, tools.eps)
-        if x.size <= FEW:  # the directions are the elements
-            shape = (len(samples), *x.shape)
-            parts = [part.reshape(shape) for part in verdict[:4]]
-            verdict = Verdict(*parts, verdict.size, False)
+        def judged(directions: list[np.ndarray], k: int = k, x: np.ndarray = x) -> Any:
+            got = np.array([[np.sum(g * d) for d in directions] for g in hands[k]])
+            return _judged(outputs, x, directions, samples, got, eps, tools.eps)
+
+        elements = list(np.eye(x.size).reshape(x.size, *x.shape)) if x.size <= FEW_WRONG else []
+        one_by_one = x.size <= FEW
+        some = [rng.choice([-1.0, 1.0], x.shape) for _ in range(DIRECTIONS)]
+        verdict, note = judged(elements if one_by_one else some)
+        if not one_by_one and elements and not verdict.ok:
+            one_by_one = True
+            verdict, note = judged(elements)
+        if one_by_one:  # the directions are the elements
+            got, true, far, allowed = (p.reshape(len(samples), *x.shape) for p in verdict[:4])
+            verdict = Verdict(got, true, far, allowed, verdict.size, False)
             if note is not None:
                 note = tuple(int(p) for p in np.unravel_index(note, x.shape))
-        said = "" if note is None else _unjudged(note, x.size <= FEW)
+        said = "" if note is None else _unjudged(note, one_by_one)
         if verdict.ok:
-            checks.append(row(subject, k, verdict, said))
+            check = row(subject, k, verdict, said)
         else:
             told = stories.told(Case(tools, samples, k, verdict, [verdict.truth]))
-            checks.append(wrong(subject, k, verdict, told, note=said))
+            check = wrong(subject, k, verdict, told, note=said)
+        if not one_by_one:  # what is worst is a direction, and no element
+            problem = check.problem.replace(f"at {list(check.worst)} it", "along a direction it")
+            check = check._replace(worst=(), problem=problem.replace("elements", "directions"))
+        checks.append(check)
     if not any(check.problem for check in checks):
         checks += _laws(subject, tools, samples[0])
     return Findings(checks, [reason], [])
+
+
+def _reason(why: str) -> str:
+    """Why there is no derivative, without the words of JAX's insides."""
+    for words, reason in REASONS.items():
+        if words in why:
+            return reason
+    return why.split(". ")[0].rstrip(".")
+
+
+REASONS = {
+    "allback": "it calls Python code",
+    "pallas_call": "it calls a kernel",
+    "ffi_call": "it calls code that is not JAX's",
+    "while_loop": "it holds a loop that runs until something holds",
+    "bits of a number": "it takes the bits of numbers apart",
+}
 
 
 def _judged(
@@ -153,7 +179,8 @@ def _highest(tools: Instruments, sample: Sample) -> tuple[float, Any]:
 
     def values(run: Any, inputs: list[Any]) -> list[np.ndarray]:
         try:
-            return [np.asarray(y, np.float64) for y in run(inputs)]
+            with internals.quiet_callbacks():
+                return [np.asarray(y, np.float64) for y in run(inputs)]
         except Exception:  # whatever that code raises, as JAX hands it on
             return [np.full(spec.shape, np.nan) for spec in tools.dys]
 

@@ -107,7 +107,10 @@ def _settle(
         return ends
     known = verdict.allowed[np.isfinite(verdict.allowed)]
     slack = float(known.max(initial=0)) + 2 * error
-    low, high = (v if np.isfinite(v) else got for v in ends)
+    if not finite:  # an infinity of the other sign, or NaN
+        verdict.truth[at] = low if np.isinf(low) else high
+        verdict.error[at], verdict.allowed[at] = np.inf, slack
+        return ends
     slack += UNITS * max(EPS32, 0 if verdict.exact else eps) * max(abs(low), abs(high))
     nearest = float(np.clip(got, low, high)) if np.isfinite(got) else (low + high) / 2
     verdict.truth[at] = nearest

@@ -60,6 +60,11 @@ class Verdict(NamedTuple):
         excess = np.nan_to_num(excess, nan=0.0, posinf=np.inf)
         return tuple(int(i) for i in np.unravel_index(np.argmax(excess), self.error.shape))
 
+    def at_first(self, n: int) -> Verdict:
+        """The verdict at the first `n` samples."""
+        parts = {name: getattr(self, name)[:n] for name in ("got", "truth", "error", "allowed")}
+        return self._replace(**parts)
+
     def relative(self, values: np.ndarray) -> float:
         """The worst element's value of `error` or `allowed`, in units of the leaf's size."""
         return float(values[self.worst]) / (self.size or 1.0) if values.size else 0.0

@@ -34,10 +34,33 @@ def row(subject: Subject, k: int, verdict: Verdict, note: str = "") -> Check:
     )
 
 
+NEARBY = "inputs near the given ones"
+
+
 def wrong(
-    subject: Subject, k: int, verdict: Verdict, told: Told | None, point: str = "", note: str = ""
+    subject: Subject,
+    k: int,
+    verdict: Verdict,
+    told: Told | None,
+    point: str = "",
+    note: str = "",
+    given: int | None = None,
 ) -> Check:
-    """A leaf that is wrong, with the story that explains it."""
+    """A leaf that is wrong, with the story that explains it.
+
+    Args:
+      subject: the part; `k`: which of its leaves.
+      verdict: on the leaf.
+      told: the story.
+      point: what is particular about the inputs; empty for those that were given.
+      note: what else should be known.
+      given: how many of the verdict's samples are at the given inputs; all, if it is not said.
+    """
+    here = verdict.at_first(given or len(verdict.got))
+    if here.ok:
+        point = NEARBY
+    else:
+        verdict = here
     worst = verdict.worst
     got, true = float(verdict.got[worst]), float(verdict.truth[worst])
     numbers = f"at {list(worst[1:])} it is {got:.4g} and should be {true:.4g}"

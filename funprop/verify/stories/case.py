@@ -82,8 +82,7 @@ class Case:
 
     def at_first(self, n: int) -> Case:
         """The case at the first `n` samples."""
-        v = self.verdict
-        cut = v._replace(got=v.got[:n], truth=v.truth[:n], error=v.error[:n], allowed=v.allowed[:n])
+        cut = self.verdict.at_first(n)
         truths = [t[:n] for t in self.truths]
         return dataclasses.replace(self, samples=self.samples[:n], verdict=cut, truths=truths)
 

@@ -121,7 +121,7 @@ def limit(middle: np.ndarray, values: np.ndarray, h: np.ndarray, eps: float) -> 
     slow = settles & ~known  # as the quotients of a power between one and two
     best, error = np.where(slow, quotients[-1] + left, best), np.where(slow, np.abs(left), error)
     known |= slow
-    value = np.where(known, best, np.where(rises != 0, rises * np.inf, np.nan))
+    value = np.where(known, best, np.where(rises != 0, np.copysign(np.inf, rises), np.nan))
     return Limit(value, np.where(known, error, np.where(rises != 0, 0.0, np.inf)))
 
 

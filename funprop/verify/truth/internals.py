@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -255,6 +256,17 @@ def _forget(function: Any) -> None:
             held.clear()
         elif callable(getattr(held, "f", held)):
             _forget(held)
+
+
+@contextlib.contextmanager
+def quiet_callbacks() -> Iterator[None]:
+    """Where code that JAX calls is expected to raise: without the traceback that JAX logs of it."""
+    log = logging.getLogger("jax._src.callback")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def unfiltered_errors() -> Any:

@@ -1,0 +1,48 @@
+"""`verify_step` finds what is wrong with a training step, by the check that it belongs to, and finds
+nothing in right ones."""
+
+import jax
+import pytest
+
+import funprop as fp
+from tests.corpus_steps.plain import RIGHT, WRONG, case
+
+
+@pytest.fixture(autouse=True)
+def as_others_do():
+    """Optax's own adam mixes dtypes."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+QUICK = ("sign turned", "old params returned", "average started at zero", "key reused each step",
+         "sum for a mean, sgd", "frozen param decays", "metrics summed", "momentum reset")  # fmt: skip
+
+
+def some(names, quick):
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("name", some(WRONG, QUICK))
+def test_wrong_steps_are_found(name):
+    check, make = WRONG[name]
+    update, state, batch, said = make()
+    report = fp.verify_step(jax.jit(update), state, batch, **said)
+    assert check in {finding.name for finding in report.findings}, str(report)
+
+
+@pytest.mark.parametrize("name", some(RIGHT, ("dropout", "masked")))
+def test_right_steps_are_left_in_peace(name):
+    update, state, batch, said = RIGHT[name]()
+    report = fp.verify_step(jax.jit(update), state, batch, **said)
+    assert report.ok, str(report)
+
+
+def test_what_cannot_be_asked_is_said():
+    update, state, batch, _ = case()
+    report = fp.verify_step(update, state, batch, skip=("order", "twice", "short"))
+    assert report.ok and {"gradient", "padding"} <= {check.name for check in report.unasked}
+    assert "order" not in {check.name for check in report.checks}
+    for wrong in ({"skip": ("ordre",)}, {"reduction": "max"}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            fp.verify_step(update, state, batch, **wrong)
