@@ -386,3 +386,84 @@ def test_what_cannot_be_meant_is_told():
         fp.verify(straight, X, intended=lambda x, y: x)
     with pytest.raises(TypeError, match=r"^reference and intended must not both be given$"):
         fp.verify(straight, X, intended=jnp.sin, reference=jnp.sin)
+
+
+# ---------------------------------------------------------- what other people's packages do beside
+
+
+@pytest.mark.parametrize("slope", [1, 2])
+def test_what_is_not_differentiated_may_have_a_default(slope):
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+    def scaled(x, times=3.0, axis=None):
+        return times * x.sum(axis)
+
+    scaled.defvjp(
+        lambda x, times, axis: (scaled(x, times, axis), x),
+        lambda times, axis, x, dy: (jnp.full_like(x, slope * times * dy),),
+    )
+    report = fp.verify_rules(lambda x: scaled(x), X)
+    assert [f.story for f in report.findings] == ["factor"] * (slope - 1), str(report)
+
+
+@pytest.mark.parametrize("slope", [1, 2])
+def test_shapes_that_are_not_differentiated_stay_numbers(slope):
+    @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def drawn(shape, x):
+        return jnp.broadcast_to(x, tuple(int(n) for n in shape))
+
+    drawn.defvjp(
+        lambda shape, x: (drawn(shape, x), None), lambda shape, _, dy: (slope * dy.sum(0),)
+    )
+    report = fp.verify_rules(lambda x: drawn(np.array([2, 3]), x).sum(), X)
+    assert [f.story for f in report.findings] == ["factor"] * (slope - 1), str(report)
+
+
+@pytest.mark.parametrize("slope", [1, 2])
+def test_a_loop_under_vmap_ends_for_each_of_the_batch_in_its_own_time(slope):
+    """The roots of x: halving until it is below one, as many times as each of them needs."""
+    halved = rule(
+        lambda x: jax.lax.while_loop(lambda v: v > 1, lambda v: v / 2, x),
+        lambda x, dy: slope * dy * jax.lax.while_loop(lambda v: v > 1, lambda v: v / 2, x) / x,
+    )
+    x = jnp.float32([0.7, 3.0, 10.0])
+    report = fp.verify_rules(jax.vmap(lambda v: halved(v) + halved(3 * v)), x)
+    assert {f.story for f in report.findings} == {"factor"} if slope > 1 else report.ok, str(report)
+    # The rule itself may be that of a batch, and the loop in it have a condition for each.
+    batch = rule(
+        lambda x: jax.vmap(halved.fun)(x), lambda x, dy: slope * jax.vmap(halved.fun)(x) / x * dy
+    )
+    report = fp.verify_rules(lambda x: batch(x).sum(), x)
+    assert {f.story for f in report.findings} == {"factor"} if slope > 1 else report.ok, str(report)
+
+
+def test_a_rule_that_says_that_it_has_no_derivative_is_not_wrong():
+    @jax.custom_jvp
+    def barrier(x):
+        return 2 * x
+
+    @barrier.defjvp
+    def _(primals, tangents):
+        raise RuntimeError("this may not be differentiated")
+
+    @jax.custom_jvp
+    def broken(x):
+        return 2 * x
+
+    broken.defjvp(lambda primals, tangents: (broken(*primals), tangents[0] @ jnp.ones((7, 7))))
+    report = fp.verify_rules(barrier, X)
+    assert report.ok and any("does not let it be differentiated" in note for note in report.notes)
+    assert "backward fails" in fp.verify_rules(broken, X).findings[0].problem
+
+
+def test_a_rule_may_refuse_inputs_that_nobody_gave_it():
+    def refusing(x):
+        if not np.array_equal(np.asarray(x, np.float32), np.asarray(X)):
+            raise RuntimeError("no such input")
+        return np.asarray(x)
+
+    def forward(x):
+        seen = jax.pure_callback(refusing, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+        return jnp.sin(x) + 0 * jax.lax.stop_gradient(seen)
+
+    report = fp.verify_rules(rule(forward, lambda x, dy: dy * jnp.cos(x)), X)
+    assert not report.findings, str(report)

@@ -6,8 +6,9 @@ they reach, and prints one row for each rule. Run with
     pip install -e . flax equinox dm-haiku
     python -m tests.benchmarks.rules_of_others
 
-A package that is not installed is left out, and said to be. Names without a call are listed, and so
-are rules that stand in the packages' sources and that no call reached.
+For the packages of `tests/benchmarks/others/packages.py` see there. A package that is not installed
+is left out, and said to be. Names without a call are listed, and so are rules that stand in the
+packages' sources and that no call reached.
 """
 
 from __future__ import annotations
@@ -30,8 +31,11 @@ import numpy as np
 
 from funprop.verify import verify_rules
 from tests.benchmarks.harness import header
+from tests.benchmarks.others import packages
 from tests.benchmarks.others.call import Call, Table
+from tests.benchmarks.others.limit import TooLong, limit
 
+LIMIT = 60  # seconds for one call
 FILES = [
     "jax_nn",
     "jax_numpy",
@@ -40,6 +44,7 @@ FILES = [
     "flax_layers",
     "equinox_layers",
     "haiku_layers",
+    *packages.FILES,
 ]
 PACKAGES = {
     "jax": "jax",
@@ -47,6 +52,7 @@ PACKAGES = {
     "flax": "flax",
     "equinox": "equinox",
     "haiku": "dm-haiku",
+    **packages.DISTRIBUTIONS,
 }
 # What verify_rules notes of each rule that it found.
 NOTE = re.compile(r"^(.+) is at (.+:\d+); (\d+) calls?, (\d+) judged$")
@@ -72,9 +78,9 @@ class Failure(NamedTuple):
     sentence: str
 
 
-def all_tables() -> Iterator[Table]:
+def all_tables(files: list[str]) -> Iterator[Table]:
     """The tables of every package that is installed."""
-    for file in FILES:
+    for file in files:
         try:
             module = importlib.import_module(f"tests.benchmarks.others.{file}")
         except ModuleNotFoundError as error:
@@ -98,7 +104,10 @@ def judge(table: Table, name: str, call: Call, number: int, rules: dict[str, Rul
     except Exception as error:  # a wrong row of the tables, or a package that has changed
         return f"the call fails: {_first(error)}"
     try:
-        report = verify_rules(function, *args)
+        with limit(LIMIT):
+            report = verify_rules(function, *args)
+    except TooLong as error:
+        return f"verify_rules takes {error}"
     except Exception as error:  # a defect of ours, which must be seen
         return f"verify_rules fails: {type(error).__name__}: {_first(error)}"
     where = f"{table.name}.{name}"
@@ -175,6 +184,7 @@ def main() -> None:
     """Run every table and print what was found."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--only", default="", help="packages whose name holds this")
+    parser.add_argument("--files", nargs="*", help="tables of tests/benchmarks/others")
     parser.add_argument("--x64", action="store_true", help="in float64")
     parser.add_argument("--times", action="store_true", help="print the slowest calls")
     options = parser.parse_args()
@@ -189,7 +199,7 @@ def main() -> None:
     seconds: list[tuple[float, str]] = []
     missing: dict[str, list[str]] = {}
     began = time.perf_counter()
-    for table in all_tables():
+    for table in all_tables(options.files or FILES):
         if options.only not in table.name:
             continue
         listed = {*table.calls, *table.excused}
@@ -208,7 +218,7 @@ def main() -> None:
         )
     report(rules, failures, missing)
     if options.times:
-        for took, call in sorted(seconds, reverse=True)[:15]:
+        for took, call in sorted(seconds, reverse=True):
             print(f"{took:6.1f} s  {call}")
     print(f"\n{time.perf_counter() - began:.0f} s in all")
 

@@ -62,12 +62,17 @@ def examine(
     samples = _samples(tools, subject.args, 1 if tools.many else 3, rng)
     if not finite:
         check_finite_at(tools, samples[0])
+    here = [s for s in samples if s.inputs is samples[0].inputs]
     try:
         try:
             measured = _measured(tools, samples, rng)
         except NotWideError as error:
-            here = [s for s in samples if s.inputs is samples[0].inputs]
             return by_differences(subject, tools, here, str(error), rng)
+        except jax.errors.JaxRuntimeError:  # it may refuse inputs that nobody gave it
+            if len(here) == len(samples):
+                raise
+            samples = here
+            measured = _measured(tools, samples, rng)
     except jax.errors.JaxRuntimeError as error:  # raised by Python code that it calls
         failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
         return Findings([misfit(subject, failed)], [], [])

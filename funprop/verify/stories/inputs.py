@@ -32,7 +32,7 @@ def _one_contribution_a_row(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
                 kept[np.unique(flat, return_index=True)[1]] = True
                 kept = (kept[::-1] if backwards else kept).reshape(index.shape)
                 dys = [
-                    d * kept.reshape(*kept.shape, *[1] * (d.ndim - kept.ndim))
+                    d * kept.reshape((*kept.shape, *[1] * (d.ndim - kept.ndim)))
                     if d.shape[: kept.ndim] == kept.shape
                     else d
                     for d in s.dys

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import linecache
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -120,7 +122,9 @@ def _of_root(subject: Subject, eqn: Any) -> Subject:
 
 
 def _allowed(forward: Any, inputs: Any, differentiable: tuple[int, ...]) -> tuple[int, ...]:
-    """The inputs that the rule lets be differentiated; all of them where it fails for each."""
+    """The inputs that the rule lets be differentiated; where it fails for each, all of them, or
+    none where it says itself that it is not to be differentiated."""
+    forbids: list[bool] = []
 
     def runs(places: tuple[int, ...]) -> bool:
         def pulled(*inputs: Any) -> Any:
@@ -128,11 +132,25 @@ def _allowed(forward: Any, inputs: Any, differentiable: tuple[int, ...]) -> tupl
             return pullback(ys)
 
         try:
-            jax.eval_shape(pulled, *inputs)
-        except Exception:  # whatever a rule raises to forbid it
+            with internals.unfiltered_errors():
+                jax.eval_shape(pulled, *inputs)
+        except Exception as error:  # whatever a rule raises to forbid it
+            forbids.append(_is_said(error))
             return False
         return True
 
     if not differentiable or runs(differentiable):
         return differentiable
-    return tuple(i for i in differentiable if runs((i,))) or differentiable
+    some = tuple(i for i in differentiable if runs((i,)))
+    return some or (() if all(forbids) else differentiable)
+
+
+def _is_said(error: Exception) -> bool:
+    """Whether an error was raised by a line of the rule's package that says `raise`: what a
+    mistake raises comes out of JAX or NumPy, or of a line that does something else."""
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    package = frame.f_globals.get("__name__", "").partition(".")[0]
+    code = linecache.getline(frame.f_code.co_filename, line)
+    return package not in ("jax", "jaxlib", "numpy", "funprop") and code.lstrip().startswith(
+        "raise "
+    )

@@ -78,13 +78,28 @@ def _while(run: Run, params: dict[str, Any], inputs: list[Any]) -> list[Any]:
     step = _inner(run, params["body_jaxpr"], whats)
     carry = inputs[n_cond + n_body :]
     _, specs = jax.eval_shape(step, *body_consts, *carry)
-    carry, logged = lax.while_loop(
-        lambda state: condition(*cond_consts, *state[0])[0][0],
-        lambda state: step(*body_consts, *state[0]),
-        (carry, _zeros(specs)),
-    )
+
+    def goes_on(state: Any) -> Any:
+        return condition(*cond_consts, *state[0])[0][0]
+
+    def turn(state: Any) -> Any:
+        new, logged = step(*body_consts, *state[0])
+        going = goes_on(state) if batched else None
+        return [_where(going, a, b) for a, b in zip(new, state[0], strict=True)], logged
+
+    state = (carry, _zeros(specs))
+    # Under vmap each of a batch of loops has its own end, and the condition an answer for each.
+    batched = bool(jax.eval_shape(goes_on, state).shape)
+    carry, logged = lax.while_loop(lambda state: jnp.any(goes_on(state)), turn, state)
     run.keep(whats, logged)
     return carry
+
+
+def _where(going: Any, new: Any, old: Any) -> Any:
+    """What a turn gives those of a batch that go on; the others keep what they have."""
+    if going is None:
+        return new
+    return lax.select(lax.broadcast_in_dim(going, new.shape, range(going.ndim)), new, old)
 
 
 def _cond(run: Run, params: dict[str, Any], inputs: list[Any]) -> list[Any]:

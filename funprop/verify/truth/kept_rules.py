@@ -66,7 +66,9 @@ def rules_survive_differentiation() -> Iterator[dict[str, Any]]:
                 intended[getattr(rule, "__name__", "")] = rule.intended
             rule, args = lifted(rule, args, kwargs)
             leaves, tree = jax.tree.flatten(args)
-            places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+            static = getattr(rule, "nondiff_argnums", ())
+            moving = [i not in static for i, arg in enumerate(args) for _ in jax.tree.leaves(arg)]
+            places = [i for i, leaf in enumerate(leaves) if moving[i] and is_array(leaf)]
 
             def function(values: list[Any]) -> Any:
                 filled = list(leaves)

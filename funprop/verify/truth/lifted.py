@@ -30,12 +30,13 @@ def lifted(rule: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, tuple[Any
     """A rule, and its arguments, that holds no array of the trace around it: what it closes over,
     and what stands among the arguments that are not differentiated, is given it first."""
     static = sorted(getattr(rule, "nondiff_argnums", ()))
-    if kwargs:
+    if kwargs or any(i >= len(args) for i in static):
         bound = inspect.signature(rule.fun).bind(*args, **kwargs)
         bound.apply_defaults()
         args = bound.args
     leaves, tree = jax.tree.flatten([args[i] for i in static])
-    places = [i for i, leaf in enumerate(leaves) if is_array(leaf)]
+    # Of values alone: an array that is no tracer may be a shape, and outlives the trace anyway.
+    places = [i for i, leaf in enumerate(leaves) if isinstance(leaf, jax.core.Tracer)]
     rest = [i for i in range(len(args)) if i not in static]
     if not static and _holds_tracers(rule, 4):
         return _closed(rule, tuple(args))
@@ -119,11 +120,14 @@ def _closed(rule: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
     with _called_plainly(rule):
         parts: dict[str, Any] = {"fun": _traced(rule.fun, *args)}
         outputs = parts["fun"][1]
-        if isinstance(rule, jax.custom_jvp):
-            parts["jvp"] = _traced(rule.jvp, args, args)
-        else:
-            parts["fwd"] = _traced(rule.fwd, *args)
-            parts["bwd"] = _traced(rule.bwd, parts["fwd"][1][1], outputs)
+        try:
+            if isinstance(rule, jax.custom_jvp):
+                parts["jvp"] = _traced(rule.jvp, args, args)
+            else:
+                parts["fwd"] = _traced(rule.fwd, *args)
+                parts["bwd"] = _traced(rule.bwd, parts["fwd"][1][1], outputs)
+        except Exception:  # a backward pass that cannot be traced, though none may ask for it
+            return rule, args
 
     def run(name: str, given: dict[str, Any], *args: Any) -> Any:
         jaxpr, spec = parts[name]
