@@ -139,7 +139,7 @@ def verify_step(
     layout = of_state(state, params, frozen)
     arrays = layout.arrays(state)
     said = {**options, "optimizer": optimizer, "reduction": reduction, "guarded": guarded}
-    steps = Steps(update, layout, key)
+    steps = Steps(update, layout, key, axis)
     with jax.default_matmul_precision("highest"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some donated buffers")
         try:
