@@ -60,7 +60,15 @@ def linen():
         state = state.apply_gradients(grads=grads)
         return state.replace(batch_stats=new["batch_stats"]), {"loss": loss}
 
-    return update, state, batch(), {"key": jax.random.key(1)}
+    def loss_fn(params, batch, key):
+        variables = {"params": params, "batch_stats": made["batch_stats"]}
+        logits, _ = net.apply(
+            variables, batch["x"], train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+        )
+        return loss_of(logits, batch["y"])
+
+    said = {"key": jax.random.key(1), "loss_fn": loss_fn, "optimizer": ADAM}
+    return update, state, batch(), said
 
 
 def nnx():
@@ -125,13 +133,10 @@ def equinox():
 
 
 def keras():
-    """Keras 3: the stateless API of models, losses and optimizers, as its guide to JAX has it."""
+    """Keras 3: the stateless API of models, losses and optimizers, as its guide to JAX has it;
+    wants `KERAS_BACKEND=jax`."""
     import keras
 
-    if keras.backend.backend() != "jax":
-        import pytest
-
-        pytest.skip("KERAS_BACKEND is not jax")
     keras.utils.set_random_seed(0)
     layers = keras.layers
     model = keras.Sequential(
@@ -170,14 +175,20 @@ def ours(rewrite=lambda step: step, transform=lambda grad_fn: grad_fn, dropout=F
     train = rewrite(fp.step(transform(fp.backprop(objective)), ADAM))
     given = (X, Y)
     params = objective.init(jax.random.key(0), given)
+
+    def loss_fn(params, batch, key=None):
+        (total, weight), _ = objective.forward(params, batch, key)
+        return total / weight
+
+    said = {"loss_fn": loss_fn, "optimizer": ADAM, **said}
     key = jax.random.key(1) if dropout else None
     return train.update, train.init(params, key), given, said
 
 
 def cut_by_us():
     cut = lambda n: ours(transform=lambda grad_fn: fp.microbatch(grad_fn, n), dropout=True)
-    update, state, given, _ = cut(2)
-    return update, state, given, {"microbatches": lambda n: cut(n)[0]}
+    update, state, given, said = cut(2)
+    return update, state, given, {**said, "microbatches": lambda n: cut(n)[0]}
 
 
 def averaged_by_us():
