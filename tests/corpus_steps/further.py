@@ -12,9 +12,8 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 from optax import apply_updates
 
-from tests.corpus_steps.plain import (
-    KEY, MOMENTUM, SGD, averaged, batch, case, init, masked, mean, of_parts, parts, terms, with_key,
-)  # fmt: skip
+from tests.corpus_steps import plain
+from tests.corpus_steps.plain import KEY, SGD, case, init, masked, mean, parts, terms, with_key
 
 
 def cut_with_keys(keys_of):
@@ -23,7 +22,7 @@ def cut_with_keys(keys_of):
     def make(n):
         def gradient(p, b, key):
             pairs = zip(parts(b, n), keys_of(key, n), strict=True)
-            return averaged([jax.grad(mean)(p, part, k) for part, k in pairs])
+            return plain.averaged([jax.grad(mean)(p, part, k) for part, k in pairs])
 
         def update(s, b):
             key = jax.random.fold_in(s["key"], s["count"])
@@ -39,7 +38,7 @@ def cut_with_keys(keys_of):
 
 def donating(used_again):
     """A state given away: the params once more in it, or used when they are gone."""
-    update, state, given, said = case(opt=MOMENTUM, told=lambda s, new, b: jnp.float32(0))
+    update, state, given, said = case(opt=plain.MOMENTUM, told=lambda s, new, b: jnp.float32(0))
     donated = jax.jit(update, donate_argnums=0)
     if not used_again:
         return donated, {**state, "best": state["params"]}, given, said
@@ -62,7 +61,7 @@ def drawn_outside(draw):
         u, o = SGD.update(g, s["opt_state"], s["params"])
         return {"params": apply_updates(s["params"], u), "opt_state": o}
 
-    return update, {"params": init(), "opt_state": SGD.init(init())}, batch(), {}
+    return update, {"params": init(), "opt_state": SGD.init(init())}, plain.batch(), {}
 
 
 def numpy_noise():
@@ -132,7 +131,7 @@ def shared_out(loss, gather, told=None):
 
 
 def of_devices(gather, loss=mean, **said):
-    update, state, given, _ = case(of_parts(loss, 1), loss, SGD)
+    update, state, given, _ = case(plain.of_parts(loss, 1), loss, SGD)
     return update, state, given, {"devices": shared_out(loss, gather), **said}
 
 

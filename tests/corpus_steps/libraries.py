@@ -169,7 +169,7 @@ def keras():
 
 
 def ours(rewrite=lambda step: step, transform=lambda grad_fn: grad_fn, dropout=False, **said):
-    """This library's step, with transforms of its gradient and wrappers around it."""
+    """The step of funprop, with transforms of its gradient and wrappers around it."""
     parts = [fp.dense(8), fp.relu(), *([fp.dropout(0.25)] if dropout else []), fp.dense(2)]
     objective = fp.objective(fp.serial(*parts), fp.softmax_cross_entropy())
     train = rewrite(fp.step(transform(fp.backprop(objective)), ADAM))

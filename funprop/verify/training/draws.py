@@ -3,10 +3,10 @@
 Laws such as "in another order the examples give the same update" hold of a step with dropout only
 where every example meets the same noise, whatever the number of examples. So a draw is replaced by
 numbers that depend on the place along its last axis alone, where that stands behind the axis of the
-examples, and on its length not at all: multiples of the golden ratio (Weyl), of which about the
-right share lies below any rate, so that dropout keeps about what it should whichever way round it is
-written. What has no such axis (a number for each example, a permutation) is all the middle of its
-range, a hair below: a normal is zero, a permutation is none.
+examples: multiples of the golden ratio (Weyl), of which about the right share lies below any rate,
+so that dropout keeps what it should whichever way round it is written. What has no such axis (a
+number for each example, a permutation) is all the middle of its range, a hair below: a normal is
+zero, a permutation is none.
 """
 
 from __future__ import annotations

@@ -46,9 +46,7 @@ class Traced:
 class Steps:
     """A step, its state's layout, its key, and the axis of its batches' examples."""
 
-    def __init__(
-        self, update: Callable[..., Any], layout: Layout, key: Any, axis: int = 0
-    ) -> None:
+    def __init__(self, update: Callable[..., Any], layout: Layout, key: Any, axis: int = 0) -> None:
         self.update, self.layout, self.key, self.axis = update, layout, key, axis
         self._traced: dict[Any, Traced | str] = {}
         self._jitted = hasattr(update, "lower")  # `jax.jit`, `eqx.filter_jit`, ours
