@@ -37,6 +37,7 @@ def standard_promotion():
         yield
 
 
+@pytest.mark.slow  # the same on iris is quick
 def test_digits(tmp_path, capsys):
     out = job.train("digits", epochs=15, out=tmp_path / "run")
     printed = capsys.readouterr().out
@@ -113,6 +114,7 @@ def test_other_optimizers(optimizer, tmp_path, capsys):
     assert float(capsys.readouterr().out.split("Test accuracy ")[1].split("%")[0]) > 85
 
 
+@pytest.mark.slow
 def test_a_wrong_backward_stops_the_job(tmp_path, monkeypatch):
     def wrong():
         good = fp.relu()

@@ -107,11 +107,14 @@ def runs():
         print(f"{made.kills} kills")
 
 
-@pytest.mark.parametrize(("point", "calls"), [POINTS[1], POINTS[3]])
+@pytest.mark.parametrize(
+    ("point", "calls"), [POINTS[1], pytest.param(*POINTS[3], marks=pytest.mark.slow)]
+)
 def test_killed_at_some_points(point, calls, runs):
     runs.killed_in(point, calls[:1])
 
 
+@pytest.mark.slow
 def test_killed_at_random(runs):
     runs.killed_at(random.Random(0), 3)
 

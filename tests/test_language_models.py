@@ -212,6 +212,7 @@ def test_a_token_out_of_range_shows_inside_jit():
     assert np.isnan(y).any(-1).tolist() == [False, True, True]
 
 
+@pytest.mark.slow
 def test_the_text_job_learns_and_writes_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(text, "UPDATES", 30)
     monkeypatch.setattr(text, "SIZES", {"features": 32, "depth": 2, "heads": 2})

@@ -251,7 +251,7 @@ TWICE = {
 }
 
 
-SLOW = set(TWICE) - {"low_rank, frozen", "remat of frozen", "tap of low_rank"}  # the like is quick
+SLOW = set(TWICE) - {"low_rank, frozen", "tap of low_rank"}  # the like is quick
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ LINE = fp.objective(fp.dense(1, bias=False), fp.mean_squared())
 STEP = fp.step(fp.backprop(LINE), optax.sgd(0.1))
 
 
-@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
+@pytest.mark.slow  # a minute: each is a process of its own
+@pytest.mark.parametrize("which", ["not slow", "slow"])
 def test_over_eight_devices(which):
     """JAX counts devices once, when it starts: so not in this process."""
     flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
