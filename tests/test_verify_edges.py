@@ -354,3 +354,41 @@ def test_what_a_function_compares_is_read_off_its_trace():
     assert found.whole == {1: {-1}, 2: {6, 7}}
     assert found.counts == {1: 5}
     assert (found.split, found.split_at_zero) == ({0}, {0})
+
+
+# ---------------------------------------------------------------- indices, loops, factorisations
+
+
+def test_indices_within_their_arrays_are_not_sent_outside():
+    """A table cut to one row, tokens beyond the last offset: no rule follows JAX there."""
+    added_to = lambda x, ids, v: x.at[ids].add(v)
+    taken = lambda a, y, dy: (dy, None, dy[a[1]])
+    offsets = jnp.array([0, 3, 4, 8])
+
+    def rows(n):
+        return jnp.searchsorted(offsets, jnp.arange(n), side="right") - 1
+
+    sizes = lambda o, like: jnp.diff(o)[:, None].astype(like.dtype)
+    mean = lambda t, o: jax.ops.segment_sum(t, rows(len(t)), 3) / sizes(o, t)
+    of_means = lambda a, y, dy: ((dy / sizes(a[1], dy))[rows(len(a[0]))], None)
+    added = (normal(6, 2), jnp.array([4, 1, 4]), normal(3, 2, seed=1))
+    for forward, right, args in (
+        (added_to, taken, added),
+        (mean, of_means, (normal(8, 2), offsets)),
+    ):
+        report = fp.verify(rule(forward, right), *args)
+        assert report.ok, str(report)
+        halved = lambda a, y, dy, right=right: tuple(
+            g if g is None else g / 2 for g in right(a, y, dy)
+        )
+        assert not fp.verify(rule(forward, halved), *args).ok
+
+
+@pytest.mark.slow
+def test_the_stories_of_factorised_matrices_come_to_an_end():
+    """Many batched factorisations in one program: XLA waits for ever on CPUs."""
+    a = normal(4, 4) + 3 * jnp.eye(4)
+    elementwise = rule(jnp.linalg.inv, lambda args, y, dy: (-dy * y * y,))
+    assert not fp.verify(elementwise, a).ok
+    right = rule(jnp.linalg.inv, lambda args, y, dy: (-y.T @ dy @ y.T,))
+    assert fp.verify(right, a).ok

@@ -20,6 +20,7 @@ from funprop.verify.truth.internals import equations, scan_sizes
 from funprop.verify.truth.samples import Sample
 
 AT_REST = 1e-4  # how far the last turn may move what it carries, relative
+STILL = 1e-9  # moved by less, a loop is as near to its end as it will come
 TURNS = 3  # so many, or it is no iteration
 
 
@@ -37,6 +38,18 @@ class Given(NamedTuple):
         there = [_moves(tools, other) for other in others]
         return not any(
             a < AT_REST <= b for moves in there for a, b in zip(here, moves, strict=False)
+        )
+
+    def as_near(self, tools: Instruments, *others: Sample) -> bool:
+        """Whether those loops are as near to rest at others: for what is almost right there."""
+        if not any(map(_iterates, equations(self.tools.wide_plain))):
+            return True
+        here = _moves(self.tools, self.sample)
+        there = [_moves(tools, other) for other in others]
+        return not any(
+            a < AT_REST and b > max(10 * a, STILL)
+            for moves in there
+            for a, b in zip(here, moves, strict=False)
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from funprop.verify import stories
 from funprop.verify.inputs import points
 from funprop.verify.inputs.branches import other_branches
-from funprop.verify.judging import from_values, kinks
+from funprop.verify.judging import from_values, in_bounds, kinks
 from funprop.verify.judging.at_rest import Given
 from funprop.verify.judging.judge import in_float64, judged
 from funprop.verify.judging.rows import wrong
@@ -77,6 +77,10 @@ def _at(
         if not verdict.ok:  # inputs that nobody gave are full of ties, several at once
             verdict, _ = kinks.forgiven(verdict, tools, samples, k, beyond=0.5, known=known)
         if not verdict.ok:
+            if not given.as_near(tools, *samples):
+                return {}
+            if not all(in_bounds.as_given(given, tools, sample) for sample in samples):
+                return {}
             told = stories.told(Case(tools, samples, k, verdict, truths))
             found[k] = wrong(subject, k, verdict, told, point.name)
     return found

@@ -78,9 +78,27 @@ def gradients(case: Case, run: Callable[..., list[Any]], *variants: Any) -> np.n
         return jax.grad(total)(inputs[leaf])
 
     with jax.enable_x64(True):
-        every = case.tools.jit(jax.vmap(gradient, (0, None, None)))
+        every = case.tools.jit(
+            _one_by_one(gradient) if _factors(case) else jax.vmap(gradient, (0, None, None))
+        )
         found = [np.asarray(every(variants, s.inputs, s.dys)) / s.unit for s in case.samples]
     return np.stack(found, axis=1)
+
+
+# XLA on CPUs waits for ever in programs that hold many batched factorisations, for work that no
+# thread of its pool has (jaxlib 0.10.2; no option of the compiler ends it).
+_FACTORISATIONS = ("lu", "cholesky", "eigh", "svd", "qr", "eig", "schur", "custom_linear_solve")
+
+
+def _factors(case: Case) -> bool:
+    return any(
+        e.primitive.name in _FACTORISATIONS for e in internals.equations(case.tools.wide_plain)
+    )
+
+
+def _one_by_one(gradient: Callable[..., Any]) -> Callable[..., Any]:
+    """As a vmap over the first argument, one after the other."""
+    return lambda variants, *rest: jax.lax.map(lambda v: gradient(v, *rest), variants)
 
 
 def values(case: Case) -> list[Value]:

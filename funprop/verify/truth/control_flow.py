@@ -48,6 +48,8 @@ def _scan(run: Run, params: dict[str, Any], inputs: list[Any]) -> list[Any]:
     xs = inputs[n_consts + n_carry :]
     length, reverse = params["length"], params["reverse"]
     whats: list[Any] = []
+    if not run.unroll:
+        run = run.unwatched()  # what is seen of a step may not leave it
     step = _inner(run, params["jaxpr"], whats)
 
     def body(carry: list[Any], x: list[Any]) -> tuple[list[Any], Any]:

@@ -193,7 +193,7 @@ def _number(value: Any) -> float | None:
         return None
     try:
         flat = np.asarray(value).ravel()[:1]
-        same = np.size(value) == 1
+        same = np.size(value) == 1 and not np.iscomplexobj(flat)
         number = float(flat[0]) if same else math.nan
     except (TypeError, ValueError):
         return None
