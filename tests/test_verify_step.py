@@ -5,6 +5,7 @@ import jax
 import pytest
 
 import funprop as fp
+from tests.corpus_steps import further, libraries
 from tests.corpus_steps.plain import RIGHT, WRONG, case
 
 
@@ -16,26 +17,38 @@ def as_others_do():
 
 
 QUICK = ("sign turned", "old params returned", "average started at zero", "key reused each step",
-         "sum for a mean, sgd", "frozen param decays", "metrics summed", "momentum reset")  # fmt: skip
+         "sum for a mean, sgd", "frozen param decays", "metrics summed", "momentum reset",
+         "donated params used again", "a global key", "noise from NumPy")  # fmt: skip
 
 
 def some(names, quick):
     return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
-@pytest.mark.parametrize("name", some(WRONG, QUICK))
+@pytest.mark.parametrize("name", some(WRONG | further.WRONG, QUICK))
 def test_wrong_steps_are_found(name):
-    check, make = WRONG[name]
+    check, make = (WRONG | further.WRONG)[name]
     update, state, batch, said = make()
-    report = fp.verify_step(jax.jit(update), state, batch, **said)
+    update = jax.jit(update) if name in WRONG else update
+    report = fp.verify_step(update, state, batch, **said)
     assert check in {finding.name for finding in report.findings}, str(report)
 
 
-@pytest.mark.parametrize("name", some(RIGHT, ("dropout", "masked")))
+@pytest.mark.parametrize("name", some(RIGHT | further.RIGHT, ("dropout", "masked")))
 def test_right_steps_are_left_in_peace(name):
-    update, state, batch, said = RIGHT[name]()
+    update, state, batch, said = (RIGHT | further.RIGHT)[name]()
     report = fp.verify_step(jax.jit(update), state, batch, **said)
     assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("name", some(libraries.RIGHT, ("funprop, averaged",)))
+def test_right_steps_of_libraries_are_left_in_peace(name, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    module, make = libraries.RIGHT[name]
+    pytest.importorskip(module)
+    update, state, batch, said = make()
+    report = fp.verify_step(update, state, batch, **said)
+    assert report.ok and len(report.unasked) < 9, str(report)
 
 
 def test_what_cannot_be_asked_is_said():

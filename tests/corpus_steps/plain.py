@@ -50,7 +50,7 @@ def averaged(trees):
 
 
 def clipped(g, most=0.05):
-    norm = optax.global_norm(g)
+    norm = jnp.sqrt(sum(jnp.sum(x**2) for x in jax.tree.leaves(g)))
     return jax.tree.map(lambda x: x * jnp.minimum(1.0, most / norm), g)
 
 

@@ -104,6 +104,15 @@ def _others(leaf: np.ndarray, keep: np.ndarray, rng: np.random.Generator) -> np.
     return np.where(keep.reshape(keep.shape + (1,) * (leaf.ndim - keep.ndim)), leaf, drawn)
 
 
+def masked_whole(examples: Examples, mask: Callable[[Any], Any] | None) -> set[int]:
+    """Which examples a mask leaves nothing of."""
+    keep = None if mask is None else np.asarray(mask(examples.batch)) != 0
+    if keep is None or keep.ndim <= examples.axis or keep.shape[examples.axis] != examples.n:
+        return set()
+    rest = tuple(i for i in range(keep.ndim) if i != examples.axis)
+    return set(np.flatnonzero(~keep.any(rest)).tolist())
+
+
 def mask_leaf(batch: Any, mask: Callable[[Any], Any]) -> int | None:
     """Which leaf of the batch the mask is, where it is one as it stands."""
     given = mask(batch)

@@ -52,7 +52,7 @@ def traced_loss(case: Case, of_batch: Any) -> Callable[..., tuple[Any, list[Any]
         except Exception as error:  # whatever a loss of somebody raises
             reason = str(error).strip().split("\n")[0][:120]
             raise NotAsked(f"loss_fn does not take (params, batch): {reason}") from None
-        return draws.quiet(jaxpr), jax.tree.leaves(inputs)
+        return draws.quiet(jaxpr, case.steps.axis), jax.tree.leaves(inputs)
 
     return trace
 

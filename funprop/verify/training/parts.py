@@ -31,7 +31,7 @@ def _masks(case: Case, make: Callable[[int], Any]) -> Iterator[StepCheck]:
         return
     counts = []
     for n in (1, 2):
-        steps = Steps(make(n), case.layout, case.steps.key)
+        steps = case.steps.of(make(n))
         traced = steps.traced(case.here, case.examples.batch)
         if not isinstance(traced, Traced):
             return
@@ -89,7 +89,7 @@ def _whatever(
     for n in numbers:
         if n > most or case.examples.n % n:
             continue
-        steps[n] = Steps(make(n), case.layout, case.steps.key)
+        steps[n] = case.steps.of(make(n))
 
         def law(examples: Examples, n: int = n) -> list[Difference]:
             batch = unequal(examples, case.said["mask"]).batch

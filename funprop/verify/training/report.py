@@ -116,7 +116,8 @@ def _said(check: StepCheck) -> str:
         allowed = f", rounding explains {percent(check.allowed)}" if check.allowed else ""
         said += f" [{check.leaf}: {percent(check.error)} off{allowed}]"
     if check.examples:
-        said += f" [smallest batch that shows it: {check.examples} examples]"
+        noun = "example" if check.examples == 1 else "examples"
+        said += f" [smallest batch that shows it: {check.examples} {noun}]"
     return f"{said} ({check.note})" if said and check.note else said or check.note
 
 

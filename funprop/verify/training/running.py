@@ -44,17 +44,21 @@ class Traced:
 
 
 class Steps:
-    """A step, its state's layout, and its key."""
+    """A step, its state's layout, its key, and the axis of its batches' examples."""
 
-    def __init__(self, update: Callable[..., Any], layout: Layout, key: Any) -> None:
-        self.update, self.layout, self.key = update, layout, key
+    def __init__(self, update: Callable[..., Any], layout: Layout, key: Any, axis: int = 0) -> None:
+        self.update, self.layout, self.key, self.axis = update, layout, key, axis
         self._traced: dict[Any, Traced | str] = {}
         self._jitted = hasattr(update, "lower")  # `jax.jit`, `eqx.filter_jit`, ours
         self.pure = True
 
     def fresh(self) -> Steps:
         """The same step, nothing traced: for states of other dtypes."""
-        return Steps(self.update, self.layout, self.key)
+        return self.of(self.update)
+
+    def of(self, update: Callable[..., Any]) -> Steps:
+        """Another form of the step, nothing traced."""
+        return Steps(update, self.layout, self.key, self.axis)
 
     def key_of(self, i: int) -> Any:
         """The key of update `i`, where keys are given from outside."""
@@ -69,7 +73,7 @@ class Steps:
         return self.split(self._call(self.layout.state(copies), on_device(batch), key))
 
     def quiet(self, arrays: Sequence[Any], batch: Any) -> Result:
-        """The same with every random number the middle of its range.
+        """The same with its random numbers held still.
 
         Raises:
           Refused: it draws, and that cannot be held still; or it does not take this batch.
@@ -81,7 +85,7 @@ class Steps:
             return self.given(arrays, batch)
         if not draws.can_be_quiet(traced.jaxpr):
             raise Refused("it draws random numbers in a way that cannot be held still")
-        return self._run(list(arrays), batch, self.key, draws.quiet, "quiet")
+        return self._run(list(arrays), batch, self.key, self._still, "quiet")
 
     def traced(self, arrays: Sequence[Any], batch: Any) -> Traced | str:
         """The step traced for such a batch, or why it cannot be."""
@@ -142,6 +146,9 @@ class Steps:
         leaves = [*arrays, *of_tree(batch).arrays(batch), *jax.tree.leaves(key)]
         new, metrics = jax.tree.unflatten(traced.tree, run(*map(jnp.asarray, leaves)))
         return Result(list(new), metrics)
+
+    def _still(self, jaxpr: Any) -> Any:
+        return draws.quiet(jaxpr, self.axis)
 
     def _program(self, traced: Traced, kind: str, change: Callable[..., Any]) -> Any:
         if kind not in traced.programs:

@@ -14,6 +14,7 @@ from funprop.verify.training.layout import bits, is_key, same_bits
 from funprop.verify.training.report import StepCheck
 from funprop.verify.training.running import copied, on_device
 
+USED = "the step uses arrays of a state that it has donated: they are gone"
 AT = 3  # which state of the path is stored
 
 
@@ -65,7 +66,13 @@ def donation(case: Case) -> Iterator[StepCheck]:
     arrays = [copied(leaf) for leaf in case.path[0]]
     state = case.layout.state(arrays)
     key = () if case.steps.key is None else (case.steps.key_of(0),)
-    case.steps.update(state, on_device(case.examples.batch), *key)
+    try:
+        case.steps.update(state, on_device(case.examples.batch), *key)
+    except (RuntimeError, ValueError) as error:
+        if not is_gone(error):
+            raise
+        yield StepCheck("donation", USED)
+        return
     gone = [isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in arrays]
     if not any(gone):
         raise NotAsked("the step donates nothing (jax.jit(update, donate_argnums=0) saves memory)")
@@ -74,6 +81,11 @@ def donation(case: Case) -> Iterator[StepCheck]:
         a, b = (case.layout.paths[i] for i in pair)
         said = f"{b} and {a} are one array, and the state is donated: XLA refuses; copy one of them"
         yield StepCheck("donation", said, leaf=b)
+
+
+def is_gone(error: Exception) -> bool:
+    """Whether an error is that of arrays used after they were donated."""
+    return "deleted" in str(error) or "donat" in str(error)
 
 
 def one_array(arrays: Sequence[Any]) -> tuple[int, int] | None:

@@ -23,7 +23,7 @@ from funprop.verify.training.padding import padding
 from funprop.verify.training.parts import devices, microbatches
 from funprop.verify.training.report import StepCheck, StepReport
 from funprop.verify.training.running import Steps, copied, is_real
-from funprop.verify.training.stored import donation, restore
+from funprop.verify.training.stored import USED, donation, is_gone, restore
 from funprop.verify.training.telling import metrics, nonfinite
 
 CHECKS: dict[str, Callable[[Case], Iterator[StepCheck]]] = {
@@ -139,22 +139,27 @@ def verify_step(
     layout = of_state(state, params, frozen)
     arrays = layout.arrays(state)
     said = {**options, "optimizer": optimizer, "reduction": reduction, "guarded": guarded}
-    steps = Steps(update, layout, key)
+    steps = Steps(update, layout, key, axis)
     with jax.default_matmul_precision("highest"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some donated buffers")
         try:
             path, told = followed(steps, arrays, batch)
+        except jax.errors.UnexpectedTracerError:
+            return StepReport((StepCheck("replay", _LEAKED),))
         except (RuntimeError, ValueError) as error:
-            if "deleted" not in str(error) and "donat" not in str(error):
+            if not is_gone(error):
                 raise
-            return StepReport((StepCheck("donation", _USED),))
+            return StepReport((StepCheck("donation", USED),))
         case = Case(steps, path, told, Examples(batch, axis), {**said, "arrays": arrays}, seed)
         chosen = {name: check for name, check in CHECKS.items() if name not in skip}
         rows = [row for name, check in chosen.items() for row in asked(name, check, case)]
     return StepReport(tuple(rows))
 
 
-_USED = "the step uses arrays of a state that it has donated: they are gone"
+_LEAKED = (
+    "something of an update is kept outside of the state (a key, a generator, a list of metrics): "
+    "compiled, that is a tracer that has leaked, and it is lost where a run is resumed"
+)
 
 
 def followed(steps: Steps, arrays: list[Any], batch: Any) -> tuple[list[list[Any]], list[Any]]:
