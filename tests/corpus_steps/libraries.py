@@ -135,7 +135,7 @@ def equinox():
 def keras():
     """Keras 3: the stateless API of models, losses and optimizers, as its guide to JAX has it;
     wants `KERAS_BACKEND=jax`."""
-    import keras
+    import keras  # pyright: ignore[reportMissingImports]
 
     keras.utils.set_random_seed(0)
     layers = keras.layers
