@@ -144,18 +144,19 @@ def test_killed_at_random_often(seed, runs):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_a_run_that_goes_on_to_the_same_bits(number, runs):
-    folder, draw = runs.new(), random.Random(number)
-    stopped = 0
-    for _ in range(8):
-        order = {"after": draw.uniform(0, runs.longest / 2), "signal": number}
-        answer = runs.ask(folder, **order)
-        if answer["code"] == 128 + number:
-            assert answer["said"] == "begun\n"
-            stopped += 1
-        else:  # before training it ends as any process does
-            assert answer["code"] in (0, 1, -number)
+    draw, stopped, tries = random.Random(number), 0, 0
+    while not stopped and tries < 5:  # whether a signal falls into training is chance
+        folder, tries = runs.new(), tries + 1
+        for _ in range(8):
+            order = {"after": draw.uniform(0, runs.longest / 2), "signal": number}
+            answer = runs.ask(folder, **order)
+            if answer["code"] == 128 + number:
+                assert answer["said"] == "begun\n"
+                stopped += 1
+            else:  # before training it ends as any process does
+                assert answer["code"] in (0, 1, -number)
+        assert runs.files(runs.whole(folder)) == runs.want
     assert stopped
-    assert runs.files(runs.whole(folder)) == runs.want
 
 
 def command(out, *words):
