@@ -106,16 +106,7 @@ class Report(NamedTuple):
 
     def __str__(self) -> str:
         """The table: in colour where it goes to a terminal and rich is installed, else plain."""
-        if sys.stdout is None or not sys.stdout.isatty():
-            return self.plain()
-        try:
-            from rich.console import Console
-        except ModuleNotFoundError:
-            return self.plain()
-        console = Console()
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get().rstrip("\n")
+        return shown(self)
 
     def plain(self) -> str:
         """The table as plain text."""
@@ -158,6 +149,20 @@ class Report(NamedTuple):
                 Text(_verdict(check), style=style),
             )
         return Group(table, *map(Text, self._below()))
+
+
+def shown(report: Any) -> str:
+    """A report's `__rich__` where it goes to a terminal and rich is installed, else its `plain`."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return report.plain()
+    try:
+        from rich.console import Console
+    except ModuleNotFoundError:
+        return report.plain()
+    console = Console()
+    with console.capture() as captured:
+        console.print(report)
+    return captured.get().rstrip("\n")
 
 
 def _verdict(check: Check) -> str:

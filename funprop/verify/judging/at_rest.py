@@ -7,6 +7,7 @@ and the derivative of the loop are not the same, and neither is wrong.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,25 +33,21 @@ class Given(NamedTuple):
 
     def comparable(self, tools: Instruments, *others: Sample) -> bool:
         """Whether the loops that come to rest at the given inputs do so at others too."""
-        if not any(map(_iterates, equations(self.tools.wide_plain))):
-            return True
-        here = _moves(self.tools, self.sample)
-        there = [_moves(tools, other) for other in others]
-        return not any(
-            a < AT_REST <= b for moves in there for a, b in zip(here, moves, strict=False)
-        )
+        return not any(a < AT_REST <= b for a, b in self._moves_here_and_there(tools, others))
 
     def as_near(self, tools: Instruments, *others: Sample) -> bool:
         """Whether those loops are as near to rest at others: for what is almost right there."""
+        pairs = self._moves_here_and_there(tools, others)
+        return not any(a < AT_REST and b > max(10 * a, STILL) for a, b in pairs)
+
+    def _moves_here_and_there(
+        self, tools: Instruments, others: Sequence[Sample]
+    ) -> list[tuple[float, float]]:
         if not any(map(_iterates, equations(self.tools.wide_plain))):
-            return True
+            return []
         here = _moves(self.tools, self.sample)
         there = [_moves(tools, other) for other in others]
-        return not any(
-            a < AT_REST and b > max(10 * a, STILL)
-            for moves in there
-            for a, b in zip(here, moves, strict=False)
-        )
+        return [pair for moves in there for pair in zip(here, moves, strict=False)]
 
 
 def _iterates(eqn: Any) -> bool:

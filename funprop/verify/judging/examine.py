@@ -77,14 +77,13 @@ def examine(
         failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
         return Findings([misfit(subject, failed)], [], [])
     verdicts, remarks = _combined(measured, samples, tools)
-    given = sum(s.inputs is samples[0].inputs for s in samples)
     checks = []
     for k, (verdict, remark) in enumerate(zip(verdicts, remarks, strict=True)):
         if verdict.ok:
             checks.append(row(subject, k, verdict, remark))
         else:
             told = stories.told(_case(tools, measured, samples, k, verdict))
-            checks.append(wrong(subject, k, verdict, told, note=remark, given=given))
+            checks.append(wrong(subject, k, verdict, told, note=remark, given=len(here)))
     bad = [k for k, verdict in enumerate(verdicts) if not verdict.ok]
     notes: list[str] = []
     examples: list[Example] = []

@@ -23,7 +23,8 @@ def replay(case: Case) -> Iterator[StepCheck]:
     """The same state, batch and key give the same new state."""
     first = case.steps.given(case.path[0], case.examples.batch)
     again = case.steps.given(case.path[0], case.examples.batch)
-    other = [i for i, (a, b) in enumerate(zip(first.arrays, again.arrays, strict=True)) if not same_bits(a, b)]  # noqa: E501  # fmt: skip
+    pairs = zip(first.arrays, again.arrays, strict=True)
+    other = [i for i, (one, two) in enumerate(pairs) if not same_bits(one, two)]
     if case.steps.pure and not other:
         return
     if not other:

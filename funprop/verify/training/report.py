@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any, NamedTuple
+
+from funprop.verify.report import shown
 
 
 class StepCheck(NamedTuple):
@@ -66,16 +67,7 @@ class StepReport(NamedTuple):
 
     def __str__(self) -> str:
         """The table: in colour where it goes to a terminal and rich is installed, else plain."""
-        if sys.stdout is None or not sys.stdout.isatty():
-            return self.plain()
-        try:
-            from rich.console import Console
-        except ModuleNotFoundError:
-            return self.plain()
-        console = Console()
-        with console.capture() as captured:
-            console.print(self)
-        return captured.get().rstrip("\n")
+        return shown(self)
 
     def plain(self) -> str:
         """The table as plain text, the wrong rows first."""

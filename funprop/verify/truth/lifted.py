@@ -47,9 +47,12 @@ def lifted(rule: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, tuple[Any
         filled = dict(enumerate(leaves)) | dict(zip(places, arrays, strict=True))
         return jax.tree.unflatten(tree, [filled[i] for i in range(len(leaves))])
 
+    def ordered(given: list[Any], moving: tuple[Any, ...]) -> list[Any]:
+        by_place = dict(zip((*static, *rest), (*fixed(given), *moving), strict=True))
+        return [by_place[i] for i in range(len(args))]
+
     def function(given: list[Any], *moving: Any) -> Any:
-        ordered = dict(zip((*static, *rest), (*fixed(given), *moving), strict=True))
-        return rule.fun(*(ordered[i] for i in range(len(args))))
+        return rule.fun(*ordered(given, moving))
 
     functools.update_wrapper(function, rule.fun)
     names = list(inspect.signature(rule.fun).parameters)
@@ -63,9 +66,8 @@ def lifted(rule: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, tuple[Any
         given_first = jax.custom_vjp(function)
 
         def forward(given: list[Any], *moving: Any) -> Any:
-            ordered = dict(zip((*static, *rest), (*fixed(given), *moving), strict=True))
             with _called_plainly(rule):
-                y, residuals = rule.fwd(*(ordered[i] for i in range(len(args))))
+                y, residuals = rule.fwd(*ordered(given, moving))
             return y, (residuals, given)
 
         def backward(residuals: Any, dy: Any) -> Any:

@@ -58,7 +58,6 @@ def solved(run: Callable[..., list[Any]], eqn: Any, inputs: list[Any]) -> list[A
     x = lax.linalg.triangular_solve(factors, x, left_side=True, lower=True, unit_diagonal=True)
     x = lax.linalg.triangular_solve(factors, x, left_side=True, lower=False)
     derivatives = [p - lax.stop_gradient(p) for p in unflat(x[:, 0])]
-    values = list(
-        map(lax.stop_gradient, values)
-    )  # behind x may be more, that no one differentiates
+    # Behind x there may be more, which has no derivative.
+    values = [lax.stop_gradient(v) for v in values]
     return [v + d for v, d in zip(values, derivatives, strict=False)] + values[len(b) :]
