@@ -1,5 +1,6 @@
 """The shell around the pure core: data in, epochs run, progress shown, files written."""
 
+from funprop.train import callbacks
 from funprop.train.checkpoints import Checkpoint, Checkpoints, Restored
 from funprop.train.data.records import skip_unreadable
 from funprop.train.data.tokens import Tokens
@@ -15,6 +16,7 @@ __all__ = [
     "Tokens",
     "at_least",
     "at_most",
+    "callbacks",
     "fit",
     "load",
     "patience",

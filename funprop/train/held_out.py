@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ def measuring(
       TypeError: here, if it can be seen without computing, or when called: `measure` gives
         something else than sums.
     """
+    if getattr(state, "members", None) is not None:
+        measure = _of_members(measure)
     n = len(jax.tree.leaves(held_out)[0])
     at_once = max(batch_size, MEASURED_AT_ONCE)
     batches = [
@@ -51,6 +54,12 @@ def measuring(
         return [_check(measure(params, batch)) for batch in batches]
 
     return measured
+
+
+@functools.lru_cache(maxsize=32)
+def _of_members(measure: Callable[..., Any]) -> Callable[..., Any]:
+    """The same of every member of a population; kept, so that each kind is compiled for once."""
+    return jax.jit(jax.vmap(measure, (0, None)))
 
 
 def _check(found: Any) -> dict[str, trees.Sum]:

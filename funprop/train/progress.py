@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from funprop.train.stopping import Row
 
-HIDDEN = ("epoch", "seconds", "examples_per_second")
+HIDDEN = ("epoch", "update", "member", "members", "seconds", "examples_per_second")
 
 
 class Progress(AbstractContextManager, Protocol):
