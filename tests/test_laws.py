@@ -310,9 +310,15 @@ def test_importing_funprop_imports_no_extra():
 
 def test_every_public_name_has_a_docstring_with_an_example():
     data = {"Frozen", "Gradient", "Step", "TrainState", "FusedState", "Tapped", "Fit", "Statistic"}
-    data |= {"Averaged", "Guarded", "LowRank", "Scaled", "ParamTable", "ShardingTable"} | {
-        *("Checkpoint", "NonfiniteReport", "Restored")
-    }
+    data |= {
+        "Averaged",
+        "Guarded",
+        "Population",
+        "LowRank",
+        "Scaled",
+        "ParamTable",
+        "ShardingTable",
+    } | {*("Checkpoint", "NonfiniteReport", "Restored")}
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)

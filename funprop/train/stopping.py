@@ -69,7 +69,7 @@ def patience(metric: str, epochs: int, best: Callable[..., float] = min) -> Rule
         best_at = values.index(best(numbers)) if numbers else 0
         # A row may tell of a part of an epoch (`measure_every`).
         at = [row.get("epoch", i) for i, row in enumerate(history)]
-        waited = at[-1] - at[best_at]
+        waited = round(at[-1] - at[best_at], 6)
         return f"{metric} no better for {epochs} epochs" if waited >= epochs else None
 
     return rule
