@@ -1,4 +1,4 @@
-"""Callbacks, rows within epochs, validation by any function: all see what was, and change no bit."""
+"""Callbacks, rows within epochs, validation by any function; and that they change no bit."""
 
 import csv
 import importlib
@@ -225,7 +225,7 @@ def test_tensorboard(tmp_path):
 def test_mlflow(tmp_path, monkeypatch):
     client = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    client.set_tracking_uri(tmp_path.as_uri())
+    client.set_tracking_uri((tmp_path / "runs").as_uri())
     with pytest.raises(RuntimeError):
         trained(callbacks=[fp.callbacks.mlflow(), failing])
     result = trained(callbacks=[fp.callbacks.mlflow(run_name="mine")])

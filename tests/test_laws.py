@@ -313,7 +313,7 @@ def test_every_public_name_has_a_docstring_with_an_example():
     data |= {
         "Averaged",
         "Guarded",
-        "Population",
+        *("Population", "PopulationTable"),
         "LowRank",
         "Scaled",
         "ParamTable",

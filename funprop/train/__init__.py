@@ -6,12 +6,14 @@ from funprop.train.data.records import skip_unreadable
 from funprop.train.data.tokens import Tokens
 from funprop.train.fit import Fit, fit
 from funprop.train.params_file import load, save
+from funprop.train.population_table import PopulationTable, population_table
 from funprop.train.stopping import at_least, at_most, patience
 
 __all__ = [
     "Checkpoint",
     "Checkpoints",
     "Fit",
+    "PopulationTable",
     "Restored",
     "Tokens",
     "at_least",
@@ -20,6 +22,7 @@ __all__ = [
     "fit",
     "load",
     "patience",
+    "population_table",
     "save",
     "skip_unreadable",
 ]
