@@ -380,7 +380,7 @@ def test_an_ignored_ctrl_c_stays_ignored(tmp_path):
     assert code == 0 and "stopped: all 400 epochs done" in said, error
 
 
-LONG = ("checkpoints", "flax_and_equinox", "own_layer")
+LONG = ("checkpoints", "flax_and_equinox", "gradient_through_training", "own_layer")
 
 
 @pytest.mark.parametrize(
