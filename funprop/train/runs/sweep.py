@@ -224,7 +224,8 @@ def _report(chosen: Task, table: PopulationTable, outputs: Any) -> str:
     groups = {f"the best, member {best}": [best]}
     if len(alike) > 1:
         groups[f"the {len(alike)} seeds of its numbers, together"] = alike
-    groups[f"all {len(sound)} that did not diverge, together"] = sound
+    if sound:
+        groups[f"all {len(sound)} that did not diverge, together"] = sound
     truth = chosen.test[1]
     if chosen.classes:
         head = ("on the test data", "accuracy", "log loss", "calibration error", "disagreement")
