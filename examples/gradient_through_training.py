@@ -5,6 +5,8 @@ A step is a pure function, the hand-written backward pass inside it too: so a tr
 differences; and then the learning rate itself is learned by it.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -52,7 +54,8 @@ def main() -> None:
         print(f"{rate:13g}  {value:13.5f}  {slope:12.8f}  {by_differences:14.8f}")
         assert jnp.allclose(slope, by_differences, rtol=1e-6), (slope, by_differences)
 
-    log_rate, outer = jnp.log(0.01), optax.adam(0.1, b1=0.5)
+    log_rate: Any = jnp.log(0.01)
+    outer = optax.adam(0.1, b1=0.5)
     outer_state = outer.init(log_rate)
     print("\nThe learning rate, learned by that gradient:")
     for i in range(31):

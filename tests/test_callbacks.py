@@ -123,7 +123,9 @@ def test_where_a_callback_fails_what_was_reached_is_saved_and_it_is_named(tmp_pa
 
 def test_the_best_is_given_back_and_known_after_a_resume(tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "KEPT_BYTES", 0)
-    worse = fp.step(fp.backprop(WHOLE), optax.sgd(lambda n: jnp.where(n < 6, 0.1, -0.3)))
+    worse = fp.step(
+        fp.backprop(WHOLE), optax.sgd(lambda n: jnp.where(jnp.asarray(n) < 6, 0.1, -0.3))
+    )
     best = fp.callbacks.best_params("held_out/loss")
     result = trained(4, worse, callbacks=[best])
     at = min(result.history, key=lambda row: row["held_out/loss"])
@@ -207,14 +209,14 @@ def test_bad_input(options, sentence):
 
 def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboardX")
-    from tensorboardX.proto.event_pb2 import Event
+    events = importlib.import_module("tensorboardX.proto.event_pb2")
 
     result = trained(callbacks=[fp.callbacks.tensorboard(tmp_path)], measure_every=4)
     (file,) = tmp_path.iterdir()
     data, found = file.read_bytes(), {}
     while data:  # records of TensorFlow: length, its checksum, an event, its checksum
         n = int.from_bytes(data[:8], "little")
-        event, data = Event.FromString(data[12 : 12 + n]), data[16 + n :]
+        event, data = events.Event.FromString(data[12 : 12 + n]), data[16 + n :]
         for value in event.summary.value:
             found.setdefault(value.tag, {})[event.step] = value.simple_value
     want = {row["update"]: row["held_out/loss"] for row in result.history}

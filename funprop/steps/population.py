@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -51,7 +51,7 @@ class Population(NamedTuple):
         return self.seed.shape[0]
 
 
-def population(make: Step | Makes, **numbers: Num[Array, " m"]) -> Step:
+def population(make: Step | Makes, **numbers: Sequence[float] | Num[Array, " m"]) -> Step:
     """A step that trains many members at once, as one compiled program.
 
     `init(params, keys)` takes a key a seed, `[s]` or one alone, and makes `m s` members: every set

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as writing
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from funprop.train.callbacks.protocol import Rows, Start, numbers
@@ -61,7 +62,7 @@ class csv(Rows):
         return "".join(_line([row.get(name, "") for name in self.columns]) for row in rows)
 
 
-def _line(entries: list[object]) -> str:
+def _line(entries: Sequence[object]) -> str:
     text = io.StringIO()
     writing.writer(text, lineterminator="\n").writerow(entries)
     return text.getvalue()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from funprop.train.callbacks.protocol import Rows, Start, numbers
+from funprop.train.callbacks.protocol import Rows, Start, client, numbers
 from funprop.train.stopping import Row
 
 
@@ -26,12 +26,7 @@ class mlflow(Rows):
     """
 
     def __init__(self, **options: Any) -> None:
-        try:
-            import mlflow as client  # noqa: F401
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                "mlflow needs mlflow: pip install 'funprop[mlflow]'"
-            ) from None
+        self.client = client("mlflow", "mlflow")
         self.options = options
         self.begun, self.id = False, ""
 
@@ -39,20 +34,14 @@ class mlflow(Rows):
         return self
 
     def begin(self, start: Start) -> None:
-        import mlflow as client
-
-        active = client.active_run()
+        active = self.client.active_run()
         self.begun = active is None
-        run = client.start_run(**self.options) if active is None else active
+        run = self.client.start_run(**self.options) if active is None else active
         self.id = run.info.run_id
 
     def on_epoch(self, row: Row, state: object) -> None:
-        import mlflow as client
-
-        client.log_metrics(numbers(row), step=int(row["update"]), run_id=self.id)
+        self.client.log_metrics(numbers(row), step=int(row["update"]), run_id=self.id)
 
     def __exit__(self, kind: object, *_: object) -> None:
         if self.begun:
-            import mlflow as client
-
-            client.end_run("FINISHED" if kind is None else "FAILED")
+            self.client.end_run("FINISHED" if kind is None else "FAILED")

@@ -7,6 +7,7 @@ the state. A callback does, and may fail: what has been reached is saved then.
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -102,7 +103,7 @@ class Callbacks:
     def prepare(self, checkpoints: Checkpoints | None) -> None:
         for one in self.given:
             if checkpoints is not None and hasattr(one, "prepare"):
-                one.prepare(checkpoints)
+                one.prepare(checkpoints)  # pyright: ignore[reportFunctionMemberAccess]
 
     def begin(self, start: Start) -> None:
         for one in self.given:
@@ -137,6 +138,22 @@ class Callbacks:
 def numbers(row: Row) -> dict[str, float]:
     """The entries of a row that are single numbers; what members of a population have is none."""
     return {name: v for name, v in row.items() if isinstance(v, int | float)}
+
+
+def client(module: str, extra: str) -> Any:
+    """Another package, imported where it is used.
+
+    Raises:
+      ModuleNotFoundError: it is missing; says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise ModuleNotFoundError(
+            f"{extra} needs {module}: pip install 'funprop[{extra}]'"
+        ) from None
 
 
 @contextmanager

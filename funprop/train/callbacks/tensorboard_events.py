@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from funprop.train.callbacks.protocol import Rows, Start, numbers
+from funprop.train.callbacks.protocol import Rows, Start, client, numbers
 from funprop.train.stopping import Row
 
 
@@ -26,12 +26,7 @@ class tensorboard(Rows):
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        try:
-            import tensorboardX  # noqa: F401
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError(
-                "tensorboard needs tensorboardX: pip install 'funprop[tensorboard]'"
-            ) from None
+        self.client = client("tensorboardX", "tensorboard")
         self.folder = os.fspath(folder)
         self.writer: Any = None
 
@@ -43,10 +38,8 @@ class tensorboard(Rows):
             self.writer.close()
 
     def begin(self, start: Start) -> None:
-        from tensorboardX import SummaryWriter
-
         beyond = int(start.history[-1]["update"]) + 1 if start.history else None
-        self.writer = SummaryWriter(self.folder, purge_step=beyond)
+        self.writer = self.client.SummaryWriter(self.folder, purge_step=beyond)
 
     def on_epoch(self, row: Row, state: object) -> None:
         for name, value in numbers(row).items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from funprop.train.callbacks.protocol import Rows, Start, numbers
+from funprop.train.callbacks.protocol import Rows, Start, client, numbers
 from funprop.train.stopping import Row
 
 
@@ -27,23 +27,18 @@ class wandb(Rows):
     """
 
     def __init__(self, run: Any = None, **options: Any) -> None:
-        try:
-            import wandb as client  # noqa: F401
-        except ModuleNotFoundError:
-            raise ModuleNotFoundError("wandb needs wandb: pip install 'funprop[wandb]'") from None
+        self.client = client("wandb", "wandb")
         if run is not None and options:
             raise TypeError(f"options must be left out where run is given, got {[*options]}")
         self.given, self.options = run, options
-        self.run = run
+        self.run: Any = run
 
     def __enter__(self) -> wandb:
         return self
 
     def begin(self, start: Start) -> None:
         if self.given is None:
-            import wandb as client
-
-            self.run = client.init(**self.options)
+            self.run = self.client.init(**self.options)
 
     def on_epoch(self, row: Row, state: object) -> None:
         self.run.log(numbers(row), step=int(row["update"]))

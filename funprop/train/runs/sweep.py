@@ -124,7 +124,8 @@ def train(
     grad_fn = backprop(whole if backward == "manual" else autodiff(whole))
 
     def make(**numbers: Any) -> Any:
-        made = OPTIMIZERS[optimizer](**{"learning_rate": rate, **numbers})
+        optimizer_of: Any = OPTIMIZERS[optimizer]
+        made = optimizer_of(**{"learning_rate": rate, **numbers})
         return guarded(step(grad_fn, made), nonfinite)
 
     training = population(make, **numbers)
