@@ -20,7 +20,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +45,17 @@ def verified(given: argparse.Namespace) -> Any:
     asked = [(name, dtype) for name in cases for dtype in ("float32", "bfloat16")]
     wrong, right = {}, 0
     # Most of the time is XLA's, compiling on one core of the host.
-    workers = min(12, (os.cpu_count() or 2) // 2)
+    workers = max(1, (os.cpu_count() or 2) - 2)
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        for (name, dtype), report in zip(asked, pool.map(_report, asked), strict=True):
-            if report:
-                wrong[f"{name} {dtype}"] = report
-            else:
-                right += 1
+        started = {pool.submit(_report, one): " ".join(one) for one in asked}
+        for done in as_completed(started):
+            if done.result():
+                wrong[started[done]] = done.result()
+                print(f"wrong: {started[done]}\n{done.result()}", flush=True)
+            right += not done.result()
+            if not (right + len(wrong)) % 20:
+                print(f"{right + len(wrong)} of {len(asked)}", flush=True)
     print(f"{right} right, {len(wrong)} wrong")
-    for name, report in wrong.items():
-        print(f"{name}\n{report}")
     return {"right": right, "wrong": wrong}
 
 
