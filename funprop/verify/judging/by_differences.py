@@ -63,9 +63,9 @@ def by_differences(
         if not one_by_one and elements and not verdict.ok:
             one_by_one = True
             verdict, note = judged(elements)
-        if not verdict.ok and eps == EPS64 and (wide := _in_float64(tools, samples)):
-            if judged(elements if one_by_one else some, wide[k], eps)[0].ok:
-                verdict, remark = rounded(verdict, tools.eps)
+        wide = None if verdict.ok or eps > EPS64 else _in_float64(tools, samples)
+        if wide and judged(elements if one_by_one else some, wide[k], eps)[0].ok:
+            verdict, remark = rounded(verdict, tools.eps)
         if one_by_one:  # the directions are the elements
             got, true, far, allowed = (p.reshape(len(samples), *x.shape) for p in verdict[:4])
             verdict = Verdict(got, true, far, allowed, verdict.size, False)
