@@ -12,6 +12,7 @@ import optax
 import pytest
 
 import funprop as fp
+from funprop.train import progress
 
 N = 22
 RNG = np.random.default_rng(0)
@@ -151,6 +152,10 @@ def test_the_table_knows_the_best_and_draws(tmp_path):
     train = fp.population(plain, learning_rate=rates)
     options = {"held_out": DATA, "measure": MEASURE, "progress": None, "batch_size": 11}
     result = fp.fit(train, train.init(init, KEYS), DATA, epochs=4, **options)
+    with progress.live() as display:  # which shows the best one's numbers
+        display.update(1.0, 4, N, result.history[-1])
+        display.epoch(result.history[-1], 4)
+        assert display.bar.tasks[0].fields["metrics"].startswith("loss 0.")
     table = fp.population_table(result)
     assert table.best == result.history[-1]["member"] and table.best in (2, 3)
     assert table.order[0] == table.best and {*table.order[-2:]} == {4, 5}
