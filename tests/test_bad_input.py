@@ -207,7 +207,7 @@ def test_data_that_cannot_be_trained_on():
         ({"held_out": (X, Y)}, "held_out and measure must be given together, got one of them"),
         (
             {"stop": [fp.at_least("f1", 1.0)]},
-            "stop wants the metric 'f1', got epoch, loss, seconds, examples_per_second",
+            "stop wants the metric 'f1', got epoch, update, loss, seconds, examples_per_second",
         ),
     ],
 )
