@@ -229,15 +229,27 @@ def test_manual_and_autodiff_agree_through_a_step(x64):
 
 # From the ground floor up: a room may import the ground floor and, above it, what it says.
 GROUND = {
-    *("values", "trees", "keys", "names", "decoding", "layer", "maps", "located", "properties"),
+    *(
+        "values",
+        "reprs",
+        "trees",
+        "keys",
+        "names",
+        "decoding",
+        "layer",
+        "maps",
+        "located",
+        "properties",
+    ),
     "jitted",
     "checks",
     "mesh",
 }
 IMPORTS = {
     "values": set(),
+    "reprs": set(),
     "mesh": set(),
-    "trees": {"values"},
+    "trees": {"values", "reprs"},
     "names": {"layer"},  # for the type alone
     "checks": {"trees", "values"},
     "keys": {"checks"},

@@ -172,6 +172,8 @@ def test_the_table_knows_the_best_and_draws(tmp_path):
         "accuracy",
     ]
     assert lines[2].split()[:3] == [str(table.best), "0.3", str(table.best % 2)]
+    assert table._repr_html_().count("<tr>") == 7
+    assert len(repr(result)) < 500 and "seed=int32[6]" in repr(result)
     assert "nan" in lines[-2] and "nan" in lines[-1]
     table.draw(tmp_path / "sweep.png")
     assert (tmp_path / "sweep.png").stat().st_size > 10_000

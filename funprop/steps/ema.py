@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from funprop.checks import described
 from funprop.params.frozen import trained, with_trained
+from funprop.reprs import of_fields
 from funprop.steps.skip_nonfinite import was_skipped
 from funprop.steps.step import Step, parts_of, proposed, wrapper
 from funprop.transforms.transformed import refuse, refuse_population
@@ -38,6 +39,9 @@ class Averaged(NamedTuple):
     inner: Any
     sums: Any
     count: Any
+
+    def __repr__(self) -> str:
+        return of_fields(self)
 
     @property
     def params(self) -> Any:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from funprop.checks import described
 from funprop.params.frozen import trained
+from funprop.reprs import of_fields
 from funprop.steps.skip_nonfinite import only_if, with_skipped
 from funprop.steps.step import Step, parts_of, proposed, wrapper
 from funprop.transforms.transformed import refuse, refuse_population
@@ -37,6 +38,9 @@ class Scaled(NamedTuple):
     inner: Any
     scale: Any
     good: Any
+
+    def __repr__(self) -> str:
+        return of_fields(self)
 
     @property
     def params(self) -> Any:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop.checks import described
+from funprop.reprs import of_fields
 from funprop.steps.donating import Donating
 from funprop.steps.step import Step, check_state, check_step
 from funprop.transforms.transformed import refuse
@@ -34,6 +35,9 @@ class Population(NamedTuple):
     inner: Any
     numbers: dict[str, Any]
     seed: Any
+
+    def __repr__(self) -> str:
+        return of_fields(self)
 
     @property
     def params(self) -> Any:

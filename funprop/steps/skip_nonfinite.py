@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop.params.frozen import trained
+from funprop.reprs import of_fields
 from funprop.steps.step import Step, parts_of, proposed, wrapper
 from funprop.transforms.transformed import refuse, refuse_population
 from funprop.trees import Sum, is_float, path_string
@@ -33,6 +34,9 @@ class Guarded(NamedTuple):
     skipped: Any
     leaf: Any
     count: Any
+
+    def __repr__(self) -> str:
+        return of_fields(self)
 
     @property
     def params(self) -> Any:

@@ -11,6 +11,7 @@ import jax
 
 from funprop import trees
 from funprop.checks import described
+from funprop.reprs import short
 from funprop.steps import Step
 from funprop.train.arguments import check_options, check_step
 from funprop.train.arrays import copies
@@ -52,6 +53,10 @@ class Fit(NamedTuple):
     state: Any
     history: list[Row]
     stopped: str
+
+    def __repr__(self) -> str:
+        rows = f"<{len(self.history)} rows>"
+        return f"Fit(state={short(self.state)}, history={rows}, stopped={self.stopped!r})"
 
 
 def fit(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from funprop.checks import described
-from funprop.inspect.table import aligned
+from funprop.inspect.table import aligned, as_html
 from funprop.steps import Population
 from funprop.train.fit import Fit
 
@@ -45,10 +45,17 @@ class PopulationTable(NamedTuple):
         return self.order[0]
 
     def __repr__(self) -> str:
+        first, *lines = aligned(self._cells(), left=[])
+        return "\n".join([first, "-" * max(map(len, [first, *lines])), *lines])
+
+    def _repr_html_(self) -> str:
+        return as_html(self._cells(), left=[])
+
+    def _cells(self) -> list[list[str]]:
         told = [name.replace("held_out/", "held-out ") for name in self.curves]
         head = ["member", *self.numbers, "seed", *told]
         shown: Sequence[int] = self.order
-        hidden = max(0, len(shown) - SHOWN)
+        hidden = len(shown) > SHOWN
         if hidden:
             shown = (*shown[: SHOWN // 2], *shown[-(SHOWN // 2) :])
         rows = [
@@ -56,14 +63,13 @@ class PopulationTable(NamedTuple):
                 str(i),
                 *(f"{values[i]:.3g}" for values in self.numbers.values()),
                 str(self.seed[i]),
-                *(f"{_short(curve[-1, i])}" for curve in self.curves.values()),
+                *(_short(curve[-1, i]) for curve in self.curves.values()),
             ]
             for i in shown
         ]
         if hidden:
             rows.insert(SHOWN // 2, ["...", *[""] * (len(head) - 1)])
-        first, *lines = aligned([head, *rows], left=[])
-        return "\n".join([first, "-" * max(map(len, [first, *lines])), *lines])
+        return [head, *rows]
 
     def draw(self, file: str | os.PathLike[str], title: str = "") -> None:
         """A picture, a PNG: the curves of all, and the last value against each of the numbers.
