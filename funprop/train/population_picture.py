@@ -33,7 +33,7 @@ def draw(table: PopulationTable, file: str | os.PathLike[str], title: str) -> No
     finite = values[np.isfinite(values)]
     top = TOP * float(np.median(finite)) if finite.size else 1.0
     what = table.metric.replace("held_out/", "held-out ")
-    colours = _curves(figure, curves, table, np.minimum(values, top), what)
+    colours = _curves(figure, curves, table, np.minimum(values, top), top, what)
     numbers = table.numbers or {"seed": table.seed}
     for axes, (name, each) in zip(others, numbers.items(), strict=True):
         _against(axes, table, name, each, colours, top)
@@ -47,14 +47,17 @@ def draw(table: PopulationTable, file: str | os.PathLike[str], title: str) -> No
     figure.savefig(file)
 
 
-def _curves(figure: Any, axes: Any, table: PopulationTable, values: Any, what: str) -> Any:
+def _curves(
+    figure: Any, axes: Any, table: PopulationTable, values: Any, top: float, what: str
+) -> Any:
     """All curves, the best in red; the colour of each member."""
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm, Normalize
 
     name, each = next(iter(table.numbers.items()), ("seed", table.seed))
-    norm = (LogNorm if _is_spread(each) else Normalize)(each.min(), each.max())
+    sound = each[values[-1] < top] if (values[-1] < top).any() else each
+    norm = (LogNorm if _is_spread(sound) else Normalize)(sound.min(), sound.max(), clip=True)
     shades = colormaps["viridis"]
     colours = shades(norm(each))
     marker = "o" if len(table.epochs) == 1 else ""
@@ -73,7 +76,7 @@ def _curves(figure: Any, axes: Any, table: PopulationTable, values: Any, what: s
     axes.set_title(f"{what}, {len(table.order)} members", loc="left", fontsize=11)
     axes.set_xlabel("epoch")
     axes.legend(frameon=False, fontsize=9, loc="upper right")
-    if each.min() < each.max():
+    if sound.min() < sound.max():
         figure.colorbar(
             ScalarMappable(norm, shades), ax=axes, label=name.replace("_", " "), pad=0.02
         )
@@ -109,8 +112,13 @@ def _against(
         linewidths=2,
         label=f"the best, {each[table.best]:.3g}",
     )
+    low, high = each.min(), each.max()  # those that are lost have a place, too
     if _is_spread(each):
         axes.set_xscale("log")
+        margin = (high / low) ** 0.05
+        axes.set_xlim(low / margin, high * margin)
+    elif low < high:
+        axes.set_xlim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     axes.set_xlabel(name.replace("_", " "))
     axes.legend(frameon=False, fontsize=9)
 
