@@ -236,6 +236,7 @@ GROUND = {
 }
 IMPORTS = {
     "values": set(),
+    "imported": set(),
     "mesh": set(),
     "trees": {"values"},
     "names": {"layer"},  # for the type alone
@@ -268,7 +269,7 @@ IMPORTS = {
     | {"arguments", "params", "inspect", "gradients", "rewrites", "transforms", "steps", "verify"},
     "sharding": GROUND
     | {"params", "arguments", "inspect", "gradients", "rewrites", "transforms", "steps"},
-    "verify": GROUND | {"params", "functions", "inspect", "version"},
+    "verify": GROUND | {"params", "functions", "inspect", "version", "imported"},
 }
 # Imported where used: a table in a terminal; what a pair is of.
 EXTRAS = {"report.py": {"rich"}, "from_pair.py": {"torch"}}

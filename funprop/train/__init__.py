@@ -6,12 +6,14 @@ from funprop.train.data.tokens import Tokens
 from funprop.train.fit import Fit, fit
 from funprop.train.params_file import load, save
 from funprop.train.stopping import at_least, at_most, patience
+from funprop.train.task import Task
 
 __all__ = [
     "Checkpoint",
     "Checkpoints",
     "Fit",
     "Restored",
+    "Task",
     "Tokens",
     "at_least",
     "at_most",
