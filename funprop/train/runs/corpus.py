@@ -99,7 +99,7 @@ def text_files(path: Path, batch_size: int) -> Text:
     train, test = (np.frombuffer(b"\n".join(part), np.uint8) for part in parts)
     if len(test) < TIME + 2 or len(train) < TIME + 2:
         raise ValueError(
-            f"{path} must have text enough to hold out {TIME + 2} bytes, a twentieth, got {len(test)}"
+            f"{path} must have more text: a twentieth of it, held out, is {len(test)} bytes"
         )
     return Text(
         f"{path}: {len(train):,} bytes to train on, {len(test):,} held out",
