@@ -71,6 +71,7 @@ def task(folder: Path, options: dict[str, Any]) -> Task:
     channels = 3 if any(map(_coloured, _some(files))) else 1
     pictures = read(files, size, channels)
     train, test = splits.at_random(labels, len(labels), share)
+    test = np.random.default_rng(splits.SPLIT_SEED).permutation(test)  # the first ones are drawn
     weights = ()
     if options.get("class_weights"):
         counts = np.bincount(labels[train])

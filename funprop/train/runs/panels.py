@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from funprop.train.runs.pictures import PALE, QUIET, WRONG, gallery, heading, restored
 from funprop.train.runs.told import confusion, shortened
 from funprop.train.task import Task
 
@@ -14,9 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import SubFigure
 
-HELD_OUT, WRONG, QUIET, PALE = "#1f6feb", "#d1242f", "#57606a", "#d0d7de"
-GALLERY_ROWS, GALLERY_COLUMNS = 4, 7
-RESTORED_COLUMNS = 6
+HELD_OUT = "#1f6feb"
 MOST_NUMBERS = 12  # classes whose counts are written into a confusion matrix
 MOST_TICKS = 24  # classes whose names stand beside it
 MOST_PARTS = 4  # targets that are drawn
@@ -27,37 +26,37 @@ def draw_test(figure: SubFigure, task: Task, outputs: Any) -> None:
     """Pictures with their predictions, or what became of them; a confusion matrix; prediction
     against truth; of several targets, each of the first ones."""
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs)):
-        _heading(figure, "test data", "the network says NaN or infinity")
+        heading(figure, "test data", "the network says NaN or infinity")
     elif task.parts:
         _several(figure, task, outputs)
     elif not hasattr(outputs, "shape") or (outputs.ndim > 2 and not task.image_shape):
-        _heading(figure, "test data", "outputs of this shape are not drawn")
+        heading(figure, "test data", "outputs of this shape are not drawn")
     elif task.image_shape and task.classes:
-        _gallery(figure, task, outputs)
+        gallery(figure, task, outputs)
     elif task.image_shape and np.shape(outputs) == np.shape(task.test[0]):
-        _restored(figure, task, outputs)
+        restored(figure, task, outputs)
     elif task.classes:
-        _heading(
+        heading(
             figure, "confusion matrix on the test data", "rows: the truth; columns: what it says"
         )
         axes = figure.subplots()
         _confusion(axes, task, outputs)
         _fit_names(figure, task)
     elif np.shape(outputs) == np.shape(task.test[1]):
-        _heading(
+        heading(
             figure, "test data: prediction against truth", "on the line, the prediction is right"
         )
         axes = figure.subplots()
         figure.subplots_adjust(left=0.16, right=0.95, top=0.78, bottom=0.13)
         _scatter(axes, task, outputs)
     else:
-        _heading(figure, "test data", "outputs that are unlike the targets are not drawn")
+        heading(figure, "test data", "outputs that are unlike the targets are not drawn")
 
 
 def _several(figure: SubFigure, task: Task, outputs: Any) -> None:
     shown = [*zip(task.parts, outputs, strict=True)][:MOST_PARTS]
-    of = f" the first {len(shown)} of {len(task.parts)} targets" if len(task.parts) > 4 else ""
-    _heading(figure, f"test data:{of} each target", "truth and prediction")
+    of = f"the first {len(shown)} of " if len(task.parts) > len(shown) else ""
+    heading(figure, f"test data: {of}{len(task.parts)} targets", "truth and prediction of each")
     columns = 1 if len(shown) == 1 else 2
     grid = figure.subplots(-(-len(shown) // columns), columns, squeeze=False)
     figure.subplots_adjust(left=0.16, right=0.96, top=0.74, bottom=0.1, hspace=0.65, wspace=0.5)
@@ -67,68 +66,6 @@ def _several(figure: SubFigure, task: Task, outputs: Any) -> None:
         axes.set_axis_on()
         (_confusion if part.classes else _scatter)(axes, part, output, small=True)
         axes.set_title(shortened(part.unit[0], 24), fontsize=9, loc="left")
-
-
-def _gallery(figure: SubFigure, task: Task, outputs: Any) -> None:
-    images, truth = task.test[:2]
-    said = np.asarray(task.decide(outputs) if task.decide else outputs)
-    shown = GALLERY_ROWS * GALLERY_COLUMNS
-    wrong = np.flatnonzero(said != truth)
-    chosen = np.concatenate([wrong, np.flatnonzero(said == truth)])[:shown]
-    _heading(
-        figure,
-        f"test pictures and what the network says: {len(truth) - len(wrong)} of {len(truth)} right",
-        "each with its prediction; the wrong ones come first, in red, with the truth beside",
-    )
-    grid = figure.subplots(GALLERY_ROWS, GALLERY_COLUMNS)
-    figure.subplots_adjust(left=0.03, right=0.98, top=0.75, bottom=0.03, hspace=0.55, wspace=0.25)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    longest = max(map(len, task.classes))
-    for axes, i in zip(grid.flat, chosen, strict=False):
-        right = said[i] == truth[i]
-        label, true = (shortened(task.classes[j], 9) for j in (said[i], truth[i]))
-        gap = ", is " if longest < 5 else "\nis "
-        axes.imshow(_picture(images[i], task.image_shape), cmap="gray_r")
-        axes.set_title(
-            label if right else f"{label}{gap}{true}",
-            fontsize=10 if longest < 5 else 7.5,
-            pad=3,
-            color=QUIET if right else WRONG,
-            fontweight="normal" if right else "bold",
-        )
-        axes.set_axis_on()
-        axes.set(xticks=[], yticks=[])
-        for spine in axes.spines.values():
-            spine.set(color=PALE if right else WRONG, linewidth=0.8 if right else 2.5)
-
-
-def _picture(image: Any, shape: tuple[int, ...]) -> Any:
-    """As matplotlib takes it: colour from 0 to 1."""
-    image = np.asarray(image).reshape(shape)
-    if shape[-1:] != (3,):
-        return image.reshape(shape[:2])
-    low, high = min(0.0, float(image.min())), max(1.0, float(image.max()))
-    return (image - low) / (high - low)
-
-
-def _restored(figure: SubFigure, task: Task, outputs: Any) -> None:
-    _heading(
-        figure,
-        "test pictures: what the network is shown, and what it makes of it",
-        "the first ones, none chosen; in the last row what it should be",
-    )
-    grid = figure.subplots(3, RESTORED_COLUMNS)
-    figure.subplots_adjust(left=0.14, right=0.97, top=0.76, bottom=0.05, hspace=0.12, wspace=0.1)
-    inputs, targets = task.test[:2]
-    rows = {"input": inputs, "output": outputs, "target": targets}
-    for line, (name, pictures) in zip(grid, rows.items(), strict=True):
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", color=QUIET, labelpad=8)
-        for axes, picture in zip(line, pictures, strict=False):
-            # One scale for all: black is 1, white is 0.
-            axes.imshow(_picture(picture, task.image_shape), cmap="gray_r", vmin=0, vmax=1)
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_color(PALE)
 
 
 def _confusion(axes: Axes, task: Task, outputs: Any, small: bool = False) -> None:
@@ -195,8 +132,3 @@ def _scatter(axes: Axes, task: Task, outputs: Any, small: bool = False) -> None:
         axes.set_ylabel("predicted")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _heading(figure: SubFigure, title: str, under: str) -> None:
-    figure.text(0.03, 0.87, title, fontsize=11, ha="left")
-    figure.text(0.03, 0.825, under, fontsize=9, ha="left", color=QUIET)

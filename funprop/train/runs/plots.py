@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from funprop.train.runs.panels import QUIET, draw_test
+from funprop.train.runs.panels import draw_test
+from funprop.train.runs.pictures import QUIET
 from funprop.train.stopping import Row
 from funprop.train.task import Task
 

@@ -71,9 +71,10 @@ def _settings(run: Path) -> dict[str, Any]:
 
 
 def _table(run: Path, file: Path, told: dict[str, Any], model: str) -> Said:
-    from funprop.train.runs.tables import models
+    from funprop.train.runs.table_models import models
     from funprop.train.tables import encoding
-    from funprop.train.tables.columns import Column, frame
+    from funprop.train.tables.columns import Column
+    from funprop.train.tables.frames import frame
     from funprop.train.tables.reading import is_table, read
 
     if not is_table(file):

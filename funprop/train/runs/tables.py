@@ -8,26 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from funprop.combinators import parallel, serial
-from funprop.layer import Layer, named
-from funprop.layers import dense, dropout, relu, reshape
-from funprop.losses import mean_squared, softmax_cross_entropy
-from funprop.metrics import absolute_error, accuracy
 from funprop.train.runs.inputs import ENCODER, write_inputs
+from funprop.train.runs.table_models import task_for
 from funprop.train.tables import encoding, splits
-from funprop.train.tables.columns import Column, columns_of, frame, numbers, texts
+from funprop.train.tables.columns import Column, columns_of
+from funprop.train.tables.frames import frame, numbers, texts
 from funprop.train.tables.reading import read
-from funprop.train.tables.several import loss_of_each, metric_of
+from funprop.train.tables.splits import SPLIT_SEED
 from funprop.train.tables.targets import Target, standardised, target_of
 from funprop.train.task import Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-HIDDEN, DROPPED = (64, 32), 0.2
-DECAY = 0.3  # so much, since most tables are small: docs/benchmarks/tables.md
-UPDATES = 2000  # about so many, in at least and at most so many epochs
-EPOCHS = 10, 200
 
 
 def task(path: Path, options: dict[str, Any]) -> Task:
@@ -41,15 +33,19 @@ def task(path: Path, options: dict[str, Any]) -> Task:
     Raises:
       ValueError: there is no target, or a column is missing; what else the readers raise.
     """
+    return task_of(read(path), str(path), options)
+
+
+def task_of(table: pa.Table, path: str, options: dict[str, Any], seed: int = SPLIT_SEED) -> Task:
+    """A table, to be learnt from; what is held out at random is drawn by `seed`."""
     wanted = options.get("target") or []
-    table = read(path)
     if not wanted:
         raise ValueError(f"--target must name a column of {path}: {_names(table)}")
     time, group = options.get("time"), options.get("group")
     _check_columns(table, path, [*wanted, *([time] if time else []), *([group] if group else [])])
     table, notes = _without_missing(table, wanted)
     found = [target_of(table[name], name, options.get("task")) for name in wanted]
-    train, test = _split(table, found[0], options)
+    train, test = _split(table, found[0], options, seed)
     targets, values = zip(*(standardised(*pair, train) for pair in found), strict=True)
     left_out = [*wanted, *([group] if group else [])]
     columns, why = columns_of(table, train, left_out, time)
@@ -70,83 +66,21 @@ def task(path: Path, options: dict[str, Any]) -> Task:
         each = tuple(value[rows] for value in values)
         return inputs[rows], each[0] if len(each) == 1 else each, *extra
 
-    return _task(
+    return task_for(
         targets,
         train=part(train, *weights),
         test=part(test),
-        title=f"{path.name}, {_read(columns, inputs.shape[1])}",
+        title=f"{Path(path).name}, {_read(columns, inputs.shape[1])}",
         notes=tuple(notes),
         write=write,
     )
-
-
-def _task(targets: Sequence[Target], **known: Any) -> Task:
-    n = len(known["train"][0])
-    size = 64 if n > 2000 else 32 if n > 64 else max(1, min(16, n))
-    shared = {
-        "models": models(targets),
-        "optimizer": "adamw",
-        "weight_decay": DECAY,
-        "epochs": min(max(round(UPDATES * size / n), EPOCHS[0]), EPOCHS[1]),
-        "batch_size": size,
-    }
-    each = [_of_one(target) for target in targets]
-    if len(targets) == 1:
-        return Task(**shared, **known, **each[0])
-    (inputs, values), (seen, wanted) = known["test"], known["train"][:2]
-    parts = tuple(
-        Task(
-            **shared, **{"unit": (target.name, 0.0, 1.0), **one}, train=(seen, t), test=(inputs, v)
-        )
-        for target, one, t, v in zip(targets, each, wanted, values, strict=True)
-    )
-    metrics = {
-        f"{name}_{target.name}": metric_of(metric, i)
-        for i, (target, one) in enumerate(zip(targets, each, strict=True))
-        for name, metric in one["metrics"].items()
-    }
-    loss = loss_of_each([one["loss"] for one in each])
-    return Task(**shared, **known, loss=loss, metrics=metrics, parts=parts)
-
-
-def _of_one(target: Target) -> dict[str, Any]:
-    if target.classes:
-        return {
-            "loss": softmax_cross_entropy(),
-            "metrics": {"accuracy": accuracy},
-            "classes": target.classes,
-            "decide": lambda logits: np.asarray(logits).argmax(-1),
-        }
-    return {
-        "loss": mean_squared(),
-        "metrics": {"absolute_error": absolute_error},
-        "decide": np.asarray,
-        "unit": (target.name, target.mean, target.deviation),
-    }
-
-
-def models(targets: Sequence[Target]) -> dict[str, Any]:
-    """What is trained on tables, by name."""
-
-    def head() -> Layer:
-        each = [
-            dense(len(target.classes)) if target.classes else serial(dense(1), reshape())
-            for target in targets
-        ]
-        return named("head", each[0] if len(each) == 1 else parallel(*each))
-
-    def perceptron() -> Layer:
-        hidden = [part for width in HIDDEN for part in (dense(width), relu(), dropout(DROPPED))]
-        return named("mlp", serial(*hidden, head()))
-
-    return {"mlp": perceptron, "linear": lambda: named("linear", serial(head()))}
 
 
 def _names(table: pa.Table) -> str:
     return ", ".join(table.column_names)[:160]
 
 
-def _check_columns(table: pa.Table, path: Path, names: Sequence[str]) -> None:
+def _check_columns(table: pa.Table, path: str, names: Sequence[str]) -> None:
     for name in names:
         if name not in table.column_names:
             raise ValueError(f"{path} has no column {name!r}, there are {_names(table)}")
@@ -164,7 +98,9 @@ def _without_missing(table: pa.Table, wanted: Sequence[str]) -> tuple[pa.Table, 
     return table.filter(known), notes
 
 
-def _split(table: pa.Table, first: tuple[Target, Any], options: dict[str, Any]) -> tuple[Any, Any]:
+def _split(
+    table: pa.Table, first: tuple[Target, Any], options: dict[str, Any], seed: int
+) -> tuple[Any, Any]:
     """Rows to train on, and rows held out."""
     time, group = options.get("time"), options.get("group")
     share = options.get("held_out", splits.HELD_OUT)
@@ -177,7 +113,7 @@ def _split(table: pa.Table, first: tuple[Target, Any], options: dict[str, Any]) 
     if group:
         return splits.by_group(texts(table[group]), group, share)
     target, values = first
-    return splits.at_random(values if target.classes else None, table.num_rows, share)
+    return splits.at_random(values if target.classes else None, table.num_rows, share, seed)
 
 
 def _times(column: pa.ChunkedArray, name: str) -> Any:

@@ -10,7 +10,9 @@ HELD_OUT = 0.2
 SPLIT_SEED = 0  # never the run's, so that runs compare
 
 
-def at_random(labels: Any | None, n: int, share: float = HELD_OUT) -> tuple[Any, Any]:
+def at_random(
+    labels: Any | None, n: int, share: float = HELD_OUT, seed: int = SPLIT_SEED
+) -> tuple[Any, Any]:
     """Rows to train on and rows held out, of `n`: of each class its share, never all of it.
 
     Example:
@@ -19,7 +21,7 @@ def at_random(labels: Any | None, n: int, share: float = HELD_OUT) -> tuple[Any,
       >>> labels[test].tolist()
       [0, 0, 1]
     """
-    order = np.random.default_rng(SPLIT_SEED).permutation(n)
+    order = np.random.default_rng(seed).permutation(n)
     if labels is None:
         cut = min(max(1, round(n * share)), n - 1)
         return np.sort(order[cut:]), np.sort(order[:cut])

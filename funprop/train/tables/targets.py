@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from funprop.train.tables.columns import FEW, counts_rows, is_text, numbers
+from funprop.train.tables.columns import FEW, counts_rows
+from funprop.train.tables.frames import is_number, is_text, numbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,7 +65,7 @@ def target_of(column: pa.ChunkedArray, name: str, aim: Aim | None = None) -> tup
         raise ValueError(
             f"target {name!r} looks like an id: {different:,} different values in {n:,} rows{hint}"
         )
-    if not (text or _numeric(column)):
+    if not (text or is_number(column.type)):
         raise ValueError(f"target {name!r} must be classes or numbers, got {column.type}")
     if text and aim == "regression":
         raise ValueError(f"target {name!r} must be numbers for a regression, got text")
@@ -72,13 +73,6 @@ def target_of(column: pa.ChunkedArray, name: str, aim: Aim | None = None) -> tup
         return Target(name), numbers(column, name)
     whole = not text and not types.is_boolean(column.type)
     return _classes(column, name, whole)
-
-
-def _numeric(column: pa.ChunkedArray) -> bool:
-    from pyarrow import types
-
-    kinds = types.is_integer, types.is_floating, types.is_boolean, types.is_decimal
-    return any(kind(column.type) for kind in kinds)
 
 
 def _are_classes(column: pa.ChunkedArray, different: int) -> bool:
