@@ -99,8 +99,9 @@ def train(
     check_rate(rate)
     check_seed(seed)
     epochs = chosen.epochs if epochs is None else epochs
-    batch_size = chosen.batch_size if batch_size is None else batch_size
-    check_sizes(_examples(chosen.train), epochs, batch_size)
+    n = _examples(chosen.train)
+    batch_size = min(chosen.batch_size, n) if batch_size is None else batch_size
+    check_sizes(n, epochs, batch_size)
     settings = {
         "data": name,
         **(options or {}),

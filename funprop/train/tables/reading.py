@@ -58,10 +58,15 @@ def read(path: Path, as_text: Iterable[str] = ()) -> pa.Table:
         table = _parquet(path) if path.suffix.lower() == ".parquet" else _text(path, set(as_text))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file {path}") from None
-    except (pa.ArrowException, UnicodeDecodeError, EOFError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         said = short_line(error).removeprefix("CSV parse error: ")
         raise ValueError(f"{path} is no table: {said}") from None
     names = table.column_names
+    for field in table.schema:
+        if pa.types.is_binary(field.type) and path.suffix.lower() != ".parquet":
+            raise ValueError(f"{path} is no text in UTF-8: column {field.name!r}")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"{path} must have columns of different names, got {twice!r} twice")
