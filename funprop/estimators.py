@@ -140,7 +140,7 @@ class Classifier(ClassifierMixin, _Estimator):
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y must have two classes at least, got 1 class: {self.classes_[0]!r}")
+            raise ValueError(f"y must have two classes at least, got 1 class: {self.classes_[0]}")
         labels = labels.astype(np.int32)
         return self._trained(X, labels, len(self.classes_), "classes")
 

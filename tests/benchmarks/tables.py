@@ -50,9 +50,9 @@ def as_table(x, y):
 def score(task, outputs):
     if task.classes:
         counts = confusion(task, outputs)
-        return 100 * np.trace(counts) / counts.sum()
+        return 100 * float(np.trace(counts) / counts.sum())
     truth = task.test[1]
-    return 100 * (1 - ((outputs - truth) ** 2).mean() / truth.var())
+    return 100 * (1 - float(((outputs - truth) ** 2).mean() / truth.var()))
 
 
 def ours(task, seed):
@@ -106,7 +106,7 @@ def main():
         ]
         print(f"| {name} | " + " | ".join(cells) + " |", f"<!-- {time.time() - begun:.0f} s -->")
         jax.clear_caches()
-    print(json.dumps(found))
+    print(json.dumps(found, default=float))
 
 
 if __name__ == "__main__":

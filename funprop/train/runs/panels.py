@@ -94,11 +94,12 @@ def _confusion(axes: Axes, task: Task, outputs: Any, small: bool = False) -> Non
     names = [shortened(name, 10 if small else 14) for name in task.classes]
     axes.set_yticks(range(n), names)
     crowded = sum(map(len, names)) > (22 if small else 42)
-    turned = {"rotation": 90 if n > 6 else 35, "ha": "center" if n > 6 else "right"}
-    axes.set_xticks(range(n), names, **(turned | {"rotation_mode": "anchor"} if crowded else {}))
-    if crowded and n > 6:  # upright names hang from the axis
+    axes.set_xticks(range(n), names)
+    if crowded:
+        upright = n > 6
         for label in axes.get_xticklabels():
-            label.set(ha="right", va="center")
+            label.set(rotation=90 if upright else 35, rotation_mode="anchor", ha="right")
+            label.set(va="center" if upright else "top")
 
 
 def _fit_names(figure: SubFigure, task: Task) -> None:

@@ -71,7 +71,7 @@ def _settings(run: Path) -> dict[str, Any]:
 
 
 def _table(run: Path, file: Path, told: dict[str, Any], model: str) -> Said:
-    from funprop.train.runs.table_models import models
+    from funprop.train.runs.table_models import models, recipe_for
     from funprop.train.tables import encoding
     from funprop.train.tables.columns import Column
     from funprop.train.tables.frames import frame
@@ -88,7 +88,7 @@ def _table(run: Path, file: Path, told: dict[str, Any], model: str) -> Said:
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     inputs = encoding.encoded(encoder, rows)
-    outputs = _outputs(run, models(targets)[model](), inputs)
+    outputs = _outputs(run, models(targets, recipe_for(told["rows"]))[model](), inputs)
     each = [outputs] if len(targets) == 1 else outputs
     return said_of(targets, each, notes=tuple(encoding.unknown(encoder, rows)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,21 +16,44 @@ from funprop.train.tables.several import loss_of_each, metric_of
 from funprop.train.tables.targets import Target
 from funprop.train.task import Task
 
-HIDDEN, DROPPED = (64, 32), 0.2
-DECAY = 0.3  # so much, since most tables are small: docs/benchmarks/tables.md
-UPDATES = 2000  # about so many, in at least and at most so many epochs
-EPOCHS = 10, 200
+
+class Recipe(NamedTuple):
+    """What suits tables of a size: chosen by docs/benchmarks/tables.md.
+
+    Attributes:
+      hidden: features of each hidden layer.
+      dropped: the rate of dropout after each.
+      decay, rate: of AdamW.
+    """
+
+    hidden: tuple[int, ...]
+    dropped: float
+    decay: float
+    rate: float
+
+
+SMALL = Recipe((64, 32), dropped=0.2, decay=0.3, rate=1e-3)
+LARGE = Recipe((128, 128), dropped=0.1, decay=0.03, rate=2e-3)
+MANY = 5000  # rows, from which on a table is large
+UPDATES = 2000  # about so many, of a small table, in at most so many epochs
+EPOCHS = 30, 200
+
+
+def recipe_for(rows: int) -> Recipe:
+    """What suits so many rows to train on."""
+    return LARGE if rows >= MANY else SMALL
 
 
 def task_for(targets: Sequence[Target], **known: Any) -> Task:
     """The task that predicts these targets, with what suits its number of rows; `known` are fields
     of it."""
     n = len(known["train"][0])
-    size = 64 if n > 2000 else 32 if n > 64 else max(1, min(16, n))
+    recipe, size = recipe_for(n), 64 if n > 2000 else 32 if n > 64 else min(16, n)
     shared = {
-        "models": models(targets),
+        "models": models(targets, recipe),
         "optimizer": "adamw",
-        "weight_decay": DECAY,
+        "weight_decay": recipe.decay,
+        "learning_rate": recipe.rate,
         "epochs": min(max(round(UPDATES * size / n), EPOCHS[0]), EPOCHS[1]),
         "batch_size": size,
     }
@@ -69,7 +92,7 @@ def _of_one(target: Target) -> dict[str, Any]:
     }
 
 
-def models(targets: Sequence[Target]) -> dict[str, Any]:
+def models(targets: Sequence[Target], recipe: Recipe) -> dict[str, Any]:
     """What is trained on tables, by name."""
 
     def head() -> Layer:
@@ -80,7 +103,11 @@ def models(targets: Sequence[Target]) -> dict[str, Any]:
         return named("head", each[0] if len(each) == 1 else parallel(*each))
 
     def perceptron() -> Layer:
-        hidden = [part for width in HIDDEN for part in (dense(width), relu(), dropout(DROPPED))]
+        hidden = [
+            part
+            for width in recipe.hidden
+            for part in (dense(width), relu(), dropout(recipe.dropped))
+        ]
         return named("mlp", serial(*hidden, head()))
 
     return {"mlp": perceptron, "linear": lambda: named("linear", serial(head()))}

@@ -56,7 +56,7 @@ def task_of(table: pa.Table, path: str, options: dict[str, Any], seed: int = SPL
     encoder = encoding.fitted(whole.iloc[train], columns)
     inputs = encoding.encoded(encoder, whole)
     weights = _weights(targets, values, train, options.get("class_weights"))
-    told = {"kind": "table", "columns": columns, "targets": targets, "width": inputs.shape[1]}
+    told = {"kind": "table", "columns": columns, "targets": targets, "rows": len(train)}
 
     def write(folder: Path) -> None:
         write_inputs(folder, told)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
+
 from funprop.train.tables.frames import has_times, is_number, is_text
 
 if TYPE_CHECKING:
@@ -95,10 +97,9 @@ def counts_rows(values: pa.ChunkedArray) -> bool:
       >>> counts_rows(pa.chunked_array([[7, 9, 8]])), counts_rows(pa.chunked_array([[7, 7, 8]]))
       (True, False)
     """
-    from pyarrow import compute, types
+    from pyarrow import types
 
     if not types.is_integer(values.type) or not len(values):
         return False
-    ends = compute.min_max(values).as_py()
-    n = len(values)
-    return ends["max"] - ends["min"] == n - 1 and len(values.unique()) == n
+    n, numbers = len(values), np.asarray(values.to_numpy())
+    return int(numbers.max()) - int(numbers.min()) == n - 1 and len(values.unique()) == n

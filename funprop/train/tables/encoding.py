@@ -59,7 +59,7 @@ def unknown(encoder: Any, frame: pd.DataFrame) -> list[str]:
     for name, known in zip(one_each.feature_names_in_, one_each.categories_, strict=True):
         new = sorted({*frame[name]} - {*known})
         if new:
-            rows, some = int(frame[name].isin(new).sum()), ", ".join(map(repr, new[:3]))
+            rows, some = sum(value in new for value in frame[name]), ", ".join(map(repr, new[:3]))
             some += ", ..." if len(new) > 3 else ""
             lines.append(f"{name!r}: {some} in {rows:,} rows, which training had not")
     return lines
