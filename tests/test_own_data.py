@@ -479,3 +479,12 @@ def test_tables_of_any_separator_are_one(here):
     tables = [reading.read(here / name) for name in ("t.csv", "s.csv", "t.tsv")]
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
     assert [str(field.type) for field in tables[0].schema] == ["int64", "string", "date32[day]"]
+
+
+@pytest.mark.slow
+def test_the_page_and_the_readme_run():
+    for page in ("README.md", "docs/your-data.md"):
+        blocks = (ROOT / page).read_text().split("```python\n")[1:]
+        blocks = [block.split("```")[0] for block in blocks]
+        for block in blocks if "docs" in page else blocks[:1]:
+            exec(block, {"__name__": "page"})

@@ -71,7 +71,7 @@ def _settings(run: Path) -> dict[str, Any]:
 
 
 def _table(run: Path, file: Path, told: dict[str, Any], model: str) -> Said:
-    from funprop.train.runs.table_models import models, recipe_for
+    from funprop.train.runs.table_models import Recipe, models
     from funprop.train.tables import encoding
     from funprop.train.tables.columns import Column
     from funprop.train.tables.frames import frame
@@ -81,6 +81,7 @@ def _table(run: Path, file: Path, told: dict[str, Any], model: str) -> Said:
         raise ValueError(f"the run is of a table, so must be what is predicted, got {file}")
     columns = [Column(c["name"], c["kind"], tuple(c["parts"])) for c in told["columns"]]
     targets = [Target(**{**t, "classes": tuple(t["classes"])}) for t in told["targets"]]
+    recipe = Recipe(**{**told["recipe"], "hidden": tuple(told["recipe"]["hidden"])})
     table = read(file, as_text=[c.name for c in columns if c.kind == "category"])
     encoder = encoding.load(run / ENCODER)
     try:
@@ -88,7 +89,7 @@ def _table(run: Path, file: Path, told: dict[str, Any], model: str) -> Said:
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     inputs = encoding.encoded(encoder, rows)
-    outputs = _outputs(run, models(targets, recipe_for(told["rows"]))[model](), inputs)
+    outputs = _outputs(run, models(targets, recipe)[model](), inputs)
     each = [outputs] if len(targets) == 1 else outputs
     return said_of(targets, each, notes=tuple(encoding.unknown(encoder, rows)))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from funprop.train.runs.inputs import ENCODER, write_inputs
-from funprop.train.runs.table_models import task_for
+from funprop.train.runs.table_models import recipe_for, task_for
 from funprop.train.tables import encoding, splits
 from funprop.train.tables.columns import Column, columns_of
 from funprop.train.tables.frames import frame, numbers, texts
@@ -56,7 +56,8 @@ def task_of(table: pa.Table, path: str, options: dict[str, Any], seed: int = SPL
     encoder = encoding.fitted(whole.iloc[train], columns)
     inputs = encoding.encoded(encoder, whole)
     weights = _weights(targets, values, train, options.get("class_weights"))
-    told = {"kind": "table", "columns": columns, "targets": targets, "rows": len(train)}
+    told = {"kind": "table", "columns": columns, "targets": targets}
+    told["recipe"] = recipe_for(len(train))._asdict()
 
     def write(folder: Path) -> None:
         write_inputs(folder, told)
