@@ -31,6 +31,9 @@ def train(
     distributed: bool = False,
     ordered: int | None = None,
     nonfinite: Literal["stop", "skip"] = "stop",
+    sweep: tuple[str, ...] = (),
+    seeds: int | None = None,
+    keep: Literal["best", "all"] = "best",
     restart: bool = False,
     override: bool = False,
 ) -> int:
@@ -71,6 +74,10 @@ def train(
         devices and processes.
       nonfinite: whether an update whose loss or gradient is infinite or NaN ends the run, or is
         left out (ten in a row end it). It is never applied.
+      sweep: NAME=LOW..HIGH:COUNT or NAME=VALUE,VALUE: many runs as one program, each with a
+        learning-rate, weight-decay, momentum, b1 or b2 of its own; of many, every combination.
+      seeds: how many seeds a sweep has of each, from seed on.
+      keep: the params of the best run of a sweep, or those of all, stacked.
       restart: give the run that the folder holds another name, and begin anew.
       override: go on with the run that the folder holds though settings differ from its own.
     """
@@ -94,6 +101,8 @@ def train(
     from funprop.train.compilation import cache_compilations, compiling
     from funprop.train.processes import joined, launch
 
+    if sweep or seeds is not None:
+        given |= {"sweep": sweep, "seeds": 1 if seeds is None else seeds, "keep": keep}
     options = {
         "target": list(target) or None,
         "task": task,
@@ -132,6 +141,13 @@ def _chosen(
     """What trains on the data: to be called here, or in other processes."""
     from funprop.train.runs.sources import check_options, kind_of
 
+    if "sweep" in given:
+        if given.pop("all_devices") or given.pop("ordered") is not None:
+            raise ValueError("a sweep is of one process, without processes and ordered")
+        from funprop.train.runs import sweep
+
+        words = {"options": options, "model": model, "optimizer": optimizer}
+        return functools.partial(sweep.train, data, **words, **given)
     if kind_of(data) == "text":
         check_options("text", data, options)
         if optimizer not in (None, "adam", "adamw"):

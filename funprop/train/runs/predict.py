@@ -62,6 +62,10 @@ def _settings(run: Path) -> dict[str, Any]:
         raise ValueError(f"run.json of {run} is damaged or gone: the same command writes it anew")
     if not (run / PARAMS).exists():
         raise ValueError(f"{run} has no {PARAMS}: it was killed; the same command goes on with it")
+    if settings.get("keep") == "all":
+        raise ValueError(
+            f"{run} keeps all members of a sweep: --keep best keeps one, to predict by"
+        )
     if settings.get("finished"):
         found, written = digests_of_files(run), settings.get("files", {})
         for name in (PARAMS, INPUTS, ENCODER):
