@@ -42,11 +42,9 @@ class Row(NamedTuple):
             start = 0
             for name, width in zip(self.theirs, self.widths or of_one[-1:], strict=True):
                 end, outer = start + width, of_one[:-1]
-                place = (
-                    (..., slice(start, end)) if block is None else (block, ..., slice(start, end))
-                )
+                part = (..., slice(start, end))
                 stored = (width, *outer) if self.turned else (*outer, width)
-                yield name.format(block), stored, place
+                yield name.format(block), stored, part if block is None else (block, *part)
                 start = end
 
     def read(

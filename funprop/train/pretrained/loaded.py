@@ -34,7 +34,7 @@ class Pretrained:
       tied: whether the head is the embedding's table.
 
     Example:
-      >>> import tempfile, funprop as fp
+      >>> import tempfile, jax.numpy as jnp, funprop as fp
       >>> config = {"model_type": "gpt2", "vocab_size": 50, "n_embd": 8, "n_layer": 2, "n_head": 2}
       >>> model = fp.language_model(fp.gpt(50, features=8, depth=2, heads=2), 50)
       >>> x = jnp.zeros((1, 1), int)

@@ -47,18 +47,16 @@ def planned(
     config = Config(entries, str(where))
     family = family_of(config)
     tied = config.flag("tie_word_embeddings", family.tied)
+    tokens, key = jax.ShapeDtypeStruct((1, 1), jnp.int32), jax.random.key(0)
     try:
         model = family.model(config, rewrite)
+        vocabulary = jax.tree.leaves(jax.eval_shape(model.init, key, tokens))[0].shape[0]
+        whole = language_model(model, vocabulary, tied=tied)
+        specs = jax.eval_shape(whole.init, key, (tokens, tokens))
     except ValueError as error:
         said = str(error)
         raise ValueError(said if said.startswith(str(where)) else f"{where}: {said}") from None
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    key = jax.random.key(0)
-    vocabulary = jax.tree.leaves(jax.eval_shape(model.init, key, tokens))[0].shape[0]
-    whole = language_model(model, vocabulary, tied=tied)
-    found, tree = jax.tree_util.tree_flatten_with_path(
-        jax.eval_shape(whole.init, key, (tokens, tokens))
-    )
+    found, tree = jax.tree_util.tree_flatten_with_path(specs)
     rows = family.rows(config)
     if not tied:
         rows = [row._replace(ours=f"{model.name}/{row.ours}") for row in rows]

@@ -52,7 +52,7 @@ def from_pretrained(
       >>> tokens = jnp.zeros((1, 1), int)
       >>> whole = fp.language_model(model, 50, tied=False)
       >>> params = whole.init(jax.random.key(0), (tokens, tokens))
-      >>> loaded = from_pretrained(to_pretrained(tempfile.mkdtemp(), params, config))
+      >>> loaded = from_pretrained(fp.to_pretrained(tempfile.mkdtemp(), params, config))
       >>> loaded.params.head.w.shape, bool((loaded.params.head.w == params.head.w).all())
       ((50, 8), True)
     """
@@ -141,7 +141,7 @@ def _check_tied(plan: Plan, tensors: Tensors, names: dict[str, str]) -> None:
     if not same or not np.array_equal(tensors.read(HEAD), tensors.read(table), equal_nan=True):
         raise _other(
             tensors,
-            f"{HEAD} must be {table}, as {CONFIG} ties them (tie_word_embeddings), and is not",
+            f"{HEAD} must be {table}, as tie_word_embeddings says, and is not",
         )
 
 

@@ -28,7 +28,7 @@ from funprop.train.pretrained.tensors import (
     write,
 )
 from funprop.train.whole_file import whole_file
-from funprop.trees import path_string, spec_string
+from funprop.trees import path_string
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -67,7 +67,7 @@ def to_pretrained(
       OSError: it cannot be written.
 
     Example:
-      >>> import tempfile, funprop as fp
+      >>> import tempfile, jax.numpy as jnp, funprop as fp
       >>> model = fp.language_model(fp.gpt(50, features=8, depth=1, heads=2), 50)
       >>> tokens = jnp.zeros((1, 1), int)
       >>> params = model.init(jax.random.key(0), (tokens, tokens))
@@ -147,9 +147,7 @@ def _leaves(plan: Plan, params: PyTree) -> dict[str, Any]:
                 f"{leaf.shape}"
             )
         if leaf.dtype.name not in FLOATS:
-            raise ValueError(
-                f"params: at {path} expected floating numbers, got {spec_string(leaf)}"
-            )
+            raise ValueError(f"params: at {path} expected floating numbers, got {leaf.dtype}")
         if isinstance(leaf, jax.Array) and leaf.is_deleted():
             raise ValueError(f"params: {path} was donated to an update and is gone")
         if isinstance(leaf, jax.Array) and not (
