@@ -110,7 +110,7 @@ def _low_rank(layer: Layer, rank: int, scale: float) -> Layer:
 
     def shrink(params: LowRank, dexpanded: DenseParams) -> LowRank:
         # w = base + s d u, so dd = s dw u^T and du = s d^T dw.
-        dw = dexpanded.w
+        dw = dexpanded.w.astype(params.up.dtype)  # adapters may be wider than what they adapt
         return LowRank(None, scale * dw @ params.up.T, scale * params.down.T @ dw)
 
     def init(key: Any, x: PyTree) -> LowRank:

@@ -93,6 +93,7 @@ class Family(NamedTuple):
       tied: whether the head is the embedding's table where the configuration does not say.
       model: `(config, rewrite) -> layer`.
       rows: our leaves and their tensors, by the configuration.
+      small: entries that make the same model tiny, to judge its gradient by.
     """
 
     name: str
@@ -102,3 +103,4 @@ class Family(NamedTuple):
     tied: bool
     model: Callable[[Config, Callable[[Layer], Layer]], Layer]
     rows: Callable[[Config], list[Row]]
+    small: dict[str, int]

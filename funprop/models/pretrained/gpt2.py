@@ -59,4 +59,5 @@ GPT2 = Family(
     tied=True,
     model=model,
     rows=rows,
+    small={"vocab_size": 7, "n_positions": 8, "n_embd": 8, "n_layer": 2, "n_head": 2, "n_inner": 8},
 )

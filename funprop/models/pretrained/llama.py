@@ -95,4 +95,8 @@ LLAMA = Family(
     tied=False,
     model=model,
     rows=rows,
+    small={
+        **{"vocab_size": 7, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4},
+    },
 )

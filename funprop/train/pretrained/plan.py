@@ -33,6 +33,10 @@ class Plan(NamedTuple):
     tree: Any
     leaves: dict[str, tuple[Row, tuple[int, ...]]]
 
+    def objective(self, **loss: Any) -> Layer:
+        """To predict the next token: the layer whose params the leaves are."""
+        return language_model(self.model, self.vocabulary, tied=self.tied, **loss)
+
 
 def planned(
     entries: dict[str, Any],
