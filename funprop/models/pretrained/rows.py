@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+ROWS = 64  # of a matrix that is turned: what a cache holds of it
+
 
 class Row(NamedTuple):
     """A leaf of ours and its tensors.
@@ -64,13 +66,24 @@ class Row(NamedTuple):
         leaf = np.empty(shape, dtype)
         for name, _, place in self.tensors(shape):
             found = tensor(name)
-            leaf[place] = found.T if self.turned else found
+            if self.turned:
+                turn(found, leaf[place])
+            else:
+                leaf[place] = found
         return leaf
 
     def written(self, leaf: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Their tensors, of our leaf: views."""
-        for name, _, place in self.tensors(leaf.shape):
-            yield name, leaf[place].T if self.turned else leaf[place]
+        """Their tensors, of our leaf."""
+        for name, shape, place in self.tensors(leaf.shape):
+            part = leaf[place]
+            yield name, turn(part, np.empty(shape, leaf.dtype)) if self.turned else part
+
+
+def turn(x: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """`out[...] = x.T`, some rows at a time: twice as fast where they are large."""
+    for start in range(0, len(x), ROWS):
+        out[:, start : start + ROWS] = x[start : start + ROWS].T
+    return out
 
 
 def dense(

@@ -64,17 +64,27 @@ def text_of(settings: dict[str, Any], loaded: Pretrained) -> Text:
     if [file.suffix for file in files] == [".bin"]:
         text = token_file(files[0], size, length)
     else:
+        tokenizer = Path(settings["pretrained"]) / TOKENIZER
         with tempfile.TemporaryDirectory() as draft:  # a file that is open may go
-            tokens = Path(draft) / "tokens.bin"
-            tokenizer = Path(settings["pretrained"]) / TOKENIZER
-            prepare(files, tokens, tokenizer=tokenizer, held_out=settings["held_out"])
-            text = token_file(tokens, size, length)
-            title = text.title.replace(str(tokens), settings["data"])
-            text = text._replace(title=title)
+            tokens, data = Path(draft) / "tokens.bin", settings["data"]
+            names = {f"{draft}/tokens-held-out.bin": f"what is held out of {data}"}
+            try:
+                prepare(files, tokens, tokenizer=tokenizer, held_out=settings["held_out"])
+                text = token_file(tokens, size, length)
+            except ValueError as error:
+                raise ValueError(_said(str(error), names | {str(tokens): data})) from None
+            text = text._replace(title=_said(text.title, {str(tokens): data}))
     if text.vocabulary > loaded.vocabulary:
         raise ValueError(
             f"tokens must be the model's, which has {loaded.vocabulary:,}, got {text.vocabulary:,}"
         )
+    return text
+
+
+def _said(text: str, names: dict[str, str]) -> str:
+    """With files that nobody knows called by what is in them."""
+    for file, name in names.items():
+        text = text.replace(file, name)
     return text
 
 
