@@ -5,8 +5,10 @@ tests/data/pretrained holds tiny models and the logits that transformers compute
 """
 
 import functools
+import importlib.util
 import json
 import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -315,3 +317,30 @@ def test_a_write_that_fails_leaves_no_folder(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         fp.to_pretrained(tmp_path / "new", loaded.params, loaded)
     assert not (tmp_path / "new").exists()
+
+
+def test_every_block_of_the_page_runs(gpt2, monkeypatch):
+    """docs/pretrained.md, from the top down; what imports transformers where that is there."""
+    monkeypatch.chdir(gpt2.parent)
+    page = (ROOT / "docs" / "pretrained.md").read_text()
+    names, known = {}, importlib.util.find_spec("transformers")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    for block in blocks:
+        if known or "transformers" not in block:
+            with jax.numpy_dtype_promotion("standard"):
+                exec(block, names)
+    assert len(blocks) == 6 and fp.from_pretrained("tuned").tied
+
+
+@pytest.mark.slow
+def test_the_example_learns_the_text(gpt2, monkeypatch):
+    monkeypatch.chdir(gpt2.parent)
+    Path("text.txt").write_text("the same again and again " * 60)
+    lora = runpy.run_path(str(ROOT / "examples" / "lora.py"))["main"]
+    with jax.numpy_dtype_promotion("standard"):
+        folder = lora("gpt2", "text.txt", "tuned", length=16, epochs=20)
+    before, after = fp.from_pretrained("gpt2"), fp.from_pretrained(folder)
+    ids = jnp.asarray([before.tokenizer.encode("the same again").ids])
+    batch = ids[:, :-1], ids[:, 1:]
+    losses = [m.objective().forward(m.params, batch)[0].mean for m in (before, after)]
+    assert losses[1] < losses[0]
