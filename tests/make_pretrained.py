@@ -49,8 +49,8 @@ TINY = {
 
 def model_of(entries, seed=0):
     """Transformers' own, of random weights, none of them zero or one."""
-    import torch
-    import transformers
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers  # pyright: ignore[reportMissingImports]
 
     classes = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM"}
     config = transformers.AutoConfig.for_model(**entries)
@@ -68,7 +68,7 @@ def tokens_of(entries, seed=1):
 
 
 def logits_of(model, tokens):
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     with torch.no_grad():
         return model(torch.tensor(tokens.astype(np.int64))).logits.float().numpy()

@@ -61,7 +61,7 @@ REFUSED = {
 @pytest.mark.parametrize("words", REFUSED)
 def test_what_cannot_be_is_said_in_one_sentence_and_nothing_is_written(words, here, monkeypatch):
     before = sorted(here.rglob("*"))
-    said = run(monkeypatch, f"finetune {words}")
+    said = str(run(monkeypatch, f"finetune {words}"))
     assert REFUSED[words] in said and len(said.splitlines()) == 1
     assert sorted(here.rglob("*")) == before
 

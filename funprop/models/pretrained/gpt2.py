@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from funprop.layer import Layer
@@ -37,16 +38,16 @@ def model(config: Config, rewrite: Callable[[Layer], Layer]) -> Layer:
 def rows(config: Config) -> list[Row]:
     """Their dense layers (`Conv1D`) hold `[i, o]`, as ours."""
     block = "transformer.h.{}"
-    as_ours = {"turned": False, "bias": True}
+    as_ours = functools.partial(dense, turned=False, bias=True)
     return [
         Row("embedding/table", ("transformer.wte.weight",)),
         Row("positions/table", ("transformer.wpe.weight",)),
         *norm("blocks/attention/norm", f"{block}.ln_1", bias=True),
-        *dense("blocks/attention/qkv", f"{block}.attn.c_attn", **as_ours),
-        *dense("blocks/attention/output", f"{block}.attn.c_proj", **as_ours),
+        *as_ours("blocks/attention/qkv", f"{block}.attn.c_attn"),
+        *as_ours("blocks/attention/output", f"{block}.attn.c_proj"),
         *norm("blocks/network/norm", f"{block}.ln_2", bias=True),
-        *dense("blocks/network/hidden", f"{block}.mlp.c_fc", **as_ours),
-        *dense("blocks/network/output", f"{block}.mlp.c_proj", **as_ours),
+        *as_ours("blocks/network/hidden", f"{block}.mlp.c_fc"),
+        *as_ours("blocks/network/output", f"{block}.mlp.c_proj"),
         *norm("norm", "transformer.ln_f", bias=True),
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -37,8 +38,8 @@ def rows(config: Config) -> list[Row]:
     """Their dense layers hold `[o, i]`; those that read one input are one of ours."""
     heads, kv_heads, size = _heads(config)
     block = "model.layers.{}"
-    attention = {"turned": True, "bias": config.flag("attention_bias", False)}
-    network = {"turned": True, "bias": config.flag("mlp_bias", False)}
+    turned = functools.partial(dense, turned=True)
+    in_attention, in_network = (config.flag(name, False) for name in ("attention_bias", "mlp_bias"))
     qkv = (heads * size, kv_heads * size, kv_heads * size)
     both = (config.number("intermediate_size", 11008),) * 2
     q, k, v = (f"{block}.self_attn.{name}_proj" for name in "qkv")
@@ -46,11 +47,11 @@ def rows(config: Config) -> list[Row]:
     return [
         Row("embedding/table", ("model.embed_tokens.weight",)),
         *norm("blocks/attention/norm", f"{block}.input_layernorm", bias=False),
-        *dense("blocks/attention/qkv", q, k, v, widths=qkv, **attention),
-        *dense("blocks/attention/output", f"{block}.self_attn.o_proj", **attention),
+        *turned("blocks/attention/qkv", q, k, v, widths=qkv, bias=in_attention),
+        *turned("blocks/attention/output", f"{block}.self_attn.o_proj", bias=in_attention),
         *norm("blocks/network/norm", f"{block}.post_attention_layernorm", bias=False),
-        *dense("blocks/network/hidden", gate, up, widths=both, **network),
-        *dense("blocks/network/output", f"{block}.mlp.down_proj", **network),
+        *turned("blocks/network/hidden", gate, up, widths=both, bias=in_network),
+        *turned("blocks/network/output", f"{block}.mlp.down_proj", bias=in_network),
         *norm("norm", "model.norm", bias=False),
     ]
 

@@ -83,7 +83,7 @@ class Tensors:
                 part = opened.get_slice(name)
                 dtype, shape = part.get_dtype(), tuple(part.get_shape())
                 if wanted is None or name in wanted:
-                    self.specs[name] = Spec(KNOWN.get(dtype, dtype), shape)
+                    self.specs[name] = Spec(KNOWN.get(str(dtype), str(dtype)), shape)
                     self._file_of[name] = opened
         except (SafetensorError, OSError):
             raise ValueError(f"{file} is damaged, or no safetensors file") from None
