@@ -44,4 +44,4 @@ def main(folder: str, text: str, out: str, length: int = 128, epochs: int = 3) -
 if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit(__doc__)
-    print(f"Written to {main(*sys.argv[1:4])}")
+    print(f"Written to {main(sys.argv[1], sys.argv[2], sys.argv[3])}")
