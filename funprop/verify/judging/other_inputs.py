@@ -12,6 +12,7 @@ from funprop.verify.inputs.branches import other_branches
 from funprop.verify.judging import from_values, in_bounds, kinks
 from funprop.verify.judging.at_rest import Given
 from funprop.verify.judging.judge import in_float64, judged
+from funprop.verify.judging.rounding import rounded
 from funprop.verify.judging.rows import wrong
 from funprop.verify.report import Check
 from funprop.verify.stories.case import Case
@@ -76,6 +77,8 @@ def _at(
         verdict, _, known = from_values.settled(verdict, tools, samples, k, given=False)
         if not verdict.ok:  # inputs that nobody gave are full of ties, several at once
             verdict, _ = kinks.forgiven(verdict, tools, samples, k, beyond=0.5, known=known)
+        if not verdict.ok:
+            verdict = rounded(verdict, tools, samples, k)
         if not verdict.ok:
             if not given.as_near(tools, *samples):
                 return {}
