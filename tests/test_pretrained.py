@@ -127,6 +127,13 @@ def test_text_to_text(gpt2):
         fp.from_pretrained(gpt2).tokenizer  # noqa: B018
 
 
+def test_token_by_token_a_model_of_stretched_positions_writes_what_its_logits_say():
+    loaded = fp.from_pretrained(DATA / "llama")
+    made = fp.generate(loaded.model, *loaded.parts(), logits("llama")[0][:, :9], 5)
+    likeliest = jax.jit(loaded.logits)(made).argmax(-1)
+    assert made[0, 9:].tolist() == likeliest[0, 8:-1].tolist()
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_adapters_are_trained_merged_and_written(name, tmp_path):
     loaded = fp.from_pretrained(DATA / name)

@@ -77,12 +77,13 @@ class Tensors:
             ) from None
         with file.open("rb"):  # says in Python's own words what is missing or not allowed
             pass
+        asked = None if wanted is None else set(wanted)
         try:
             opened = self._stack.enter_context(safe_open(file, framework="np"))
             for name in opened.keys():  # noqa: SIM118  # it is no dictionary
                 part = opened.get_slice(name)
                 dtype, shape = part.get_dtype(), tuple(part.get_shape())
-                if wanted is None or name in wanted:
+                if asked is None or name in asked:
                     self.specs[name] = Spec(KNOWN.get(str(dtype), str(dtype)), shape)
                     self._file_of[name] = opened
         except (SafetensorError, OSError):
