@@ -38,9 +38,25 @@ class Edge(NamedTuple):
     part: np.ndarray
 
 
+def whole_term(case: Case) -> Told | None:
+    """One term of the gradient missing, doubled or of the wrong sign: no number is fitted."""
+    found = _one_term(case, _edges(case))
+    return None if found is None or found.kind == _KINDS[-1] else found
+
+
 def term(case: Case) -> Told | None:
-    """One term, or two, of the gradient missing, doubled, of the wrong sign, or alone."""
+    """One term, or two, of the gradient with a factor, missing, or alone."""
     edges = _edges(case)
+    best = _one_term(case, edges)
+    if best and best.kind != _KINDS[-1]:
+        return best
+    for edge in edges:
+        if case.close(edge.part):
+            return _alone(case, edges, edge)
+    return best or _two_terms(case, edges)
+
+
+def _one_term(case: Case, edges: list[Edge]) -> Told | None:
     v = case.verdict
     off = v.got - v.truth
     best: Told | None = None
@@ -50,12 +66,7 @@ def term(case: Case) -> Told | None:
             told = _told_of(edge, k)
             if best is None or _KINDS.index(told.kind) < _KINDS.index(best.kind):
                 best = told
-    if best and best.kind != _KINDS[-1]:
-        return _as_overwritten(case, edges, best)
-    for edge in edges:
-        if case.close(edge.part):
-            return _alone(case, edges, edge)
-    return best or _two_terms(case, edges)
+    return _as_overwritten(case, edges, best) if best else None
 
 
 def _alone(case: Case, edges: list[Edge], edge: Edge) -> Told:
@@ -113,10 +124,13 @@ def _two_terms(case: Case, edges: list[Edge]) -> Told | None:
     if v.truth.size < 8:  # two free numbers fit too few by chance
         return None
     off = (v.got - v.truth).ravel()
+    any_mistake = _in_every_term(edges)
     for (here, *_, first), (there, *_, second) in pairs:
         pair = np.stack([first.ravel(), second.ravel()])
         k, *_ = np.linalg.lstsq(pair.T, off, rcond=None)
         if case.close(v.truth + (k @ pair).reshape(v.truth.shape)):
+            if not _is_plain(1 + k) and _spans(pair, any_mistake):
+                continue
             kind = "missing term" if np.min(np.abs(k + 1)) < 1e-3 else "factor of a term"
             one, two = (f"{1 + c:.4g} times" for c in k)
             sentence = f"what comes through {here} is {one}, and through {there} {two}"
@@ -124,7 +138,29 @@ def _two_terms(case: Case, edges: list[Edge]) -> Told | None:
     return None
 
 
+def _in_every_term(edges: list[Edge]) -> np.ndarray:
+    """What a mistake adds that has another factor at each edge."""
+    factors = np.random.default_rng(0).standard_normal(len(edges))
+    return sum(f * edge.part.ravel() for f, edge in zip(factors, edges, strict=True))
+
+
+def _spans(pair: np.ndarray, off: np.ndarray) -> bool:
+    """Whether two terms with odd factors give `off` too: then they give any mistake."""
+    k, *_ = np.linalg.lstsq(pair.T, off, rcond=None)
+    return float(np.max(np.abs(off - k @ pair))) < 1e-6 * float(np.max(np.abs(off)))
+
+
+def _is_plain(counts: np.ndarray) -> bool:
+    """Whether one number is fitted, or none: one factor for both, or one taken for the other."""
+    low, high = sorted(counts)
+    return abs(high - low) < 1e-3 or abs(low) + abs(high - 2) < 1e-3
+
+
 def _edges(case: Case) -> list[Edge]:
+    return case.tools.kept("edges", case, lambda: _found(case))
+
+
+def _found(case: Case) -> list[Edge]:
     """Every edge that the gradient comes through, those that others repeat left out.
 
     Of a scan, the edge in every turn at once comes before each on its own.

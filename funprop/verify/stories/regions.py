@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from funprop.verify.stories import graph
 from funprop.verify.stories.case import Case, Told
 
 MANY = 100  # elements, of which one that is wrong may be the largest, but hardly by chance
+CHANCE = 1e-3  # a region that holds all that is wrong by no smaller one is not told
 
 
 def by_sign(case: Case) -> Told | None:
@@ -43,8 +44,10 @@ def at_places(case: Case) -> Told | None:
 
 def by_place(case: Case) -> Told | None:
     """Wrong at certain places, or where something that the forward pass computes is."""
-    regions = itertools.chain(_of_places(case), _of_values(case), _of_inner_values(case))
-    return _fitting(case, regions, 0.6, 1)
+    found = _fitting(case, _of_places(case), 0.6, 1)
+    if found is None:
+        found = _fitting(case, itertools.chain(_of_values(case), _of_inner_values(case)), 0.9, 1)
+    return found
 
 
 def _fitting(
@@ -58,17 +61,36 @@ def _fitting(
     if not wrong.any() or (wrong == matters).all() or matters.any(0).sum() < elements:
         return None
     best: tuple[float, str] = (0.0, "")
+    once = _of_distinct_inputs(case)
     for name, where in regions:
         where = where & matters
         if not where.any() or (wrong & ~where).any() or (where == matters).all():
             continue
         share = float(wrong.sum() / where.sum())
-        if share > best[0] + 1e-9:
+        if share > best[0] + 1e-9 and by_chance(once(matters), once(wrong), once(where)) < CHANCE:
             best = (share, name)
     if best[0] < least:
         return None
     repeats = best[1].endswith(_REPEATED)
     return Told("overwritten" if repeats else "region", f"only {best[1]}")
+
+
+def _of_distinct_inputs(case: Case) -> Callable[[np.ndarray], np.ndarray]:
+    """Of what is known of each sample, whether it is so at any of those with the same inputs."""
+    alike: dict[int, list[int]] = {}
+    for i, s in enumerate(case.samples):
+        alike.setdefault(id(s.inputs), []).append(i)
+    return lambda found: np.stack([found[i].any(0) for i in alike.values()])
+
+
+def by_chance(matters: np.ndarray, wrong: np.ndarray, where: np.ndarray) -> float:
+    """How likely so many elements, drawn from those that matter, are all in a region."""
+    n, inside, drawn = (int(m.sum()) for m in (matters, where, wrong))
+    if drawn > inside:
+        return 1.0
+    # inside! (n - drawn)! / (n! (inside - drawn)!)
+    terms = [(inside, 1), (n - drawn, 1), (n, -1), (inside - drawn, -1)]
+    return math.exp(sum(sign * math.lgamma(k + 1) for k, sign in terms))
 
 
 def _of_places(case: Case) -> Iterator[tuple[str, np.ndarray]]:
@@ -101,7 +123,7 @@ def _of_indices(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     wrong = case.verdict.wrong
     for axis in range(1, wrong.ndim):
         others = tuple(a for a in range(wrong.ndim) if a != axis)
-        found = np.flatnonzero(wrong.any(others))
+        found = np.flatnonzero(wrong[: case.own].any(others))
         if 0 < len(found) < wrong.shape[axis]:
             index = np.arange(wrong.shape[axis]).reshape(-1, *[1] * (wrong.ndim - axis - 1))
             where = np.broadcast_to(np.isin(index, found), wrong.shape)
