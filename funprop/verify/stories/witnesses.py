@@ -98,9 +98,14 @@ def redrawn(tools: Instruments, own: Sample, rng: np.random.Generator) -> list[n
     args = tools.args
     moving = [i for i in free(args) if i in tools.subject.differentiable]
     values = [
-        within(args[i], rng.uniform(0.7, 1.3) * rng.permutation(v.ravel()).reshape(v.shape))
-        if i in moving
-        else v
+        within(args[i], rng.uniform(0.7, 1.3) * _permuted(v, rng)) if i in moving else v
         for i, v in enumerate(own.inputs)
     ]
     return in_order(args, values, moving)
+
+
+def _permuted(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The numbers in other places; zeros stay, as they may be a pattern."""
+    found = np.array(values)
+    found[values != 0] = rng.permutation(values[values != 0])
+    return found
