@@ -23,6 +23,12 @@ from funprop.verify.stories.axes import (
 from funprop.verify.stories.case import KINDS, Case, Told
 from funprop.verify.stories.cotangents import on_its_way
 from funprop.verify.stories.inputs import moved, overwritten, partial_sum, replaced
+from funprop.verify.stories.jacobian import (
+    cotangent_by_place,
+    cotangent_elsewhere,
+    not_transposed,
+)
+from funprop.verify.stories.links import links
 from funprop.verify.stories.numbers import (
     factor,
     ignores_cotangent,
@@ -33,8 +39,9 @@ from funprop.verify.stories.numbers import (
     zero,
 )
 from funprop.verify.stories.paths import term, whole_term
+from funprop.verify.stories.places import elsewhere, factor_by_place, zero_by_place
 from funprop.verify.stories.reductions import reduced_otherwise
-from funprop.verify.stories.regions import at_places, by_place, by_sign, complement
+from funprop.verify.stories.regions import at_places, by_index, by_place, by_sign, complement
 from funprop.verify.stories.steps import step
 from funprop.verify.stories.witnesses import with_witnesses
 from funprop.verify.truth.evaluate import NotWideError
@@ -58,15 +65,23 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
     reduced,
     term,
     moved,
+    zero_by_place,
     at_places,
     partial_sum,
     step,
     reduced_otherwise,
     diagonal,
     on_its_way,
+    not_transposed,
+    cotangent_by_place,
+    factor_by_place,
+    elsewhere,
+    cotangent_elsewhere,
     by_place,
     coupled,
     replaced,
+    links,
+    by_index,
 )
 
 # Nothing is computed anew for these: for many numbers.

@@ -20,7 +20,7 @@ KINDS = (
     "NaN", "zero", "ignores the cotangent", "not linear", "precision", "factor", "sign", "swapped",
     "transposed", "reversed", "shifted", "wrong axis", "leak", "overwritten", "region",
     "missing term", "counted twice", "sign of a term", "factor of a term", "stale",
-    "missing factor", "left out",
+    "missing factor", "left out", "permuted",
 )  # fmt: skip
 
 

@@ -103,6 +103,16 @@ def _cotangents_moved(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
                 kind, words = "wrong axis", "transposed: it is summed over the wrong axis"
             told = Told(kind, f"the cotangent is used {words}")
             yield told, _with(case, "dys", i, lambda v, _, move=move: move(v))
+    for i, j in itertools.combinations(range(len(case.tools.dys)), 2):
+        if case.tools.dys[i].shape == case.tools.dys[j].shape:
+            told = Told("swapped", f"the cotangents of outputs {i} and {j} are swapped")
+            yield told, [s._replace(dys=_swapped(s.dys, i, j)) for s in case.samples]
+
+
+def _swapped(values: list[Any], i: int, j: int) -> list[Any]:
+    found = list(values)
+    found[i], found[j] = values[j], values[i]
+    return found
 
 
 def moves(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[Any], Any]]]:

@@ -44,10 +44,15 @@ def at_places(case: Case) -> Told | None:
 
 def by_place(case: Case) -> Told | None:
     """Wrong at certain places, or where something that the forward pass computes is."""
-    found = _fitting(case, _of_places(case), 0.6, 1)
+    found = _fitting(case, _of_named_places(case), 0.6, 1)
     if found is None:
         found = _fitting(case, itertools.chain(_of_values(case), _of_inner_values(case)), 0.9, 1)
     return found
+
+
+def by_index(case: Case) -> Told | None:
+    """Wrong at most elements of certain places along an axis, whatever these are."""
+    return _fitting(case, _of_indices(case), 0.6, 1)
 
 
 def _fitting(
@@ -94,6 +99,11 @@ def by_chance(matters: np.ndarray, wrong: np.ndarray, where: np.ndarray) -> floa
 
 
 def _of_places(case: Case) -> Iterator[tuple[str, np.ndarray]]:
+    yield from _of_named_places(case)
+    yield from _of_indices(case)
+
+
+def _of_named_places(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     shape = case.verdict.truth.shape
     for axis in range(1, len(shape)):
         index = np.arange(shape[axis]).reshape(-1, *[1] * (len(shape) - axis - 1))
@@ -115,7 +125,6 @@ def _of_places(case: Case) -> Iterator[tuple[str, np.ndarray]]:
         if rows.shape[-1:] == shape[1:2]:
             where = np.broadcast_to(rows.reshape(*rows.shape, *[1] * (len(shape) - 2)), shape)
             yield f"at rows that {case.tools.subject.paths[i]}{_REPEATED}", where
-    yield from _of_indices(case)
 
 
 def _of_indices(case: Case) -> Iterator[tuple[str, np.ndarray]]:
@@ -127,10 +136,10 @@ def _of_indices(case: Case) -> Iterator[tuple[str, np.ndarray]]:
         if 0 < len(found) < wrong.shape[axis]:
             index = np.arange(wrong.shape[axis]).reshape(-1, *[1] * (wrong.ndim - axis - 1))
             where = np.broadcast_to(np.isin(index, found), wrong.shape)
-            yield f"at {_listed(found)} along axis {axis - 1}", where
+            yield f"at {listed(found)} along axis {axis - 1}", where
 
 
-def _listed(places: np.ndarray) -> str:
+def listed(places: np.ndarray) -> str:
     """`place 3`, `places 3 to 7`, `places 1, 4, 5`."""
     if len(places) == 1:
         return f"place {places[0]}"
