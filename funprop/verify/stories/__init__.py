@@ -39,7 +39,12 @@ from funprop.verify.stories.numbers import (
     zero,
 )
 from funprop.verify.stories.paths import term, whole_term
-from funprop.verify.stories.places import elsewhere, factor_by_place, zero_by_place
+from funprop.verify.stories.places import (
+    elsewhere,
+    factor_by_inputs,
+    factor_by_place,
+    zero_by_place,
+)
 from funprop.verify.stories.reductions import reduced_otherwise
 from funprop.verify.stories.regions import at_places, by_index, by_place, by_sign, complement
 from funprop.verify.stories.steps import step
@@ -75,6 +80,7 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
     not_transposed,
     cotangent_by_place,
     factor_by_place,
+    factor_by_inputs,
     elsewhere,
     cotangent_elsewhere,
     by_place,

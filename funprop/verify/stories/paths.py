@@ -132,7 +132,7 @@ def _two_terms(case: Case, edges: list[Edge]) -> Told | None:
             if not _is_plain(1 + k) and _spans(pair, any_mistake):
                 continue
             kind = "missing term" if np.min(np.abs(k + 1)) < 1e-3 else "factor of a term"
-            one, two = (f"{1 + c:.4g} times" for c in k)
+            one, two = (f"{round(1 + c, 9):.4g} times" for c in k)
             sentence = f"what comes through {here} is {one}, and through {there} {two}"
             return Told(kind, f"{sentence} what it should be")
     return None

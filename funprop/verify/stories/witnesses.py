@@ -94,18 +94,24 @@ def _judged(tools: Instruments, sample: Sample, rng: np.random.Generator) -> Jud
 
 
 def redrawn(tools: Instruments, own: Sample, rng: np.random.Generator) -> list[np.ndarray]:
-    """The values of each input that may be any in other places, and all of them scaled by one."""
+    """Other values in the inputs that may hold any."""
     args = tools.args
     moving = [i for i in free(args) if i in tools.subject.differentiable]
     values = [
-        within(args[i], rng.uniform(0.7, 1.3) * _permuted(v, rng)) if i in moving else v
-        for i, v in enumerate(own.inputs)
+        within(args[i], _other(v, rng)) if i in moving else v for i, v in enumerate(own.inputs)
     ]
     return in_order(args, values, moving)
 
 
-def _permuted(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The numbers in other places; zeros stay, as they may be a pattern."""
+def _other(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The numbers in other places, scaled; zeros stay where they are, as they may be a pattern.
+
+    Where no two are equal each is scaled by itself, and has any of the signs that there are.
+    """
+    known = values[values != 0]
     found = np.array(values)
-    found[values != 0] = rng.permutation(values[values != 0])
+    scale = rng.uniform(0.7, 1.3, known.shape if len(np.unique(known)) == known.size else ())
+    if scale.ndim and np.any(known > 0) and np.any(known < 0):
+        scale *= rng.choice([-1.0, 1.0], scale.shape)
+    found[values != 0] = scale * rng.permutation(known)
     return found
