@@ -183,7 +183,7 @@ def _found(case: Case) -> list[Edge]:
                     same.setdefault((ran.equation, i), []).append(n)
                 else:
                     kept = lax.stop_gradient(value)
-                    changed[i] = kept + scales[0][n] * (value - kept)
+                    changed[i] = kept + scales[0][n] * graph.moving(value)
             return run(changed)
 
         return graph.walked(case, inputs, visit)
@@ -199,11 +199,35 @@ def _found(case: Case) -> list[Edge]:
         scales = np.ones((1 + len(groups), len(found)))
         for row, edges in zip(scales[1:], groups, strict=True):
             row[edges] = 0
-        whole, *without = graph.gradients(case, run, scales)
+        shifts = [i for i, (_, primitive, _) in enumerate(found) if primitive in _EXTREMES]
+        still = np.array(scales)
+        still[:, shifts] = 0
+        variants = np.concatenate([scales, still]) if shifts else scales
+        parts = _parts(case, graph.gradients(case, run, variants), len(scales))
     except Exception:  # a part of the forward pass that cannot be run so: no story of its parts
         return []
-    edges = [Edge(*found[edges[0]], whole - w) for edges, w in zip(groups, without, strict=True)]
+    several = zip(itertools.cycle(groups), parts, strict=False)
+    edges = [Edge(*found[edges[0]], part) for edges, part in several]
     return list(_distinct(edges, case.verdict.size))
+
+
+# A softmax takes its maximum off: what comes through it is nothing in all, so rules leave it out.
+_EXTREMES = ("reduce_max", "reduce_min", "scatter-max", "scatter-min")
+
+
+def _parts(case: Case, gradients: np.ndarray, n: int) -> list[np.ndarray]:
+    """What each edge adds; where extremes add nothing, also beside gradients that hold them still.
+
+    Args:
+      gradients: with all edges, and without each; then, if there are any, the same with the
+        extremes held still.
+      n: how many of the gradients are the first.
+    """
+    whole, *without = gradients[:n]
+    parts = [whole - w for w in without]
+    if len(gradients) > n and np.allclose(gradients[n], whole, atol=1e-9 * case.verdict.size):
+        parts += [whole - w for w in gradients[n + 1 :]]
+    return parts
 
 
 def _distinct(edges: Iterable[Edge], size: float) -> Iterator[Edge]:

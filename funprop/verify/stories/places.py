@@ -51,7 +51,8 @@ def factor_by_inputs(case: Case) -> Told | None:
     for alike in groups.values():
         got, truth = v.got[alike].reshape(1, -1), v.truth[alike].reshape(1, -1)
         one[alike] = factors(got, truth, 0)
-    if np.any(one == 0) or not case.close(v.truth * one.reshape(-1, *[1] * (v.truth.ndim - 1))):
+    off = np.minimum(np.abs(one), np.abs(one - 1))
+    if np.any(off < PLAIN) or not case.close(v.truth * one.reshape(-1, *[1] * (v.truth.ndim - 1))):
         return None
     return Told("factor", f"{one[0]:.4g} times what it should be, at other inputs other times")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,14 +38,16 @@ _REPEATED = " names more than once"
 
 def at_places(case: Case) -> Told | None:
     """Wrong at every element of certain places along an axis, and nowhere else."""
-    return _fitting(case, _of_places(case), 1.0, 8)
+    return _fitting(case, _of_named_places(case), 1.0, 8)
 
 
 def by_place(case: Case) -> Told | None:
     """Wrong at certain places, or where something that the forward pass computes is."""
     found = _fitting(case, _of_named_places(case), 0.6, 1)
     if found is None:
-        found = _fitting(case, itertools.chain(_of_values(case), _of_inner_values(case)), 0.9, 1)
+        values = [*_of_values(case), *_of_inner_values(case)]
+        values.sort(key=lambda region: not region[0].endswith(_SIGNS))  # no bound is read off first
+        found = _fitting(case, iter(values), 0.9, 1)
     return found
 
 
@@ -98,11 +99,6 @@ def by_chance(matters: np.ndarray, wrong: np.ndarray, where: np.ndarray) -> floa
     return math.exp(sum(sign * math.lgamma(k + 1) for k, sign in terms))
 
 
-def _of_places(case: Case) -> Iterator[tuple[str, np.ndarray]]:
-    yield from _of_named_places(case)
-    yield from _of_indices(case)
-
-
 def _of_named_places(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     shape = case.verdict.truth.shape
     for axis in range(1, len(shape)):
@@ -133,7 +129,7 @@ def _of_indices(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     for axis in range(1, wrong.ndim):
         others = tuple(a for a in range(wrong.ndim) if a != axis)
         found = np.flatnonzero(wrong[: case.own].any(others))
-        if 0 < len(found) < wrong.shape[axis]:
+        if 0 < len(found) <= wrong.shape[axis] / 2:  # else it says less than where it is right
             index = np.arange(wrong.shape[axis]).reshape(-1, *[1] * (wrong.ndim - axis - 1))
             where = np.broadcast_to(np.isin(index, found), wrong.shape)
             yield f"at {listed(found)} along axis {axis - 1}", where
@@ -198,11 +194,12 @@ def _by_value(
 
 def _bounds(case: Case, values: np.ndarray, own: bool) -> Iterator[float]:
     """Round numbers between the values at wrong elements and those at the others."""
-    wrong = case.verdict.wrong
+    wrong, known = case.verdict.wrong[: case.own], np.isfinite(case.verdict.truth[: case.own])
+    values = values[: case.own]
     few = wrong.any(0).sum() < 2  # by chance it is the largest of some values, but hardly of many
     if few and not (own and wrong.size >= MANY):
         return
-    inside, outside = values[wrong], values[~wrong & np.isfinite(case.verdict.truth)]
+    inside, outside = values[wrong], values[~wrong & known]
     for low, high in (
         (np.max(outside, initial=-np.inf), np.min(inside)),
         (np.max(inside), np.min(outside, initial=np.inf)),

@@ -59,7 +59,9 @@ def _edited(case: Case, edit: tuple[Any, Any, Any, Any], inputs: list[Any]) -> l
         if eqn.primitive.name not in LINEAR:
             there = Evaluate(wide=True, unroll=True).equation(eqn, moved)
             outputs = [
-                _valued(y, jnp.where(is_moved, _moving(t), _moving(y))) if is_floating(y) else y
+                _valued(y, jnp.where(is_moved, graph.moving(t), graph.moving(y)))
+                if is_floating(y)
+                else y
                 for y, t in zip(outputs, there, strict=True)
             ]
         if len(outputs) != 1 or not is_floating(outputs[0]):
@@ -69,7 +71,7 @@ def _edited(case: Case, edit: tuple[Any, Any, Any, Any], inputs: list[Any]) -> l
         for i, value in graph.operands(inputs):
             if value.shape == y.shape:
                 y = jnp.where((kind == OUT) & here & (other == i), value, y)
-                y = jnp.where((kind == SLOPE) & here, _valued(y, _moving(value)), y)
+                y = jnp.where((kind == SLOPE) & here, _valued(y, graph.moving(value)), y)
         shift = taken(y.shape, other, ran.turn) - lax.stop_gradient(y)
         return [y + jnp.where((kind == AFTER) & here, shift, 0)]
 
@@ -94,11 +96,6 @@ class _Taken:
             self._stacks[shape, turn] = jnp.stack(found or [jnp.zeros(shape)])
         stack = self._stacks[shape, turn]
         return stack[jnp.minimum(which, len(stack) - 1)]
-
-
-def _moving(value: Any) -> Any:
-    """Zero, with the derivative of `value`."""
-    return value - lax.stop_gradient(value)
 
 
 def _valued(value: Any, moving: Any) -> Any:
