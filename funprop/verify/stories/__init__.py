@@ -83,10 +83,10 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
     factor_by_inputs,
     elsewhere,
     cotangent_elsewhere,
+    links,
     by_place,
     coupled,
     replaced,
-    links,
     by_index,
 )
 

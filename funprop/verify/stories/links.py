@@ -15,8 +15,8 @@ from funprop.verify.stories.jacobian import pairs
 def links(case: Case) -> Told | None:
     """Right where both have a number, and one has none where the other has."""
     found = pairs(case)
-    if not found:
-        return None
+    if not found or all(_is_diagonal(m) for pair in found for m in pair):
+        return None  # of what does the same to every number, the numbers say more
     kinds = [_kind(got, truth) for got, truth in found]
     wrong = [kind for kind in kinds if kind != "right"]
     if not wrong or len(set(wrong)) > 1 or wrong[0] == "other":
@@ -46,6 +46,11 @@ def _kind(got: np.ndarray, truth: np.ndarray) -> str:
     if more.any():
         return "moved" if missing.any() else "more"
     return "missing" if missing.any() else "right"
+
+
+def _is_diagonal(links: np.ndarray) -> bool:
+    square = links.shape[0] == links.shape[1]
+    return square and not np.any(links[~np.eye(len(links), dtype=bool)])
 
 
 def _one_is_kept(got: np.ndarray, truth: np.ndarray) -> bool:

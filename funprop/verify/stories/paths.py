@@ -141,7 +141,7 @@ def _two_terms(case: Case, edges: list[Edge]) -> Told | None:
 def _in_every_term(edges: list[Edge]) -> np.ndarray:
     """What a mistake adds that has another factor at each edge."""
     factors = np.random.default_rng(0).standard_normal(len(edges))
-    return sum(f * edge.part.ravel() for f, edge in zip(factors, edges, strict=True))
+    return factors @ np.stack([edge.part.ravel() for edge in edges])
 
 
 def _spans(pair: np.ndarray, off: np.ndarray) -> bool:

@@ -46,8 +46,8 @@ def by_place(case: Case) -> Told | None:
     found = _fitting(case, _of_named_places(case), 0.6, 1)
     if found is None:
         values = [*_of_values(case), *_of_inner_values(case)]
-        values.sort(key=lambda region: not region[0].endswith(_SIGNS))  # no bound is read off first
-        found = _fitting(case, iter(values), 0.9, 1)
+        signs = [region for region in values if region[0].endswith(_SIGNS)]
+        found = _fitting(case, iter(signs), 0.9, 1) or _fitting(case, iter(values), 1.0, 1)
     return found
 
 
