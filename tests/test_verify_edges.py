@@ -392,3 +392,49 @@ def test_the_stories_of_factorised_matrices_come_to_an_end():
     assert not fp.verify(elementwise, a).ok
     right = rule(jnp.linalg.inv, lambda args, y, dy: (-y.T @ dy @ y.T,))
     assert fp.verify(right, a).ok
+
+
+def test_what_float64_itself_rounds_at_large_inputs_is_no_mistake():
+    """Scores in the thousands: `dp - sum(do * o)` cancels to the last bits of `dp`, times `k`."""
+
+    def attend(q, k, v):
+        return jax.nn.softmax(q @ k.T, -1) @ v
+
+    def flash(kept, do, times=1.0):
+        q, k, v, o = kept
+        p = jax.nn.softmax(q @ k.T, -1)
+        # The same sum in halves, as blocks of a kernel take it.
+        sums = (do * o)[:, ::2].sum(-1, keepdims=True) + (do * o)[:, 1::2].sum(-1, keepdims=True)
+        ds = p * (do @ v.T - times * sums)
+        return ds @ k, ds.T @ q, p.T @ do
+
+    def rule(times):
+        function = jax.custom_vjp(attend)
+        function.defvjp(
+            lambda *args: (attend(*args), (*args, attend(*args))),
+            functools.partial(flash, times=times),
+        )
+        return function
+
+    args = [jax.random.normal(key, (48, 16)) for key in jax.random.split(jax.random.key(0), 3)]
+    fp.verify(rule(1.0), *args).raise_if_wrong()
+    assert not fp.verify(rule(1.00001), *args).ok
+
+
+def test_both_passes_take_the_branch_of_one_platform():
+    """Forward holds a rule, so that its choice is looked into; backward does not."""
+    double = jax.custom_vjp(lambda x: 2 * x)
+    double.defvjp(lambda x: (2 * x, None), lambda _, dy: (2 * dy,))
+
+    def forward(params, x):
+        return jax.lax.platform_dependent(
+            x, cpu=lambda x: (double(x) * x, x), default=lambda x: (2 * x * x, -x)
+        )
+
+    def backward(params, kept, dy):
+        return (), jax.lax.platform_dependent(
+            kept, dy, cpu=lambda x, dy: 4 * x * dy, default=lambda x, dy: -4 * x * dy
+        )
+
+    layer = fp.layer(forward=forward, backward=backward, name="squares")
+    fp.verify(layer, (), jnp.float32([1.0, 2.0, -0.5])).raise_if_wrong()

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas as pl
 
 import funprop as fp
 from funprop.verify.stories.places import same_columns
@@ -70,6 +71,16 @@ def moments_backward(mean, variance):
     return backward
 
 
+def kernel(x):
+    """Of which only values are known, so that no story may look inside."""
+
+    def body(x_ref, y_ref):
+        y_ref[...] = jnp.tanh(x_ref[...])
+
+    out = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return pl.pallas_call(body, out_shape=out, interpret=True)(x)
+
+
 FIRST, SECOND, NONE = lambda a, b: a, lambda a, b: b, lambda a, b: 0 * a
 
 WRONG = {
@@ -92,6 +103,9 @@ WRONG = {
     ),
     "outputs": (moments, (normal(3, 5),), moments_backward(SECOND, FIRST), "swapped", "outputs 0 and 1"),
     "an output": (moments, (normal(3, 5),), moments_backward(FIRST, NONE), "missing term", "is missing"),
+    "in a kernel": (
+        kernel, (normal(4, 6),), lambda a, y, dy: (dy * a[0] ** 2,), "", "no way that is known",
+    ),
     "by sign of the largest": (
         lambda x: jnp.sort(abs(x)), (normal(6),),
         lambda a, y, dy: (jnp.zeros(6).at[jnp.argsort(abs(a[0]))].set(dy),), "stale", "`abs`",

@@ -35,8 +35,8 @@ def refusal(how: Heads, x: Any, mask: Any) -> str | None:
 
 
 def forward(how: Heads, x: Packed) -> tuple[Output, list[Any]]:
-    """`y`, and what the kernel keeps beside queries, keys and values: its output and the logarithm
-    of each norm.
+    """`y`; and which queries are spoiled, with what the kernel keeps beside queries, keys and
+    values: its output and the logarithm of each norm.
 
     What JAX has traced by `jax.vjp` already, it does not differentiate again. So it is told to go
     through the kernel itself; what is kept has no derivative, as it is for `backward` alone.
@@ -46,7 +46,7 @@ def forward(how: Heads, x: Packed) -> tuple[Output, list[Any]]:
     def run(x: Packed) -> tuple[Output, list[Any]]:
         clean, spoiled = finite(how, x, None)
         y, _, leaves = _vjp(how, *_heads_last(how, clean))
-        return _output(how, x, y, spoiled), [leaf for leaf, i in leaves if i is None]
+        return _output(how, x, y, spoiled), [spoiled, *(leaf for leaf, i in leaves if i is None)]
 
     def fwd(x: Packed) -> tuple[tuple[Output, list[Any]], Any]:
         def plain(x: Packed) -> Output:
@@ -63,10 +63,11 @@ def forward(how: Heads, x: Packed) -> tuple[Output, list[Any]]:
 def backward(how: Heads, x: Packed, kept: list[Any], dy: Output) -> Packed:
     """`dx`. The forward pass that JAX traces again for its pullback is dead code: what it kept is
     here already."""
-    clean, spoiled = finite(how, x, None)
+    clean, _ = finite(how, x, None)
     parts = _heads_last(how, clean)
     _, pullback, leaves = _vjp(how, *parts)
-    rest = iter(kept)
+    spoiled, *of_kernel = kept
+    rest = iter(of_kernel)
     full = [next(rest) if i is None else parts[i] for _, i in leaves]
     pullback = jax.tree.unflatten(jax.tree.structure(pullback), full)
     dy, spoiled = dy.reshape(parts[0].shape), _last(spoiled)

@@ -19,6 +19,7 @@ from funprop.losses.by_example import rows_with_a_say
 from funprop.losses.chunks import Chunk, over_chunks, product
 from funprop.losses.chunks import forward as classes_forward
 from funprop.losses.rows import forward as rows_forward
+from funprop.losses.rows import sized
 from funprop.losses.smoothed import Smoothed, each
 from funprop.losses.targets import given
 from funprop.losses.targets import labels as check_labels
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 HIGH = jax.lax.Precision.HIGHEST
 CHUNK = 1024  # classes
 FEW, MOST = 64, 256  # rows: fewer add up `dw` too often, more are in no cache
+ON_CPU, ELSEWHERE = 2**25, 2**29  # bytes: a GPU wants large products, and has the memory
 
 
 class LinearParams(NamedTuple):
@@ -57,7 +59,7 @@ def linear_cross_entropy(
     *,
     chunk: int | None = None,
     rows: int | None = None,
-    budget: int = 2**25,
+    budget: int | None = None,
     smoothing: float = 0.0,
     z_loss: float = 0.0,
     bias: bool = False,
@@ -82,8 +84,9 @@ def linear_cross_entropy(
     XLA leaves out what is for it.
 
     If neither `chunk` nor `rows` is given, it is rows: as many as have their logits in `budget`,
-    256 at most. But it is classes where that is fewer than 64 and not all, and where XLA splits
-    arrays over devices (`shard`, `jax.set_mesh`), which would add up `dw` over them once a chunk.
+    on a CPU 256 at most, which stay in its cache. But it is classes where fewer than 64 of them,
+    and not all, would be in a CPU's budget, and where XLA splits arrays over devices (`shard`,
+    `jax.set_mesh`), which would add up `dw` over them once a chunk.
 
     A label out of range raises where its value is known, unless its weight is zero; inside `jit`,
     where it is not, it makes the loss NaN, and all of `dw`. Infinite logits: as in
@@ -93,7 +96,8 @@ def linear_cross_entropy(
       classes: how many; the size of the vocabulary.
       chunk: how many classes at a time; 1,024 if it is classes and not given.
       rows: how many rows at a time.
-      budget: bytes for the logits of one chunk of rows, where the way is not given.
+      budget: bytes for the logits of one chunk of rows, where the way is not given; without it,
+        32 MiB on a CPU and 512 MiB elsewhere.
       smoothing: the share of the target that is spread evenly over the classes.
       z_loss: `zeta`, which keeps the logits from drifting away.
       bias: whether `b` is added.
@@ -116,7 +120,9 @@ def linear_cross_entropy(
       >>> round(float(loss.mean), 4)  # log 4
       1.3863
     """
-    classes, budget = whole_number(classes, "classes", 1), whole_number(budget, "budget", 0)
+    classes = whole_number(classes, "classes", 1)
+    if budget is not None:
+        budget = whole_number(budget, "budget", 0)
     for name, number in {"chunk": chunk, "rows": rows}.items():
         if number is not None:
             whole_number(number, name, 1)
@@ -144,11 +150,12 @@ def linear_cross_entropy(
         x, labels, valid, *weights = _checked(params, batch, classes)
         found, hidden, lost = rows_with_a_say(x, *weights)
         chosen = labels.reshape(-1)
-        size = at_once(x)
-        if size:
+        sizes = at_once(x)
+        if sizes:
             d, _ = pull_sum((1, 0), jnp.zeros(labels.shape, widen(found).dtype), *weights)
             d = spoiled(d, valid).reshape(-1)
-            terms, norms, taken = taking(smoothed, params, found, chosen, d, hidden, size)
+            take = functools.partial(taking, smoothed)
+            terms, norms, taken = sized(take, sizes, params, found, chosen, d, hidden)
         else:
             terms, norms = classes_forward(smoothed, params, found, chosen, hidden, chunk_size)
             taken = None
@@ -156,14 +163,22 @@ def linear_cross_entropy(
         terms = terms.reshape(labels.shape)
         return weighted_sum(terms, *weights), (x, norms, labels, valid, terms, taken, *weights)
 
-    def fitting(x: Any) -> int:
-        return budget // (classes * widen(x).dtype.itemsize) if rows is None else rows
+    def fitting(x: Any) -> tuple[int, int]:
+        """How many rows have their logits in the budget: on a CPU, and elsewhere."""
+        if rows is not None:
+            return rows, rows
+        a_row = classes * widen(x).dtype.itemsize
+        on_cpu, elsewhere = (ON_CPU, ELSEWHERE) if budget is None else (budget, budget)
+        return on_cpu // a_row, elsewhere // a_row
 
-    def rows_at_once(x: Any) -> int | None:
-        """Of the fast way; `None` for the lean one."""
-        n, fit = math.prod(x.shape[:-1]), fitting(x)
-        lean = by_classes or (rows is None and (fit < min(n, FEW) or split_by_xla()))
-        return None if lean or not n else min(n, fit, MOST if rows is None else n)
+    def rows_at_once(x: Any) -> tuple[int, int] | None:
+        """Of the fast way, on a CPU and elsewhere; `None` for the lean one."""
+        n, (on_cpu, elsewhere) = math.prod(x.shape[:-1]), fitting(x)
+        if rows is None:
+            if on_cpu < min(n, FEW) or split_by_xla():
+                return None
+            on_cpu = min(on_cpu, MOST)
+        return None if by_classes or not n else (min(n, on_cpu), min(n, elsewhere))
 
     def logit_cotangents(residuals: Any, dy: Any) -> tuple[Any, Any, Any]:
         """The rows of `x`, the function from `z` and which of it is the target to `dz`, and the
@@ -215,10 +230,14 @@ def linear_cross_entropy(
         # What was taken has the old weights.
         return x, norms, labels, valid, terms, None, weights
 
-    def examples_at_once(x: Any) -> int | None:
+    def examples_at_once(x: Any) -> tuple[int, int] | None:
         """As `rows_at_once`, of whole examples."""
-        size, t = rows_at_once(x), math.prod(x.shape[1:-1])
-        return size and (size // t or int(t <= fitting(x)) or None)
+        sizes, t = rows_at_once(x) or (0, 0), math.prod(x.shape[1:-1])
+        on_cpu, elsewhere = (
+            size and (size // t or int(t <= fit))
+            for size, fit in zip(sizes, fitting(x), strict=True)
+        )
+        return (on_cpu, elsewhere) if on_cpu else None
 
     def passes(room: int) -> tuple[Any, Any]:
         def noting(params: LinearParams, batch: Any, key: Any = None) -> tuple[Sum, Any]:

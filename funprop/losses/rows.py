@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -78,6 +79,14 @@ def forward(
             found.append(jax.tree.map(_joined, out))
     terms, norms, dx = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
     return terms, norms, Taken(dx, *carry)
+
+
+def sized(take: Callable[..., Any], sizes: tuple[int, int], *given: Any) -> Any:
+    """`take` in chunks of the size that suits what it is compiled for: a CPU, or anything else."""
+    on_cpu, elsewhere = (functools.partial(take, size=size) for size in sizes)
+    if sizes[0] == sizes[1]:
+        return on_cpu(*given)
+    return jax.lax.platform_dependent(*given, cpu=on_cpu, default=elsewhere)
 
 
 def softmax_of(

@@ -11,6 +11,7 @@ import numpy as np
 
 from funprop import trees
 from funprop.verify.judging.examine import examine
+from funprop.verify.judging.on_device import products_in_float32
 from funprop.verify.judging.rows import Findings, as_report
 from funprop.verify.report import Report
 from funprop.verify.subject import arrays, first_line, floats, is_floating, refused, without_keys
@@ -20,6 +21,7 @@ from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.kept_rules import rules_survive_differentiation
 
 
+@products_in_float32()
 def verify_rules(
     function: Callable[..., Any],
     *args: Any,

@@ -13,6 +13,7 @@ from funprop.inspect.visits import compiled_visits
 from funprop.layer import Layer
 from funprop.located import check_params
 from funprop.verify.judging.examine import examine, traced
+from funprop.verify.judging.on_device import products_in_float32
 from funprop.verify.judging.rows import Findings, as_report
 from funprop.verify.report import Report
 from funprop.verify.subject import Subject, arrays, first_line, floats, refused
@@ -25,6 +26,7 @@ from funprop.verify.truth.programs import jit_of
 from funprop.verify.truth.same import surely_same
 
 
+@products_in_float32()
 def verify(
     target: Layer | Callable[..., Any],
     *args: Any,

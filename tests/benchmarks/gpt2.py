@@ -174,8 +174,8 @@ class Row(NamedTuple):
     largest_batch: int | None
 
 
-def table(batch: int, updates: int, peak: float, tiny: bool) -> Iterator[Row]:
-    """The rows, as they are measured; `peak` in TFLOP/s."""
+def table(batch: int, updates: int, peak: float, tiny: bool, fits: bool = True) -> Iterator[Row]:
+    """The rows, as they are measured; `peak` in TFLOP/s; with `fits`, the largest batch too."""
     sizes, vocabulary = (TINY, 512) if tiny else (SMALL, VOCABULARY)
     time_ = sizes["longest"]
     forms = {
@@ -196,7 +196,8 @@ def table(batch: int, updates: int, peak: float, tiny: bool) -> Iterator[Row]:
         state, update = build()
         seconds, held = measured(state, update, random(batch, time_, vocabulary), updates)
         del state
-        yield row(name, seconds, held, None if tiny else largest(build, time_, vocabulary))
+        most = largest(build, time_, vocabulary) if fits and not tiny else None
+        yield row(name, seconds, held, most)
     found = None if tiny else by_torch(sizes, vocabulary, batch, updates)
     if found:
         yield row("torch.compile, fused AdamW", *found, None)

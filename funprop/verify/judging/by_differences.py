@@ -12,6 +12,7 @@ import numpy as np
 from funprop.verify import stories
 from funprop.verify.judging import laws
 from funprop.verify.judging.judge import FACTOR, UNITS, Verdict, compared, stacked
+from funprop.verify.judging.on_device import rounded
 from funprop.verify.judging.rows import Findings, row, wrong
 from funprop.verify.report import Check
 from funprop.verify.stories.case import Case
@@ -46,23 +47,31 @@ def by_differences(
             inputs = samples[0].inputs
             return values([*inputs[:i], value, *inputs[i + 1 :]])
 
-        def judged(directions: list[np.ndarray], k: int = k, x: np.ndarray = x) -> Any:
-            got = np.array([[np.sum(g * d) for d in directions] for g in hands[k]])
-            return _judged(outputs, x, directions, samples, got, eps, tools.eps)
+        def judged(
+            directions: list[np.ndarray],
+            hand: np.ndarray = hands[k],
+            working: float = tools.eps,
+            x: np.ndarray = x,
+        ) -> tuple[Verdict, Any]:
+            got = np.array([[np.sum(g * d) for d in directions] for g in hand])
+            return _judged(outputs, x, directions, samples, got, eps, working)
 
         elements = list(np.eye(x.size).reshape(x.size, *x.shape)) if x.size <= FEW_WRONG else []
-        one_by_one = x.size <= FEW
+        one_by_one, remark = x.size <= FEW, ""
         some = [rng.choice([-1.0, 1.0], x.shape) for _ in range(DIRECTIONS)]
         verdict, note = judged(elements if one_by_one else some)
         if not one_by_one and elements and not verdict.ok:
             one_by_one = True
             verdict, note = judged(elements)
+        wide = None if verdict.ok or eps > EPS64 else _in_float64(tools, samples)
+        if wide and judged(elements if one_by_one else some, wide[k], eps)[0].ok:
+            verdict, remark = rounded(verdict, tools.eps)
         if one_by_one:  # the directions are the elements
             got, true, far, allowed = (p.reshape(len(samples), *x.shape) for p in verdict[:4])
             verdict = Verdict(got, true, far, allowed, verdict.size, False)
             if note is not None:
                 note = tuple(int(p) for p in np.unravel_index(note, x.shape))
-        said = "" if note is None else _unjudged(note, one_by_one)
+        said = remark if note is None else _unjudged(note, one_by_one)
         if verdict.ok:
             check = row(subject, k, verdict, said)
         else:
@@ -75,6 +84,22 @@ def by_differences(
     if not any(check.problem for check in checks):
         checks += _laws(subject, tools, samples[0])
     return Findings(checks, [reason], [])
+
+
+def _in_float64(tools: Instruments, samples: list[Sample]) -> list[np.ndarray] | None:
+    """The hand-written gradients with every input in float64, if that can be had."""
+    subject = tools.subject
+    try:
+        with jax.enable_x64(True):
+            found = [
+                subject.pulled([jnp.asarray(v) for v in s.inputs], [jnp.asarray(d) for d in s.dys])[
+                    0
+                ]
+                for s in samples
+            ]
+    except Exception:  # code that was not made for float64 may raise whatever it likes
+        return None
+    return stacked(found, [s.unit for s in samples])
 
 
 def _reason(why: str) -> str:

@@ -15,6 +15,7 @@ from funprop.verify.judging.by_differences import by_differences
 from funprop.verify.judging.finite import check_finite, check_finite_at
 from funprop.verify.judging.judge import Judgement, Verdict
 from funprop.verify.judging.measured import measured as _measured
+from funprop.verify.judging.on_device import rounded
 from funprop.verify.judging.other_inputs import at_other_inputs
 from funprop.verify.judging.rows import Findings, misfit, row, wrong
 from funprop.verify.report import Check, Example
@@ -146,6 +147,9 @@ def _combined(
                 if kink.any() and not note:
                     at = [int(i) for i in np.argwhere(kink)[0][1:]]
                     said[f"a kink at {at}: any slope between the one-sided ones is accepted"] = None
+            if not verdict.ok and not verdict.exact and settled and settled[0].ok:
+                verdict, note = rounded(verdict, tools.eps)
+                said[note] = None
             settled.append(verdict)
         verdicts.append(next((v for v in settled if not v.ok), settled[-1]))
         notes.append("; ".join(filter(None, said)))

@@ -12,6 +12,7 @@ from funprop.verify.inputs.branches import other_branches
 from funprop.verify.judging import from_values, in_bounds, kinks
 from funprop.verify.judging.at_rest import Given
 from funprop.verify.judging.judge import in_float64, judged
+from funprop.verify.judging.rounding import rounded
 from funprop.verify.judging.rows import wrong
 from funprop.verify.report import Check
 from funprop.verify.stories.case import Case
@@ -85,6 +86,7 @@ def _at(
         if not verdict.ok:
             verdict, note = from_values.stepless(verdict, tools, samples, k)
             notes += [f"{subject.leaf(k)}, with {point.name}: {note}"] if note else []
+            verdict = rounded(verdict, tools, samples, k)
         if not verdict.ok:
             if not given.as_near(tools, *samples):
                 return {}, []

@@ -121,7 +121,7 @@ def _two_terms(case: Case, edges: list[Edge]) -> Told | None:
     for (here, *_, first), (there, *_, second) in pairs:
         if case.close(v.truth - first - second):
             return Told("missing term", f"what comes through {here} and {there} is missing")
-    if v.truth.size < 8:  # two free numbers fit too few by chance
+    if not pairs or v.truth.size < 8:  # two free numbers fit too few by chance
         return None
     off = (v.got - v.truth).ravel()
     any_mistake = _in_every_term(edges)

@@ -18,6 +18,9 @@ class Run(Protocol):
     @property
     def unroll(self) -> bool: ...
 
+    @property
+    def wide(self) -> bool: ...
+
     def __call__(self, jaxpr: Any, *args: Any) -> list[Any]: ...
 
     def logging_to(self, log: list[Any]) -> Run: ...
@@ -105,8 +108,8 @@ def _where(going: Any, new: Any, old: Any) -> Any:
 def _cond(run: Run, params: dict[str, Any], inputs: list[Any]) -> list[Any]:
     run = run.unwatched()
     platforms = params.get("branches_platforms") or ()
-    if None in platforms:  # a choice by platform: its default, as another may be a kernel
-        return run(params["branches"][platforms.index(None)], *inputs[1:])
+    if None in platforms:
+        return run(params["branches"][_chosen(platforms, run.wide)], *inputs[1:])
     whats: list[list[Any]] = [[] for _ in params["branches"]]
     index, *rest = inputs
     branches = [_inner(run, jaxpr, w) for jaxpr, w in zip(params["branches"], whats, strict=True)]
@@ -123,6 +126,15 @@ def _cond(run: Run, params: dict[str, Any], inputs: list[Any]) -> list[Any]:
     for what, values in zip(whats, logged, strict=True):
         run.keep(what, values)
     return outputs
+
+
+def _chosen(platforms: tuple[tuple[str, ...] | None, ...], wide: bool) -> int:
+    """Which branch of a choice by platform: that of this machine, as what runs elsewhere in the
+    same function has made; in float64 the default, as another may be a kernel."""
+    backend = jax.default_backend()
+    here = {"cuda", "rocm"} if backend == "gpu" else {backend}
+    found = [i for i, names in enumerate(platforms) if names and here & set(names) and not wide]
+    return found[0] if found else platforms.index(None)
 
 
 def _shard_map(run: Run, params: dict[str, Any], inputs: list[Any]) -> list[Any]:
