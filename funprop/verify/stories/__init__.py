@@ -83,9 +83,9 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
     factor_by_inputs,
     elsewhere,
     cotangent_elsewhere,
+    coupled,
     links,
     by_place,
-    coupled,
     replaced,
     by_index,
 )

@@ -171,7 +171,7 @@ def _looked_at(n: int) -> np.ndarray:
 def _told_of(case: Case, reach: _Reach, axis: int) -> Told | None:
     got, truth = reach.got, reach.truth
     apart = ~np.eye(len(got), dtype=bool)
-    if not np.any(got & ~truth) or not truth.any():
+    if not np.any(got & ~truth & apart) or not truth.any():
         return None
     if not np.any(truth & apart):
         what = "examples leak" if axis == 0 else "elements leak"

@@ -101,12 +101,6 @@ def _one_by_one(gradient: Callable[..., Any]) -> Callable[..., Any]:
     return lambda variants, *rest: jax.lax.map(lambda v: gradient(v, *rest), variants)
 
 
-def moving(value: Any) -> Any:
-    """Zero, with the derivative of `value`; also where that is infinite, as a maximum starts."""
-    finite = jnp.where(jnp.isfinite(value), value, 0)
-    return finite - jax.lax.stop_gradient(finite)
-
-
 def values(case: Case) -> list[Value]:
     """Every float that the forward pass computes: its inputs first, then outputs of equations.
 

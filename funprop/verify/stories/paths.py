@@ -183,7 +183,10 @@ def _found(case: Case) -> list[Edge]:
                     same.setdefault((ran.equation, i), []).append(n)
                 else:
                     kept = lax.stop_gradient(value)
-                    changed[i] = kept + scales[0][n] * graph.moving(value)
+                    if eqn.primitive.name in _EXTREMES:  # it may start from minus infinity
+                        value = jnp.where(jnp.isfinite(kept), value, 0)
+                    moving = value - lax.stop_gradient(value)
+                    changed[i] = kept + scales[0][n] * moving
             return run(changed)
 
         return graph.walked(case, inputs, visit)

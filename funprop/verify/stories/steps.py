@@ -59,9 +59,7 @@ def _edited(case: Case, edit: tuple[Any, Any, Any, Any], inputs: list[Any]) -> l
         if eqn.primitive.name not in LINEAR:
             there = Evaluate(wide=True, unroll=True).equation(eqn, moved)
             outputs = [
-                _valued(y, jnp.where(is_moved, graph.moving(t), graph.moving(y)))
-                if is_floating(y)
-                else y
+                _valued(y, jnp.where(is_moved, _moving(t), _moving(y))) if is_floating(y) else y
                 for y, t in zip(outputs, there, strict=True)
             ]
         if len(outputs) != 1 or not is_floating(outputs[0]):
@@ -71,7 +69,7 @@ def _edited(case: Case, edit: tuple[Any, Any, Any, Any], inputs: list[Any]) -> l
         for i, value in graph.operands(inputs):
             if value.shape == y.shape:
                 y = jnp.where((kind == OUT) & here & (other == i), value, y)
-                y = jnp.where((kind == SLOPE) & here, _valued(y, graph.moving(value)), y)
+                y = jnp.where((kind == SLOPE) & here, _valued(y, _moving(value)), y)
         shift = taken(y.shape, other, ran.turn) - lax.stop_gradient(y)
         return [y + jnp.where((kind == AFTER) & here, shift, 0)]
 
@@ -101,3 +99,8 @@ class _Taken:
 def _valued(value: Any, moving: Any) -> Any:
     """The value of `value` with the derivative of `moving`, which is zero."""
     return lax.stop_gradient(value) + moving
+
+
+def _moving(value: Any) -> Any:
+    """Zero, with the derivative of `value`."""
+    return value - lax.stop_gradient(value)
