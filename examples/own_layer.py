@@ -80,7 +80,6 @@ def main() -> None:
         epochs=20,
         batch_size=32,
         held_out=cancer.test,
-        measure=fp.measure(grad_fn),
     )
 
 

@@ -71,6 +71,9 @@ def _run() -> int:
         distributed: bool = False,
         ordered: int | None = None,
         nonfinite: Literal["stop", "skip"] = "stop",
+        sweep: tuple[str, ...] = (),
+        seeds: int | None = None,
+        keep: Literal["best", "all"] = "best",
         restart: bool = False,
         override: bool = False,
     ) -> int:
@@ -101,6 +104,10 @@ def _run() -> int:
             devices and processes.
           nonfinite: whether an update whose loss or gradient is infinite or NaN ends the run, or is
             left out (ten in a row end it). It is never applied.
+          sweep: NAME=LOW..HIGH:COUNT or NAME=VALUE,VALUE: many runs as one program, each with a
+            learning-rate, weight-decay, momentum, b1 or b2 of its own; of many, every combination.
+          seeds: how many seeds a sweep has of each, from seed on.
+          keep: the params of the best run of a sweep, or those of all, stacked.
           restart: give the run that the folder holds another name, and begin anew.
           override: go on with the run that the folder holds though settings differ from its own.
         """
@@ -124,6 +131,8 @@ def _run() -> int:
         from funprop.train.compilation import cache_compilations, compiling
         from funprop.train.processes import joined, launch
 
+        if sweep or seeds is not None:
+            given |= {"sweep": sweep, "seeds": 1 if seeds is None else seeds, "keep": keep}
         run = chosen(data, model, optimizer, given)
 
         def timed() -> None:
@@ -145,6 +154,12 @@ def _run() -> int:
         data: str, model: str | None, optimizer: str, given: dict[str, Any]
     ) -> Callable[[], object]:
         """What trains on the data: to be called here, or in other processes."""
+        if "sweep" in given:
+            if given.pop("all_devices") or given.pop("ordered") is not None:
+                raise ValueError("a sweep is of one process, without processes and ordered")
+            from funprop.train.runs import sweep
+
+            return functools.partial(sweep.train, data, model=model, optimizer=optimizer, **given)
         if data == "stdlib" or Path(data).suffix in (".bin", ".npy"):
             if optimizer != "adam":
                 raise ValueError(f"text is trained on by adamw, got {optimizer!r}")

@@ -26,6 +26,7 @@ from funprop.located import check_params
 from funprop.metrics import COLUMNS, check_names, metric_sum
 from funprop.params.frozen import trained, with_trained
 from funprop.params.statistics import new_statistics
+from funprop.reprs import of_fields
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class Gradient(NamedTuple):
     weight: Any
     metrics: dict[str, Sum]
     recorded: Any = ()
+
+    def __repr__(self) -> str:
+        return of_fields(self)
 
 
 def backprop(objective: Layer) -> GradFn:
@@ -90,6 +94,7 @@ def backprop(objective: Layer) -> GradFn:
         return Gradient(grads, loss, weight, metrics_of(records), records)
 
     setattr(grad_fn, "objective", objective)  # noqa: B010  # functions declare no fields
+    grad_fn.__qualname__ = f"backprop({objective})"
     return grad_fn
 
 
@@ -189,6 +194,7 @@ def from_loss(loss_fn: Callable[..., Any], *, mixes: bool = False) -> GradFn:
 
     setattr(grad_fn, "draws", draws)  # noqa: B010  # functions declare no fields
     setattr(grad_fn, "mixes", mixes)  # noqa: B010
+    grad_fn.__qualname__ = f"from_loss({getattr(loss_fn, '__name__', type(loss_fn).__name__)})"
     return grad_fn
 
 

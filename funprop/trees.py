@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funprop.reprs import of_fields
 from funprop.values import known
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class Sum(NamedTuple):
 
     total: Any
     weight: Any
+
+    def __repr__(self) -> str:
+        return of_fields(self)
 
     @property
     def mean(self) -> Any:

@@ -22,10 +22,10 @@ import funprop as fp
 from funprop.train import progress
 from funprop.train.output import lasting_output
 from funprop.train.runs import files as runs
-from funprop.train.runs import job, plots
+from funprop.train.runs import job, plots, sweep
 from funprop.train.runs.debug import debug
 from funprop.train.runs.folder import run_folder
-from funprop.train.runs.tasks import task
+from funprop.train.runs.tasks import iris, task
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -115,6 +115,31 @@ def test_other_optimizers(optimizer, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_sweep_chooses_the_best_and_keeps_it(tmp_path, capsys):
+    """Each member is what the same numbers and seed come to alone."""
+    words = {"sweep": ("learning-rate=1e-6,0.01,1e30",), "seeds": 2, "seed": 5, "epochs": 12}
+    folder = sweep.train("iris", **words, out=tmp_path / "run")
+    sweep.train("iris", **words, out=tmp_path / "all", keep="all")
+    said = capsys.readouterr().out
+    settings = json.loads((folder / "run.json").read_text())
+    best = settings["best"]
+    assert best["learning_rate"] == 0.01 and best["seed"] == best["member"] + 3
+    assert "the 2 seeds of its numbers, together" in said and "all 4 that did not" in said
+    lines = (folder / "members.csv").read_text().splitlines()
+    assert len(lines) == 7 and lines[3].startswith("2,0.01,5,")
+    assert {"report.png", "sweep.png", "history.jsonl"} <= {file.name for file in folder.iterdir()}
+    whole = fp.objective(fp.mlp(16, 3), fp.softmax_cross_entropy())
+    like = jax.eval_shape(whole.init, jax.random.key(0), iris().train)
+    kept = fp.load(folder / "params.safetensors", like)
+    every = jax.tree.map(lambda s: jax.ShapeDtypeStruct((6, *s.shape), s.dtype), like)
+    all_of_them = fp.load(tmp_path / "all" / "params.safetensors", every)
+    jax.tree.map(
+        lambda one, many: np.testing.assert_array_equal(one, many[best["member"]]),
+        *(kept, all_of_them),
+    )
+
+
 def test_a_wrong_backward_stops_the_job(tmp_path, monkeypatch):
     def wrong():
         good = fp.relu()
@@ -380,7 +405,7 @@ def test_an_ignored_ctrl_c_stays_ignored(tmp_path):
     assert code == 0 and "stopped: all 400 epochs done" in said, error
 
 
-LONG = ("checkpoints", "flax_and_equinox", "own_layer")
+LONG = ("checkpoints", "flax_and_equinox", "gradient_through_training", "own_layer")
 
 
 @pytest.mark.parametrize(

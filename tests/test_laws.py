@@ -229,15 +229,27 @@ def test_manual_and_autodiff_agree_through_a_step(x64):
 
 # From the ground floor up: a room may import the ground floor and, above it, what it says.
 GROUND = {
-    *("values", "trees", "keys", "names", "decoding", "layer", "maps", "located", "properties"),
+    *(
+        "values",
+        "reprs",
+        "trees",
+        "keys",
+        "names",
+        "decoding",
+        "layer",
+        "maps",
+        "located",
+        "properties",
+    ),
     "jitted",
     "checks",
     "mesh",
 }
 IMPORTS = {
     "values": set(),
+    "reprs": set(),
     "mesh": set(),
-    "trees": {"values"},
+    "trees": {"values", "reprs"},
     "names": {"layer"},  # for the type alone
     "checks": {"trees", "values"},
     "keys": {"checks"},
@@ -310,9 +322,15 @@ def test_importing_funprop_imports_no_extra():
 
 def test_every_public_name_has_a_docstring_with_an_example():
     data = {"Frozen", "Gradient", "Step", "TrainState", "FusedState", "Tapped", "Fit", "Statistic"}
-    data |= {"Averaged", "Guarded", "LowRank", "Scaled", "ParamTable", "ShardingTable"} | {
-        *("Checkpoint", "NonfiniteReport", "Restored")
-    }
+    data |= {
+        "Averaged",
+        "Guarded",
+        *("Population", "PopulationTable"),
+        "LowRank",
+        "Scaled",
+        "ParamTable",
+        "ShardingTable",
+    } | {*("Checkpoint", "NonfiniteReport", "Restored")}
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)

@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 
 from funprop import trees
 from funprop.checks import check_arrays
-from funprop.inspect.table import aligned, with_total
+from funprop.inspect.table import aligned, as_html, with_total
 from funprop.params.roles import UNTRAINED, by_field, roles
 from funprop.params.selection import by_name
 
@@ -45,10 +45,18 @@ class ParamTable(NamedTuple):
     trained: int
 
     def __str__(self) -> str:
+        return with_total(aligned(self._cells(), left=range(6)))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return as_html(self._cells(), left=range(6), total=True)
+
+    def _cells(self) -> list[tuple[str, ...]]:
         head = ("param", "shape", "dtype", "role", "state", "lies")
         cells = [(r.name, str(r.shape), *r[2:]) for r in self.rows]
         total = (f"{self.size:,} numbers", "", "", "", f"{self.trained:,} trained", "")
-        return with_total(aligned([head, *cells, total], left=range(6)))
+        return [head, *cells, total]
 
 
 def param_table(params: PyTree) -> ParamTable:

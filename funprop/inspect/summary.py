@@ -9,7 +9,7 @@ import jax
 
 from funprop import trees
 from funprop.checks import check_arrays
-from funprop.inspect.table import aligned, with_total
+from funprop.inspect.table import aligned, as_html, with_total
 from funprop.layer import Layer, check_layer
 from funprop.names import below, title
 from funprop.params.frozen import trained
@@ -47,6 +47,14 @@ class Summary(NamedTuple):
     total: Row
 
     def __str__(self) -> str:
+        return with_total(aligned(self._cells(), left=(0, 1)))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return as_html(self._cells(), left=(0, 1), total=True)
+
+    def _cells(self) -> list[tuple[str, ...]]:
         head = ("layer", "output", "params", "trained", "param bytes", "residual bytes")
         cells = [head] + [
             (row.path, row.output, *(f"{number:,}" for number in row[2:]))
@@ -54,7 +62,7 @@ class Summary(NamedTuple):
         ]
         if self.total.trained == self.total.params:  # then there is nothing to tell
             cells = [(*row[:3], *row[4:]) for row in cells]
-        return with_total(aligned(cells, left=(0, 1)))
+        return cells
 
 
 def summary(model: Layer, x_spec: PyTree) -> Summary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Collection, Sequence
 
 
@@ -41,3 +42,22 @@ def with_total(lines: Sequence[str]) -> str:
     """
     rule = "-" * max(map(len, lines))
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def as_html(rows: Sequence[Sequence[str]], left: Collection[int], total: bool = False) -> str:
+    """The rows as a table of HTML, for notebooks: the first its head, the last a sum if `total`.
+
+    Example:
+      >>> as_html([("layer", "params"), ("dense", "8")], left=[0]).count("<tr>")
+      2
+    """
+    lines = []
+    for n, row in enumerate(rows):
+        tag = "th" if n == 0 or (total and n == len(rows) - 1) else "td"
+        cells = (
+            f'<{tag} style="text-align:{"left" if i in left else "right"};white-space:pre">'
+            f"{html.escape(cell)}</{tag}>"
+            for i, cell in enumerate(row)
+        )
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>"

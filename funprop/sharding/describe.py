@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from funprop import trees
 from funprop.checks import check_arrays
-from funprop.inspect.table import aligned, with_total
+from funprop.inspect.table import aligned, as_html, with_total
 from funprop.sharding.rules import Rules, shardings
 
 if TYPE_CHECKING:
@@ -45,9 +45,17 @@ class ShardingTable(NamedTuple):
     bytes: int
 
     def __str__(self) -> str:
+        return with_total(aligned(self._cells(), left=range(4)))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return as_html(self._cells(), left=range(4), total=True)
+
+    def _cells(self) -> list[tuple[str, ...]]:
         head = ("path", "shape", "dtype", "spec", "bytes a device", "bytes")
         total = ("total", "", "", "", f"{self.device_bytes:,}", f"{self.bytes:,}")
-        return with_total(aligned([head, *map(_cells, self.rows), total], left=range(4)))
+        return [head, *map(_cells, self.rows), total]
 
 
 def describe_sharding(

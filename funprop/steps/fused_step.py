@@ -12,6 +12,7 @@ from funprop.gradients import Gradient, backprop, losses, metrics_of
 from funprop.layer import Layer, check_layer, recorded
 from funprop.located import check_params
 from funprop.params.statistics import fold
+from funprop.reprs import of_fields
 from funprop.rewrites.fused_update import fused_update, with_opt_state, without_opt_state
 from funprop.steps.donating import Donating
 from funprop.steps.step import Step, check_key_of, check_state
@@ -34,6 +35,9 @@ class FusedState(NamedTuple):
     updating: Any
     key: Any
     count: Any
+
+    def __repr__(self) -> str:
+        return of_fields(self)
 
     @property
     def params(self) -> Any:

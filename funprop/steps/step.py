@@ -17,6 +17,7 @@ from funprop.gradients import GradFn, losses
 from funprop.params.frozen import trained, with_trained
 from funprop.params.statistics import fold
 from funprop.properties import first_that
+from funprop.reprs import of_fields
 from funprop.steps.donating import Donating
 from funprop.steps.retraced import Retraced
 from funprop.transforms.transformed import call, objective_of, what_draws
@@ -53,6 +54,10 @@ class Step(NamedTuple):
     propose: Callable[..., tuple[Any, dict[str, Sum], Any]] | None = None
     grad_fn: GradFn | None = None
 
+    def __repr__(self) -> str:
+        of = getattr(self.grad_fn, "__qualname__", self.grad_fn)
+        return f"{'('.join(self.parts)}({of or ''}{')' * len(self.parts)}"
+
 
 class TrainState(NamedTuple):
     """The state of `step`.
@@ -68,6 +73,9 @@ class TrainState(NamedTuple):
     opt_state: Any
     key: Any
     count: Any
+
+    def __repr__(self) -> str:
+        return of_fields(self)
 
 
 def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import math
 import sys
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from funprop.inspect.table import as_html
 from funprop.verify.written import as_json
 
 
@@ -108,6 +111,13 @@ class Report(NamedTuple):
         """The table: in colour where it goes to a terminal and rich is installed, else plain."""
         return shown(self)
 
+    def _repr_html_(self) -> str:
+        rows = [("gradient of", "error", "allowed", "")]
+        for check in self.checks:
+            error, allowed = _number(check.error), _number(check.allowed)
+            rows.append((check.path, error.strip(), allowed.strip(), _verdict(check)))
+        return notebook(rows, (0, 3), self._below())
+
     def plain(self) -> str:
         """The table as plain text."""
         paths = [check.path for check in self.checks]
@@ -163,6 +173,11 @@ def shown(report: Any) -> str:
     with console.capture() as captured:
         console.print(report)
     return captured.get().rstrip("\n")
+
+
+def notebook(rows: Sequence[Sequence[str]], left: Collection[int], below: Sequence[str]) -> str:
+    """A report as HTML: its table, and what stands under it."""
+    return f"{as_html(rows, left)}<pre>{html.escape(chr(10).join(below))}</pre>"
 
 
 def _verdict(check: Check) -> str:

@@ -28,6 +28,8 @@ def debug(run: Path, update: int | None = None) -> str:
     settings = read_settings(run)
     if settings is None:
         raise ValueError(f"run.json of {run} is damaged or gone: the same command writes it anew")
+    if "sweep" in settings:
+        raise ValueError(f"{run} is a sweep, whose runs are one program: train one by itself")
     update = settings.get("nonfinite_update") if update is None else update
     if update is None:
         raise ValueError(f"--update must say which, as no update ended the run in {run}")

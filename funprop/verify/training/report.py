@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from funprop.verify.report import shown
+from funprop.verify.report import notebook, shown
 
 
 class StepCheck(NamedTuple):
@@ -68,6 +68,10 @@ class StepReport(NamedTuple):
     def __str__(self) -> str:
         """The table: in colour where it goes to a terminal and rich is installed, else plain."""
         return shown(self)
+
+    def _repr_html_(self) -> str:
+        rows = [("check", "", ""), *((c.name, _mark(c), _said(c)) for c in self._sorted())]
+        return notebook(rows, range(3), self._below())
 
     def plain(self) -> str:
         """The table as plain text, the wrong rows first."""
