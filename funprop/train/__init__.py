@@ -7,6 +7,7 @@ from funprop.train.data.tokens import Tokens
 from funprop.train.fit import Fit, fit
 from funprop.train.params_file import load, save
 from funprop.train.population_table import PopulationTable, population_table
+from funprop.train.pretrained import Pretrained, from_pretrained, to_pretrained
 from funprop.train.stopping import at_least, at_most, patience
 from funprop.train.task import Task
 
@@ -15,6 +16,7 @@ __all__ = [
     "Checkpoints",
     "Fit",
     "PopulationTable",
+    "Pretrained",
     "Restored",
     "Task",
     "Tokens",
@@ -22,9 +24,11 @@ __all__ = [
     "at_most",
     "callbacks",
     "fit",
+    "from_pretrained",
     "load",
     "patience",
     "population_table",
     "save",
     "skip_unreadable",
+    "to_pretrained",
 ]

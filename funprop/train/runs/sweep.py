@@ -150,8 +150,8 @@ def train(
             return folder
         sets = max(1, len(next(iter(numbers.values()), [])))
         print(
-            f"{chosen.title or name_of(name)}: {sets} sets of numbers with {seeds} seeds each, {state.members} runs "
-            f"as one program\n{n} examples to train on, {len(apart[1])} to "
+            f"{chosen.title or name_of(name)}: {sets} sets of numbers with {seeds} seeds each, "
+            f"{state.members} runs as one program\n{n} examples to train on, {len(apart[1])} to "
             f"choose by, {len(chosen.test[1])} to test\n"
         )
         _verify(whole, member(state, 0).params, chosen)
