@@ -248,6 +248,7 @@ GROUND = {
 IMPORTS = {
     "values": set(),
     "reprs": set(),
+    "imported": set(),
     "mesh": set(),
     "trees": {"values", "reprs"},
     "names": {"layer"},  # for the type alone
@@ -280,7 +281,7 @@ IMPORTS = {
     | {"arguments", "params", "inspect", "gradients", "rewrites", "transforms", "steps", "verify"},
     "sharding": GROUND
     | {"params", "arguments", "inspect", "gradients", "rewrites", "transforms", "steps"},
-    "verify": GROUND | {"params", "functions", "inspect", "version"},
+    "verify": GROUND | {"params", "functions", "inspect", "version", "imported"},
 }
 # Imported where used: a table in a terminal; what a pair is of.
 EXTRAS = {"report.py": {"rich"}, "from_pair.py": {"torch"}}

@@ -9,6 +9,7 @@ from funprop.train.params_file import load, save
 from funprop.train.population_table import PopulationTable, population_table
 from funprop.train.pretrained import Pretrained, from_pretrained, to_pretrained
 from funprop.train.stopping import at_least, at_most, patience
+from funprop.train.task import Task
 
 __all__ = [
     "Checkpoint",
@@ -17,6 +18,7 @@ __all__ = [
     "PopulationTable",
     "Pretrained",
     "Restored",
+    "Task",
     "Tokens",
     "at_least",
     "at_most",

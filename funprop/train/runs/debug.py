@@ -9,7 +9,6 @@ from funprop.nonfinite.update import find_nonfinite_update
 from funprop.train.runs.files import read_settings
 from funprop.train.runs.folder import check_is_run, checkpoints_of
 from funprop.train.runs.replay import Work, batch_of, state_before
-from funprop.train.runs.tasks import TASKS
 
 
 def debug(run: Path, update: int | None = None) -> str:
@@ -46,7 +45,7 @@ def debug(run: Path, update: int | None = None) -> str:
 
 
 def _work_of(settings: dict[str, Any]) -> Work:
-    if settings["data"] in TASKS:
+    if "optimizer" in settings:  # text has one alone
         from funprop.train.runs import job
 
         return job.work_of(settings)

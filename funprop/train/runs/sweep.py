@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -90,8 +91,10 @@ def train(
     check_choice("backward", backward, ("manual", "autodiff"))
     check_choice("keep", keep, ("best", "all"))
     chosen = task(name)
-    model = next(iter(chosen.models)) if model is None else model
-    check_choice("model", model, chosen.models)
+    model = chosen.names[0] if model is None else model
+    check_choice("model", model, chosen.names)
+    network = chosen.built(model)
+    chosen = chosen.told_of(network)
     rate = SGD_RATES.get(optimizer, chosen.learning_rate)
     rate = rate if learning_rate is None else learning_rate
     check_rate(rate)
@@ -119,8 +122,7 @@ def train(
         "keep": keep,
     }
     check_installed()
-    network = chosen.models[model]()
-    whole = objective(network, chosen.loss, **chosen.metrics)
+    whole = objective(network, chosen.loss, **(chosen.metrics or {}))
     grad_fn = backprop(whole if backward == "manual" else autodiff(whole))
 
     def make(**numbers: Any) -> Any:
@@ -166,7 +168,7 @@ def train(
 def _parted(chosen: Task) -> tuple[Task, PyTree]:
     """The task with a smaller training part, and what was taken from it."""
     seen, apart = split(chosen.train, CHOSEN_BY, SPLIT_SEED + 1)
-    return chosen._replace(train=seen), apart
+    return dataclasses.replace(chosen, train=seen), apart
 
 
 def _verify(whole: Layer, params: PyTree, chosen: Task) -> None:
