@@ -256,8 +256,11 @@ def _run() -> int:
         print(prepare.prepare(files, out, **options))
         return 0
 
+    from funprop.train.runs.finetune_command import finetune
+
     commands = {
         "train": train,
+        "finetune": finetune,
         "prepare": prepare,
         "runs": runs,
         "show": show,

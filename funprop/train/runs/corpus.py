@@ -25,6 +25,7 @@ class Text(NamedTuple):
       batch: `(seed, index) -> (inputs, targets)`, of a number of windows.
       held_out: windows that are not trained on.
       vocabulary: how many tokens there are.
+      windows: how many to train on; of those drawn anew for each update, none are counted.
       same: what all processes of a run must have.
     """
 
@@ -33,6 +34,7 @@ class Text(NamedTuple):
     held_out: Any
     vocabulary: int
     same: Any
+    windows: int = 0
 
 
 def library(batch_size: int) -> Text:
@@ -47,7 +49,7 @@ def library(batch_size: int) -> Text:
     )
 
 
-def token_file(path: Path, batch_size: int) -> Text:
+def token_file(path: Path, batch_size: int, length: int = TIME) -> Text:
     """A file of tokens, all its windows in an order of their own, and again in another.
 
     Raises:
@@ -56,7 +58,7 @@ def token_file(path: Path, batch_size: int) -> Text:
     beside = path.with_name(f"{path.stem}-held-out{path.suffix}")
     if path.exists() and not beside.exists():
         raise ValueError(f"{beside} is missing: funprop prepare --held-out 0.05 writes it")
-    seen, unseen = Tokens(path, TIME), Tokens(beside, TIME)
+    seen, unseen = Tokens(path, length), Tokens(beside, length)
     if seen.vocabulary is None:
         raise ValueError(f"{path} must say its vocabulary, as files of funprop prepare do")
     n, some = len(seen), min(HELD_OUT_WINDOWS, len(unseen))
@@ -73,7 +75,7 @@ def token_file(path: Path, batch_size: int) -> Text:
     held_out = tuple(np.stack(part) for part in zip(*(unseen[i] for i in range(some)), strict=True))
     title = f"{path}: {seen.tokens:,} tokens to train on, {unseen.tokens:,} held out"
     same = np.asarray([seen.tokens, unseen.tokens])
-    return Text(title, batch, held_out, seen.vocabulary, same)
+    return Text(title, batch, held_out, seen.vocabulary, same, n)
 
 
 def sources() -> tuple[np.ndarray, np.ndarray]:

@@ -50,6 +50,10 @@ def _work_of(settings: dict[str, Any]) -> Work:
         from funprop.train.runs import job
 
         return job.work_of(settings)
+    if "pretrained" in settings:
+        from funprop.train.runs import finetune
+
+        return finetune.work_of(settings)
     from funprop.train.runs import text
 
     return text.work_of(settings)

@@ -43,7 +43,7 @@ from funprop.train.runs.rounds import Rounds, in_bits
 
 UPDATES = 100  # a round, after which it is measured and a sample is drawn
 PROMPT, SAMPLE = b"def ", 120
-SIZES = {"features": 128, "depth": 4, "heads": 4}
+SIZES: dict[str, Any] = {"features": 128, "depth": 4, "heads": 4}
 
 
 def models(vocabulary: int = BYTES) -> dict[str, Layer]:
