@@ -165,8 +165,8 @@ def _run() -> int:
 
     commands = {
         "train": train,
-        "predict": predict,
         "finetune": finetune,
+        "predict": predict,
         "prepare": prepare,
         "runs": runs,
         "show": show,

@@ -411,7 +411,11 @@ LONG = ("checkpoints", "flax_and_equinox", "gradient_through_training", "own_lay
 
 @pytest.mark.parametrize(
     "example",
-    [pytest.param(e, marks=[pytest.mark.slow] if e.stem in LONG else []) for e in EXAMPLES],
+    [
+        pytest.param(example, marks=[pytest.mark.slow] if example.stem in LONG else [])
+        for example in EXAMPLES
+        if example.stem != "lora"  # it wants a model and a text: tests/test_pretrained.py
+    ],
     ids=lambda file: file.stem,
 )
 def test_examples(example, capsys, monkeypatch, tmp_path):

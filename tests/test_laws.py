@@ -247,8 +247,8 @@ GROUND = {
 }
 IMPORTS = {
     "values": set(),
-    "imported": set(),
     "reprs": set(),
+    "imported": set(),
     "mesh": set(),
     "trees": {"values", "reprs"},
     "names": {"layer"},  # for the type alone

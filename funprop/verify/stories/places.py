@@ -73,7 +73,7 @@ def plain(numbers: np.ndarray) -> np.ndarray:
 
 
 def in_words(factors: np.ndarray, axis: int, what: str, kind: str) -> tuple[str, str]:
-    """The kind, which is given if all are one or zero, and the sentence."""
+    """The kind, which is given if some are zero, and the sentence."""
     off = np.flatnonzero(factors != 1)
     where = f"at {listed(off)} along axis {axis}"
     few = [f"{f:.4g}" for f in factors[off]]
@@ -84,7 +84,7 @@ def in_words(factors: np.ndarray, axis: int, what: str, kind: str) -> tuple[str,
         return "sign of a term", f"{where} the sign of {what} is turned"
     numbers = few[0] if len(set(few)) == 1 else ", ".join(few[:6]) + (", ..." * (len(few) > 6))
     times = "times what it should be" if what == "it" else "times as large"
-    return "factor", f"{where} {what} is {numbers} {times}"
+    return (kind if "0" in few else "factor"), f"{where} {what} is {numbers} {times}"
 
 
 def elsewhere(case: Case) -> Told | None:
