@@ -1,4 +1,4 @@
-"""What is told of an array: where its numbers lie, and the numbers themselves where they are few."""
+"""What is told of an array: where its numbers lie, and all of them where they are few."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def stats(array: Any) -> Stats:
 
 
 def stats_of(tree: PyTree) -> Stats | None:
-    """The `Stats` of the first floating leaf, or of the first leaf where none is; `None` of none."""
+    """The `Stats` of the first floating leaf, or else of the first leaf; `None` where none is."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
     numbers = [
         leaf for leaf in leaves if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
