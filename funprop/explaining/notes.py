@@ -128,5 +128,5 @@ def _sizes(updates: Sequence[Update]) -> Iterator[Note]:
                 update.name,
                 f"{which} update",
                 f"the update is {update.ratio:.1e} of the weight, where about 1e-3 is usual",
-                f"A {do} learning rate, or a schedule that is still warming up explains it",
+                f"A {do} learning rate; early in training, and of biases and small weights, it may be meant",
             )

@@ -16,7 +16,7 @@ let view = units ? "units" : "layers";
 
 const esc = t => String(t).replace(/[&<>"]/g, c => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" }[c]));
 const num = (v, d = 3) => v === null || v === undefined ? "" : typeof v !== "number" ? v
-  : v === 0 ? "0" : Math.abs(v) >= 1e4 || Math.abs(v) < 1e-3 ? v.toExponential(1)
+  : v === 0 ? "0" : Math.abs(v) >= 1e4 || Math.abs(v) < 1e-3 ? v.toExponential(1).replace(/-/g, "\u2212")
   : String(+v.toPrecision(d)).replace("-", "\u2212");
 const callOf = (n, k = copy) => D.nodes[n].calls[Math.min(k, D.nodes[n].calls.length - 1)];
 const last = name => name.split("/").pop();

@@ -25,7 +25,9 @@ UNITS, LAYERS = 8, 12  # no more in a network that is drawn unit by unit
 def write(told: Explanation, path: str | os.PathLike[str]) -> None:
     """Write the page."""
     parts = {
-        "TITLE": html.escape(f"{told.objective.children[0]!r}" if told.objective.children else ""),
+        "TITLE": html.escape(
+            label(told.objective.children[0] if told.objective.children else told.objective)
+        ),
         "STYLE": (HERE / "page.css").read_text(encoding="utf-8"),
         "SCRIPT": (HERE / "page.js").read_text(encoding="utf-8"),
         # `</script>` in a name would end it.
