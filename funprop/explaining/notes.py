@@ -128,5 +128,5 @@ def _sizes(updates: Sequence[Update]) -> Iterator[Note]:
                 update.name,
                 f"{which} update",
                 f"the update is {update.ratio:.1e} of the weight, where about 1e-3 is usual",
-                f"A {do} learning rate; early in training, and of biases and small weights, it may be meant",
+                f"A {do} learning rate; early in training, and of small weights, it may be meant",
             )
