@@ -4,6 +4,8 @@
 from funprop import starting  # noqa: F401  # isort: split
 from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.decoding import Decoding
+from funprop.explaining.explain import Explanation, explain
+from funprop.formula import Formula
 from funprop.functions import as_function, from_function
 from funprop.gradients import Gradient, backprop, from_loss, measure
 from funprop.inspect.param_table import ParamTable, param_table
@@ -181,7 +183,9 @@ __all__ = [
     "Decoding",
     "DenseParams",
     "EmbeddingParams",
+    "Explanation",
     "Fit",
+    "Formula",
     "Frozen",
     "FusedState",
     "GRUParams",
@@ -243,6 +247,7 @@ __all__ = [
     "elu",
     "ema",
     "embedding",
+    "explain",
     "feed_forward",
     "find_nonfinite",
     "find_nonfinite_update",

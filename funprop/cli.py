@@ -113,6 +113,29 @@ def _run() -> int:
         print(debugged.debug(run, update))
         return 0
 
+    def explain(
+        run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")],
+        update: int | None = None,
+        out: Path | None = None,
+    ) -> int:
+        """Tell an update in its four stages: what went forward, what came back, what changed.
+
+        Args:
+          run: its folder; or digits, digits-denoise, iris, breast-cancer or diabetes, for the first
+            update on that data.
+          update: which, the first being 1; without it, the last.
+          out: where to write a page that shows it, NAME.html; it needs no network.
+        """
+        from funprop.train.runs import explain as explaining
+
+        started()
+        told = explaining.explain(run, update)
+        print(told)
+        if out is not None:
+            told.to_html(out)
+            print(f"\n{out}: the same as a page")
+        return 0
+
     def runs(folder: tyro.conf.Positional[Path] = Path("runs")) -> int:
         """List the runs in a folder, the newest first.
 
@@ -171,6 +194,7 @@ def _run() -> int:
         "runs": runs,
         "show": show,
         "debug": debug,
+        "explain": explain,
         "verify": verify,
     }
     return tyro.extras.subcommand_cli_from_dict(

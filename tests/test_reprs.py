@@ -29,6 +29,7 @@ def made():
         "gradient": grad_fn(params, BATCH),
         "summary": fp.summary(MODEL, BATCH[0]),
         "params table": fp.param_table(params),
+        "explanation": fp.explain(OBJECTIVE, params, BATCH),
         "report": fp.verify(MODEL, params, BATCH[0]),
     }
 

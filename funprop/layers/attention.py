@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from funprop.decoding import Decoding, one_array, place, refused
+from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.layers import blockwise, fused
+from funprop.layers.formulas import FORMULAS
 from funprop.layers.heads import Heads
 from funprop.trees import Static, lifted, require_float, widen
 from funprop.values import real_number, whole_number
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
+@told(FORMULAS["attention"])
 def attention(
     heads: int,
     *,
