@@ -4,6 +4,8 @@
 from funprop import starting  # noqa: F401  # isort: split
 from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.decoding import Decoding
+from funprop.explaining.explain import Explanation, explain
+from funprop.formula import Formula
 from funprop.functions import as_function, from_function
 from funprop.gradients import Gradient, backprop, from_loss, measure
 from funprop.inspect.param_table import ParamTable, param_table
@@ -97,6 +99,7 @@ from funprop.rewrites import (
     frozen,
     fused_update,
     low_rank,
+    merged,
     offload,
     remat,
     tap,
@@ -133,17 +136,21 @@ from funprop.train import (
     Checkpoints,
     Fit,
     PopulationTable,
+    Pretrained,
     Restored,
+    Task,
     Tokens,
     at_least,
     at_most,
     callbacks,
     fit,
+    from_pretrained,
     load,
     patience,
     population_table,
     save,
     skip_unreadable,
+    to_pretrained,
 )
 from funprop.transforms import (
     Transformed,
@@ -176,7 +183,9 @@ __all__ = [
     "Decoding",
     "DenseParams",
     "EmbeddingParams",
+    "Explanation",
     "Fit",
+    "Formula",
     "Frozen",
     "FusedState",
     "GRUParams",
@@ -191,6 +200,7 @@ __all__ = [
     "ParamTable",
     "Population",
     "PopulationTable",
+    "Pretrained",
     "Recorded",
     "Restored",
     "Scaled",
@@ -199,6 +209,7 @@ __all__ = [
     "Step",
     "Sum",
     "Tapped",
+    "Task",
     "Tokens",
     "TrainState",
     "Transformed",
@@ -236,6 +247,7 @@ __all__ = [
     "elu",
     "ema",
     "embedding",
+    "explain",
     "feed_forward",
     "find_nonfinite",
     "find_nonfinite_update",
@@ -245,6 +257,7 @@ __all__ = [
     "from_function",
     "from_loss",
     "from_pair",
+    "from_pretrained",
     "frozen",
     "fsdp_rules",
     "fused_step",
@@ -282,6 +295,7 @@ __all__ = [
     "mean_squared",
     "measure",
     "member",
+    "merged",
     "microbatch",
     "mixed_precision",
     "mlp",
@@ -324,6 +338,7 @@ __all__ = [
     "tap",
     "taylor_test",
     "tensor_parallel_rules",
+    "to_pretrained",
     "trained",
     "unembedding",
     "untap",

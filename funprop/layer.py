@@ -16,6 +16,7 @@ import jax
 
 from funprop.checks import check_function, check_string, described
 from funprop.decoding import Decoding, one_decoding
+from funprop.formula import Formula, checked
 from funprop.keys import takes_key, with_key
 from funprop.names import empty, identifier, is_kind, label, params_of
 from funprop.trees import RESERVED, canonical
@@ -52,6 +53,7 @@ class Layer:
         so of every node of one child.
       mixes: whether an example's output in training depends on the other examples of the batch.
       draws: whether `forward` draws from its key in training. Both are true where of any child.
+      formula: what it computes, for people to read.
       frozen: of a leaf, whether its params are `Frozen` as a whole, with all that was below it.
 
     Two laws hold for every combinator, so that a model can be mapped like a tree. *Rebuild:*
@@ -88,6 +90,7 @@ class Layer:
     mixes: bool = False
     draws: bool = False
     frozen: bool = False
+    formula: Formula | None = None
 
     def __post_init__(self) -> None:
         for told in ("mixes", "draws"):
@@ -183,9 +186,6 @@ def recorded(residuals: PyTree) -> PyTree:
     return tree.unflatten(found) if any(part is not None for part in found) else None
 
 
-# --------------------------------------------------------------------------------------- making
-
-
 def layer(
     *,
     forward: Callable[..., tuple[PyTree, PyTree]],
@@ -196,6 +196,7 @@ def layer(
     draws: bool | None = None,
     pointwise: bool = False,
     decoding: Decoding | None = None,
+    formula: Formula | None = None,
 ) -> Layer:
     """A layer of your own, from its forward and its hand-written backward.
 
@@ -208,6 +209,7 @@ def layer(
       pointwise: whether, without a key, it treats all places of a sequence alike, those along the
         second axis; so that `generate` may run it on one token after the other.
       decoding: how it runs token by token, where it looks back.
+      formula: what it computes, for people to read (see `Formula`); `explain` shows it.
 
     Raises:
       TypeError: `forward` takes another number of arguments; or an argument is no function, or
@@ -240,6 +242,7 @@ def layer(
         mixes=mixes,
         draws=draws,
         decoding=one_decoding(forward, pointwise, decoding),
+        formula=checked(formula),
         paramless=init is None,
     )
 
@@ -274,24 +277,21 @@ def renamed(name: str, layer: Layer) -> Layer:
     """As `named`, without a look at the name: an empty one takes no place in paths."""
     if not layer.children:
         return dataclasses.replace(layer, name=name, named=True, rebuild=None)
-    return dataclasses.replace(
-        layer,
-        name=name,
-        named=True,
-        rebuild=lambda *children, **more: renamed(name, layer.rebuild(*children, **more)),
-    )
+
+    def rebuild(*children: Layer, **more: Any) -> Layer:
+        return renamed(name, layer.rebuild(*children, **more))
+
+    return dataclasses.replace(layer, name=name, named=True, rebuild=rebuild)
 
 
 def leaf_of(layer: Layer, **functions: Any) -> Layer:
-    """`layer` with other functions and without its children, under the name that its params have.
-
-    What a rewrite makes of a part that it treats as a whole; all that the layer says of itself, it
-    still says.
+    """`layer` with other functions and without its children, under the name that its params have:
+    what a rewrite makes of a part that it treats as a whole. What it says of itself, it still says.
     """
     name, of_node = label(layer), is_kind(layer)
     whole = {"name": name, "of_node": of_node, "children": (), "rebuild": None, "copies": None}
-    none = dict.fromkeys(("shares", "hands_on", "flat"), False)
-    return dataclasses.replace(layer, **(whole | none | functions))
+    whole |= dict.fromkeys(("shares", "hands_on", "flat"), False)
+    return dataclasses.replace(layer, **(whole | functions))
 
 
 def output_spec(layer: Layer, params: PyTree, x_spec: PyTree) -> PyTree:

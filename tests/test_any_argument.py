@@ -299,6 +299,13 @@ ROWS = {
         "params": lambda o: fp.calibrate(BATCH_NORM, o, [X]),
         "batch|x must": lambda o: fp.calibrate(BATCH_NORM, NORM_PARAMS, o),
     },
+    "explain": {
+        "objective": lambda o: fp.explain(o, PARAMS, (X, X)),
+        "params": lambda o: fp.explain(OBJECTIVE, o, (X, X)),
+        "batch|inputs|targets": lambda o: fp.explain(OBJECTIVE, PARAMS, o),
+        "key": lambda o: fp.explain(OBJECTIVE, PARAMS, (X, X), key=o),
+        "optimizer": lambda o: fp.explain(OBJECTIVE, PARAMS, (X, X), optimizer=o),
+    },
     "find_nonfinite": {
         "grad_fn": lambda o: fp.find_nonfinite(o, PARAMS, (X, X)),
         "params": lambda o: fp.find_nonfinite(GRAD_FN, o, (X, X)),

@@ -28,7 +28,15 @@ BLOCK = re.compile(
     r"```(?:python|\{code-cell\}[^\n]*)\n(?P<code>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
-SLOW = {"loop", "index", "get-started", "moving-from", "verify", "verify-step", "how-to/verify-a-kernel"}
+SLOW = {
+    "loop",
+    "index",
+    "get-started",
+    "moving-from",
+    "verify",
+    "verify-step",
+    "how-to/verify-a-kernel",
+}
 PAGES = [str(page.relative_to(DOCS))[:-3] for page in sorted(DOCS.rglob("*.md"))]
 
 
@@ -121,7 +129,18 @@ def test_the_step_by_pencil_has_the_librarys_numbers():
     new_p, _, new_q = state.params
     after = fp.measure(fp.backprop(objective))(state.params, (x, t))["loss"].mean
     computed = {
-        **{"x": x, "t": t, "W": p.w, "b": p.b, "v": q.w, "c": q.b, "z": z, "h": h, "y": y, "L": total},
+        **{
+            "x": x,
+            "t": t,
+            "W": p.w,
+            "b": p.b,
+            "v": q.w,
+            "c": q.b,
+            "z": z,
+            "h": h,
+            "y": y,
+            "L": total,
+        },
         **{"dy": dy, "dv": dq.w, "dc": dq.b, "dh": dh, "dz": dz, "dW": dp.w, "db": dp.b, "dx": dx},
         **{"new W": new_p.w, "new b": new_p.b, "new v": new_q.w, "new c": new_q.b, "new L": after},
     }

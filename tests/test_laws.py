@@ -230,6 +230,7 @@ def test_manual_and_autodiff_agree_through_a_step(x64):
 # From the ground floor up: a room may import the ground floor and, above it, what it says.
 GROUND = {
     *(
+        "formula",
         "values",
         "reprs",
         "trees",
@@ -248,6 +249,7 @@ GROUND = {
 IMPORTS = {
     "values": set(),
     "reprs": set(),
+    "imported": set(),
     "mesh": set(),
     "trees": {"values", "reprs"},
     "names": {"layer"},  # for the type alone
@@ -255,7 +257,8 @@ IMPORTS = {
     "keys": {"checks"},
     "jitted": {"values", "trees", "checks"},
     "decoding": {"trees"},
-    "layer": {"trees", "checks", "keys", "names", "decoding"},
+    "formula": {"checks"},
+    "layer": {"trees", "checks", "keys", "names", "decoding", "formula"},
     "maps": {"checks", "layer", "names"},
     "located": {"trees", "names", "decoding", "layer"},
     "properties": {"layer", "names", "maps"},
@@ -278,9 +281,11 @@ IMPORTS = {
     "inspect": GROUND | {"params"},
     "nonfinite": GROUND
     | {"arguments", "params", "inspect", "gradients", "rewrites", "transforms", "steps", "verify"},
+    "explaining": GROUND
+    | {"arguments", "params", "inspect", "gradients", "steps", "nonfinite", "verify"},
     "sharding": GROUND
     | {"params", "arguments", "inspect", "gradients", "rewrites", "transforms", "steps"},
-    "verify": GROUND | {"params", "functions", "inspect", "version"},
+    "verify": GROUND | {"params", "functions", "inspect", "version", "imported"},
 }
 # Imported where used: a table in a terminal; what a pair is of.
 EXTRAS = {"report.py": {"rich"}, "from_pair.py": {"torch"}}
@@ -330,7 +335,7 @@ def test_every_public_name_has_a_docstring_with_an_example():
         "Scaled",
         "ParamTable",
         "ShardingTable",
-    } | {*("Checkpoint", "NonfiniteReport", "Restored")}
+    } | {*("Checkpoint", "Explanation", "NonfiniteReport", "Restored")}
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)

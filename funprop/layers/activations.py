@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop.layer import Layer, layer
+from funprop.layers.formulas import FORMULAS
 from funprop.trees import require_float
 from funprop.values import real_number
 
@@ -42,6 +43,7 @@ def _elementwise(
         forward=checked,
         backward=lambda params, kept, dy: ((), backward(kept, dy)),
         name=name,
+        formula=FORMULAS[name],
         pointwise=True,
     )
 

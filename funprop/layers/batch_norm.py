@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funprop.formula import told
 from funprop.layer import Layer, Recorded, layer
+from funprop.layers.formulas import FORMULAS
 from funprop.layers.moments import inverse_root, moments
 from funprop.layers.normalisation import (
     affine,
@@ -112,6 +114,7 @@ class BatchSums:
         )
 
 
+@told(FORMULAS["batch_norm"])
 def batch_norm(eps: float = 1e-5, *, momentum: float = 0.9) -> Layer:
     """`y = (x - mean) / sqrt(variance + eps) * scale + bias`, one mean and variance a channel.
 

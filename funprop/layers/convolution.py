@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from funprop.decoding import Decoding, refused
+from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.layers.convolve import convolve, pull_w, pull_x
+from funprop.layers.formulas import FORMULAS
 from funprop.layers.windows import (
     Numbers,
     Pairs,
@@ -46,6 +48,7 @@ class ConvParams(NamedTuple):
     roles = {"w": "weight", "b": "bias"}
 
 
+@told(FORMULAS["conv"])
 def conv(
     features: int,
     kernel: int | Sequence[int],
@@ -162,6 +165,7 @@ def conv(
     )
 
 
+@told(FORMULAS["conv_transpose"])
 def conv_transpose(
     features: int,
     kernel: int | Sequence[int],

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from funprop import trees
+from funprop.formula import told
 from funprop.layer import Layer, layer
+from funprop.layers.formulas import FORMULAS
 from funprop.quantities.closed_form import closed, outer_squares, sum_squares
 from funprop.values import whole_number
 
@@ -34,6 +36,7 @@ class DenseParams(NamedTuple):
     roles = {"w": "weight", "b": "bias"}
 
 
+@told(FORMULAS["dense"])
 def dense(
     features: int,
     *,

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from funprop.formula import told
 from funprop.layer import Layer, layer
+from funprop.layers.formulas import FORMULAS
 from funprop.trees import require_float
 from funprop.values import is_zero, number_within
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
 
 
+@told(FORMULAS["dropout"])
 def dropout(rate: float) -> Layer:
     """Zero each element with probability `rate` and scale the others by `1 / (1 - rate)`.
 

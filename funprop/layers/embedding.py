@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from funprop.decoding import Decoding, place
+from funprop.formula import told
 from funprop.layer import Layer, layer
+from funprop.layers.formulas import FORMULAS
 from funprop.quantities.closed_form import closed, sum_squares
 from funprop.trees import Static, lifted, require_array, require_float, spec_string, widen
 from funprop.values import known, to_int32, whole_number
@@ -34,6 +36,7 @@ class EmbeddingParams(NamedTuple):
     roles = {"table": "table"}
 
 
+@told(FORMULAS["embedding"])
 def embedding(
     rows: int,
     features: int,
@@ -120,6 +123,7 @@ def embedding(
     return layer(init=make, forward=forward, backward=marked, name="embedding", pointwise=True)
 
 
+@told(FORMULAS["learned_positions"])
 def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> Layer:
     """`y = x + table[:time]`: a row of its own for every place in a sequence.
 

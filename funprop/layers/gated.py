@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 
 from funprop.decoding import Decoding, decoding_of
+from funprop.formula import told
 from funprop.layer import Layer, check_layer, recorded
+from funprop.layers.formulas import FORMULAS
 from funprop.trees import require_float
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
+@told(FORMULAS["gated"])
 def gated(activation: Layer) -> Layer:
     """`y = f(a) b`, with `a` and `b` the two halves of `x`; `f` any activation.
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
+from funprop.formula import told
 from funprop.layer import Layer, layer
+from funprop.layers.formulas import FORMULAS
 from funprop.trees import Static, spec_string
 from funprop.values import whole_number
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Float
 
 
+@told(FORMULAS["add"])
 def add() -> Layer:
     """`y = x_1 + x_2 + ...` of arrays of one shape; each gets `dy`, in its own dtype.
 
@@ -46,6 +49,7 @@ def add() -> Layer:
     return layer(forward=forward, backward=backward, name="add", pointwise=True)
 
 
+@told(FORMULAS["concatenate"])
 def concatenate(axis: int = -1) -> Layer:
     """The arrays one after the other along `axis`; backward cuts the cotangent again, each part in
     the dtype of its array.

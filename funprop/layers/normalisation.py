@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from funprop.formula import told
 from funprop.layer import Layer, layer
+from funprop.layers.formulas import FORMULAS
 from funprop.layers.moments import deviations, inverse_root, moments
 from funprop.trees import lifted, require_float, widen
 from funprop.values import real_number, short, whole_number
@@ -40,6 +42,7 @@ class NormParams(NamedTuple):
     roles = {"scale": "scale", "bias": "bias"}
 
 
+@told(FORMULAS["layer_norm"])
 def layer_norm(eps: float = 1e-5, *, scale: bool = True, bias: bool = True) -> Layer:
     """`y = (x - mean) / sqrt(variance + eps) * scale + bias`, statistics over the last axis.
 
@@ -81,6 +84,7 @@ def layer_norm(eps: float = 1e-5, *, scale: bool = True, bias: bool = True) -> L
     return layer(init=init, forward=forward, backward=backward, name="layer_norm", pointwise=True)
 
 
+@told(FORMULAS["rms_norm"])
 def rms_norm(eps: float = 1e-6, *, scale: bool = True) -> Layer:
     """`y = x / sqrt(mean(x^2) + eps) * scale`, the mean over the last axis.
 
@@ -143,6 +147,7 @@ def _dot(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.dot(a, b, precision=lax.Precision.HIGHEST)
 
 
+@told(FORMULAS["group_norm"])
 def group_norm(groups: int, eps: float = 1e-5, *, scale: bool = True, bias: bool = True) -> Layer:
     """`layer_norm` over the space and the channels of each of `groups` groups of channels.
 
@@ -230,14 +235,10 @@ def scale_of(params: Any, w: X) -> Float[Array, "c"]:
     return params.scale.astype(w.dtype)
 
 
-def _cotangents(
-    params: NormParams, dscale: Float[Array, "c"], dbias: Float[Array, "c"]
-) -> NormParams:
+def _cotangents(params: NormParams, *cotangents: Float[Array, "c"]) -> NormParams:
     """As `params`: in their dtypes, `None` in the place of `None`."""
-    return NormParams(
-        scale=None if params.scale is None else dscale.astype(params.scale.dtype),
-        bias=None if params.bias is None else dbias.astype(params.bias.dtype),
-    )
+    each = zip(params, cotangents, strict=True)
+    return NormParams(*(None if p is None else d.astype(p.dtype) for p, d in each))
 
 
 def _initial(x: Any, scale: bool, bias: bool) -> NormParams:

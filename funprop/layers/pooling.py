@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
+from funprop.formula import told
 from funprop.layer import Layer, layer
+from funprop.layers.formulas import FORMULAS
 from funprop.layers.windows import (
     Numbers,
     Pairs,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     Place = UInt[Array, "batch *out c"]
 
 
+@told(FORMULAS["max_pool"])
 def max_pool(
     window: int | Sequence[int],
     *,
@@ -91,6 +94,7 @@ def max_pool(
     return layer(forward=forward, backward=backward, name="max_pool")
 
 
+@told(FORMULAS["average_pool"])
 def average_pool(
     window: int | Sequence[int],
     *,
@@ -145,6 +149,7 @@ def average_pool(
     return layer(forward=forward, backward=backward, name="average_pool")
 
 
+@told(FORMULAS["global_average_pool"])
 def global_average_pool() -> Layer:
     """The mean over space: `[batch, *space, c] -> [batch, c]`. Keeps nothing.
 
@@ -171,6 +176,7 @@ def global_average_pool() -> Layer:
     return layer(forward=forward, backward=backward, name="global_average_pool")
 
 
+@told(FORMULAS["global_max_pool"])
 def global_max_pool() -> Layer:
     """The greatest number over space: `[batch, *space, c] -> [batch, c]`; of equal ones the first.
 

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from funprop.decoding import Decoding, one_array
+from funprop.formula import told
 from funprop.layer import Layer, layer
+from funprop.layers.formulas import FORMULAS
 from funprop.located import located
 from funprop.trees import Static, lifted, require_float, spec_string, wide_dtype
 from funprop.values import known, to_int32
@@ -79,10 +81,12 @@ def recurrent(
         forward=forward_of_any,
         backward=backward_of_any,
         name=name,
+        formula=FORMULAS[name],
         decoding=Decoding(prefill, advance),
     )
 
 
+@told(FORMULAS["last_step"])
 def last_step() -> Layer:
     """The last step of each sequence, `[batch, time, i] -> [batch, i]`, to classify it by.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from funprop.formula import told
 from funprop.layer import Layer, layer, named
+from funprop.layers.formulas import FORMULAS
 from funprop.trees import Static, require_array
 from funprop.values import whole_number
 
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Shaped
 
 
+@told(FORMULAS["reshape"])
 def reshape(*shape: int) -> Layer:
     """`[batch, ...] -> [batch, *shape]`: every example to `shape`; one axis may be -1.
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
+from funprop.formula import told
 from funprop.layer import Layer, layer
+from funprop.layers.formulas import FORMULAS
 from funprop.trees import require_float
 from funprop.values import whole_number
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     X = Float[Array, "*shape"]
 
 
+@told(FORMULAS["softmax"])
 def softmax(axis: int = -1) -> Layer:
     """`y_i = exp(x_i) / sum_j exp(x_j)` along `axis`.
 
@@ -43,6 +46,7 @@ def softmax(axis: int = -1) -> Layer:
     return layer(forward=forward, backward=backward, name="softmax", pointwise=axis == -1)
 
 
+@told(FORMULAS["log_softmax"])
 def log_softmax(axis: int = -1) -> Layer:
     """`y_i = x_i - log sum_j exp(x_j)` along `axis`.
 

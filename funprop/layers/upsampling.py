@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Literal
 import jax.numpy as jnp
 import numpy as np
 
+from funprop.formula import told
 from funprop.layer import Layer, layer
+from funprop.layers.formulas import FORMULAS
 from funprop.layers.windows import check_input, per_axis, space_axes
 from funprop.trees import Static, widen
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     Y = Float[Array, "batch *out c"]
 
 
+@told(FORMULAS["upsample"])
 def upsample(
     factor: int | Sequence[int], method: Literal["nearest", "bilinear"] = "nearest"
 ) -> Layer:

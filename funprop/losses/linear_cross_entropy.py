@@ -13,11 +13,13 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from funprop import trees
+from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.losses import by_example as examples
 from funprop.losses.by_example import rows_with_a_say
 from funprop.losses.chunks import Chunk, over_chunks, product
 from funprop.losses.chunks import forward as classes_forward
+from funprop.losses.formulas import FORMULAS
 from funprop.losses.rows import forward as rows_forward
 from funprop.losses.rows import sized
 from funprop.losses.smoothed import Smoothed, each
@@ -54,6 +56,7 @@ class LinearParams(NamedTuple):
     roles = {"w": "weight", "b": "bias"}
 
 
+@told(FORMULAS["linear_cross_entropy"])
 def linear_cross_entropy(
     classes: int,
     *,
@@ -200,9 +203,8 @@ def linear_cross_entropy(
         x, _, labels, _, terms, taken, *weights = residuals
         if taken is not None:
             _, dweights = pull_sum(dy, terms, *weights)
-            dx, dw, db = (
-                _scaled(dy[0], d, like) for d, like in zip(taken, (x, *params), strict=True)
-            )
+            each = zip(taken, (x, *params), strict=True)
+            dx, dw, db = (_scaled(dy[0], d, like) for d, like in each)
             return LinearParams(dw, db), (dx.reshape(x.shape), None, *dweights)
         found, dz_of, dweights = logit_cotangents(residuals, dy)
         chosen = labels.reshape(-1)

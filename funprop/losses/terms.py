@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop.layer import Layer, layer
+from funprop.losses.formulas import FORMULAS
 from funprop.losses.targets import check_outputs, given
 from funprop.trees import (
     Static,
@@ -67,7 +68,7 @@ def from_terms(
         cotangents = zip(backward(kept, spoiled(dterms, valid)), dtypes.value, strict=True)
         return (), (*(_like(zero_at(d, hidden), dtype) for d, dtype in cotangents), *dweights)
 
-    return layer(forward=loss_forward, backward=loss_backward, name=name)
+    return layer(forward=loss_forward, backward=loss_backward, name=name, formula=FORMULAS[name])
 
 
 def pull_sum(

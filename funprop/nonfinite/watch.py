@@ -69,7 +69,13 @@ class Seen:
 
 
 def watched_run(
-    grad_fn: GradFn, objective: Layer, params: PyTree, batch: PyTree, key: Any, dloss: Any
+    grad_fn: GradFn,
+    objective: Layer,
+    params: PyTree,
+    batch: PyTree,
+    key: Any,
+    dloss: Any,
+    noted: Callable[..., None] = lambda seen, params, given, gives, gradients: None,
 ) -> tuple[Gradient, list[Seen]]:
     """The gradient, and every call of every part of `objective` in the order in which they ended.
 
@@ -78,8 +84,10 @@ def watched_run(
         (`Transformed.in_turn`) are left out.
       objective: the one within.
       params, batch, key, dloss: as grad_fn takes them.
+      noted: called with each `Seen` and the arrays themselves, as they come: `(seen, params, x, y,
+        None)` forward, `(seen, params, dy, dx, dparams)` backward.
     """
-    watch = _Watch()
+    watch = _Watch(noted)
     inner = _within(grad_fn, backprop(watch.node(objective, 0)))
     with jax.disable_jit():
         gradient = inner(params, batch, key, *(() if dloss is None else (dloss,)))
@@ -98,7 +106,8 @@ def _within(grad_fn: GradFn, innermost: GradFn) -> GradFn:
 
 
 class _Watch:
-    def __init__(self) -> None:
+    def __init__(self, noted: Callable[..., None]) -> None:
+        self.noted = noted
         self.seen: list[Seen] = []
         self.trails: list[Trail] = []  # of forward calls, by their number
         self.sick: list[str] = []
@@ -131,6 +140,7 @@ class _Watch:
                 y, kept = inner.forward(params, x, key)
             if not self.going_back:  # there, it is run again: nothing new
                 seen = self.seen_of(layer, number, "forward", given, numbers(y), {})
+                self.noted(seen, params, x, y, None)
                 if seen.bad and given.finite and not layer.children:
                     seen.run = layer.forward, (params, x, key)
             if not layer.children and given.finite and not numbers(kept).finite:
@@ -148,6 +158,7 @@ class _Watch:
             whole = not layer.children or layer.shares or len(self.trails[number]) == 1
             gradients = numbers_by_leaf(dparams) if whole else {}
             seen = self.seen_of(layer, number, "backward", given, numbers(dx), gradients)
+            self.noted(seen, params, dy, dx, dparams)
             if seen.bad and given.finite and not layer.children:
                 seen.run = layer.backward, (params, residuals, dy)
                 if number in self.keeping:  # as of a slope, which `jax.vjp` takes there

@@ -19,9 +19,10 @@ from funprop.train.callbacks.protocol import Callback, Callbacks, Start
 from funprop.train.checkpoints import Checkpoints
 from funprop.train.data.in_memory import Last, arrays
 from funprop.train.data.prepared import given, prepared
-from funprop.train.held_out import measuring
+from funprop.train.held_out import measure_of, measuring
 from funprop.train.interrupts import interrupts
 from funprop.train.loop import Loop
+from funprop.train.notebook import history_html
 from funprop.train.progress import Progress, for_terminal, silent
 from funprop.train.reached import Reached, last_reached
 from funprop.train.rows import Rows
@@ -57,6 +58,9 @@ class Fit(NamedTuple):
     def __repr__(self) -> str:
         rows = f"<{len(self.history)} rows>"
         return f"Fit(state={short(self.state)}, history={rows}, stopped={self.stopped!r})"
+
+    def _repr_html_(self) -> str:
+        return history_html(self.history, self.stopped)
 
 
 def fit(
@@ -112,7 +116,7 @@ def fit(
         and metrics that take no weights, and with loss functions of your own.
       held_out: data that is not trained on, measured after every epoch; by the average of params
         where the state has one (`ema`).
-      measure: `(params, batch) -> {name: Sum}`, as `funprop.measure(grad_fn)` makes it.
+      measure: `(params, batch) -> {name: Sum}`; `measure` of the step's gradient if not given.
       measure_every: a row of the history every so many updates of the run, too, with all that the
         rows of epochs have; their `epoch` is a fraction.
       validate: `params -> {name: number}`, any function, called for every row by the params that
@@ -152,6 +156,8 @@ def fit(
     check_step(step, state)
     what = given(data, epochs, batch_size, updates, seed, last, mesh)
     epochs, first_epoch = what.epochs, whole_number(first_epoch, "first_epoch", 0)
+    if held_out is not None and measure is None and step.grad_fn is not None:
+        measure = measure_of(step.grad_fn)
     check_options(held_out, measure, stop, progress, mesh)
     if measure_every is not None:
         measure_every = whole_number(measure_every, "measure_every", 1)

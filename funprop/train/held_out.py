@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop import trees
+from funprop.gradients import GradFn, measure
 from funprop.train.arrays import copies
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def params_of(state: Any) -> Any:
 
 def measuring(
     held_out: PyTree,
-    measure: Callable[[PyTree, PyTree], dict[str, trees.Sum]],
+    by: Callable[[PyTree, PyTree], dict[str, trees.Sum]],
     batch_size: int,
     mesh: jax.sharding.Mesh | None,
     state: Any,
@@ -38,22 +39,28 @@ def measuring(
         something else than sums.
     """
     if getattr(state, "members", None) is not None:
-        measure = _of_members(measure)
+        by = _of_members(by)
     n = len(jax.tree.leaves(held_out)[0])
     at_once = max(batch_size, MEASURED_AT_ONCE)
     batches = [
         copies(jax.tree.map(lambda leaf, i=i: leaf[i : i + at_once], held_out), mesh)
         for i in range(0, n, at_once)
     ]
-    if hasattr(measure, "eval_shape"):  # jitted: what is wrong is found before it is trained for
+    if hasattr(by, "eval_shape"):  # jitted: what is wrong is found before it is trained for
         for batch in (batches[0], batches[-1]):
-            _check(measure.eval_shape(params_of(state), batch))  # pyright: ignore
+            _check(by.eval_shape(params_of(state), batch))  # pyright: ignore
 
     def measured(state: Any) -> list[dict[str, trees.Sum]]:
         params = params_of(state)
-        return [_check(measure(params, batch)) for batch in batches]
+        return [_check(by(params, batch)) for batch in batches]
 
     return measured
+
+
+@functools.lru_cache(maxsize=32)
+def measure_of(grad_fn: GradFn) -> Callable[..., Any]:
+    """`measure(grad_fn)`; kept, so that another `fit` compiles nothing."""
+    return measure(grad_fn)
 
 
 @functools.lru_cache(maxsize=32)

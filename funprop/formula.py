@@ -1,0 +1,56 @@
+"""What a layer computes, as a mathematician writes it: read by `explain`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec
+
+from funprop.checks import described
+
+P = ParamSpec("P")
+
+
+class Formula(NamedTuple):
+    """The formula of a layer, forward and backward, as text and as LaTeX.
+
+    The symbols are those of the contract: `x`, `y`, and `dy`, `dx`, `dw` for the cotangents.
+
+    Attributes:
+      forward: such as `y = x w + b`.
+      backward: such as `dw = x^T dy`; several, divided by `;`.
+      latex_forward, latex_backward: the same; empty where nobody wrote it.
+      elementwise: whether each number of `y` depends on the same number of `x` alone, so that
+        `dx / dy` is the derivative there.
+
+    Example:
+      >>> Formula("y = x^2", "dx = 2 x dy", elementwise=True).backward
+      'dx = 2 x dy'
+    """
+
+    forward: str
+    backward: str
+    latex_forward: str = ""
+    latex_backward: str = ""
+    elementwise: bool = False
+
+
+def told(formula: Formula) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
+    """A decorator of functions that make layers: each has this formula."""
+
+    def decorated(make: Callable[P, Any]) -> Callable[P, Any]:
+        @functools.wraps(make)
+        def made(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return dataclasses.replace(make(*args, **kwargs), formula=formula)
+
+        return made
+
+    return decorated
+
+
+def checked(formula: Any) -> Formula | None:
+    """The formula, or a `TypeError` where it is neither one nor `None`."""
+    if formula is not None and not isinstance(formula, Formula):
+        raise TypeError(f"formula must be a Formula, got {described(formula)}")
+    return formula
