@@ -106,7 +106,10 @@ def setup(app: Any) -> dict[str, Any]:
 
     def skipped(app: Any, what: str, name: str, thing: Any, skip: bool, options: Any) -> Any:
         alias = (getattr(thing, "__doc__", None) or "").startswith("Alias for field number")
-        return True if alias else None  # of a NamedTuple; its docstring has them
+        routing = name.startswith("set_") and name.endswith(
+            "_request"
+        )  # scikit-learn's, in its words
+        return True if alias or routing else None  # of a NamedTuple: its docstring has them
 
     app.connect("autodoc-process-docstring", docstring, priority=400)  # napoleon's is 500
     app.connect("autodoc-skip-member", skipped)

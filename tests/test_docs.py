@@ -1,4 +1,4 @@
-"""The documentation: its code runs, its numbers are right, its links hold, its reference is complete.
+"""The documentation: its code runs, its numbers and links hold, its reference is complete.
 
 The Python blocks of a page run one after the other in one namespace, in an empty folder. An HTML
 comment right above a block, which no reader sees, says what is special about it:
@@ -37,6 +37,7 @@ SLOW = {
     "verify-step",
     "how-to/verify-a-kernel",
 }
+RUN_ELSEWHERE = {"pretrained"}  # tests/test_pretrained.py, which makes the weights
 PAGES = [str(page.relative_to(DOCS))[:-3] for page in sorted(DOCS.rglob("*.md"))]
 
 
@@ -47,7 +48,7 @@ def blocks(page):
 RUN = [
     pytest.param(page, marks=pytest.mark.slow) if page in SLOW or "gallery" in page else page
     for page in PAGES
-    if any(block["note"] != "not run" for block in blocks(page))
+    if page not in RUN_ELSEWHERE and any(block["note"] != "not run" for block in blocks(page))
 ]
 
 
