@@ -63,7 +63,8 @@ def stages(told: Explanation) -> list[Stage]:
     update = [("param", "|weight|", "|gradient|", "|update|", "update / weight")]
     for row in told.updates:
         grad = "fixed" if row.gradient is None else short(row.gradient.norm)
-        sizes = short(row.weight.norm), grad, short(row.change.norm), f"{row.ratio:.1e}"
+        ratio = f"{row.ratio:.1e}" if isfinite(row.ratio) else "-"
+        sizes = short(row.weight.norm), grad, short(row.change.norm), ratio
         update.append((row.name, *sizes))
     backward[1:] = backward[:0:-1]
     terms = short(told.weight)
