@@ -103,6 +103,8 @@ def train(
     from funprop.train.compilation import cache_compilations, compiling
     from funprop.train.processes import joined, launch
 
+    if sweep or seeds is not None:
+        given |= {"sweep": sweep, "seeds": 1 if seeds is None else seeds, "keep": keep}
     options = {
         "target": list(target) or None,
         "task": task,
@@ -144,12 +146,10 @@ def _chosen(
     if "sweep" in given:
         if given.pop("all_devices") or given.pop("ordered") is not None:
             raise ValueError("a sweep is of one process, without processes and ordered")
-        if options:
-            raise ValueError(f"a sweep is of a known set, without {', '.join(options)}")
         from funprop.train.runs import sweep
 
-        optimizer = "adam" if optimizer is None else optimizer
-        return functools.partial(sweep.train, data, model=model, optimizer=optimizer, **given)
+        words = {"options": options, "model": model, "optimizer": optimizer}
+        return functools.partial(sweep.train, data, **words, **given)
     if kind_of(data) == "text":
         check_options("text", data, options)
         if optimizer not in (None, "adam", "adamw"):

@@ -38,6 +38,8 @@ except ModuleNotFoundError:
         "funprop.estimators needs scikit-learn: pip install 'funprop[train]'"
     ) from None
 
+__all__ = ["Classifier", "Regressor"]
+
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": optax.adam,
     "adamw": functools.partial(optax.adamw, mask=decayed),

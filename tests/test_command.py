@@ -54,7 +54,7 @@ REFUSED = {
     "train iris --sweep b1=0.5,0.9 --seeds 0": "seeds must be at least 1, got 0",
     "train iris --sweep b1=0..0.9:99 --seeds 99": "sweep must be of at most 4,096 runs, got 9,801",
     "train iris --seeds 2 --ordered 2": "a sweep is of one process",
-    "train stdlib --seeds 2": "sweep must be over a bundled data set",
+    "train stdlib --seeds 2": "sweep must be over data with targets",
     "show nowhere": "there is no run nowhere",
     "show file": "file exists already, and is no folder",
     "show other": "other exists already, and holds no run",

@@ -124,7 +124,8 @@ def test_the_step_by_pencil_has_the_librarys_numbers():
     dp, dx = first.backward(p, kept_1, dz)
     objective = fp.objective(fp.serial(first, relu, second), loss)
     train = fp.step(fp.backprop(objective), optax.sgd(0.01))
-    state, _ = train.update(train.init((p, (), q), None), (x, t))
+    params = objective.init(jax.random.key(0), (x, t))._replace(dense_0=p, dense_1=q)
+    state, _ = train.update(train.init(params, None), (x, t))
     new_p, _, new_q = state.params
     after = fp.measure(fp.backprop(objective))(state.params, (x, t))["loss"].mean
     computed = {

@@ -228,6 +228,7 @@ def task():
 """
 
 
+@pytest.mark.slow  # with its gradients verified
 def test_a_task_of_ones_own_has_what_known_ones_have(here, monkeypatch, capsys):
     (here / "my_own_task.py").write_text(OWN)
     run = trained("my_own_task:task", epochs=3)

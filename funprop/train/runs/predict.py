@@ -62,6 +62,8 @@ def _settings(run: Path) -> dict[str, Any]:
         raise ValueError(f"run.json of {run} is damaged or gone: the same command writes it anew")
     if not (run / PARAMS).exists():
         raise ValueError(f"{run} has no {PARAMS}: it was killed; the same command goes on with it")
+    if settings.get("keep") == "all":
+        raise ValueError(f"{run} keeps all members of a sweep: predict by one of --keep best")
     if settings.get("finished"):
         found, written = digests_of_files(run), settings.get("files", {})
         for name in (PARAMS, INPUTS, ENCODER):
@@ -111,7 +113,7 @@ def _images(run: Path, file: Path, told: dict[str, Any], model: str) -> Said:
 def _arrays(run: Path, file: Path, settings: dict[str, Any]) -> Said:
     from funprop.train.runs.sources import task_of
 
-    data = settings["data"]
+    data = settings.get("data", "text")
     if "optimizer" not in settings:
         raise ValueError(f"{run} is a language model of {data}: it writes text, and predicts none")
     task = task_of(data, {})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,8 +41,10 @@ from funprop.train.runs.job import OPTIMIZERS, SGD_RATES
 from funprop.train.runs.outcome import NonFinite, guarded
 from funprop.train.runs.plots import draw
 from funprop.train.runs.recorded import display
+from funprop.train.runs.sources import kind_of, name_of, task_of
 from funprop.train.runs.sweep_values import grid
-from funprop.train.runs.tasks import SPLIT_SEED, TASKS, Task, task
+from funprop.train.runs.tasks import SPLIT_SEED
+from funprop.train.task import Task
 from funprop.verify import verify
 
 if TYPE_CHECKING:
@@ -59,8 +62,9 @@ def train(
     sweep: tuple[str, ...],
     seeds: int = 1,
     keep: Keep = "best",
+    options: Mapping[str, Any] | None = None,
     model: str | None = None,
-    optimizer: str = "adam",
+    optimizer: str | None = None,
     learning_rate: float | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -85,16 +89,17 @@ def train(
       ValueError: an argument that cannot be, or a folder; before anything is computed or written.
       Stopped: a signal ended it; the folder is written, to be gone on with.
     """
-    if name not in TASKS:
-        raise ValueError(f"sweep must be over a bundled data set, {', '.join(TASKS)}, got {name!r}")
-    check_choice("optimizer", optimizer, OPTIMIZERS)
+    if kind_of(name) == "text":
+        raise ValueError(f"sweep must be over data with targets, got {name!r}")
     check_choice("backward", backward, ("manual", "autodiff"))
     check_choice("keep", keep, ("best", "all"))
-    chosen = task(name)
+    chosen = task_of(name, options or {})
+    if chosen.parts:
+        raise ValueError(f"sweep must be over one target, got {len(chosen.parts)}")
+    optimizer = chosen.optimizer if optimizer is None else optimizer
+    check_choice("optimizer", optimizer, OPTIMIZERS)
     model = chosen.names[0] if model is None else model
     check_choice("model", model, chosen.names)
-    network = chosen.built(model)
-    chosen = chosen.told_of(network)
     rate = SGD_RATES.get(optimizer, chosen.learning_rate)
     rate = rate if learning_rate is None else learning_rate
     check_rate(rate)
@@ -105,10 +110,12 @@ def train(
         raise ValueError("learning_rate must be left out, as the sweep is over it")
     chosen, apart = _parted(chosen)
     epochs = chosen.epochs if epochs is None else epochs
-    batch_size = chosen.batch_size if batch_size is None else batch_size
-    check_sizes(len(chosen.train[0]), epochs, batch_size)
+    n = len(chosen.train[1])
+    batch_size = min(chosen.batch_size, n) if batch_size is None else batch_size
+    check_sizes(n, epochs, batch_size)
     settings = {
         "data": name,
+        **(options or {}),
         "model": model,
         "optimizer": optimizer,
         "learning_rate": rate,
@@ -122,28 +129,30 @@ def train(
         "keep": keep,
     }
     check_installed()
+    network = chosen.built(model)
+    chosen = chosen.told_of(network)
     whole = objective(network, chosen.loss, **(chosen.metrics or {}))
     grad_fn = backprop(whole if backward == "manual" else autodiff(whole))
 
     def make(**numbers: Any) -> Any:
-        optimizer_of: Any = OPTIMIZERS[optimizer]
-        made = optimizer_of(**{"learning_rate": rate, **numbers})
+        decay = {"weight_decay": chosen.weight_decay} if optimizer == "adamw" else {}
+        made = OPTIMIZERS[optimizer](**{"learning_rate": rate, **decay, **numbers})
         return guarded(step(grad_fn, made), nonfinite)
 
     training = population(make, **numbers)
     keys = jax.vmap(jax.random.key)(jnp.arange(seed, seed + seeds, dtype=jnp.uint32))
     state = training.init(lambda key: whole.init(key, chosen.train), keys)
     with run_folder(
-        name, out, settings, trees.nbytes(state), restart=restart, override=override
+        name_of(name), out, settings, trees.nbytes(state), restart=restart, override=override
     ) as (folder, finished):
         if finished:
             say_finished(folder, finished)
             return folder
         sets = max(1, len(next(iter(numbers.values()), [])))
         print(
-            f"{chosen.title}: {sets} sets of numbers with {seeds} seeds each, {state.members} runs "
-            f"as one program\n{len(chosen.train[0])} examples to train on, {len(apart[0])} to "
-            f"choose by, {len(chosen.test[0])} to test\n"
+            f"{chosen.title or name_of(name)}: {sets} sets of numbers with {seeds} seeds each, "
+            f"{state.members} runs as one program\n{n} examples to train on, {len(apart[1])} to "
+            f"choose by, {len(chosen.test[1])} to test\n"
         )
         _verify(whole, member(state, 0).params, chosen)
         result = fit(
@@ -168,7 +177,7 @@ def train(
 def _parted(chosen: Task) -> tuple[Task, PyTree]:
     """The task with a smaller training part, and what was taken from it."""
     seen, apart = split(chosen.train, CHOSEN_BY, SPLIT_SEED + 1)
-    return dataclasses.replace(chosen, train=seen), apart
+    return replace(chosen, train=seen), apart[:2]
 
 
 def _verify(whole: Layer, params: PyTree, chosen: Task) -> None:
@@ -187,6 +196,8 @@ def _write(
     folder: Path, chosen: Task, network: Layer, settings: dict[str, Any], result: Fit
 ) -> None:
     """What became of it: the files, a table, and how good the best are on the test data."""
+    if chosen.write is not None:
+        chosen.write(folder)
     told = {"stopped": result.stopped, "final": result.history[-1] if result.history else None}
     write_history(folder, result.history)
     if result.history:
@@ -201,7 +212,8 @@ def _write(
         own = jax.tree.map(lambda leaf: leaf[best], params)
         save_reached(folder, own if settings["keep"] == "best" else params)
         write_text(folder / "members.csv", _csv(table))
-        title = "funprop train {data}: {model}, {optimizer}".format(**settings)
+        title = "funprop train {name}: {model}, {optimizer}"
+        title = title.format(name=name_of(settings["data"]), **settings)
         table.draw(folder / "sweep.png", f"{title}, {result.state.members} runs at once")
         history = [row | {k: v[best] for k, v in row["members"].items()} for row in result.history]
         draw(folder / "report.png", chosen, history, outputs[best], f"{title}: the best")
