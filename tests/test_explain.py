@@ -1,5 +1,5 @@
-"""`explain` tells what backprop does: its cotangents and gradients, and what is off in them; the page
-holds them, and works in a browser."""
+"""`explain` tells what backprop does: its cotangents and gradients, and what is off in them; its
+page holds them, and works in a browser."""
 
 import functools
 import json
@@ -50,7 +50,10 @@ def told(make, **options):
     return fp.explain(objective, params, batch, **options), objective, params, batch
 
 
-@pytest.mark.parametrize("make", [small, blocks, tied, lambda: tied(fp.remat)])
+SLOW = pytest.param(lambda: tied(fp.remat), marks=pytest.mark.slow, id="recomputed")
+
+
+@pytest.mark.parametrize("make", [small, blocks, tied, SLOW])
 def test_gradients_are_backprop_s_copy_by_copy(make):
     found, objective, params, batch = told(make)
     expected = fp.by_name(fp.backprop(objective)(params, batch).grads)
@@ -189,7 +192,7 @@ try {
   const click = found => found && found.dispatchEvent(new Event("click"));
   for (const n of nodes) click(document.querySelector(`[data-node="${n}"]`));
   said.push("nodes " + nodes.length, "panel " + document.querySelector("#panel h2").textContent);
-  for (const what of ["data-copy", "data-fold", "data-unit"]) click(document.querySelector(`[${what}]`));
+  for (const what of ["copy", "fold", "unit"]) click(document.querySelector(`[data-${what}]`));
   document.getElementById("theme").click();
 } catch (error) { errors.push(String(error)); }
 const wide = document.documentElement.scrollWidth - innerWidth;

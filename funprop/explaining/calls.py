@@ -80,16 +80,14 @@ def calls_of(
         seen, x, y = forward[trail]
         dy, dx, dparams = backward.get(trail, (None, None, None))
         parts = [forward[part][1:] for part in inside[trail]]
-        own = {} if parts else by_name(dparams)
-        names = {name or "params": stats(leaf) for name, leaf in own.items()}
+        leaves = {} if parts else by_name(dparams)
+        names = {name or "params": stats(leaf) for name, leaf in leaves.items()}
         formula = seen.layer.formula
         alike = formula is not None and formula.elementwise and not parts
         dead, flat, rows = _units(x, y, dy, dx) if alike else (0.0, 0.0, 0)
-        told = map(stats_of, (x, y, dy, dx))
-        flows = _flows(seen.layer, x, y, parts)
-        calls.append(
-            Call(seen.path, seen.layer, trail, formula, *told, names, flows, dead, flat, rows)
-        )
+        told = (stats_of(x), stats_of(y), stats_of(dy), stats_of(dx))
+        own = (names, _flows(seen.layer, x, y, parts), dead, flat, rows)
+        calls.append(Call(seen.path, seen.layer, trail, formula, *told, *own))
     return gradient, tuple(calls)
 
 

@@ -25,9 +25,7 @@ UNITS, LAYERS = 8, 12  # no more in a network that is drawn unit by unit
 def write(told: Explanation, path: str | os.PathLike[str]) -> None:
     """Write the page."""
     parts = {
-        "TITLE": html.escape(
-            label(told.objective.children[0] if told.objective.children else told.objective)
-        ),
+        "TITLE": html.escape(_title(told)),
         "STYLE": (HERE / "page.css").read_text(encoding="utf-8"),
         "SCRIPT": (HERE / "page.js").read_text(encoding="utf-8"),
         # `</script>` in a name would end it.
@@ -162,3 +160,8 @@ def _units(told: Explanation, order: list[int], nodes: list[dict[str, Any]]) -> 
         if not alike and set(call.gradients) not in ({"w"}, {"w", "b"}):
             return None
     return order
+
+
+def _title(told: Explanation) -> str:
+    model = told.objective.children[0] if told.objective.children else told.objective
+    return label(model) if model.named and model.name else f"{len(told.layers)} layers"

@@ -31,8 +31,8 @@ def stages(told: Explanation) -> list[Stage]:
     groups: dict[str, list[Call]] = {}
     for call in told.layers:
         groups.setdefault(COPY.sub("", call.path), []).append(call)
-    forward = [("layer", "formula", "output", "mean", "deviation", "zeros")]
-    backward = [("layer", "formula", "|dy|", "|dx|", "gradients")]
+    forward: list[tuple[str, ...]] = [("layer", "formula", "output", "mean", "deviation", "zeros")]
+    backward: list[tuple[str, ...]] = [("layer", "formula", "|dy|", "|dx|", "gradients")]
     for calls in groups.values():
         name, one = _name(calls), calls[0]
         formula = one.formula
@@ -52,7 +52,7 @@ def stages(told: Explanation) -> list[Stage]:
         row = (name, formula.backward if formula else "-", *norms, ", ".join(grads))
         backward.append(row)
     of_loss = told.layers[-1]
-    loss = [
+    loss: list[tuple[str, ...]] = [
         ("loss", "formula", "sum", "weight", "mean"),
         (
             of_loss.path,
@@ -60,10 +60,13 @@ def stages(told: Explanation) -> list[Stage]:
             *map(short, (told.loss, told.weight, told.loss / (told.weight or 1.0))),
         ),
     ]
-    update = [("param", "|weight|", "|gradient|", "|update|", "update / weight")]
+    update: list[tuple[str, ...]] = [
+        ("param", "|weight|", "|gradient|", "|update|", "update / weight")
+    ]
     for row in told.updates:
         grad = "fixed" if row.gradient is None else short(row.gradient.norm)
-        sizes = short(row.weight.norm), grad, short(row.change.norm), f"{row.ratio:.1e}"
+        ratio = f"{row.ratio:.1e}" if isfinite(row.ratio) else "-"
+        sizes = short(row.weight.norm), grad, short(row.change.norm), ratio
         update.append((row.name, *sizes))
     backward[1:] = backward[:0:-1]
     terms = short(told.weight)

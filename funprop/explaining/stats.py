@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from funprop.trees import is_float
@@ -75,9 +76,7 @@ def stats(array: Any) -> Stats:
 def stats_of(tree: PyTree) -> Stats | None:
     """The `Stats` of the first floating leaf, or else of the first leaf; `None` where none is."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "dtype")]
-    numbers = [
-        leaf for leaf in leaves if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.extended)
-    ]
+    numbers = [leaf for leaf in leaves if not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)]
     floats = [leaf for leaf in numbers if is_float(leaf)]
     chosen = (floats or numbers)[:1]
     return stats(chosen[0]) if chosen else None

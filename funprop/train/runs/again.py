@@ -52,12 +52,12 @@ def again(run: Path, settings: dict[str, Any], update: int | None) -> Again:
     work = work_of(settings)
     made = work.prepared()
     last = made.feed.updates * settings["epochs"]
-    update = last if update is None else update
-    if not 1 <= update <= last:
-        raise ValueError(f"update must be from 1 to {last}, got {update}")
+    which = last if update is None else update
+    if not 1 <= which <= last:
+        raise ValueError(f"update must be from 1 to {last}, got {which}")
     kept = checkpoints_of(run, settings, override=True)
-    before = state_before(made, work.state, kept, update)
-    return Again(work, before, batch_of(made.feed, update), update)
+    before = state_before(made, work.state, kept, which)
+    return Again(work, before, batch_of(made.feed, which), which)
 
 
 def work_of(settings: dict[str, Any]) -> Work:

@@ -56,7 +56,7 @@ def _first(name: str) -> Again:
 
 def _told(found: Again) -> Explanation:
     step = found.work.step
-    objective = objective_of(step.grad_fn)
+    objective = None if step.grad_fn is None else objective_of(step.grad_fn)
     if objective is None or step.propose is None:
         raise ValueError("a run must have an objective of layers to be explained")
     given = given_by(found.state)
