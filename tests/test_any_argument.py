@@ -358,6 +358,9 @@ WHY_NOT = {
     **dict.fromkeys(("save", "load"), "files: test_params_file"),
     **dict.fromkeys(("cost", "verify_rules", "verify_second_order"), "test_verify_bad_input"),
     **{"from_pair": "test_verify_pairs", "verify_step": "test_verify_step"},
+    **dict.fromkeys(("from_pretrained", "to_pretrained", "merged"), "test_pretrained"),
+    **dict.fromkeys(("population", "population_table", "member"), "test_population"),
+    "callbacks": "a module: test_callbacks",
 }
 
 
