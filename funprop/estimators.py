@@ -20,10 +20,10 @@ from funprop.layer import Layer
 from funprop.layers import dense, relu
 from funprop.losses import mean_squared, softmax_cross_entropy
 from funprop.objectives import objective
-from funprop.params import decayed
 from funprop.steps import Step, step
 from funprop.train.fit import fit
 from funprop.train.progress import for_terminal
+from funprop.train.runs import choices
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -40,11 +40,7 @@ except ModuleNotFoundError:
 
 __all__ = ["Classifier", "Regressor"]
 
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "adam": optax.adam,
-    "adamw": functools.partial(optax.adamw, mask=decayed),
-    "sgd": optax.sgd,
-}
+OPTIMIZERS = {name: choices.OPTIMIZERS[name] for name in ("adam", "adamw", "sgd")}
 
 
 class _Estimator(BaseEstimator):

@@ -21,7 +21,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
 from funprop.train.fit import fit
-from funprop.train.runs import job
+from funprop.train.runs import choices, job
 from funprop.train.runs.tables import task_of
 from funprop.train.runs.told import confusion
 
@@ -59,7 +59,7 @@ def ours(task, seed):
     settings = {"model": "mlp", "optimizer": task.optimizer, "learning_rate": task.learning_rate}
     settings |= {"epochs": task.epochs, "batch_size": task.batch_size, "seed": seed}
     settings |= {"backward": "manual", "ordered": None, "nonfinite": "stop"}
-    task, network, whole = job._model(task, settings)
+    task, network, whole = choices.built(task, settings["model"])
     work = job._work(task, whole, settings, all_devices=False)
     result = fit(work.step, work.state, work.data, progress=None, **work.options)
     return score(task, np.asarray(network.forward(result.state.params, task.test[0])[0]))

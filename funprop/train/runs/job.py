@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
-import optax
 
 from funprop import trees
-from funprop.gradients import backprop, measure
+from funprop.gradients import measure
 from funprop.inspect.summary import summary
 from funprop.layer import Layer
-from funprop.objectives import objective
-from funprop.params import decayed
-from funprop.rewrites import autodiff
 from funprop.steps import step
 from funprop.train import processes
-from funprop.train.arguments import check_sizes
 from funprop.train.arrays import spread
 from funprop.train.fit import Fit, fit
+from funprop.train.runs.choices import (
+    built,
+    examples,
+    grad_fn_of,
+    optimizer_of,
+    settled,
+    sizes,
+)
 from funprop.train.runs.files import (
     check_choice,
     check_installed,
-    check_rate,
-    check_seed,
     contents,
     save_reached,
     write_history,
@@ -43,14 +43,6 @@ from funprop.train.runs.sources import OPTIONS, name_of, task_of
 from funprop.train.runs.told import report
 from funprop.train.runs.verified import verify_task
 from funprop.train.task import Task
-
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
-    "sgd": optax.sgd,
-    "momentum": functools.partial(optax.sgd, momentum=0.9),
-    "adam": optax.adam,
-    "adamw": functools.partial(optax.adamw, mask=decayed),
-}
-SGD_RATES = {"sgd": 0.1, "momentum": 0.03}  # the tasks' own rates are for Adam
 
 
 def train(
@@ -89,19 +81,8 @@ def train(
     """
     check_choice("backward", backward, ("manual", "autodiff"))
     chosen = task_of(name, options or {})
-    optimizer = chosen.optimizer if optimizer is None else optimizer
-    check_choice("optimizer", optimizer, OPTIMIZERS)
-    model = chosen.names[0] if model is None else model
-    check_choice("model", model, chosen.names)
-    rate = (
-        SGD_RATES.get(optimizer, chosen.learning_rate) if learning_rate is None else learning_rate
-    )
-    check_rate(rate)
-    check_seed(seed)
-    epochs = chosen.epochs if epochs is None else epochs
-    n = _examples(chosen.train)
-    batch_size = min(chosen.batch_size, n) if batch_size is None else batch_size
-    check_sizes(n, epochs, batch_size)
+    model, optimizer, rate = settled(chosen, model, optimizer, learning_rate, seed)
+    epochs, batch_size = sizes(chosen, epochs, batch_size)
     settings = {
         "data": name,
         **(options or {}),
@@ -118,7 +99,7 @@ def train(
     check_installed()
     processes.check_same((chosen.train, chosen.test), settings)
 
-    chosen, network, whole = _model(chosen, settings)
+    chosen, network, whole = built(chosen, model)
     work = _work(chosen, whole, settings, all_devices)
     with run_folder(
         name_of(name), out, settings, trees.nbytes(work.state), restart=restart, override=override
@@ -135,7 +116,7 @@ def train(
             work.state,
             work.data,
             held_out=chosen.test,
-            measure=measure(_grad_fn(whole, backward)),
+            measure=measure(grad_fn_of(whole, backward)),
             progress=display(folder),
             checkpoints=checkpoints_of(folder, settings, override),
             **work.options,
@@ -152,16 +133,16 @@ def train(
 def work_of(settings: dict[str, Any]) -> Work:
     """What a run with these settings repeats."""
     options = {name: settings[name] for name in OPTIONS if settings.get(name) is not None}
-    chosen, _, whole = _model(task_of(settings["data"], options), settings)
+    chosen, _, whole = built(task_of(settings["data"], options), settings["model"])
     return _work(chosen, whole, settings, all_devices=False)
 
 
 def _work(chosen: Task, whole: Layer, settings: dict[str, Any], all_devices: bool) -> Work:
     seed = settings["seed"]
-    grad_fn = _grad_fn(whole, settings["backward"])
+    grad_fn = grad_fn_of(whole, settings["backward"])
     size = settings["batch_size"]
     split, mesh = spread(grad_fn, size, all_devices, settings["ordered"])
-    optimizer = _optimizer(chosen, settings)
+    optimizer = optimizer_of(chosen, settings["optimizer"], settings["learning_rate"])
     training = guarded(step(split, optimizer), settings["nonfinite"])
     init_key, train_key = jax.random.split(jax.random.key(seed))
     state = training.init(whole.init(init_key, chosen.train), train_key)
@@ -169,28 +150,8 @@ def _work(chosen: Task, whole: Layer, settings: dict[str, Any], all_devices: boo
     return Work(training, state, chosen.train, options)
 
 
-def _optimizer(chosen: Task, settings: dict[str, Any]) -> optax.GradientTransformation:
-    decay = {"weight_decay": chosen.weight_decay} if settings["optimizer"] == "adamw" else {}
-    return OPTIMIZERS[settings["optimizer"]](settings["learning_rate"], **decay)
-
-
-def _model(chosen: Task, settings: dict[str, Any]) -> tuple[Task, Layer, Layer]:
-    """The task with all that was left out, the network, and the objective around it."""
-    network = chosen.built(settings["model"])
-    chosen = chosen.told_of(network)
-    return chosen, network, objective(network, chosen.loss, **(chosen.metrics or {}))
-
-
-def _grad_fn(whole: Layer, backward: str) -> Any:
-    return backprop(whole if backward == "manual" else autodiff(whole))
-
-
-def _examples(data: Any) -> int:
-    return len(jax.tree.leaves(data)[0])
-
-
 def _describe(chosen: Task, title: str, network: Layer, batch_size: int) -> None:
-    n, n_test = _examples(chosen.train), _examples(chosen.test)
+    n, n_test = examples(chosen.train), examples(chosen.test)
     print(f"{chosen.title or title}: {n} examples to train on, {n_test} held out")
     print(*chosen.notes, sep="\n", end="\n\n" if chosen.notes else "\n")
     specs = jax.tree.map(

@@ -12,22 +12,26 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
-from funprop.gradients import backprop, measure
+from funprop.gradients import measure
 from funprop.inspect.table import aligned
 from funprop.layer import Layer
-from funprop.objectives import objective
-from funprop.rewrites import autodiff
 from funprop.steps import member, population, step
-from funprop.train.arguments import check_sizes
 from funprop.train.data.in_memory import split
 from funprop.train.fit import Fit, fit
 from funprop.train.interrupts import CODES, Stopped
 from funprop.train.population_table import PopulationTable, population_table
+from funprop.train.runs.choices import (
+    built,
+    examples,
+    grad_fn_of,
+    optimizer_of,
+    settled,
+    sizes,
+)
 from funprop.train.runs.ensemble import softmax, trust
 from funprop.train.runs.files import (
     check_choice,
     check_installed,
-    check_rate,
     check_seed,
     contents,
     save_reached,
@@ -37,13 +41,13 @@ from funprop.train.runs.files import (
     write_text,
 )
 from funprop.train.runs.folder import checkpoints_of, run_folder, say_finished
-from funprop.train.runs.job import OPTIMIZERS, SGD_RATES
 from funprop.train.runs.outcome import NonFinite, guarded
 from funprop.train.runs.plots import draw
 from funprop.train.runs.recorded import display
 from funprop.train.runs.sources import kind_of, name_of, task_of
 from funprop.train.runs.sweep_values import grid
 from funprop.train.runs.tasks import SPLIT_SEED
+from funprop.train.runs.verified import few_in_float64
 from funprop.train.task import Task
 from funprop.verify import verify
 
@@ -96,23 +100,13 @@ def train(
     chosen = task_of(name, options or {})
     if chosen.parts:
         raise ValueError(f"sweep must be over one target, got {len(chosen.parts)}")
-    optimizer = chosen.optimizer if optimizer is None else optimizer
-    check_choice("optimizer", optimizer, OPTIMIZERS)
-    model = chosen.names[0] if model is None else model
-    check_choice("model", model, chosen.names)
-    rate = SGD_RATES.get(optimizer, chosen.learning_rate)
-    rate = rate if learning_rate is None else learning_rate
-    check_rate(rate)
-    check_seed(seed)
+    model, optimizer, rate = settled(chosen, model, optimizer, learning_rate, seed)
     check_seed(seed + seeds)
     numbers = grid(sweep, optimizer, seeds)
     if learning_rate is not None and "learning_rate" in numbers:
         raise ValueError("learning_rate must be left out, as the sweep is over it")
     chosen, apart = _parted(chosen)
-    epochs = chosen.epochs if epochs is None else epochs
-    n = len(chosen.train[1])
-    batch_size = min(chosen.batch_size, n) if batch_size is None else batch_size
-    check_sizes(n, epochs, batch_size)
+    epochs, batch_size = sizes(chosen, epochs, batch_size)
     settings = {
         "data": name,
         **(options or {}),
@@ -129,14 +123,11 @@ def train(
         "keep": keep,
     }
     check_installed()
-    network = chosen.built(model)
-    chosen = chosen.told_of(network)
-    whole = objective(network, chosen.loss, **(chosen.metrics or {}))
-    grad_fn = backprop(whole if backward == "manual" else autodiff(whole))
+    chosen, network, whole = built(chosen, model)
+    grad_fn = grad_fn_of(whole, backward)
 
     def make(**numbers: Any) -> Any:
-        decay = {"weight_decay": chosen.weight_decay} if optimizer == "adamw" else {}
-        made = OPTIMIZERS[optimizer](**{"learning_rate": rate, **decay, **numbers})
+        made = optimizer_of(chosen, optimizer, rate, **numbers)
         return guarded(step(grad_fn, made), nonfinite)
 
     training = population(make, **numbers)
@@ -151,8 +142,8 @@ def train(
         sets = max(1, len(next(iter(numbers.values()), [])))
         print(
             f"{chosen.title or name_of(name)}: {sets} sets of numbers with {seeds} seeds each, "
-            f"{state.members} runs as one program\n{n} examples to train on, {len(apart[1])} to "
-            f"choose by, {len(chosen.test[1])} to test\n"
+            f"{state.members} runs as one program\n{examples(chosen.train)} examples to train on, "
+            f"{len(apart[1])} to choose by, {len(chosen.test[1])} to test\n"
         )
         _verify(whole, member(state, 0).params, chosen)
         result = fit(
@@ -182,13 +173,8 @@ def _parted(chosen: Task) -> tuple[Task, PyTree]:
 
 def _verify(whole: Layer, params: PyTree, chosen: Task) -> None:
     """The backward pass of one member, on a few examples in float64."""
-    some = jax.tree.map(lambda leaf: leaf[:8], chosen.train)
     with jax.enable_x64(True):
-        wide = jax.tree.map(
-            lambda leaf: jnp.asarray(leaf, jnp.float64) if trees.is_float(leaf) else leaf,
-            (params, some),
-        )
-        verify(whole, *wide).raise_if_wrong()
+        verify(whole, *few_in_float64(params, chosen)).raise_if_wrong()
     print("The backward pass of every layer is the derivative of its forward pass, to rounding.\n")
 
 

@@ -22,13 +22,8 @@ def verify_task(whole: Any, params: Any, chosen: Task) -> None:
     """Check every layer's backward, and all of them in a chain, on the first examples in float64;
     print a row each. The combinators between are judged by the chain alone: each of them by itself
     costs as much as the whole."""
-    some = jax.tree.map(lambda leaf: leaf[:VERIFIED_EXAMPLES], chosen.train)
-    n = len(jax.tree.leaves(some)[0])
     with jax.enable_x64(True):
-        wide = jax.tree.map(
-            lambda leaf: jnp.asarray(leaf, jnp.float64) if leaf.dtype == np.float32 else leaf,
-            (params, some),
-        )
+        wide = few_in_float64(params, chosen)
         rows, notes = {}, ()
         for visit in compiled_visits(whole, *wide):
             if visit.layer.children:
@@ -41,11 +36,21 @@ def verify_task(whole: Any, params: Any, chosen: Task) -> None:
         # Without its children in sight, the whole is judged as one: every backward in a chain.
         at_once = verify(dataclasses.replace(whole, children=(), rebuild=None), *wide)
     rows["all of them, chained"] = at_once.checks
+    n = len(jax.tree.leaves(wide[1])[0])
     print(f"The backward pass of every layer, in float64, on {n} examples\n")
     print(_by_layer(rows))
     report = Report(tuple(itertools.chain(*rows.values())), notes + at_once.notes)
     report.raise_if_wrong()
     print("\nEvery hand-written gradient is the derivative of its forward pass, to rounding.\n")
+
+
+def few_in_float64(params: Any, chosen: Task) -> tuple[Any, Any]:
+    """Params and the first examples, for `jax.enable_x64`."""
+    some = jax.tree.map(lambda leaf: leaf[:VERIFIED_EXAMPLES], chosen.train)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.float64) if leaf.dtype == np.float32 else leaf,
+        (params, some),
+    )
 
 
 def _by_layer(groups: dict[str, tuple[Check, ...]]) -> str:

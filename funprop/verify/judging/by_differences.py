@@ -12,7 +12,7 @@ import numpy as np
 from funprop.verify import stories
 from funprop.verify.judging import laws
 from funprop.verify.judging.judge import FACTOR, UNITS, Verdict, compared, stacked
-from funprop.verify.judging.on_device import rounded
+from funprop.verify.judging.on_device import on_gpu, rounded
 from funprop.verify.judging.rows import Findings, row, wrong
 from funprop.verify.report import Check
 from funprop.verify.stories.case import Case
@@ -39,6 +39,8 @@ def by_differences(
     tools.only_values = True
     hands = stacked([tools.hand(s) for s in samples], [s.unit for s in samples])
     eps, values = _highest(tools, samples[0])
+    exact = eps == EPS64 and on_gpu()  # else there is nothing to forgive by it
+    in_float64 = functools.cache(lambda: _in_float64(tools, samples) if exact else None)
     checks = []
     for k, i in enumerate(subject.differentiable):
         x = np.asarray(samples[0].inputs[i], np.float64)
@@ -63,7 +65,7 @@ def by_differences(
         if not one_by_one and elements and not verdict.ok:
             one_by_one = True
             verdict, note = judged(elements)
-        wide = None if verdict.ok or eps > EPS64 else _in_float64(tools, samples)
+        wide = None if verdict.ok else in_float64()
         if wide and judged(elements if one_by_one else some, wide[k], eps)[0].ok:
             verdict, remark = rounded(verdict, tools.eps)
         if one_by_one:  # the directions are the elements

@@ -33,14 +33,14 @@ def rounded(verdict: Verdict, eps: float) -> tuple[Verdict, str]:
     """The verdict on a gradient that is right in float64, and what is to be said of it: where a GPU
     computes, a kernel in float32 may be as far off as products in TF32 are."""
     far = float(np.max(np.where(verdict.wrong, verdict.error, 0), initial=0))
-    if eps != EPS32 or not _gpu() or not far <= FACTOR * TF32 * verdict.size:
+    if eps != EPS32 or not on_gpu() or not far <= FACTOR * TF32 * verdict.size:
         return verdict, ""
     off = f"{far / (verdict.size or 1):.0e}"
     forgiven = verdict._replace(allowed=np.where(verdict.wrong, np.inf, verdict.allowed))
     return forgiven, f"right in float64; as it runs {off} off, as products in TF32 are"
 
 
-def _gpu() -> bool:
+def on_gpu() -> bool:
     """Whether a GPU may compute what is judged: JAX's, or PyTorch's behind a callback."""
     if jax.default_backend() == "gpu":
         return True
