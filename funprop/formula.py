@@ -42,7 +42,9 @@ def told(formula: Formula) -> Callable[[Callable[P, Any]], Callable[P, Any]]:
     def decorated(make: Callable[P, Any]) -> Callable[P, Any]:
         @functools.wraps(make)
         def made(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return dataclasses.replace(make(*args, **kwargs), formula=formula)
+            layer = make(*args, **kwargs)
+            again = layer.rebuild if layer.children else None  # a leaf rebuilds to itself
+            return dataclasses.replace(layer, formula=formula, rebuild=again)
 
         return made
 

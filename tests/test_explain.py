@@ -227,3 +227,8 @@ def test_the_page_works_in_a_browser(tmp_path, size):
         assert said["errors"] == [] and said["wide"] <= 0
         assert said["said"][:3] == ["stages 0123", "left 2", f"nodes {nodes}"], said
         assert said["opened"] < 2000, said
+
+
+def test_a_leaf_rebuilds_to_itself_with_its_formula():
+    for leaf in (fp.dense(3), fp.relu(), fp.mean_squared()):
+        assert leaf.rebuild() is leaf and leaf.formula is not None
