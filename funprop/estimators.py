@@ -128,7 +128,8 @@ class Classifier(ClassifierMixin, _Estimator):
 
     Example:
       >>> x, y = np.array([[0.0], [0.1], [0.9], [1.0]]), ["no", "no", "yes", "yes"]
-      >>> Classifier(epochs=60, random_state=0).fit(x, y).predict([[0.05], [0.95]]).tolist()
+      >>> model = Classifier(optimizer="sgd", learning_rate=0.3, epochs=60, random_state=0)
+      >>> model.fit(x, y).predict([[0.05], [0.95]]).tolist()
       ['no', 'yes']
     """
 
@@ -164,8 +165,8 @@ class Regressor(RegressorMixin, _Estimator):
 
     Example:
       >>> x = np.linspace(-1, 1, 50)[:, None]
-      >>> model = Regressor(epochs=200, random_state=0).fit(x, 100 * x[:, 0] ** 2)
-      >>> model.score(x, 100 * x[:, 0] ** 2) > 0.99
+      >>> model = Regressor(optimizer="sgd", learning_rate=0.1, epochs=400, random_state=0)
+      >>> model.fit(x, 100 * x[:, 0] ** 2).score(x, 100 * x[:, 0] ** 2) > 0.99
       True
     """
 

@@ -103,7 +103,14 @@ def made(layer):
 
 def test_every_rewrite_is_in_the_table():
     told = {name.partition(",")[0] for name in REWRITES}
-    of_params = {"untap", "adapted", "frozen", *filter(str.istitle, fp.rewrites.__all__), "LowRank"}
+    of_params = {
+        "untap",
+        "adapted",
+        "merged",
+        "frozen",
+        *filter(str.istitle, fp.rewrites.__all__),
+        "LowRank",
+    }
     assert set(fp.rewrites.__all__) - of_params <= told
 
 
