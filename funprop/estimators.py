@@ -165,7 +165,8 @@ class Regressor(RegressorMixin, _Estimator):
 
     Example:
       >>> x = np.linspace(-1, 1, 50)[:, None]
-      >>> model = Regressor(optimizer="sgd", learning_rate=0.1, epochs=400, random_state=0)
+      >>> momentum = optax.sgd(0.02, momentum=0.9)
+      >>> model = Regressor(optimizer=momentum, epochs=400, random_state=0)
       >>> model.fit(x, 100 * x[:, 0] ** 2).score(x, 100 * x[:, 0] ** 2) > 0.99
       True
     """
