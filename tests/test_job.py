@@ -116,7 +116,6 @@ def test_other_optimizers(optimizer, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_sweep_chooses_the_best_and_keeps_it(tmp_path, capsys):
     """Each member is what the same numbers and seed come to alone."""
     words = {"sweep": ("learning-rate=1e-6,0.01,1e30",), "seeds": 2, "seed": 5, "epochs": 12}
@@ -141,6 +140,7 @@ def test_a_sweep_chooses_the_best_and_keeps_it(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_wrong_backward_stops_the_job(tmp_path, monkeypatch):
     def wrong():
         good = fp.relu()
