@@ -2,9 +2,10 @@
 
 # First of all: Ctrl-C during what follows.
 from funprop import starting  # noqa: F401  # isort: split
+from funprop.as_function import as_function
 from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.decoding import Decoding
-from funprop.functions import as_function, from_function
+from funprop.functions import from_function
 from funprop.gradients import Gradient, backprop, from_loss, measure
 from funprop.inspect.param_table import ParamTable, param_table
 from funprop.inspect.summary import summary
