@@ -76,7 +76,9 @@ def _tangent(layer: Layer, y: PyTree, residuals: PyTree, inputs: Any, tangents: 
     leaves, tree = jax.tree.flatten(y)
     floats = [trees.is_float(leaf) for leaf in leaves]
     like = [leaf for leaf, floating in zip(leaves, floats, strict=True) if floating]
-    specs = jax.tree.map(jax.typeof, inputs)  # what is to be run later must hold no array of this trace
+    specs = jax.tree.map(
+        jax.typeof, inputs
+    )  # what is to be run later must hold no array of this trace
     given = jax.tree_util.tree_flatten_with_path(specs)[0]
     where = [i for i, (_, spec) in enumerate(given) if trees.is_float(spec)]
     moved = jax.tree.leaves(tangents)

@@ -263,6 +263,8 @@ IMPORTS = {
     "arguments": GROUND | {"params"},
     "quantities": GROUND | {"params"},
     "functions": GROUND | {"params"},
+    "linear_map": set(),
+    "as_function": GROUND | {"linear_map"},
     "combinators": GROUND | {"params"},
     "layers": GROUND | {"params", "quantities", "functions"},
     "losses": GROUND | {"quantities"},
