@@ -22,7 +22,7 @@ def as_function(layer: Layer) -> Callable[..., PyTree]:
     """A layer as an ordinary JAX function whose derivative is the hand-written backward.
 
     Reverse mode runs `layer.backward` as it is. `backward` is linear in `dy`, so forward mode
-    (`jax.jvp`, `jax.linearize`, `jax.jacfwd`) runs its transpose, which JAX makes of it. Both can be
+    (`jax.jvp`, `jax.linearize`, `jax.jacfwd`) runs its transpose, made by JAX. Both can be
     differentiated again, and so `jax.hessian` goes through the hand-written pass: by `dy` by its
     rule, by params and input as JAX differentiates its code.
 

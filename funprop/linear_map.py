@@ -1,5 +1,5 @@
-"""A linear map whose transpose somebody wrote: what `jax.custom_derivatives.linear_call` is, but one
-that can be mapped by `vmap`, and differentiated again by what it is not linear in.
+"""A linear map whose transpose somebody wrote: `jax.custom_derivatives.linear_call`, but one that can
+be mapped by `vmap`, and differentiated again by what it is not linear in.
 
 JAX makes a gradient of a tangent by transposing the linear part of it. Here stands which function
 that gives, so that reverse mode runs a hand-written backward pass as it is, and forward mode its
@@ -80,7 +80,10 @@ def _transpose(dys: Any, *operands: Any, back: Map, n: int, avals: Any, **_: Any
 
 def _batch(
     axis: Any, operands: Any, dims: Any, *, across: Map, back: Map, n: int, avals: Any
-) -> tuple[Flat, list[int]]:
+) -> tuple[Flat, list[int | None]]:
+    if all(dim is None for dim in dims):
+        rest = {"across": across, "back": back, "n": n, "avals": avals}
+        return linear_map_p.bind(*operands, **rest), [None] * len(avals)
     xs = [
         jnp.broadcast_to(x, (axis.size, *x.shape)) if dim is None else jnp.moveaxis(x, dim, 0)
         for x, dim in zip(operands[n:], dims[n:], strict=True)

@@ -7,7 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import ALL, OPTIMISED, Case, both, build, labels, normal, quickly
+from tests.cases import ALL, OPTIMISED, Case, both, build, labels, normal, quickly
 
 import funprop as fp
 

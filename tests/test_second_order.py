@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import ALL, build, quickly
+from tests.cases import ALL, build, quickly
 
 import funprop as fp
 from funprop.params.frozen import trained, with_trained
@@ -80,7 +80,8 @@ def test_every_layer_is_right_when_it_is_differentiated_again(case, x64):
     params, x, key = build(case, jnp.float64)
     report = fp.verify_second_order(case.layer, params, x, key=key)
     report.raise_if_wrong()
-    assert report.checks or case.id == "reshape-integers"
+    # JAX has no second derivative of a move to the host, and says so: not a wrong number.
+    assert report.checks or case.id in ("reshape-integers", "offload")
 
 
 def scaled(backward):
