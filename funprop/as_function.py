@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
+from funprop.cotangents import fitting, one_each
 from funprop.layer import Layer, check_layer
 from funprop.linear_map import linear_map
 
@@ -88,8 +89,8 @@ def _tangent(layer: Layer, y: PyTree, residuals: PyTree, inputs: Any, tangents: 
         params, residuals = jax.tree.unflatten(kept_tree, kept)
         rest = iter(dys)
         dy = jax.tree.unflatten(tree, [next(rest) if floating else None for floating in floats])
-        found = _one_each(layer, specs, layer.backward(params, residuals, dy))
-        return [_fitting(layer, *given[i], found[i]) for i in where]
+        found = one_each(layer, specs, layer.backward(params, residuals, dy))
+        return [fitting(layer, *given[i], found[i]) for i in where]
 
     def across(kept: list[Any], tangents: list[Any]) -> list[Any]:
         def linear(dys: list[Any]) -> list[Any]:
@@ -103,8 +104,8 @@ def _tangent(layer: Layer, y: PyTree, residuals: PyTree, inputs: Any, tangents: 
             )[0]
         except Exception as error:
             raise TypeError(
-                f"the backward of {layer.name} cannot be transposed, so it has no jvp (reverse mode "
-                f"runs it as it is): {str(error).partition(chr(10))[0]}"
+                f"the backward of {layer.name} cannot be transposed, so it has no jvp, reverse mode "
+                f"alone: {str(error).partition(chr(10))[0]}"
             ) from error
 
     dys = iter(linear_map(across, back, kept, [moved[i] for i in where], like))
@@ -115,36 +116,3 @@ def _tangent(layer: Layer, y: PyTree, residuals: PyTree, inputs: Any, tangents: 
             for leaf, floating in zip(leaves, floats, strict=True)
         ],
     )
-
-
-def _one_each(layer: Layer, specs: PyTree, cotangents: PyTree) -> list[Any]:
-    """A cotangent for each leaf of `(params, x)`, `None` where there is none: `backward` may give
-    one `None` for all that a part holds."""
-    found: list[Any] = []
-
-    def put(d: Any, part: PyTree) -> None:
-        n = len(jax.tree.leaves(part))
-        found.extend([None] * n if d is None else [d] * n)
-
-    try:
-        jax.tree.map(put, tuple(cotangents), specs, is_leaf=lambda d: d is None)
-    except (TypeError, ValueError):
-        got, want = (jax.tree.structure(tree) for tree in (tuple(cotangents), specs))
-        raise TypeError(
-            f"backward of {layer.name} must give (dparams, dx) as (params, x) are, {want}, got {got}"
-        ) from None
-    return found
-
-
-def _fitting(layer: Layer, path: Any, spec: Any, d: Any) -> Any:
-    """`d` in the dtype of what it is the cotangent of."""
-    if d is None:
-        return None
-    d = jnp.asarray(d)
-    if d.shape != spec.shape:
-        part = "/".join(filter(None, (("params", "x")[path[0].idx], trees.path_string(path[1:]))))
-        raise TypeError(
-            f"backward of {layer.name} must give a cotangent of shape {spec.shape} for {part}, "
-            f"got {d.shape}"
-        )
-    return d.astype(spec.dtype)

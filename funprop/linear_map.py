@@ -1,5 +1,5 @@
-"""A linear map whose transpose somebody wrote: `jax.custom_derivatives.linear_call`, but one that can
-be mapped by `vmap`, and differentiated again by what it is not linear in.
+"""A linear map whose transpose somebody wrote, as of `jax.custom_derivatives.linear_call`, but one
+that `vmap` maps, and that is differentiated again by what it is not linear in.
 
 JAX makes a gradient of a tangent by transposing the linear part of it. Here stands which function
 that gives, so that reverse mode runs a hand-written backward pass as it is, and forward mode its

@@ -7,9 +7,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from tests.cases import ALL, OPTIMISED, Case, both, build, labels, normal, quickly
 
 import funprop as fp
+from tests.cases import ALL, OPTIMISED, Case, both, build, labels, normal, quickly
 
 SPREAD = ("serial", "residual", "parallel-sum", "repeat-nested", "reparam", "reparam-repeat", "gpt")
 LARGE = [

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.cases import ALL, build, quickly
 
 import funprop as fp
 from funprop.params.frozen import trained, with_trained
+from tests.cases import ALL, build, quickly
 
 SPREAD = ("dense", "conv", "layer_norm", "dropout", "gru", "attention-masked", "repeat-random")
 SPREAD += ("reparam", "remat", "objective", "linear_cross_entropy-rows", "softmax_cross_entropy")
