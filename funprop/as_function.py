@@ -104,8 +104,8 @@ def _tangent(layer: Layer, y: PyTree, residuals: PyTree, inputs: Any, tangents: 
             )[0]
         except Exception as error:
             raise TypeError(
-                f"the backward of {layer.name} cannot be transposed, so it has no jvp, reverse mode "
-                f"alone: {str(error).partition(chr(10))[0]}"
+                f"the backward of {layer.name} cannot be transposed, so it has no jvp, only "
+                f"reverse mode: {str(error).partition(chr(10))[0]}"
             ) from error
 
     dys = iter(linear_map(across, back, kept, [moved[i] for i in where], like))

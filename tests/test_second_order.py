@@ -70,6 +70,10 @@ def derivatives(function, params, x):
 def test_every_way_gives_what_autodiff_gives(case, x64):
     params, x, key = build(case, jnp.float64)
     function = fp.as_function(case.layer)
+    if case.id == "offload":  # JAX has no second derivative of a move to the host
+        with pytest.raises(ValueError, match="<host>"):
+            derivatives(lambda params, x: function(params, x, key), params, x)
+        return
     got = derivatives(lambda params, x: function(params, x, key), params, x)
     want = derivatives(lambda params, x: case.layer.forward(params, x, key)[0], params, x)
     chex.assert_trees_all_close(got, want, rtol=1e-9, atol=1e-11)
