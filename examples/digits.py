@@ -27,7 +27,6 @@ def main() -> None:
         epochs=40,
         batch_size=64,
         held_out=digits.test,
-        measure=fp.measure(grad_fn),
         stop=[fp.patience("held_out/loss", 15)],
     )
     print(f"\naccuracy on unseen digits: {result.history[-1]['held_out/accuracy']:.2%}")

@@ -51,7 +51,6 @@ def train(name: str, grad_fn: Any, params: Any) -> None:
         epochs=40,
         batch_size=16,
         held_out=IRIS.test,
-        measure=fp.measure(grad_fn),
         progress=None,
     )
     print(f"{name:34} held-out accuracy {result.history[-1]['held_out/accuracy']:.2%}")

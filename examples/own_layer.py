@@ -69,7 +69,7 @@ def main() -> None:
     print(f"\n{report}\n")
 
     model = fp.serial(gated(16), fp.dense(1), fp.reshape())
-    objective = fp.objective(model, cancer.loss, **cancer.metrics)
+    objective = fp.objective(model, cancer.loss, accuracy=fp.binary_accuracy)
     grad_fn = fp.backprop(objective)
     train = fp.step(grad_fn, optax.adam(3e-3))
     params = objective.init(jax.random.key(0), cancer.train)
@@ -80,7 +80,6 @@ def main() -> None:
         epochs=20,
         batch_size=32,
         held_out=cancer.test,
-        measure=fp.measure(grad_fn),
     )
 
 

@@ -1,10 +1,8 @@
 """The `funprop` command."""
 
-import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import jax
 
@@ -57,103 +55,25 @@ def _run() -> int:
             "the funprop command needs tyro: pip install 'funprop[train]'"
         ) from None
 
-    def train(
-        data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA")],
-        model: str | None = None,
-        optimizer: Literal["sgd", "momentum", "adam", "adamw"] = "adam",
-        learning_rate: float | None = None,
-        epochs: int | None = None,
-        batch_size: int | None = None,
-        seed: int = 0,
-        backward: Literal["manual", "autodiff"] = "manual",
-        out: Path | None = None,
-        processes: int | None = None,
-        distributed: bool = False,
-        ordered: int | None = None,
-        nonfinite: Literal["stop", "skip"] = "stop",
-        restart: bool = False,
-        override: bool = False,
-    ) -> int:
-        """Train a network on real data by a hand-written backward pass.
+    from funprop.cli_train import train
 
-        Prints the model, checks the gradient of every layer, trains, reports on held-out data and
-        writes a run folder.
+    def predict(
+        run: tyro.conf.Positional[Path], file: tyro.conf.Positional[Path], out: Path
+    ) -> int:
+        """Write what the model of a run says of other data, with the probability of each class.
 
         Args:
-          data: digits, digits-denoise, iris, breast-cancer or diabetes; or stdlib, for a language
-            model of the sources of Python's standard library, which shows what it writes as it
-            learns; or a file of tokens that funprop prepare wrote, with a part held out.
-          model: which network: mlp, cnn or rnn for digits, autoencoder for digits-denoise, llama or
-            gpt for stdlib, else mlp; without it, the first of these.
-          optimizer: how the gradient becomes an update.
-          learning_rate: of the optimizer; without it, what suits the data.
-          epochs: how often to go over the data; without it, what suits the data.
-          batch_size: examples an update; without it, what suits the data.
-          seed: of the params and of the order of the examples.
-          backward: by the hand-written backward pass, or by jax.vjp.
-          out: the run folder; without it, a new one under runs/. Where it holds a run that was
-            stopped, or has fewer epochs than are asked for, that is gone on with.
-          processes: split every batch over so many processes, started on this host; 1 for all
-            devices of this one.
-          distributed: split every batch over the processes that a scheduler started with this same
-            command (SLURM, Kubernetes, TPU pods).
-          ordered: into how many parts a batch is cut, for bits that do not depend on the number of
-            devices and processes.
-          nonfinite: whether an update whose loss or gradient is infinite or NaN ends the run, or is
-            left out (ten in a row end it). It is never applied.
-          restart: give the run that the folder holds another name, and begin anew.
-          override: go on with the run that the folder holds though settings differ from its own.
+          run: its folder.
+          file: a table with the columns that were learnt from; an image, or a folder of them; or,
+            of a task of arrays, its inputs in a .npy or .npz file.
+          out: the table to write, .csv, .csv.gz, .tsv or .parquet; or .npy, for the model's outputs
+            as they are.
         """
-        if distributed and processes is not None:
-            raise ValueError("a scheduler decides how many processes there are")
-        if processes is not None and processes < 1:
-            raise ValueError(f"processes must be at least 1, got {processes}")
-        given = {
-            "learning_rate": learning_rate,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "seed": seed,
-            "backward": backward,
-            "out": out,
-            "all_devices": distributed or processes is not None,
-            "ordered": ordered,
-            "nonfinite": nonfinite,
-            "restart": restart,
-            "override": override,
-        }
-        from funprop.train.compilation import cache_compilations, compiling
-        from funprop.train.processes import joined, launch
+        from funprop.train.runs import predict as predicted
 
-        run = chosen(data, model, optimizer, given)
-
-        def timed() -> None:
-            with compiling() as seconds:
-                run()
-            print(f"Compiling took {sum(seconds):.1f} s of it")
-
-        cache_compilations()
         started()
-        if processes is not None and processes > 1:
-            launch(processes, run)
-        elif distributed:
-            joined(timed)
-        else:
-            timed()
+        print(predicted.predict(run, file, out))
         return 0
-
-    def chosen(
-        data: str, model: str | None, optimizer: str, given: dict[str, Any]
-    ) -> Callable[[], object]:
-        """What trains on the data: to be called here, or in other processes."""
-        if data == "stdlib" or Path(data).suffix in (".bin", ".npy"):
-            if optimizer != "adam":
-                raise ValueError(f"text is trained on by adamw, got {optimizer!r}")
-            from funprop.train.runs import text
-
-            return functools.partial(text.train, data, model=model or "llama", **given)
-        from funprop.train.runs import job
-
-        return functools.partial(job.train, data, model=model, optimizer=optimizer, **given)
 
     def verify(
         object: Annotated[  # noqa: A002  # what the command line calls it
@@ -241,8 +161,12 @@ def _run() -> int:
         print(prepare.prepare(files, out, **options))
         return 0
 
+    from funprop.train.runs.finetune_command import finetune
+
     commands = {
         "train": train,
+        "finetune": finetune,
+        "predict": predict,
         "prepare": prepare,
         "runs": runs,
         "show": show,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Num
 
 # What `fit` tells beside the metrics, and what transforms of a gradient and wrappers of a step add.
-COLUMNS = ("loss", "epoch", "seconds", "examples_per_second")
+COLUMNS = ("loss", "epoch", "update", "member", "members", "seconds", "examples_per_second")
 ADDED = ("skipped", "loss_scale", "clipped", "noise_scale")
 
 

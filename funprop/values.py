@@ -4,6 +4,7 @@ traced, and integers of every width. Imports nothing of ours."""
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -64,6 +65,33 @@ def real_number(value: Any, name: str) -> float:
         return float(value)
     except TypeError:  # a key, say
         raise TypeError(f"{name} must be a number, got {_told(value)}") from None
+
+
+def number_within(value: Any, name: str, holds: Callable[[float], bool], told: str) -> Any:
+    """`value` as a number for which `holds`; one that is traced, as a number of the members of a
+    `population` is, is taken as it is: each member's was looked at before.
+
+    Raises:
+      TypeError: it is none.
+      ValueError: it does not hold.
+
+    Example:
+      >>> number_within(-1, "delta", lambda x: x > 0, "positive")
+      Traceback (most recent call last):
+        ...
+      ValueError: delta must be positive, got -1
+    """
+    if isinstance(value, Tracer) and np.ndim(value) == 0:
+        return value
+    number = real_number(value, name)
+    if not holds(number):
+        raise ValueError(f"{name} must be {told}, got {number}")
+    return number
+
+
+def is_zero(value: Any) -> bool:
+    """Whether a number is zero, and known to be."""
+    return not isinstance(value, Tracer) and value == 0
 
 
 def _told(value: Any) -> str:

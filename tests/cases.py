@@ -161,6 +161,7 @@ SEQUENCES: list[Case] = [
         fp.attention(4, kv_heads=2, window=3, rotary=100.0, block=2),
         normal(2, 5, 32),
     ),
+    Case("attention-speeds", fp.attention(2, rotary=(1.0, 0.3), block=2), normal(2, 3, 24)),
     Case(
         "attention-masked",
         fp.attention(1, causal=False, block=3),

@@ -204,10 +204,10 @@ def test_data_that_cannot_be_trained_on():
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"last": "keep"}, "last must be 'short', 'pad' or 'drop', got 'keep'"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"held_out": (X, Y)}, "held_out and measure must be given together, got one of them"),
+        ({"measure": lambda params, batch: {}}, "measure is of held_out data, and there is none"),
         (
             {"stop": [fp.at_least("f1", 1.0)]},
-            "stop wants the metric 'f1', got epoch, loss, seconds, examples_per_second",
+            "stop wants the metric 'f1', got epoch, update, loss, seconds, examples_per_second",
         ),
     ],
 )

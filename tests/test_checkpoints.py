@@ -351,7 +351,7 @@ def test_the_best_is_of_one_metric_and_never_nan(best, tmp_path):
 
 
 def test_a_metric_that_the_history_has_not_is_told(tmp_path):
-    want = r"^checkpoints want the metric 'held_out/loss', got epoch, loss, off, seconds"
+    want = r"^checkpoints want the metric 'held_out/loss', got epoch, update, loss, off, seconds"
     with pytest.raises(ValueError, match=want):
         with_metrics(1, tmp_path, "off", metric="held_out/loss")
 

@@ -248,6 +248,7 @@ GROUND = {
 IMPORTS = {
     "values": set(),
     "reprs": set(),
+    "imported": set(),
     "mesh": set(),
     "trees": {"values", "reprs"},
     "names": {"layer"},  # for the type alone
@@ -283,7 +284,7 @@ IMPORTS = {
     | {"arguments", "params", "inspect", "gradients", "rewrites", "transforms", "steps", "verify"},
     "sharding": GROUND
     | {"params", "arguments", "inspect", "gradients", "rewrites", "transforms", "steps"},
-    "verify": GROUND | {"params", "functions", "inspect", "version"},
+    "verify": GROUND | {"params", "functions", "inspect", "version", "imported"},
 }
 # Imported where used: a table in a terminal; what a pair is of.
 EXTRAS = {"report.py": {"rich"}, "from_pair.py": {"torch"}}
@@ -325,9 +326,15 @@ def test_importing_funprop_imports_no_extra():
 
 def test_every_public_name_has_a_docstring_with_an_example():
     data = {"Frozen", "Gradient", "Step", "TrainState", "FusedState", "Tapped", "Fit", "Statistic"}
-    data |= {"Averaged", "Guarded", "LowRank", "Scaled", "ParamTable", "ShardingTable"} | {
-        *("Checkpoint", "NonfiniteReport", "Restored")
-    }
+    data |= {
+        "Averaged",
+        "Guarded",
+        *("Population", "PopulationTable"),
+        "LowRank",
+        "Scaled",
+        "ParamTable",
+        "ShardingTable",
+    } | {*("Checkpoint", "NonfiniteReport", "Restored")}
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)

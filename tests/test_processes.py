@@ -37,7 +37,7 @@ AT_ONCE = 15  # seconds in which all must have ended
 
 def train(out, **options):
     """The main job without its check of the gradients, which other tests make."""
-    job._verify = lambda *_: None
+    job.verify_task = lambda *_: None
     job.train("iris", epochs=3, out=out, **options)
 
 
@@ -46,7 +46,7 @@ def test_two_processes_give_the_bits_of_one(tmp_path, capfd, monkeypatch):
     processes.launch(2, train, tmp_path / "two", ordered=4)
     printed = capfd.readouterr().out
     assert len(re.findall("iris: 120 examples", printed)) == 1  # process 0 alone prints
-    monkeypatch.setattr(job, "_verify", job._verify)  # for `train` to replace
+    monkeypatch.setattr(job, "verify_task", job.verify_task)  # for `train` to replace
     with jax.numpy_dtype_promotion("standard"):  # optax itself promotes
         train(tmp_path / "one", ordered=4)
     one, two = ((tmp_path / name / "params.safetensors").read_bytes() for name in ("one", "two"))
@@ -340,7 +340,7 @@ def test_one_of_two_is_killed_and_any_number_go_on(tmp_path, monkeypatch):
         assert time.perf_counter() - start < 60 + AT_ONCE  # it starts and compiles, too
         found = Checkpoints(tmp_path / "run" / "checkpoints").all(check=True)
         assert found and not any(c.problem for c in found)
-    monkeypatch.setattr(job, "_verify", job._verify)  # for `train` to replace
+    monkeypatch.setattr(job, "verify_task", job.verify_task)  # for `train` to replace
     monkeypatch.setattr(job, "checkpoints_of", often)
     with jax.numpy_dtype_promotion("standard"):
         train(tmp_path / "run", ordered=4)

@@ -76,3 +76,12 @@ def test_tables_in_a_notebook(values):
     )
     page = fp.verify(wrong, (), jnp.ones(3))._repr_html_()
     assert "1/2 times" in page and "<b>" not in page
+
+
+def test_a_history_in_a_notebook():
+    train = fp.step(fp.backprop(OBJECTIVE), optax.sgd(0.1))
+    state = train.init(OBJECTIVE.init(jax.random.key(0), BATCH), None)
+    found = fp.fit(train, state, BATCH, epochs=3, batch_size=4, held_out=BATCH, progress=None)
+    assert len(repr(found)) < 500
+    page = found._repr_html_()
+    assert page.count("<svg") == 1 and page.count("<tr>") == 4 and "all 3 epochs done" in page

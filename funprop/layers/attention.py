@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,6 +16,8 @@ from funprop.trees import Static, lifted, require_float, widen
 from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from jaxtyping import Array, Float
 
 
@@ -24,7 +27,7 @@ def attention(
     kv_heads: int | None = None,
     causal: bool = True,
     window: int | None = None,
-    rotary: float | None = None,
+    rotary: float | Sequence[float] | None = None,
     block: int | None = None,
     method: str | None = None,
 ) -> Layer:
@@ -49,7 +52,8 @@ def attention(
         given.
       causal: whether a query sees no later keys.
       window: how many places a query sees at most, its own included, to either side.
-      rotary: the base of rotary positions (see `rotate`), 10,000 as a rule; none if not given.
+      rotary: the base of rotary positions (see `rotate`), 10,000 as a rule, or how fast each pair
+        of a head's features turns, radians a place; none if not given.
       block: how many queries at a time; if not given, an eighth of them, but 64 to 256.
       method: "blocks", or "cudnn" for the fused kernel on a GPU, through
         `jax.nn.dot_product_attention`. If not given, "cudnn" in 16 bits where the program is
@@ -85,9 +89,7 @@ def attention(
             whole_number(number, name, 1)
     if heads % kv_heads:
         raise ValueError(f"kv_heads must divide heads, got {kv_heads} and {heads}")
-    rotary = None if rotary is None else real_number(rotary, "rotary")
-    if rotary is not None and not rotary > 1:
-        raise ValueError(f"rotary must be greater than 1, got {rotary}")
+    rotary = _rotary(rotary)
     if method not in (None, "blocks", "cudnn"):
         raise ValueError(f'method must be "blocks" or "cudnn", got {method!r}')
     how = Heads(heads, kv_heads, causal, window, rotary)
@@ -168,6 +170,19 @@ def attention(
     )
 
 
+def _rotary(given: Any) -> float | tuple[float, ...] | None:
+    """A base, or a speed for each pair of features."""
+    if isinstance(given, list | tuple):
+        speeds = tuple(real_number(speed, "rotary") for speed in given)
+        if not all(math.isfinite(speed) for speed in speeds):
+            raise ValueError(f"rotary must be of finite speeds, got {speeds}")
+        return speeds
+    base = None if given is None else real_number(given, "rotary")
+    if base is not None and not base > 1:
+        raise ValueError(f"rotary must be greater than 1, got {base}")
+    return base
+
+
 def _zeros(function: Any, x: Any) -> Any:
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, x))
 
@@ -192,6 +207,12 @@ def _check(how: Heads, x: Any, mask: Any) -> None:
         )
     if how.rotary is not None and x.shape[-1] // parts % 2:
         raise ValueError(f"rotary heads must have an even size, got {x.shape[-1] // parts}")
+    speeds = len(how.rotary) if isinstance(how.rotary, tuple) else None
+    if speeds not in (None, x.shape[-1] // parts // 2):
+        raise ValueError(
+            f"rotary must have a speed for each of {x.shape[-1] // parts // 2} pairs of a head's "
+            f"features, got {speeds}"
+        )
     if mask is None:
         return
     if mask.dtype != bool:

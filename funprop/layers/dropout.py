@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from funprop.layer import Layer, layer
 from funprop.trees import require_float
-from funprop.values import real_number
+from funprop.values import is_zero, number_within
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Key
@@ -30,12 +30,10 @@ def dropout(rate: float) -> Layer:
       >>> bool((dx == y).all()), sorted({*y.tolist()})
       (True, [0.0, 2.0])
     """
-    rate = real_number(rate, "rate")
-    if not 0 <= rate < 1:
-        raise ValueError(f"rate must be at least 0 and below 1, got {rate}")
+    rate = number_within(rate, "rate", lambda r: 0 <= r < 1, "at least 0 and below 1")
 
     def masked(x: Float[Array, "*shape"], key: Key[Array, ""] | None) -> Float[Array, "*shape"]:
-        if key is None or rate == 0:
+        if key is None or is_zero(rate):
             return x
         kept = jax.random.bernoulli(key, 1 - rate, x.shape)
         return jnp.where(kept, x / (1 - rate), jnp.where(x == x, 0, x))  # NaN is never lost
@@ -51,4 +49,6 @@ def dropout(rate: float) -> Layer:
     ) -> tuple[tuple[()], Float[Array, "*shape"]]:
         return (), masked(dy, key)  # linear in x, so its own transpose
 
-    return layer(forward=forward, backward=backward, name="dropout", draws=rate > 0, pointwise=True)
+    return layer(
+        forward=forward, backward=backward, name="dropout", draws=not is_zero(rate), pointwise=True
+    )

@@ -21,7 +21,7 @@ class Heads(NamedTuple):
     kv_heads: int
     causal: bool
     window: int | None
-    rotary: float | None
+    rotary: float | tuple[float, ...] | None
 
     def split(self, x: Float[Array, "*batch t p"], first: Any = 0) -> tuple[Any, Any, Any]:
         """Queries `[b, g, r, t, f]` over `sqrt f`; keys and values `[b, g, t, f]`."""

@@ -11,7 +11,7 @@ from funprop.layer import Layer
 from funprop.losses.targets import classes, shares
 from funprop.losses.terms import from_terms
 from funprop.trees import is_float, widen
-from funprop.values import real_number
+from funprop.values import is_zero, number_within
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Num
@@ -53,9 +53,9 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
       >>> dlogits.tolist()
       [[-0.5, 0.5], [1.0, -1.0]]
     """
-    smoothing = real_number(smoothing, "smoothing")
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing must be at least 0 and below 1, got {smoothing}")
+    smoothing = number_within(
+        smoothing, "smoothing", lambda s: 0 <= s < 1, "at least 0 and below 1"
+    )
 
     def forward(logits: Numbers, targets: Numbers) -> tuple[Terms, Any]:
         if not logits.size and 0 in logits.shape[-1:]:
@@ -72,7 +72,7 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
             log_p = relative(widen(logits), shift, jnp.log(norm))
             return -_dot(smooth(targets, z), log_p), kept
         chosen = jnp.take_along_axis(z, targets[..., None], -1, mode="clip")[..., 0]
-        if smoothing:  # a Python branch, so that no smoothing costs nothing
+        if not is_zero(smoothing):  # a Python branch, so that no smoothing costs nothing
             chosen = (1 - smoothing) * chosen + smoothing * z.mean(-1)
         return jnp.log(norm)[..., 0] - chosen, kept
 
@@ -88,7 +88,7 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
 
     def smooth(targets: Numbers, like: Numbers) -> Numbers:
         q = targets.astype(like.dtype)
-        return (1 - smoothing) * q + smoothing / like.shape[-1] if smoothing else q
+        return q if is_zero(smoothing) else (1 - smoothing) * q + smoothing / like.shape[-1]
 
     return from_terms("softmax_cross_entropy", classes, forward, backward, over=1)
 

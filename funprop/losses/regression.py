@@ -10,7 +10,7 @@ from funprop.layer import Layer
 from funprop.losses.targets import numbers
 from funprop.losses.terms import from_terms
 from funprop.trees import widen
-from funprop.values import real_number
+from funprop.values import number_within
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Num
@@ -77,9 +77,7 @@ def huber(delta: float = 1.0) -> Layer:
       >>> float(loss.total)
       4.0
     """
-    delta = real_number(delta, "delta")
-    if not delta > 0:
-        raise ValueError(f"delta must be positive, got {delta}")
+    delta = number_within(delta, "delta", lambda d: d > 0, "positive")
 
     def forward(outputs: Numbers, targets: Numbers) -> tuple[Terms, Any]:
         error = widen(outputs) - targets

@@ -18,7 +18,7 @@ from funprop.params.frozen import trained
 from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 def gpt(
@@ -28,6 +28,9 @@ def gpt(
     depth: int = 12,
     heads: int = 12,
     longest: int = 1024,
+    hidden: int | None = None,
+    activation: Layer | None = None,
+    eps: float = 1e-5,
     rate: float = 0.0,
     rewrite: Callable[[Layer], Layer] = lambda block: block,
 ) -> Layer:
@@ -39,6 +42,9 @@ def gpt(
       depth: how many blocks.
       heads: of the attention.
       longest: how long a sequence may be.
+      hidden: features inside each block's network; 4 times `features` if not given.
+      activation: of the network; `gelu_tanh()` if not given.
+      eps: of `layer_norm`.
       rate: of dropout, after the embedding and at the end of each branch.
       rewrite: of every block, such as `fp.remat`.
 
@@ -60,10 +66,11 @@ def gpt(
     small = DEVIATION / (2 * depth) ** 0.5
     features, rate = whole_number(features, "features", 1), real_number(rate, "rate")
     noise = [dropout(rate)] if rate else []
+    network = feed_forward(features, hidden or 4 * features, activation=activation, deviation=small)
     one = block(
-        layer_norm,
+        lambda: layer_norm(eps),
         _then(self_attention(features, heads, deviation=small), noise),
-        _then(feed_forward(features, 4 * features, deviation=small), noise),
+        _then(network, noise),
     )
     return named(
         "gpt",
@@ -72,7 +79,7 @@ def gpt(
             named("positions", learned_positions(longest)),
             *noise,
             named("blocks", repeat(rewrite(one), depth)),
-            named("norm", layer_norm()),
+            named("norm", layer_norm(eps)),
         ),
     )
 
@@ -84,9 +91,13 @@ def llama(
     depth: int = 12,
     heads: int = 12,
     kv_heads: int | None = None,
+    head_size: int | None = None,
     hidden: int | None = None,
     window: int | None = None,
-    rotary: float = 10_000.0,
+    rotary: float | Sequence[float] = 10_000.0,
+    eps: float = 1e-6,
+    attention_bias: bool = False,
+    network_bias: bool = False,
     rewrite: Callable[[Layer], Layer] = lambda block: block,
 ) -> Layer:
     """The same by Llama's choices: rotary positions, RMS normalisation, SwiGLU, no biases.
@@ -94,9 +105,12 @@ def llama(
     Args:
       vocabulary, features, depth, heads, rewrite: as of `gpt`.
       kv_heads: heads of keys and values, for grouped queries.
+      head_size: features of each head; `features / heads` if not given.
       hidden: features inside SwiGLU; by default 8/3 of `features`, in steps of 32.
       window: how far back a token sees; as far as there is if not given.
-      rotary: the base of the positions.
+      rotary: the base of the positions, or the speeds of all pairs (see `attention`).
+      eps: of `rms_norm`.
+      attention_bias, network_bias: whether the dense layers of each have biases.
 
     Source: Touvron et al., arXiv:2302.13971.
 
@@ -119,18 +133,20 @@ def llama(
         features,
         heads,
         kv_heads=kv_heads,
-        bias=False,
+        head_size=head_size,
+        bias=attention_bias,
         deviation=small,
         window=window,
         rotary=rotary,
     )
-    one = block(rms_norm, attend, swiglu(features, hidden, deviation=small))
+    network = swiglu(features, hidden, bias=network_bias, deviation=small)
+    one = block(lambda: rms_norm(eps), attend, network)
     return named(
         "llama",
         serial(
             embedding(vocabulary, features),
             named("blocks", repeat(rewrite(one), depth)),
-            named("norm", rms_norm()),
+            named("norm", rms_norm(eps)),
         ),
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jax.nn import initializers
 
 from funprop.combinators import residual, serial
-from funprop.layer import Layer, named
+from funprop.layer import Layer, check_layer, named
 from funprop.layers import attention, dense, gated, gelu_tanh, silu
 from funprop.values import whole_number
 
@@ -22,6 +22,7 @@ def self_attention(
     heads: int,
     *,
     kv_heads: int | None = None,
+    head_size: int | None = None,
     bias: bool = True,
     deviation: float = DEVIATION,
     **how: Any,
@@ -29,9 +30,10 @@ def self_attention(
     """Queries, keys and values from one dense layer, `attention`, and a dense layer after it.
 
     Args:
-      features: of input and output; each head has `features / heads`.
+      features: of input and output.
       heads: of the queries.
       kv_heads: of keys and values; as many as `heads` if not given.
+      head_size: features of each head; `features / heads` if not given.
       bias: whether the dense layers have biases.
       deviation: of the weights of the last one at first.
       **how: what else `attention` takes: `causal`, `window`, `rotary`, `block`, `method`.
@@ -48,10 +50,12 @@ def self_attention(
     """
     features, heads = whole_number(features, "features", 1), whole_number(heads, "heads", 1)
     kv_heads = None if kv_heads is None else whole_number(kv_heads, "kv_heads", 1)
-    if features % heads:
+    if head_size is not None:
+        head_size = whole_number(head_size, "head_size", 1)
+    elif features % heads:
         raise ValueError(f"heads must divide features, got {heads} and {features}")
     inner = attention(heads, kv_heads=kv_heads, **how)  # which checks kv_heads
-    packed = features // heads * (heads + 2 * (kv_heads or heads))
+    packed = (head_size or features // heads) * (heads + 2 * (kv_heads or heads))
     return named(
         "self_attention",
         serial(
@@ -63,9 +67,14 @@ def self_attention(
 
 
 def feed_forward(
-    features: int, hidden: int, *, bias: bool = True, deviation: float = DEVIATION
+    features: int,
+    hidden: int,
+    *,
+    activation: Layer | None = None,
+    bias: bool = True,
+    deviation: float = DEVIATION,
 ) -> Layer:
-    """Dense, gelu (the approximation of GPT-2), dense.
+    """Dense, an activation (`gelu_tanh`, that of GPT-2, if none is given), dense.
 
     Example:
       >>> feed_forward(8, 32)
@@ -76,11 +85,15 @@ def feed_forward(
         named("hidden", _dense(hidden, bias)),
         named("output", _dense(features, bias, deviation)),
     )
-    return named("feed_forward", serial(hid, gelu_tanh(), out))
+    activation = gelu_tanh() if activation is None else activation
+    check_layer("activation", activation, "relu()")
+    return named("feed_forward", serial(hid, activation, out))
 
 
-def swiglu(features: int, hidden: int, *, deviation: float = DEVIATION) -> Layer:
-    """Dense, `silu(a) b` of its two halves, dense; without biases, as Llama's.
+def swiglu(
+    features: int, hidden: int, *, bias: bool = False, deviation: float = DEVIATION
+) -> Layer:
+    """Dense, `silu(a) b` of its two halves, dense; without biases if not asked for, as Llama's.
 
     Source: Shazeer, arXiv:2002.05202.
 
@@ -89,9 +102,9 @@ def swiglu(features: int, hidden: int, *, deviation: float = DEVIATION) -> Layer
       swiglu(hidden, gated(silu), output)
     """
     hidden = whole_number(hidden, "hidden", 1)
-    both = named("hidden", _dense(2 * hidden, False))
+    both = named("hidden", _dense(2 * hidden, bias))
     return named(
-        "swiglu", serial(both, gated(silu()), named("output", _dense(features, False, deviation)))
+        "swiglu", serial(both, gated(silu()), named("output", _dense(features, bias, deviation)))
     )
 
 

@@ -12,7 +12,7 @@ from funprop.checks import require_key
 from funprop.combinators import reparam
 from funprop.layer import Layer
 from funprop.layers.dense import DenseParams
-from funprop.params.frozen import as_frozen
+from funprop.params.frozen import Frozen, as_frozen
 from funprop.params.selection import Pattern, Place, places, within
 from funprop.rewrites.copies import apart
 from funprop.rewrites.freeze import frozen_part
@@ -106,12 +106,11 @@ def _chosen(
 
 def _low_rank(layer: Layer, rank: int, scale: float) -> Layer:
     def expand(params: LowRank) -> DenseParams:
-        dense = params.frozen
-        return dense._replace(w=dense.w + scale * (params.down @ params.up).astype(dense.w.dtype))
+        return added(params, scale)
 
     def shrink(params: LowRank, dexpanded: DenseParams) -> LowRank:
         # w = base + s d u, so dd = s dw u^T and du = s d^T dw.
-        dw = dexpanded.w
+        dw = dexpanded.w.astype(params.up.dtype)  # adapters may be wider than what they adapt
         return LowRank(None, scale * dw @ params.up.T, scale * params.down.T @ dw)
 
     def init(key: Any, x: PyTree) -> LowRank:
@@ -176,3 +175,37 @@ def adapted(
         return jax.vmap(each)(params, jax.random.split(key, node.copies))
 
     return look(model, params, key, ())
+
+
+def merged(params: PyTree, *, scale: float = 1.0) -> PyTree:
+    """The params of the model itself from those of `low_rank(model, ...)`: each addition added to
+    its weights, and nothing frozen. The way back from `adapted`, after training.
+
+    Args:
+      params: of the adapted model; those that are not adapted are taken as they are.
+      scale: as `low_rank` was given.
+
+    Example:
+      >>> import funprop as fp
+      >>> model = fp.serial(fp.dense(4), fp.tanh())
+      >>> params = model.init(jax.random.key(0), jnp.ones((3, 5)))
+      >>> new = adapted(model, "dense", 1, params, jax.random.key(1))
+      >>> new = new._replace(dense=new.dense._replace(up=jnp.ones((1, 4))))
+      >>> lone = merged(new).dense.w - params.dense.w
+      >>> bool(jnp.allclose(lone, new.dense.down @ new.dense.up, atol=1e-6))
+      True
+    """
+    scale = real_number(scale, "scale")
+
+    def of(node: Any) -> Any:
+        if isinstance(node, LowRank):
+            return added(node, scale)
+        return merged(node.frozen, scale=scale) if isinstance(node, Frozen) else node
+
+    return jax.tree.map(of, params, is_leaf=lambda node: isinstance(node, LowRank | Frozen))
+
+
+def added(params: LowRank, scale: float) -> DenseParams:
+    """The params of the dense layer that an adapted one is; of all copies where there are some."""
+    dense = params.frozen
+    return dense._replace(w=dense.w + scale * (params.down @ params.up).astype(dense.w.dtype))

@@ -13,9 +13,9 @@ from funprop.params.frozen import trained, with_trained
 from funprop.reprs import of_fields
 from funprop.steps.skip_nonfinite import was_skipped
 from funprop.steps.step import Step, parts_of, proposed, wrapper
-from funprop.transforms.transformed import refuse
+from funprop.transforms.transformed import refuse, refuse_population
 from funprop.trees import Sum, is_float, widen
-from funprop.values import real_number
+from funprop.values import number_within
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -84,10 +84,9 @@ def ema(step: Step, decay: float | Callable[[Any], Any]) -> Step:
       (1.0, 0.5)
     """
     if not callable(decay):
-        decay = real_number(decay, "decay")
-        if not 0 <= decay <= 1:
-            raise ValueError(f"decay must be from 0 to 1, got {decay}")
+        decay = number_within(decay, "decay", lambda d: 0 <= d <= 1, "from 0 to 1")
     refuse("ema", parts_of(step), {"scan": "an average is taken of every update"})
+    refuse_population("ema", step.parts)
 
     def init(params: PyTree, key: Any) -> Averaged:
         inner = step.init(params, key)

@@ -13,7 +13,7 @@ from funprop.params.frozen import trained
 from funprop.reprs import of_fields
 from funprop.steps.skip_nonfinite import only_if, with_skipped
 from funprop.steps.step import Step, parts_of, proposed, wrapper
-from funprop.transforms.transformed import refuse
+from funprop.transforms.transformed import refuse, refuse_population
 from funprop.trees import Sum
 from funprop.values import whole_number
 
@@ -95,6 +95,7 @@ def loss_scale(step: Step, initial: float = 2.0**15, every: int = 2000) -> Step:
         "skip_nonfinite": "it would hide from loss_scale what overflows",
     }
     refuse("loss_scale", parts_of(step), why)
+    refuse_population("loss_scale", step.parts)
     if "loss_scale" in step.parts:
         raise ValueError("step must have no loss_scale yet, got one that has")
     if "fused_step" in step.parts:

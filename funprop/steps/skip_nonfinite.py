@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from funprop.params.frozen import trained
 from funprop.reprs import of_fields
 from funprop.steps.step import Step, parts_of, proposed, wrapper
-from funprop.transforms.transformed import refuse
+from funprop.transforms.transformed import refuse, refuse_population
 from funprop.trees import Sum, is_float, path_string
 from funprop.values import whole_number
 
@@ -81,6 +81,7 @@ def skip_nonfinite(step: Step, n: int = 10) -> Step:
     """
     n = whole_number(n, "n", 1)
     refuse("skip_nonfinite", parts_of(step), {"scan": "an update is left out by itself"})
+    refuse_population("skip_nonfinite", step.parts)
 
     def init(params: PyTree, key: Any) -> Guarded:
         return Guarded(step.init(params, key), *(jnp.zeros((), jnp.int32) for _ in range(3)))

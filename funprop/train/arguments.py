@@ -61,8 +61,10 @@ def check_state(step: Step, state: Any) -> None:
 
 def check_options(held_out: Any, measure: Any, stop: Any, progress: Any, mesh: Any) -> None:
     """Raise where one of them is not what `fit` takes."""
-    if (held_out is None) != (measure is None):
-        raise ValueError("held_out and measure must be given together, got one of them")
+    if held_out is None and measure is not None:
+        raise ValueError("measure is of held_out data, and there is none")
+    if held_out is not None and measure is None:
+        raise ValueError("held_out needs measure: the step does not say what its gradient is of")
     if measure is not None and not callable(measure):
         raise TypeError(
             f"measure must be a function, as fp.measure makes it, got {type(measure).__name__}"

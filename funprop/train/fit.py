@@ -11,17 +11,21 @@ import jax
 
 from funprop import trees
 from funprop.checks import described
+from funprop.reprs import short
 from funprop.steps import Step
 from funprop.train.arguments import check_options, check_step
 from funprop.train.arrays import copies
+from funprop.train.callbacks.protocol import Callback, Callbacks, Start
 from funprop.train.checkpoints import Checkpoints
 from funprop.train.data.in_memory import Last, arrays
 from funprop.train.data.prepared import given, prepared
-from funprop.train.held_out import measuring
+from funprop.train.held_out import measure_of, measuring
 from funprop.train.interrupts import interrupts
 from funprop.train.loop import Loop
+from funprop.train.notebook import history_html
 from funprop.train.progress import Progress, for_terminal, silent
 from funprop.train.reached import Reached, last_reached
+from funprop.train.rows import Rows
 from funprop.train.runner import kind
 from funprop.train.stopping import Row, Rule
 from funprop.values import whole_number
@@ -38,16 +42,25 @@ class Fit(NamedTuple):
     """What `fit` returns.
 
     Attributes:
-      state: the step's state after the last update.
-      history: a row an epoch: `epoch`, the training loss and metrics (means over the epoch, taken
-        as it went; NaN where no update counted), those on held-out data as `held_out/loss` and so
-        on, `seconds` since the start and `examples_per_second`.
+      state: the step's state after the last update, or what a callback puts in its place.
+      history: a row an epoch: `epoch` and `update`, the training loss and metrics (means over the
+        epoch so far, taken as it went; NaN where no update counted), those on held-out data as
+        `held_out/loss` and so on, the `learning_rate` where the optimizer's state tells it
+        (`optax.inject_hyperparams`), `seconds` since the start and `examples_per_second`. Of a
+        `population` the numbers are those of its best `member`; all `members` have theirs beside.
       stopped: why it ended, in a few words.
     """
 
     state: Any
     history: list[Row]
     stopped: str
+
+    def __repr__(self) -> str:
+        rows = f"<{len(self.history)} rows>"
+        return f"Fit(state={short(self.state)}, history={rows}, stopped={self.stopped!r})"
+
+    def _repr_html_(self) -> str:
+        return history_html(self.history, self.stopped)
 
 
 def fit(
@@ -63,7 +76,10 @@ def fit(
     last: Last = "short",
     held_out: PyTree | None = None,
     measure: Callable[[PyTree, PyTree], dict[str, trees.Sum]] | None = None,
+    measure_every: int | None = None,
+    validate: Callable[[PyTree], dict[str, Any]] | None = None,
     stop: Sequence[Rule] = (),
+    callbacks: Sequence[Callback | Callable[[Row, Any], Any]] = (),
     progress: Callable[[], Progress] | None = for_terminal,
     mesh: jax.sharding.Mesh | None = None,
     checkpoints: Checkpoints | str | os.PathLike[str] | None = None,
@@ -100,8 +116,15 @@ def fit(
         and metrics that take no weights, and with loss functions of your own.
       held_out: data that is not trained on, measured after every epoch; by the average of params
         where the state has one (`ema`).
-      measure: `(params, batch) -> {name: Sum}`, as `funprop.measure(grad_fn)` makes it.
+      measure: `(params, batch) -> {name: Sum}`; `measure` of the step's gradient if not given.
+      measure_every: a row of the history every so many updates of the run, too, with all that the
+        rows of epochs have; their `epoch` is a fraction.
+      validate: `params -> {name: number}`, any function, called for every row by the params that
+        `measure` is; its numbers are in the row as `held_out/NAME`.
       stop: rules such as `at_least("held_out/accuracy", 0.97)` or `patience("held_out/loss", 5)`.
+      callbacks: functions `(row, state)`, or objects with such an `on_epoch`, called for every row
+        in their order; those of `fp.callbacks` are ready. Where one fails what has been reached is
+        saved, and its error, of the type that it is, names it. docs/loop.md.
       progress: makes the display; `None` for none.
       mesh: devices of one process or of many, for a grad_fn that splits its batch over their axis
         `"data"` (`data_parallel`, `ordered`). All processes call this with the same arguments;
@@ -133,8 +156,15 @@ def fit(
     check_step(step, state)
     what = given(data, epochs, batch_size, updates, seed, last, mesh)
     epochs, first_epoch = what.epochs, whole_number(first_epoch, "first_epoch", 0)
+    if held_out is not None and measure is None and step.grad_fn is not None:
+        measure = measure_of(step.grad_fn)
     check_options(held_out, measure, stop, progress, mesh)
-    kept = _checkpoints(checkpoints)
+    if measure_every is not None:
+        measure_every = whole_number(measure_every, "measure_every", 1)
+    if validate is not None and not callable(validate):
+        raise TypeError(f"validate must be a function of params, got {described(validate)}")
+    kept, called = _checkpoints(checkpoints), Callbacks(callbacks)
+    called.prepare(kept)
     state = copies(state, mesh)
     ahead = mesh is None and _small(state)
     feed, runs, *example = prepared(step, state, what, donate=not ahead)
@@ -150,7 +180,9 @@ def fit(
             settings = {**feed.settings, "first_epoch": first_epoch, **kept.settings}
         reached = last_reached(kept, Reached(state, zeros), settings, epochs)
         reached = reached._replace(sums=copies(reached.sums, mesh))
-        with (progress or silent)() as display:
+        rows = Rows(feed, reached, first_epoch, measured)
+        with called.entered(), (progress or silent)() as display:
+            called.begin(Start(reached.state, reached.history, kept))
             getattr(display, "begin", lambda history: None)(reached.history)
             loop = Loop(
                 step,
@@ -159,22 +191,24 @@ def fit(
                 reached,
                 settings=settings,
                 epochs=epochs,
-                first_epoch=first_epoch,
+                rows=rows,
                 zeros=zeros,
-                measured=measured,
+                measure_every=measure_every,
+                validate=validate,
                 stop=stop,
+                callbacks=called,
                 display=display,
                 checkpoints=kept,
                 ahead=ahead,
                 known=of_kind in runs.at_once,
                 at_once=runs.at_once.setdefault(of_kind, 1),
-                mesh=mesh is not None,
+                mesh=mesh,
             )
             stopped = loop.run(noted)
             runs.at_once[of_kind] = loop.at_once
             loop.conclude()
             display.end(stopped)
-    return Fit(loop.reached.state, loop.history, stopped)
+            return called.end(Fit(loop.reached.state, loop.history, stopped))
 
 
 def _checkpoints(given: Checkpoints | str | os.PathLike[str] | None) -> Checkpoints | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 
 from funprop import trees
+from funprop.gradients import GradFn, measure
 from funprop.train.arrays import copies
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ def params_of(state: Any) -> Any:
 
 def measuring(
     held_out: PyTree,
-    measure: Callable[[PyTree, PyTree], dict[str, trees.Sum]],
+    by: Callable[[PyTree, PyTree], dict[str, trees.Sum]],
     batch_size: int,
     mesh: jax.sharding.Mesh | None,
     state: Any,
@@ -36,21 +38,35 @@ def measuring(
       TypeError: here, if it can be seen without computing, or when called: `measure` gives
         something else than sums.
     """
+    if getattr(state, "members", None) is not None:
+        by = _of_members(by)
     n = len(jax.tree.leaves(held_out)[0])
     at_once = max(batch_size, MEASURED_AT_ONCE)
     batches = [
         copies(jax.tree.map(lambda leaf, i=i: leaf[i : i + at_once], held_out), mesh)
         for i in range(0, n, at_once)
     ]
-    if hasattr(measure, "eval_shape"):  # jitted: what is wrong is found before it is trained for
+    if hasattr(by, "eval_shape"):  # jitted: what is wrong is found before it is trained for
         for batch in (batches[0], batches[-1]):
-            _check(measure.eval_shape(params_of(state), batch))  # pyright: ignore
+            _check(by.eval_shape(params_of(state), batch))  # pyright: ignore
 
     def measured(state: Any) -> list[dict[str, trees.Sum]]:
         params = params_of(state)
-        return [_check(measure(params, batch)) for batch in batches]
+        return [_check(by(params, batch)) for batch in batches]
 
     return measured
+
+
+@functools.lru_cache(maxsize=32)
+def measure_of(grad_fn: GradFn) -> Callable[..., Any]:
+    """`measure(grad_fn)`; kept, so that another `fit` compiles nothing."""
+    return measure(grad_fn)
+
+
+@functools.lru_cache(maxsize=32)
+def _of_members(measure: Callable[..., Any]) -> Callable[..., Any]:
+    """The same of every member of a population; kept, so that each kind is compiled for once."""
+    return jax.jit(jax.vmap(measure, (0, None)))
 
 
 def _check(found: Any) -> dict[str, trees.Sum]:

@@ -13,17 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funprop import trees
 from funprop.steps import Step
 from funprop.train import processes
+from funprop.train.arrays import copies
+from funprop.train.callbacks.protocol import Callbacks
 from funprop.train.checkpoints import Checkpoints
 from funprop.train.data.feeds import Block, Feed
 from funprop.train.interrupts import INTERRUPTED
 from funprop.train.progress import Progress
 from funprop.train.reached import Reached
+from funprop.train.rows import Rows, of_the_best, validated
 from funprop.train.runner import Runner
 from funprop.train.stopping import Row, Rule
-from funprop.train.sums import means, on_host, summed
+from funprop.train.sums import means, on_host
 
 if TYPE_CHECKING:
     from jaxtyping import PyTree
@@ -36,7 +38,8 @@ SEARCH_SECONDS = 20
 
 
 class Call(NamedTuple):
-    """Updates `first` to `end` of a block of batches, `done` of all in the epoch then."""
+    """Updates `first` to `end` of a block of batches, `done` of all in the epoch then, which may
+    close it; a row `tells` of it where it does, or one is due."""
 
     epoch: int
     block: Block
@@ -44,6 +47,7 @@ class Call(NamedTuple):
     end: int
     done: int
     closes: bool
+    tells: bool
     state: Any = None
     sums: Any = None
     parts: Any = None
@@ -57,9 +61,12 @@ class Loop:
       step, feed, runs: what is repeated over which batches, and compiled.
       reached: where it begins.
       settings: what must be the same for it to go on another time.
-      epochs, first_epoch: how many, and the number of the first one.
-      measured: `state -> sums over held-out data`, or `None`.
+      epochs: how many.
+      rows: makes those of the history.
+      measure_every: how many updates after one another is due, beside those of epochs.
+      validate: a function of the params whose numbers are in a row too.
       stop: rules.
+      callbacks: told of every row.
       display: of progress.
       checkpoints: where it is kept, or `None`.
       ahead: whether a call may be under way before the last one's sums are read.
@@ -76,22 +83,24 @@ class Loop:
         *,
         settings: dict[str, Any],
         epochs: int,
-        first_epoch: int,
+        rows: Rows,
         zeros: PyTree,
-        measured: Callable[[Any], list[Any]] | None,
+        measure_every: int | None,
+        validate: Callable[[PyTree], dict[str, Any]] | None,
         stop: Sequence[Rule],
+        callbacks: Callbacks,
         display: Progress,
         checkpoints: Checkpoints | None,
         ahead: bool,
         known: bool,
         at_once: int,
-        mesh: bool,
+        mesh: jax.sharding.Mesh | None,
     ) -> None:
         self.step, self.feed, self.runs = step, feed, runs
         self.state, self.sums = reached.state, reached.sums
         self.begin, self.settings = reached, settings
-        self.epochs, self.first_epoch = epochs, first_epoch
-        self.zeros, self.measured, self.stop = zeros, measured, stop
+        self.epochs, self.rows, self.zeros, self.stop = epochs, rows, zeros, stop
+        self.measure_every, self.validate, self.callbacks = measure_every, validate, callbacks
         self.display, self.checkpoints = display, checkpoints
         self.ahead, self.known, self.at_once, self.mesh = ahead, known, at_once, mesh
         self.history = list(reached.history)
@@ -101,7 +110,7 @@ class Loop:
         self.anywhere, self.of_first = (
             (processes.anywhere, processes.of_first) if mesh else (bool, int)
         )
-        self.start = self.read = self.epoch_start = time.perf_counter()
+        self.read = time.perf_counter()
 
     def run(self, noted: Callable[[], str]) -> str:
         """All of it; why it ended. `noted` tells of a signal to stop."""
@@ -123,21 +132,27 @@ class Loop:
         return f"all {self.epochs} epochs done"
 
     def _calls(self) -> Generator[Call]:
-        every = None if self.checkpoints is None else self.checkpoints.updates
+        saved = None if self.checkpoints is None else self.checkpoints.updates
+        due = [every for every in (saved, self.measure_every) if every is not None]
         for epoch in range(self.begin.epoch, self.epochs):
             done = self.begin.done if epoch == self.begin.epoch else 0
-            blocks = self.feed.blocks(epoch + self.first_epoch, done)
+            blocks = self.feed.blocks(epoch + self.rows.first_epoch, done)
             with contextlib.closing(blocks):
                 for block in blocks:
                     first = 0
                     while first < block.updates:
                         end = min(first + self.at_once, block.updates)
-                        if every is not None:  # a call ends where a checkpoint is due
-                            before = epoch * self.feed.updates + done
+                        before = epoch * self.feed.updates + done
+                        for every in due:  # a call ends where a checkpoint or a row is due
                             end = min(end, first + every - before % every)
                         done += end - first
-                        yield Call(epoch, block, first, end, done, done == self.feed.updates)
+                        closes = done == self.feed.updates
+                        tells = closes or self._row_due(epoch * self.feed.updates + done)
+                        yield Call(epoch, block, first, end, done, closes, tells)
                         first = end
+
+    def _row_due(self, update: int) -> bool:
+        return self.measure_every is not None and update % self.measure_every == 0
 
     def _launch(self, call: Call | None) -> Call | None:
         """Start it, without waiting; what it gives is there when the device is done."""
@@ -149,7 +164,8 @@ class Loop:
         bounds = np.int32(call.first), np.int32(call.end)
         block = call.block
         self.state, self.sums = self.runs.run(self.state, given, block.data, block.rows, *bounds)
-        parts = self.measured(self.state) if self.measured is not None and call.closes else None
+        measured = self.rows.measured
+        parts = measured(self.state) if measured is not None and call.tells else None
         return call._replace(state=self.state, sums=self.sums, parts=parts, started=started)
 
     def _finish(self, call: Call, noted: Callable[[], str]) -> str:
@@ -163,33 +179,51 @@ class Loop:
         except FloatingPointError as error:
             self.failed = str(error)
         loss = sums["loss"]
-        if not (self.mesh or self.looked or self.failed) and np.isnan(loss.total):
+        if not (self.mesh or self.looked or self.failed) and np.isnan(loss.total).all():
             self.looked = True
             self._look_into(call)
         self._adapt(call)
         share = call.done / self.feed.updates
-        self.display.update(call.epoch + share, self.epochs, self.feed.examples, means(sums))
+        told = of_the_best(means(sums))
+        self.display.update(call.epoch + share, self.epochs, self.feed.examples, told)
         ends = self.failed or self._signalled(noted)
-        if not call.closes and not ends:
+        if not call.tells and not ends:
             self._keep()
             return ""
-        row = self._row(call, sums, share)
-        self.display.epoch(row, self.epochs)
-        if call.closes:
+        row = self.rows.made(call.epoch, call.done, call.state, sums, call.parts)
+        if call.tells:
             self.history.append(row)
-            self.reached = self.reached._replace(
-                epoch=call.epoch + 1, done=0, history=tuple(self.history)
-            )
-        reason = self._enough() if call.closes else ""
+            self.reached = self.reached._replace(history=tuple(self.history))
+        if call.closes:
+            self.reached = self.reached._replace(epoch=call.epoch + 1, done=0)
+        self._tell(row, call.state)
+        reason = self._enough() if call.tells else ""
         ends = ends or self._signalled(noted)
-        nothing = loss.total == loss.weight == 0  # all updates were left out, as was asked for
-        if not (nothing or math.isfinite(row["loss"])):
+        nothing = np.all(loss.total == loss.weight) and np.all(loss.weight == 0)
+        if not (nothing or math.isfinite(row["loss"])):  # nothing: updates left out, as was asked
             reason = reason or f"the loss is {row['loss']}: diverged"
         ends = ends or (reason if self.of_first(bool(reason)) else "")
-        self._keep(row if call.closes else None)
-        if not call.closes:
+        self._keep(row if call.tells else None)
+        if not call.tells:
             self.history.append(row)  # of the part that was, for whoever looks at it
         return ends
+
+    def _tell(self, row: Row, state: Any) -> None:
+        """A row to all who want it; where one of them fails, what has been reached is saved."""
+
+        def copied() -> Any:
+            """For those who may keep it: else the next call would use up its memory."""
+            return state if self.ahead else copies(state, self.mesh)
+
+        try:
+            if self.validate is not None:
+                row |= validated(self.validate, state, row)
+            self.callbacks.on_epoch(row, state, copied)
+        except Exception:
+            if jax.process_count() == 1:  # others, where it may not fail, would be waited for
+                self.conclude()
+            raise
+        self.display.epoch(row, self.epochs)
 
     def _enough(self) -> str:
         """Why the history so far is enough, by the first rule that says so."""
@@ -210,18 +244,6 @@ class Loop:
             share = CALL_SECONDS / (now - max(self.read, call.started)) * (call.end - call.first)
             self.at_once = self.of_first(max(1, min(int(share), 8 * self.at_once)))
         self.known, self.read = True, now  # the first call of a kind compiles
-
-    def _row(self, call: Call, sums: dict[str, trees.Sum], share: float) -> Row:
-        row = {"epoch": self.first_epoch + call.epoch + share, **means(sums)}
-        if self.measured is not None:
-            parts = self.measured(call.state) if call.parts is None else call.parts
-            row |= {f"held_out/{name}": v for name, v in means(summed(parts)).items()}
-        now = time.perf_counter()
-        examples = min(call.done * self.feed.size, self.feed.examples)
-        row["seconds"] = now - self.start + self.begin.seconds
-        row["examples_per_second"] = examples / (now - self.epoch_start)
-        self.epoch_start = now
-        return row
 
     def _keep(self, row: Row | None = None) -> None:
         """Save a checkpoint where one is due; never one that is not finite."""
@@ -252,7 +274,7 @@ class Loop:
             self.checkpoints.finish(self.reached.state, update, self._notes())
 
     def _notes(self) -> dict[str, Any]:
-        seconds = time.perf_counter() - self.start + self.begin.seconds
+        seconds = time.perf_counter() - self.rows.start + self.begin.seconds
         return self.reached._replace(seconds=seconds).notes(self.settings)
 
     def _look_into(self, call: Call) -> None:
@@ -262,9 +284,11 @@ class Loop:
         objective = getattr(getattr(grad_fn, "plain", grad_fn), "objective", None)
         if objective is None:
             return
-        until = time.monotonic() + SEARCH_SECONDS
+        params, until = call.state.params, time.monotonic() + SEARCH_SECONDS
+        if hasattr(call.state, "members"):
+            params = jax.tree.map(lambda leaf: leaf[0], params)
         rows = np.asarray(call.block.rows[call.first : call.end])
         with jax.disable_jit():
             for row in itertools.takewhile(lambda _: time.monotonic() < until, rows):
                 batch = self.feed.pick(call.block.data, jnp.asarray(row))
-                objective.forward(call.state.params, batch)
+                objective.forward(params, batch)

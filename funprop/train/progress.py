@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from funprop.train.stopping import Row
 
-HIDDEN = ("epoch", "seconds", "examples_per_second")
+HIDDEN = ("epoch", "update", "member", "members", "seconds", "examples_per_second")
 
 
 class Progress(AbstractContextManager, Protocol):
@@ -158,8 +158,6 @@ class live(silent):
         self.row = row
         if self.task is not None:  # what has been held out is measured after the last update
             means = {name: v for name, v in row.items() if not name.startswith("held_out/")}
-            for name in HIDDEN:
-                means.pop(name, None)
             self.bar.update(self.task, metrics=self._pairs(means))
 
     def end(self, reason: str) -> None:
@@ -179,10 +177,10 @@ def _metrics(row: Row) -> str:
     return "  ".join(
         f"{name.replace('held_out/', 'held-out ')} {value:.4f}"
         for name, value in row.items()
-        if name not in HIDDEN and _tells(name, value)
+        if _tells(name, value)
     )
 
 
 def _tells(name: str, value: float) -> bool:
-    """That no update was skipped need not be said."""
-    return name != "skipped" or value != 0
+    """Whether it is said: that no update was skipped need not be."""
+    return name not in HIDDEN and (name != "skipped" or value != 0)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -44,13 +44,14 @@ class Reached(NamedTuple):
         return self.epoch * per_epoch + self.done
 
     def finite(self) -> bool:
-        """Whether it is something to go on with: no params or sums are infinite or NaN."""
-        loss = jax.device_get(self.sums["loss"].total)
-        return all(map(math.isfinite, loss)) and _finite(self.state.params)
+        """Whether it is something to go on with: no params or sums are infinite or NaN, or those of
+        one member of a population are not."""
+        loss = np.isfinite(jax.device_get(self.sums["loss"].total)).all(0)
+        return bool((loss & _finite(self.state.params, np.ndim(loss))).any())
 
     def notes(self, settings: dict[str, Any]) -> dict[str, Any]:
         """What is stored beside the state."""
-        sums = [float(x) for x in jax.tree.leaves(jax.device_get(self.sums))]
+        sums = [np.asarray(x).tolist() for x in jax.tree.leaves(jax.device_get(self.sums))]
         return {
             "epoch": self.epoch,
             "done": self.done,
@@ -112,11 +113,15 @@ def _alike(one: Any, other: Any) -> bool:
     return one == other or json.dumps(one) == json.dumps(other)
 
 
-@jax.jit
-def _all_finite(leaves: list[Any]) -> Any:
-    return jnp.stack([trees.all_finite(leaf) for leaf in leaves]).all()
+@functools.partial(jax.jit, static_argnums=1)
+def _all_finite(leaves: list[Any], axes: int) -> Any:
+    one = trees.all_finite
+    for _ in range(axes):
+        one = jax.vmap(one)
+    return jnp.stack([one(leaf) for leaf in leaves]).all(0)
 
 
-def _finite(params: PyTree) -> bool:
+def _finite(params: PyTree, axes: int) -> Any:
+    """Whether all numbers are; with an axis of members, of each."""
     leaves = [x for x in jax.tree.leaves(params) if hasattr(x, "dtype") and trees.is_float(x)]
-    return not leaves or bool(_all_finite(leaves))
+    return not leaves or np.asarray(_all_finite(leaves, axes))

@@ -72,10 +72,12 @@ def _check(metrics: dict[str, trees.Sum]) -> None:
     if "loss" not in metrics:
         raise ValueError(f"metrics of update must have a 'loss', got {', '.join(metrics)}")
     check_names((n for n in metrics if not n.startswith("gradient_norm/")), COLUMNS[1:])
+    loss = jax.tree.leaves(metrics["loss"])[0].shape  # of a population, a number a member
+    what = f"{loss[0]} numbers, one a member" if len(loss) == 1 else "scalars"
     for name, leaf in metrics.items():
         shapes = [part.shape for part in jax.tree.leaves(leaf)]
-        if shapes != [(), ()]:
-            raise ValueError(f"metric {name!r} must be a Sum of scalars, got shapes {shapes}")
+        if shapes != [loss[:1]] * 2:
+            raise ValueError(f"metric {name!r} must be a Sum of {what}, got shapes {shapes}")
 
 
 @functools.lru_cache(maxsize=32)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from funprop.checks import described
 from funprop.values import real_number, whole_number
 
-Row = dict[str, float]
+# Numbers; of a population, under `members`, a dict of a list a metric too.
+Row = dict[str, Any]
 Rule = Callable[[Sequence[Row]], str | None]
 
 
@@ -65,7 +67,9 @@ def patience(metric: str, epochs: int, best: Callable[..., float] = min) -> Rule
         values = [row[metric] for row in history]
         numbers = [value for value in values if not math.isnan(value)]
         best_at = values.index(best(numbers)) if numbers else 0
-        waited = len(values) - 1 - best_at
+        # A row may tell of a part of an epoch (`measure_every`).
+        at = [row.get("epoch", i) for i, row in enumerate(history)]
+        waited = round(at[-1] - at[best_at], 6)
         return f"{metric} no better for {epochs} epochs" if waited >= epochs else None
 
     return rule

@@ -13,8 +13,6 @@ from funprop import trees
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, Num
 
-    from funprop.train.stopping import Row
-
 
 class Pair(NamedTuple):
     """A number in two parts, `high + low`: about twice the digits of its dtype.
@@ -42,7 +40,7 @@ def plus(sums: dict[str, trees.Sum], metrics: dict[str, trees.Sum]) -> dict[str,
     Example:
       >>> one = {"loss": trees.Sum(jnp.float32(1.0), jnp.float32(1e-9))}
       >>> sums = plus(plus(nothing(one), one), {"loss": trees.Sum(1e-9, 1)})
-      >>> float(on_host(sums)["loss"].total), means(on_host(sums))["loss"]
+      >>> float(on_host(sums)["loss"].total), float(means(on_host(sums))["loss"])
       (1.000000001, 1.0)
     """
     return jax.tree.map(lambda x, pair: _add(pair, jnp.asarray(x)), metrics, sums)
@@ -72,7 +70,7 @@ def on_host(pairs: Any) -> dict[str, trees.Sum]:
     """The sums in float64; waits for the device."""
 
     def number(pair: Pair) -> Any:
-        return np.float64(pair.high) + np.float64(pair.low)
+        return np.asarray(pair.high, np.float64) + np.asarray(pair.low, np.float64)
 
     return jax.tree.map(number, jax.device_get(pairs), is_leaf=lambda node: isinstance(node, Pair))
 
@@ -83,8 +81,9 @@ def summed(parts: list[dict[str, trees.Sum]]) -> dict[str, trees.Sum]:
     return jax.tree.map(lambda *found: np.sum(np.asarray(found, np.float64), axis=0), *parts)
 
 
-def means(sums: dict[str, trees.Sum]) -> Row:
-    """The means, the loss first (`jit` sorts the keys of a dict); of nothing, NaN."""
+def means(sums: dict[str, trees.Sum]) -> dict[str, Any]:
+    """The means, the loss first (`jit` sorts the keys of a dict); of nothing, NaN. Of a population
+    each is an array, a mean a member."""
     names = sorted(sums, key=lambda name: name != "loss")
     with np.errstate(invalid="ignore", divide="ignore"):
-        return {name: float(np.divide(sums[name].total, sums[name].weight)) for name in names}
+        return {name: np.divide(sums[name].total, sums[name].weight) for name in names}

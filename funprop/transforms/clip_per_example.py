@@ -23,7 +23,7 @@ from funprop.quantities.weighted import weighted, weighted_sum_of
 from funprop.transforms.microbatch import batch_size
 from funprop.transforms.transformed import Transformed, call, made_of, refuse, what_mixes
 from funprop.trees import Sum, wide_dtype
-from funprop.values import real_number, whole_number
+from funprop.values import number_within, real_number, whole_number
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PyTree
@@ -101,9 +101,8 @@ def clip_per_example(
       ([[-5.0]], 0.5)
     """
     budget = None if budget is None else whole_number(budget, "budget", 0)
-    norm, noise = real_number(norm, "norm"), real_number(noise, "noise")
-    if not (norm > 0 and math.isfinite(norm)):
-        raise ValueError(f"norm must be positive and finite, got {norm}")
+    norm = number_within(norm, "norm", lambda x: 0 < x < math.inf, "positive and finite")
+    noise = real_number(noise, "noise")
     if not (noise >= 0 and math.isfinite(noise)):
         raise ValueError(f"noise must be at least 0 and finite, got {noise}")
     if isinstance(objective, Layer):

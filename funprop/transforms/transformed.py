@@ -119,6 +119,11 @@ def refuse(outer: str, parts: Iterable[str], wrong: dict[str, str]) -> None:
             raise ValueError(f"{name} must be outside {outer}, {name}({outer}(...)): {wrong[name]}")
 
 
+def refuse_population(outer: str, parts: Iterable[str]) -> None:
+    """Raise where a wrapper would treat the members of a population as one."""
+    refuse(outer, parts, {"population": "each member is wrapped by itself"})
+
+
 def call(grad_fn: GradFn, params: Any, batch: Any, key: Any, dloss: Any) -> Gradient:
     """`grad_fn` called with `dloss` only where there is one: a user's own need not take it.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
+from funprop.imported import imported
 from funprop.verify.rules import verify_rules
 from funprop.verify.targets import verify
 from funprop.verify.written import github_lines
@@ -43,18 +42,7 @@ def run(place: str, rules: bool = False, seed: int = 0, as_json: bool = False) -
 
 
 def _found(place: str) -> tuple[Any, ...]:
-    module, colon, name = place.partition(":")
-    if not colon or not name or not all(map(str.isidentifier, module.split("."))):
-        raise ValueError(f"object must be package.module:object, got {place!r}")
-    sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
-    try:
-        found: Any = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{place}: {error}") from None
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise ValueError(f"{place}: {module} has no {name}")
-        found = getattr(found, part)
+    found = imported(place)
     pair = isinstance(found, tuple) and len(found) in (2, 3)
     if not (pair and callable(found[1])):
         raise ValueError(f"{place} must be (target, example) or (target, example, reference)")

@@ -79,7 +79,7 @@ def check_padding(
 
     real = rows[-1] >= 0
     _, sums = updated(np.full_like(rows[-1], -1))
-    counted = [name for name, s in on_host(sums).items() if s.weight and _of_examples(name)]
+    counted = [name for name, s in on_host(sums).items() if s.weight.any() and _of_examples(name)]
     if counted:
         raise ValueError(f"{WAYS_OUT} counts in {', '.join(counted)}, whatever its weight")
     found = updated(rows[-1])

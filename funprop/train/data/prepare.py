@@ -8,11 +8,12 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from funprop.train.data.token_files import beside
+from funprop.train.data.tokenizer import read_tokenizer
 from funprop.train.whole_file import whole_file
 from funprop.values import real_number, short_line
 
@@ -202,19 +203,7 @@ def _bytes(end_of_text: str | None) -> Coder:
 
 
 def _coder(file: Path, end_of_text: str | None) -> Coder:
-    try:
-        from tokenizers import Tokenizer  # pyright: ignore[reportMissingImports]
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError(
-            "a tokenizer needs tokenizers: pip install 'funprop[tokens]'"
-        ) from None
-    text = file.read_bytes()
-    try:
-        made: Any = Tokenizer.from_str(text.decode())
-    except Exception as error:  # the library's own kind
-        raise ValueError(f"{file} is no tokenizer: {short_line(error)}") from None
-    made.no_truncation()
-    made.no_padding()
+    made = read_tokenizer(file)
     closing = ()
     if end_of_text is not None:
         closing = (made.token_to_id(end_of_text),)
@@ -228,5 +217,5 @@ def _coder(file: Path, end_of_text: str | None) -> Coder:
         found = made.encode_batch_fast(words, add_special_tokens=False)
         return [np.asarray(one.ids, f"<{np.dtype(dtype).str[1:]}") for one in found]
 
-    told = {"tokenizer": file.name, "sha256": hashlib.sha256(text).hexdigest()}
+    told = {"tokenizer": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     return Coder(encode, closing, vocabulary, dtype, told)

@@ -1,4 +1,4 @@
-"""The text that `funprop train` knows: Python's standard library, and files of tokens."""
+"""The text that `funprop train` knows: Python's standard library, text, and files of tokens."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from funprop.train.data.tokens import Tokens
 BYTES = 256
 TIME = 128  # tokens a window
 HELD_OUT_WINDOWS = 256
+SHARE = 20  # one in so many is held out
 
 
 class Text(NamedTuple):
@@ -25,6 +26,7 @@ class Text(NamedTuple):
       batch: `(seed, index) -> (inputs, targets)`, of a number of windows.
       held_out: windows that are not trained on.
       vocabulary: how many tokens there are.
+      windows: how many to train on; of those drawn anew for each update, none are counted.
       same: what all processes of a run must have.
     """
 
@@ -33,6 +35,7 @@ class Text(NamedTuple):
     held_out: Any
     vocabulary: int
     same: Any
+    windows: int = 0
 
 
 def library(batch_size: int) -> Text:
@@ -47,7 +50,7 @@ def library(batch_size: int) -> Text:
     )
 
 
-def token_file(path: Path, batch_size: int) -> Text:
+def token_file(path: Path, batch_size: int, length: int = TIME) -> Text:
     """A file of tokens, all its windows in an order of their own, and again in another.
 
     Raises:
@@ -56,7 +59,7 @@ def token_file(path: Path, batch_size: int) -> Text:
     beside = path.with_name(f"{path.stem}-held-out{path.suffix}")
     if path.exists() and not beside.exists():
         raise ValueError(f"{beside} is missing: funprop prepare --held-out 0.05 writes it")
-    seen, unseen = Tokens(path, TIME), Tokens(beside, TIME)
+    seen, unseen = Tokens(path, length), Tokens(beside, length)
     if seen.vocabulary is None:
         raise ValueError(f"{path} must say its vocabulary, as files of funprop prepare do")
     n, some = len(seen), min(HELD_OUT_WINDOWS, len(unseen))
@@ -73,7 +76,53 @@ def token_file(path: Path, batch_size: int) -> Text:
     held_out = tuple(np.stack(part) for part in zip(*(unseen[i] for i in range(some)), strict=True))
     title = f"{path}: {seen.tokens:,} tokens to train on, {unseen.tokens:,} held out"
     same = np.asarray([seen.tokens, unseen.tokens])
-    return Text(title, batch, held_out, seen.vocabulary, same)
+    return Text(title, batch, held_out, seen.vocabulary, same, n)
+
+
+def text_files(path: Path, batch_size: int) -> Text:
+    """The `.txt` file, or all that are in a folder, as bytes; windows drawn anew for each update.
+
+    Of twenty files or more every twentieth is held out, of fewer the last twentieth of each.
+
+    Raises:
+      ValueError: there is no text, too little of it, or a file is none; names it.
+      OSError: a file cannot be read.
+    """
+    files = [path] if not path.is_dir() else sorted(path.rglob("*.txt"))
+    texts = [_text_of(file) for file in files]
+    if len(files) < SHARE:
+        cut = [len(text) - len(text) // SHARE for text in texts]
+        parts = (
+            [text[:at] for text, at in zip(texts, cut, strict=True)],
+            [text[at:] for text, at in zip(texts, cut, strict=True)],
+        )
+    else:
+        parts = ([t for i, t in enumerate(texts) if i % SHARE], texts[::SHARE])
+    train, test = (np.frombuffer(b"\n".join(part), np.uint8) for part in parts)
+    if len(test) < TIME + 2 or len(train) < TIME + 2:
+        raise ValueError(
+            f"{path} must have more text: a twentieth of it, held out, is {len(test)} bytes"
+        )
+    return Text(
+        f"{path}: {len(train):,} bytes to train on, {len(test):,} held out",
+        lambda seed, i: windows(train, batch_size, seed, i),
+        windows(test, HELD_OUT_WINDOWS, 0, 0),
+        BYTES,
+        (train, test),
+    )
+
+
+def _text_of(file: Path) -> bytes:
+    """A file's bytes, which are UTF-8."""
+    content = file.read_bytes()
+    try:
+        content.decode()
+        wrong = content.find(b"\0")
+    except UnicodeDecodeError as error:
+        wrong = error.start
+    if wrong >= 0:
+        raise ValueError(f"{file} is no text in UTF-8: byte 0x{content[wrong]:02x} at {wrong:,}")
+    return content
 
 
 def sources() -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +135,7 @@ def sources() -> tuple[np.ndarray, np.ndarray]:
     )
     parts: tuple[list[bytes], list[bytes]] = [], []
     for i, path in enumerate(files):
-        parts[i % 20 == 0].append(path.read_bytes())
+        parts[i % SHARE == 0].append(path.read_bytes())
     train, test = (np.frombuffer(b"\n".join(part), np.uint8) for part in parts)
     return train, test
 

@@ -9,7 +9,6 @@ from funprop.nonfinite.update import find_nonfinite_update
 from funprop.train.runs.files import read_settings
 from funprop.train.runs.folder import check_is_run, checkpoints_of
 from funprop.train.runs.replay import Work, batch_of, state_before
-from funprop.train.runs.tasks import TASKS
 
 
 def debug(run: Path, update: int | None = None) -> str:
@@ -28,6 +27,8 @@ def debug(run: Path, update: int | None = None) -> str:
     settings = read_settings(run)
     if settings is None:
         raise ValueError(f"run.json of {run} is damaged or gone: the same command writes it anew")
+    if "sweep" in settings:
+        raise ValueError(f"{run} is a sweep, whose runs are one program: train one by itself")
     update = settings.get("nonfinite_update") if update is None else update
     if update is None:
         raise ValueError(f"--update must say which, as no update ended the run in {run}")
@@ -44,10 +45,14 @@ def debug(run: Path, update: int | None = None) -> str:
 
 
 def _work_of(settings: dict[str, Any]) -> Work:
-    if settings["data"] in TASKS:
+    if "optimizer" in settings:  # text has one alone
         from funprop.train.runs import job
 
         return job.work_of(settings)
+    if "pretrained" in settings:
+        from funprop.train.runs import finetune
+
+        return finetune.work_of(settings)
     from funprop.train.runs import text
 
     return text.work_of(settings)

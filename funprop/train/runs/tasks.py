@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from funprop.combinators import serial
-from funprop.layer import Layer
 from funprop.layers import lstm, reshape, sigmoid
 from funprop.losses import binary_cross_entropy, mean_squared, softmax_cross_entropy
 from funprop.metrics import absolute_error, accuracy, binary_accuracy
 from funprop.models import autoencoder, cnn, mlp, rnn
 from funprop.train.data.in_memory import split
+from funprop.train.task import Task
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float
@@ -22,37 +22,6 @@ HELD_OUT = 0.2
 SPLIT_SEED = 0  # the split never depends on the seed of a run, so that runs compare
 NOISE = 0.3  # the standard deviation, where pixels are from 0 to 1
 NOISY_COPIES = 8  # of every picture to train on, each with noise of its own
-
-
-class Task(NamedTuple):
-    """A data set and how a network is trained on it.
-
-    Attributes:
-      title: for headings.
-      train, test: `(inputs, targets)`, NumPy arrays.
-      models: what to build, by name; the first is the one that is built if none is named.
-      loss: from outputs and targets.
-      metrics: beside the loss; the first is the one that is drawn.
-      classes: the names of the classes; empty for a regression, and for pictures out of pictures.
-      decide: from outputs to what is predicted: class numbers, or values.
-      unit: of the target, for a regression: `(name, mean, standard deviation)`.
-      image_shape: of an input, where it is a picture.
-      learning_rate, epochs, batch_size: what suits the set.
-    """
-
-    title: str
-    train: Any
-    test: Any
-    models: dict[str, Callable[[], Layer]]
-    loss: Layer
-    metrics: dict[str, Any]
-    classes: tuple[str, ...]
-    decide: Callable[[Any], Any]
-    unit: tuple[str, float, float] = ("", 0.0, 1.0)
-    image_shape: tuple[int, ...] = ()
-    learning_rate: float = 1e-3
-    epochs: int = 30
-    batch_size: int = 64
 
 
 def _argmax(outputs: Float[Array, "n c"]) -> Any:

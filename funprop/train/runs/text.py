@@ -22,7 +22,7 @@ from funprop.steps import step
 from funprop.train import processes
 from funprop.train.arrays import spread
 from funprop.train.fit import Fit, fit
-from funprop.train.runs.corpus import BYTES, TIME, Text, library, token_file
+from funprop.train.runs.corpus import BYTES, TIME, Text, library, text_files, token_file
 from funprop.train.runs.files import (
     check_choice,
     check_installed,
@@ -40,10 +40,11 @@ from funprop.train.runs.plots import curve
 from funprop.train.runs.recorded import recorded
 from funprop.train.runs.replay import Work
 from funprop.train.runs.rounds import Rounds, in_bits
+from funprop.train.runs.sources import name_of
 
 UPDATES = 100  # a round, after which it is measured and a sample is drawn
 PROMPT, SAMPLE = b"def ", 120
-SIZES = {"features": 128, "depth": 4, "heads": 4}
+SIZES: dict[str, Any] = {"features": 128, "depth": 4, "heads": 4}
 
 
 def models(vocabulary: int = BYTES) -> dict[str, Layer]:
@@ -74,7 +75,8 @@ def train(
     there.
 
     Args:
-      data: `stdlib`, or a file of tokens with one beside it that is held out.
+      data: `stdlib`; a `.txt` file, or a folder of them; or a file of tokens with one beside it
+        that is held out.
       model: gpt or llama.
       learning_rate: of AdamW, at its highest; it warms up and falls along a cosine over all epochs.
       epochs: rounds of 100 updates.
@@ -123,7 +125,7 @@ def train(
     work = _work(text, settings, all_devices)
     params, sample_key = work.state.params, jax.random.split(jax.random.key(seed), 3)[2]
     by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
-    name = "stdlib" if data == "stdlib" else Path(data).stem
+    name = name_of(data)
     size = trees.nbytes(work.state)
     with run_folder(name, out, settings, size, restart=restart, override=override) as (
         folder,
@@ -162,7 +164,12 @@ def work_of(settings: dict[str, Any]) -> Work:
 
 
 def _text(data: str, batch_size: int) -> Text:
-    return library(batch_size) if data == "stdlib" else token_file(Path(data), batch_size)
+    if data == "stdlib":
+        return library(batch_size)
+    path = Path(data)
+    if path.is_dir() or path.suffix == ".txt":
+        return text_files(path, batch_size)
+    return token_file(path, batch_size)
 
 
 def _model(text: Text, settings: dict[str, Any]) -> tuple[Layer, Any]:

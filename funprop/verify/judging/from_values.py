@@ -119,6 +119,30 @@ def _settle(
     return ends
 
 
+def stepless(
+    verdict: Verdict, tools: Instruments, samples: Sequence[Sample], leaf: int
+) -> tuple[Verdict, str]:
+    """The verdict without what is no number where the forward pass makes a step, and a note of it.
+
+    For inputs that nobody gave: autodiff's number there belongs to one side of the step, as that of
+    Q in A = QR where A is zero.
+    """
+    here = [n for n, s in enumerate(samples) if s.inputs is samples[0].inputs]
+    bad = ~np.isfinite(verdict.got) & verdict.wrong
+    bad[[n for n in range(len(samples)) if n not in here]] = False
+    if not bad.any():
+        return verdict, ""
+    direction = np.cos(1 + np.arange(bad[0].size)).reshape(bad[0].shape)
+    try:
+        sides = near.along(tools, samples[0], leaf, direction)
+    except NotWideError:
+        return verdict, ""
+    if all(np.isfinite(_hull(sides, 0, samples[n])[:2]).all() for n in here):
+        return verdict, ""
+    places = [_place(p) for p in np.argwhere(bad.any(0))]
+    return verdict._replace(error=np.where(bad, 0.0, verdict.error)), _unjudged(places)
+
+
 def _hull(sides: near.Sides, k: int, sample: Sample) -> tuple[float, float, float]:
     weights = np.concatenate([d.ravel() for d in sample.dys]) / sample.unit
     low, high, error = sides.hull(weights)

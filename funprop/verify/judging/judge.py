@@ -144,7 +144,13 @@ class Judgement(NamedTuple):
     size: Sizes
 
 
-def judged(found: Measurements, eps: float, constants: float, xp: Any = np) -> Judgement:
+def judged(
+    found: Measurements,
+    eps: float,
+    constants: float,
+    xp: Any = np,
+    units: Sequence[float] | None = None,
+) -> Judgement:
     """The verdicts on what was measured.
 
     Args:
@@ -153,6 +159,7 @@ def judged(found: Measurements, eps: float, constants: float, xp: Any = np) -> J
         that were rounded to float32.
       constants: how far the constants in the exact gradients are rounded, relative.
       xp: NumPy; or `jax.numpy` inside a compiled program.
+      units: the rounding unit that is asked of each leaf, if it is not `eps` of all.
     """
     n = len(found.hands)
     truths, hands, autos = (
@@ -162,7 +169,7 @@ def judged(found: Measurements, eps: float, constants: float, xp: Any = np) -> J
     size = sizes(found, truths, autos, eps, xp)
     running = []
     if n and eps > EPS64:
-        running = as_it_runs(hands, here, autos, size, eps, xp)
+        running = as_it_runs(hands, here, autos, size, eps, xp, units)
     elif n:
         size = size._replace(conditioning=[c * EPS64 / EPS32 for c in size.conditioning])
         tight = size._replace(element=[0.01 * e for e in size.element])
@@ -246,11 +253,13 @@ def as_it_runs(
     size: Sizes,
     eps: float,
     xp: Any = np,
+    units: Sequence[float] | None = None,
 ) -> list[Verdict]:
     """Is the hand-written gradient in the working precision as good as autodiff's there?"""
     verdicts = []
-    for g, t, a, leaf, conditioning in zip(got, truths, autos, *size[1:], strict=True):
-        allowed = (UNITS + FACTOR * conditioning) * eps * leaf
+    units = units or [eps] * len(got)
+    for g, t, a, leaf, conditioning, unit in zip(got, truths, autos, *size[1:], units, strict=True):
+        allowed = (UNITS * unit + FACTOR * conditioning * eps) * leaf
         # Where autodiff overflows, nobody is asked to be near; but to give a number of the size.
         forgiving = xp.where(xp.isfinite(a), allowed, allowed + xp.abs(t))
         verdicts.append(compared(g, t, forgiving, leaf, False, xp))

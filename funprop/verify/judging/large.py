@@ -100,7 +100,7 @@ def _programs(tools: Instruments) -> tuple[Any, Any]:
             hands=[hand],
             autos=[auto],
         )
-        _, exact, running, _ = judged(found, tools.eps, constants, jnp)
+        _, exact, running, _ = judged(found, tools.eps, constants, jnp, tools.units)
         right = ~_any([v.wrong for v in [*(exact or ()), *running]])
         right &= ~_any([~jnp.isfinite(p) for p in (*ys[1], *pulled[0][0])])
         for f, v in zip(far, running, strict=True):

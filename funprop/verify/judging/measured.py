@@ -24,7 +24,8 @@ def measured(tools: Instruments, samples: list[Sample], rng: np.random.Generator
         autos = [tools.auto(s) for s in here]
     else:  # float64: as far as the truth moves when the inputs are rounded to float32
         autos = [tools.truth(s._replace(inputs=_jittered(s.inputs, rng))) for s in here]
-    return judged(found._replace(autos=autos), tools.eps, tools.constants)
+    found = found._replace(autos=autos)
+    return judged(found, tools.eps, tools.constants, units=tools.units)
 
 
 def _jittered(inputs: list[Any], rng: np.random.Generator) -> list[Any]:

@@ -30,14 +30,16 @@ def at_other_inputs(
     A backward pass that does not take inputs of other shapes is not wrong: that is only noted.
     """
     start = Given(tools, given[0])
+    notes: list[str] = []
     for point in (
         *points.same_shape(subject, rng),
         *other_branches(subject, tools.thresholds, rng),
         *_unseen(tools, given),
     ):
-        if found := _at(start, tools, point, rng):
-            return found, []
-    notes = []
+        found, said = _at(start, tools, point, rng)
+        notes += said
+        if found:
+            return found, notes
     for point in points.other_shapes(subject, rng):
         try:
             args = [
@@ -51,42 +53,48 @@ def at_other_inputs(
                 f"{first_line(error)}"
             )
             continue
-        if found := _at(start, there, point, rng):
+        found, said = _at(start, there, point, rng)
+        notes += said
+        if found:
             return found, notes
     return {}, notes
 
 
 def _at(
     given: Given, tools: Instruments, point: points.Point, rng: np.random.Generator
-) -> dict[int, Check]:
+) -> tuple[dict[int, Check], list[str]]:
+    """The leaves that are wrong there, and notes of what cannot be judged."""
     subject = tools.subject
     samples = [drawn_sample(tools, point.inputs, 1.0, rng) for _ in range(2)]
-    samples.append(
-        drawn_sample(tools, points.nearby(point.inputs, rng, subject.differentiable), 1.0, rng)
-    )
+    near = points.nearby(point.inputs, rng, subject.differentiable)
+    if all(map(np.array_equal, near, point.inputs)):  # zeros have nothing nearby
+        near = point.inputs
+    samples.append(drawn_sample(tools, near, 1.0, rng))
     try:
         if not all(np.isfinite(y).all() for s in samples for y in tools.output(s)):
-            return {}  # outside the domain of the forward pass
+            return {}, []  # outside the domain of the forward pass
         if not given.comparable(tools, *samples):
-            return {}
+            return {}, []
         truths, exact, *_ = judged(in_float64(tools, samples), tools.eps, tools.constants)
     except NotWideError:
-        return {}
-    found = {}
+        return {}, []
+    found, notes = {}, []
     for k, verdict in enumerate(exact or ()):
         verdict, _, known = from_values.settled(verdict, tools, samples, k, given=False)
         if not verdict.ok:  # inputs that nobody gave are full of ties, several at once
             verdict, _ = kinks.forgiven(verdict, tools, samples, k, beyond=0.5, known=known)
         if not verdict.ok:
+            verdict, note = from_values.stepless(verdict, tools, samples, k)
+            notes += [f"{subject.leaf(k)}, with {point.name}: {note}"] if note else []
             verdict = rounded(verdict, tools, samples, k)
         if not verdict.ok:
             if not given.as_near(tools, *samples):
-                return {}
+                return {}, []
             if not all(in_bounds.as_given(given, tools, sample) for sample in samples):
-                return {}
+                return {}, []
             told = stories.told(Case(tools, samples, k, verdict, truths))
             found[k] = wrong(subject, k, verdict, told, point.name)
-    return found
+    return found, notes
 
 
 def _unseen(tools: Instruments, given: list[Sample]) -> list[points.Point]:

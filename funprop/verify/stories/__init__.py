@@ -11,10 +11,24 @@ from collections.abc import Callable
 
 import numpy as np
 
-from funprop.verify.stories.axes import coupled, diagonal, halves, reduced, shifted, transposed
+from funprop.verify.stories.axes import (
+    cleared,
+    coupled,
+    diagonal,
+    halves,
+    reduced,
+    shifted,
+    transposed,
+)
 from funprop.verify.stories.case import KINDS, Case, Told
 from funprop.verify.stories.cotangents import on_its_way
 from funprop.verify.stories.inputs import moved, overwritten, partial_sum, replaced
+from funprop.verify.stories.jacobian import (
+    cotangent_by_place,
+    cotangent_elsewhere,
+    not_transposed,
+)
+from funprop.verify.stories.links import links
 from funprop.verify.stories.numbers import (
     factor,
     ignores_cotangent,
@@ -24,10 +38,17 @@ from funprop.verify.stories.numbers import (
     swapped,
     zero,
 )
-from funprop.verify.stories.paths import term
+from funprop.verify.stories.paths import term, whole_term
+from funprop.verify.stories.places import (
+    elsewhere,
+    factor_by_inputs,
+    factor_by_place,
+    zero_by_place,
+)
 from funprop.verify.stories.reductions import reduced_otherwise
-from funprop.verify.stories.regions import at_places, by_place, by_sign, complement
+from funprop.verify.stories.regions import at_places, by_index, by_place, by_sign, complement
 from funprop.verify.stories.steps import step
+from funprop.verify.stories.witnesses import with_witnesses
 from funprop.verify.truth.evaluate import NotWideError
 
 STORIES: tuple[Callable[[Case], Told | None], ...] = (
@@ -39,29 +60,41 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
     factor,
     swapped,
     transposed,
+    cleared,
     shifted,
     halves,
-    reduced,
     overwritten,
     complement,
     by_sign,
+    whole_term,
+    reduced,
     term,
     moved,
+    zero_by_place,
     at_places,
     partial_sum,
     step,
     reduced_otherwise,
     diagonal,
     on_its_way,
-    by_place,
     coupled,
+    not_transposed,
+    cotangent_by_place,
+    factor_by_place,
+    factor_by_inputs,
+    elsewhere,
+    cotangent_elsewhere,
+    links,
+    by_place,
     replaced,
+    by_index,
 )
 
-CHEAP = STORIES.index(overwritten)  # up to here nothing is computed anew: for many numbers
+# Nothing is computed anew for these: for many numbers.
+CHEAP = (*STORIES[: STORIES.index(overwritten)], reduced)
 
 # These look at every step of the forward pass, or at variants of it.
-STEP_BY_STEP = (term, step, reduced_otherwise, on_its_way)
+STEP_BY_STEP = (whole_term, term, step, reduced_otherwise, on_its_way)
 
 # Told of the given inputs alone they would say no more, and they take the longest.
 EVERYWHERE = (reduced_otherwise, on_its_way)
@@ -70,11 +103,13 @@ EVERYWHERE = (reduced_otherwise, on_its_way)
 def told(case: Case) -> Told | None:
     """The first story that fits; `None` where none does.
 
-    One that fits at the given inputs alone is told after all that fit at those nearby too.
+    Where other inputs can be made it must hold at them too. Where they cannot, one that fits at the
+    given inputs alone is told after all that fit at those nearby.
     """
-    given = case.where_given()
+    case = with_witnesses(case)
+    given = None if case.own else case.where_given()
     for at in (case, given) if given else (case,):
-        for story in STORIES[:CHEAP] if case.tools.many else STORIES:
+        for story in CHEAP if case.tools.many else STORIES:
             if (at is given and story in EVERYWHERE) or (case.long and story in STEP_BY_STEP):
                 continue
             try:

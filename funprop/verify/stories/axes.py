@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from funprop.verify.stories.case import Case, Told
 from funprop.verify.truth.evaluate import NotWideError
-from funprop.verify.truth.samples import Sample
 
 
 def transposed(case: Case) -> Told | None:
@@ -45,6 +45,18 @@ def shifted(case: Case) -> Told | None:
         for step in (1, -1):
             if any(case.close(moved) for moved in rolls(truth, step, axis)):
                 return Told("shifted", f"shifted by one along axis {axis - 1}")
+    return None
+
+
+def cleared(case: Case) -> Told | None:
+    """The right numbers, and zero at one end of an axis, or at both."""
+    truth = case.verdict.truth
+    for axis in range(1, truth.ndim):
+        for words, ends in (("last place", [-1]), ("first place", [0]), ("borders", [0, -1])):
+            kept = np.array(truth)
+            np.moveaxis(kept, axis, 0)[ends] = 0
+            if truth.shape[axis] > len(ends) and case.close(kept):
+                return Told("region", f"zero at the {words} along axis {axis - 1}")
     return None
 
 
@@ -102,69 +114,84 @@ def coupled(case: Case) -> Told | None:
     """Elements mixed along an axis along which the forward pass mixes none."""
     if not case.tools.subject.free_cotangent:
         return None
-    sample = case.samples[0]
-    for i, dy in enumerate(sample.dys):
+    for i, dy in enumerate(case.samples[0].dys):
         for axis in range(min(dy.ndim, 4)):
             n = dy.shape[axis]
-            if n < 2:
-                continue
-            only = [np.zeros_like(d) for d in sample.dys]
-            first = [slice(None)] * dy.ndim
-            first[axis] = slice(0, 1)
-            only[i][tuple(first)] = dy[tuple(first)]
-            try:
-                one = sample._replace(dys=only)
-                got, truth = case.tools.exact(one)[case.leaf], case.tools.truth(one)[case.leaf]
-            except NotWideError:
-                return None
-            axes = [a for a in range(truth.ndim) if truth.shape[a] == n]
-            for a in axes:
-                others = [slice(None)] * truth.ndim
-                others[a] = slice(1, None)
-                leaked = np.abs(got[tuple(others)])
-                if np.any(truth[tuple(others)]) or not np.any(leaked > 1e-6 * case.verdict.size):
-                    continue
-                if _mixes_at_the_other_end(case, i, axis, a):
-                    return Told(
-                        "reversed",
-                        f"along axis {a} it goes to places behind, and forward takes from those "
-                        "before",
-                    )
-                if _mixes_as_truth(case, one, a, got, truth):
-                    what = (
-                        "examples leak into each other"
-                        if a == 0
-                        else "elements leak into each other"
-                    )
-                    return Told("leak", f"{what} along axis {a}, along which forward mixes nothing")
-                return Told(
-                    "wrong axis", f"it sums along axis {a}, along which forward mixes nothing"
-                )
+            for a in [a for a, m in enumerate(case.verdict.truth.shape[1:]) if m == n > 1]:
+                try:
+                    found = _reach(case, i, axis, a)
+                except NotWideError:
+                    return None
+                if told := _told_of(case, found, a):
+                    return told
     return None
 
 
-def _mixes_at_the_other_end(case: Case, output: int, axis: int, of_leaf: int) -> bool:
-    """Whether the last place along an axis of an output takes from other places of the leaf."""
+END = 24  # places at each end of a long axis are looked at
+
+
+class _Reach(NamedTuple):
+    """Which places along an axis of the leaf each place along an axis of an output goes to.
+
+    Attributes:
+      got, truth: [place of the output, place of the leaf].
+      as_much: whether along the other axes it goes to all that it should.
+    """
+
+    got: np.ndarray
+    truth: np.ndarray
+    as_much: bool
+
+
+def _reach(case: Case, output: int, axis: int, of_leaf: int) -> _Reach:
     sample = case.samples[0]
-    only = [np.zeros_like(d) for d in sample.dys]
-    last = [slice(None)] * only[output].ndim
-    last[axis] = slice(-1, None)
-    only[output][tuple(last)] = sample.dys[output][tuple(last)]
-    truth = case.tools.truth(sample._replace(dys=only))[case.leaf]
-    others = [slice(None)] * truth.ndim
-    others[of_leaf] = slice(None, -1)
-    return bool(np.any(truth[tuple(others)]))
+    got, truth = [], []
+    places = _looked_at(sample.dys[output].shape[axis])
+    for place in places:
+        only = [np.zeros_like(d) for d in sample.dys]
+        at = (*(slice(None) for _ in range(axis)), place)
+        only[output][at] = sample.dys[output][at]
+        alone = sample._replace(dys=only)
+        others = tuple(b for b in range(case.verdict.truth.ndim - 1) if b != of_leaf)
+        for found, gradient in ((got, case.tools.exact(alone)), (truth, case.tools.truth(alone))):
+            reached = np.abs(gradient[case.leaf]).max(others)[places]
+            found.append(reached > 1e-6 * case.verdict.size)
+    first = [np.zeros_like(d) for d in sample.dys]
+    first[output].flat[0] = sample.dys[output].flat[0]
+    spot = sample._replace(dys=first)
+    reached, should = (f(spot)[case.leaf] != 0 for f in (case.tools.exact, case.tools.truth))
+    return _Reach(np.array(got), np.array(truth), bool(np.all(reached | ~should)))
 
 
-def _mixes_as_truth(case: Case, one: Sample, axis: int, got: np.ndarray, truth: np.ndarray) -> bool:
-    """Whether, along the other axes, it mixes what the forward pass mixes."""
-    spot = [np.zeros_like(d) for d in one.dys]
-    for d, s in zip(one.dys, spot, strict=True):
-        if d.size and np.any(d):
-            s.flat[0] = d.flat[0]
-    try:
-        alone = one._replace(dys=spot)
-        got, truth = case.tools.exact(alone)[case.leaf], case.tools.truth(alone)[case.leaf]
-    except NotWideError:
-        return True
-    return bool(np.all((got != 0) | (truth == 0)))
+def _looked_at(n: int) -> np.ndarray:
+    """The places along an axis; of a long one those at its ends."""
+    return np.arange(n) if n <= 2 * END else np.concatenate([np.arange(END), np.arange(n - END, n)])
+
+
+def _told_of(case: Case, reach: _Reach, axis: int) -> Told | None:
+    got, truth = reach.got, reach.truth
+    apart = ~np.eye(len(got), dtype=bool)
+    if not np.any(got & ~truth & apart) or not truth.any():
+        return None
+    if not np.any(truth & apart):
+        what = "examples leak" if axis == 0 else "elements leak"
+        if reach.as_much:
+            sentence = (
+                f"{what} into each other along axis {axis}, along which forward mixes nothing"
+            )
+            return Told("leak", sentence)
+        sentence = f"it sums along axis {axis}, along which forward mixes nothing"
+        return Told("wrong axis", sentence)
+    past, coming = np.tril(apart), np.triu(apart)  # of the leaf, seen from the output
+    for here, there, words in (
+        (past, coming, ("behind", "before")),
+        (coming, past, ("before", "behind")),
+    ):
+        if not np.any(truth & here) or np.any(truth & there):
+            continue
+        sentence = f"along axis {axis} it goes to places {words[0]}"
+        if np.array_equal(got, truth.T):
+            return Told("reversed", f"{sentence}, and forward takes from those {words[1]}")
+        if np.any(got & there):
+            return Told("leak", f"{sentence} too, and forward takes from those {words[1]} alone")
+    return None

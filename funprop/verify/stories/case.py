@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ KINDS = (
     "NaN", "zero", "ignores the cotangent", "not linear", "precision", "factor", "sign", "swapped",
     "transposed", "reversed", "shifted", "wrong axis", "leak", "overwritten", "region",
     "missing term", "counted twice", "sign of a term", "factor of a term", "stale",
-    "missing factor", "left out",
+    "missing factor", "left out", "permuted",
 )  # fmt: skip
 
 
@@ -42,6 +42,8 @@ class Case:
       verdict: on it.
       truths: of all leaves, as in the verdict.
       mathematics: whether the exact gradient was found to be right.
+      own: how many of the samples it was found wrong at; those behind are there to test what is
+        read off at these. All, if it is not said.
     """
 
     tools: Instruments
@@ -50,6 +52,7 @@ class Case:
     verdict: Verdict
     truths: list[np.ndarray]
     mathematics: bool = False
+    own: int | None = None
 
     @property
     def place(self) -> int:
@@ -69,6 +72,14 @@ class Case:
         name = self.tools.subject.paths[self.place].rpartition(": ")[2].rpartition("/")[2]
         return "x" if name == "dx" else name or "it"
 
+    def with_other_leaf(self) -> list[Any]:
+        """The first sample's inputs with another value of the leaf: what moves, depends on it."""
+        inputs = list(self.samples[0].inputs)
+        leaf = np.asarray(inputs[self.place])
+        wave = np.cos(np.arange(leaf.size)).reshape(leaf.shape)
+        inputs[self.place] = leaf * (1 + 1e-3 * wave) + 1e-4
+        return inputs
+
     def where_given(self) -> Case | None:
         """The case at the given inputs alone; `None` where that says no more or too little.
 
@@ -84,7 +95,9 @@ class Case:
         """The case at the first `n` samples."""
         cut = self.verdict.at_first(n)
         truths = [t[:n] for t in self.truths]
-        return dataclasses.replace(self, samples=self.samples[:n], verdict=cut, truths=truths)
+        return dataclasses.replace(
+            self, samples=self.samples[:n], verdict=cut, truths=truths, own=None
+        )
 
     def close(self, candidate: np.ndarray, to: np.ndarray | None = None) -> bool:
         """Whether the candidate is the gradient that was found, at every element that is known."""

@@ -49,6 +49,7 @@ class Step(NamedTuple):
       is_rule: whether it only calls a function that has a `custom_vjp`.
       linear: whether its derivative is the same at every operand.
       piecewise: whether its derivative is one or zero, as a maximum's is.
+      moves: whether any of its operands depends on the leaf.
       number: of the equation; `first`: of its first operand.
       places: of its operands among its inputs.
       operands, output: their values, one a turn; `output` is empty if it is not one float.
@@ -59,6 +60,7 @@ class Step(NamedTuple):
     is_rule: bool
     linear: bool
     piecewise: bool
+    moves: bool
     number: int
     first: int
     places: list[int]
@@ -95,7 +97,7 @@ def _is_piecewise(eqn: Any) -> bool:
 
 def steps(case: Case) -> list[Step]:
     """Every equation of the forward pass; none where it cannot be run in float64."""
-    return case.tools.kept("steps", case.samples[0], lambda: _steps(case))
+    return case.tools.kept(f"steps {case.leaf}", case.samples[0], lambda: _steps(case))
 
 
 def _steps(case: Case) -> list[Step]:
@@ -114,6 +116,7 @@ def _steps(case: Case) -> list[Step]:
                 name == "custom_vjp_call",
                 name in LINEAR or is_branching(eqn),
                 _is_piecewise(eqn),
+                False,
             )
             empty = [[] for _ in places]
             step = Step(where, name, *kinds, ran.equation, ran.first, places, empty, [])
@@ -126,10 +129,16 @@ def _steps(case: Case) -> list[Step]:
 
     try:
         with jax.enable_x64(True):
-            arrays = jax.tree.map(np.asarray, case.tools.jit(run)(case.samples[0].inputs))
+            every = case.tools.jit(run)
+            arrays, others = (
+                jax.tree.map(np.asarray, every(inputs))
+                for inputs in (case.samples[0].inputs, case.with_other_leaf())
+            )
     except Exception:  # a part of the forward pass that cannot be run so: no story of its steps
         return []
-    for number, operands, output in arrays:
+    for (number, operands, output), (_, moved, _) in zip(arrays, others, strict=True):
+        if not all(map(np.array_equal, operands, moved)):
+            found[int(number)] = found[int(number)]._replace(moves=True)
         for turns, value in zip(found[int(number)].operands, operands, strict=True):
             turns.append(value)
         found[int(number)].output.extend(output)
@@ -198,7 +207,7 @@ def _same(a: Turns, b: Turns) -> bool:
 def _without(step: Step) -> Told:
     """The gradient without a step."""
     where = step.where
-    if step.piecewise:
+    if step.piecewise and step.moves:
         return Told("region", f"the gradient is not stopped by {where}")
     if step.primitive in ("mul", "div"):
         return Told("factor", f"it is the gradient without the factor of {where}")
@@ -209,7 +218,7 @@ def _without(step: Step) -> Told:
 
 def _straight(step: Step) -> Told:
     """A step's derivative is one."""
-    if step.piecewise:
+    if step.piecewise and step.moves:
         return Told("region", f"the gradient passes {step.where} also where it should be stopped")
     return Told("missing factor", f"the derivative of {step.where} is missing, as if it were one")
 

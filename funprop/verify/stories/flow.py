@@ -177,7 +177,7 @@ def flow(case: Case) -> Flow | None:
             zeros = [np.zeros(spec.shape) for spec in specs]
             every = case.tools.jit(passing)
             found = [every(s.inputs, s.dys, zeros) for s in case.samples]
-            other = every(_with_other_leaf(case), case.samples[0].dys, zeros)[1]
+            other = every(case.with_other_leaf(), case.samples[0].dys, zeros)[1]
     except Exception:  # a part of the forward pass that cannot be run so: no story of its parts
         return None
     units = [s.unit for s in case.samples]
@@ -189,14 +189,6 @@ def flow(case: Case) -> Flow | None:
         alive = moved and bool(np.any(cotangents[0])) and bool(np.isfinite(cotangents[0]).all())
         places.append(Place(where, is_use, values, cotangents, alive))
     return Flow(case, places, list(steps), _puller(case, places, run))
-
-
-def _with_other_leaf(case: Case) -> list[Any]:
-    """The first sample's inputs with another value of the leaf: what moves, depends on it."""
-    inputs = list(case.samples[0].inputs)
-    leaf = np.asarray(inputs[case.place])
-    inputs[case.place] = leaf * (1 + 1e-3 * np.cos(np.arange(leaf.size)).reshape(leaf.shape)) + 1e-4
-    return inputs
 
 
 def _puller(case: Case, places: list[Place], run: Callable[..., Any]) -> Callable[..., np.ndarray]:

@@ -58,10 +58,10 @@ def replaced(case: Case) -> Told | None:
 
 def partial_sum(case: Case) -> Told | None:
     """The sum over an axis of the cotangent without one end of it, or of one end alone."""
-    return _first_that_fits(case, _cotangentsin_part(case))
+    return _first_that_fits(case, _cotangents_in_part(case))
 
 
-def _cotangentsin_part(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
+def _cotangents_in_part(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
     for i, spec in enumerate(case.tools.dys if case.tools.subject.free_cotangent else ()):
         for axis in (a for a, n in enumerate(spec.shape) if n > 1):
             for name, place in (("first", 0), ("last", -1)):
@@ -103,6 +103,16 @@ def _cotangents_moved(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
                 kind, words = "wrong axis", "transposed: it is summed over the wrong axis"
             told = Told(kind, f"the cotangent is used {words}")
             yield told, _with(case, "dys", i, lambda v, _, move=move: move(v))
+    for i, j in itertools.combinations(range(len(case.tools.dys)), 2):
+        if case.tools.dys[i].shape == case.tools.dys[j].shape:
+            told = Told("swapped", f"the cotangents of outputs {i} and {j} are swapped")
+            yield told, [s._replace(dys=_swapped(s.dys, i, j)) for s in case.samples]
+
+
+def _swapped(values: list[Any], i: int, j: int) -> list[Any]:
+    found = list(values)
+    found[i], found[j] = values[j], values[i]
+    return found
 
 
 def moves(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[Any], Any]]]:
@@ -128,15 +138,15 @@ def _inputs_replaced(case: Case) -> Iterator[tuple[Told, list[Sample]]]:
     outputs = case.tools.output(case.samples[0])
     rows = {y.shape[:1] for y in case.tools.outputs}
     for i, name, leaf in _float_inputs(case):
+        for words, make in (("set to zero", np.zeros_like), ("set to one", np.ones_like)):
+            told = Told("stale", f"it is the gradient with {name} {words}")
+            yield told, _with(case, "inputs", i, lambda v, _, make=make: make(v))
         for axis in (a for a, n in enumerate(leaf.shape) if n > 1):
             for words, reduce in (("summed", np.sum), ("averaged", np.mean)):
                 kind = "leak" if axis == 0 and leaf.shape[:1] in rows else "wrong axis"
                 told = Told(kind, f"it is the gradient with {name} {words} over axis {axis}")
                 mixed = functools.partial(along, reduce=reduce, axis=axis)
                 yield told, _with(case, "inputs", i, lambda v, _, mixed=mixed: mixed(v))
-        for words, make in (("set to zero", np.zeros_like), ("set to one", np.ones_like)):
-            told = Told("stale", f"it is the gradient with {name} {words}")
-            yield told, _with(case, "inputs", i, lambda v, _, make=make: make(v))
         for j, other, value in _float_inputs(case):
             if j != i and value.shape == leaf.shape:
                 told = Told("stale", f"it is the gradient with {name} replaced by {other}")

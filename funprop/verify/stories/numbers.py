@@ -13,7 +13,7 @@ from funprop.verify.truth.evaluate import NotWideError
 
 def not_finite(case: Case) -> Told | None:
     """NaN or infinity where the derivative is finite."""
-    v = case.verdict
+    v = case.verdict.at_first(case.own or len(case.samples))
     bad = ~np.isfinite(v.got) & v.wrong
     if not bad.any():
         return None

@@ -38,9 +38,25 @@ class Edge(NamedTuple):
     part: np.ndarray
 
 
+def whole_term(case: Case) -> Told | None:
+    """One term of the gradient missing, doubled or of the wrong sign: no number is fitted."""
+    found = _one_term(case, _edges(case))
+    return None if found is None or found.kind == _KINDS[-1] else found
+
+
 def term(case: Case) -> Told | None:
-    """One term, or two, of the gradient missing, doubled, of the wrong sign, or alone."""
+    """One term, or two, of the gradient with a factor, missing, or alone."""
     edges = _edges(case)
+    best = _one_term(case, edges)
+    if best and best.kind != _KINDS[-1]:
+        return best
+    for edge in edges:
+        if case.close(edge.part):
+            return _alone(case, edges, edge)
+    return best or _two_terms(case, edges)
+
+
+def _one_term(case: Case, edges: list[Edge]) -> Told | None:
     v = case.verdict
     off = v.got - v.truth
     best: Told | None = None
@@ -50,12 +66,7 @@ def term(case: Case) -> Told | None:
             told = _told_of(edge, k)
             if best is None or _KINDS.index(told.kind) < _KINDS.index(best.kind):
                 best = told
-    if best and best.kind != _KINDS[-1]:
-        return _as_overwritten(case, edges, best)
-    for edge in edges:
-        if case.close(edge.part):
-            return _alone(case, edges, edge)
-    return best or _two_terms(case, edges)
+    return _as_overwritten(case, edges, best) if best else None
 
 
 def _alone(case: Case, edges: list[Edge], edge: Edge) -> Told:
@@ -110,21 +121,46 @@ def _two_terms(case: Case, edges: list[Edge]) -> Told | None:
     for (here, *_, first), (there, *_, second) in pairs:
         if case.close(v.truth - first - second):
             return Told("missing term", f"what comes through {here} and {there} is missing")
-    if v.truth.size < 8:  # two free numbers fit too few by chance
+    if not pairs or v.truth.size < 8:  # two free numbers fit too few by chance
         return None
     off = (v.got - v.truth).ravel()
+    any_mistake = _in_every_term(edges)
     for (here, *_, first), (there, *_, second) in pairs:
         pair = np.stack([first.ravel(), second.ravel()])
         k, *_ = np.linalg.lstsq(pair.T, off, rcond=None)
         if case.close(v.truth + (k @ pair).reshape(v.truth.shape)):
+            if not _is_plain(1 + k) and _spans(pair, any_mistake):
+                continue
             kind = "missing term" if np.min(np.abs(k + 1)) < 1e-3 else "factor of a term"
-            one, two = (f"{1 + c:.4g} times" for c in k)
+            one, two = (f"{round(1 + c, 9):.4g} times" for c in k)
             sentence = f"what comes through {here} is {one}, and through {there} {two}"
             return Told(kind, f"{sentence} what it should be")
     return None
 
 
+def _in_every_term(edges: list[Edge]) -> np.ndarray:
+    """What a mistake adds that has another factor at each edge."""
+    factors = np.random.default_rng(0).standard_normal(len(edges))
+    return factors @ np.stack([edge.part.ravel() for edge in edges])
+
+
+def _spans(pair: np.ndarray, off: np.ndarray) -> bool:
+    """Whether two terms with odd factors give `off` too: then they give any mistake."""
+    k, *_ = np.linalg.lstsq(pair.T, off, rcond=None)
+    return float(np.max(np.abs(off - k @ pair))) < 1e-6 * float(np.max(np.abs(off)))
+
+
+def _is_plain(counts: np.ndarray) -> bool:
+    """Whether one number is fitted, or none: one factor for both, or one taken for the other."""
+    low, high = sorted(counts)
+    return abs(high - low) < 1e-3 or abs(low) + abs(high - 2) < 1e-3
+
+
 def _edges(case: Case) -> list[Edge]:
+    return case.tools.kept("edges", case, lambda: _found(case))
+
+
+def _found(case: Case) -> list[Edge]:
     """Every edge that the gradient comes through, those that others repeat left out.
 
     Of a scan, the edge in every turn at once comes before each on its own.
@@ -147,7 +183,10 @@ def _edges(case: Case) -> list[Edge]:
                     same.setdefault((ran.equation, i), []).append(n)
                 else:
                     kept = lax.stop_gradient(value)
-                    changed[i] = kept + scales[0][n] * (value - kept)
+                    if eqn.primitive.name in _EXTREMES:  # it may start from minus infinity
+                        value = jnp.where(jnp.isfinite(kept), value, 0)
+                    moving = value - lax.stop_gradient(value)
+                    changed[i] = kept + scales[0][n] * moving
             return run(changed)
 
         return graph.walked(case, inputs, visit)
@@ -163,11 +202,35 @@ def _edges(case: Case) -> list[Edge]:
         scales = np.ones((1 + len(groups), len(found)))
         for row, edges in zip(scales[1:], groups, strict=True):
             row[edges] = 0
-        whole, *without = graph.gradients(case, run, scales)
+        shifts = [i for i, (_, primitive, _) in enumerate(found) if primitive in _EXTREMES]
+        still = np.array(scales)
+        still[:, shifts] = 0
+        variants = np.concatenate([scales, still]) if shifts else scales
+        parts = _parts(case, graph.gradients(case, run, variants), len(scales))
     except Exception:  # a part of the forward pass that cannot be run so: no story of its parts
         return []
-    edges = [Edge(*found[edges[0]], whole - w) for edges, w in zip(groups, without, strict=True)]
+    several = zip(itertools.cycle(groups), parts, strict=False)
+    edges = [Edge(*found[edges[0]], part) for edges, part in several]
     return list(_distinct(edges, case.verdict.size))
+
+
+# A softmax takes its maximum off: what comes through it is nothing in all, so rules leave it out.
+_EXTREMES = ("reduce_max", "reduce_min", "scatter-max", "scatter-min")
+
+
+def _parts(case: Case, gradients: np.ndarray, n: int) -> list[np.ndarray]:
+    """What each edge adds; where extremes add nothing, also beside gradients that hold them still.
+
+    Args:
+      gradients: with all edges, and without each; then, if there are any, the same with the
+        extremes held still.
+      n: how many of the gradients are the first.
+    """
+    whole, *without = gradients[:n]
+    parts = [whole - w for w in without]
+    if len(gradients) > n and np.allclose(gradients[n], whole, atol=1e-9 * case.verdict.size):
+        parts += [whole - w for w in gradients[n + 1 :]]
+    return parts
 
 
 def _distinct(edges: Iterable[Edge], size: float) -> Iterator[Edge]:

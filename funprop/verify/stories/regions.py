@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from funprop.verify.stories import graph
 from funprop.verify.stories.case import Case, Told
 
 MANY = 100  # elements, of which one that is wrong may be the largest, but hardly by chance
+CHANCE = 1e-3  # a region that holds all that is wrong by no smaller one is not told
 
 
 def by_sign(case: Case) -> Told | None:
@@ -38,13 +38,22 @@ _REPEATED = " names more than once"
 
 def at_places(case: Case) -> Told | None:
     """Wrong at every element of certain places along an axis, and nowhere else."""
-    return _fitting(case, _of_places(case), 1.0, 8)
+    return _fitting(case, _of_named_places(case), 1.0, 8)
 
 
 def by_place(case: Case) -> Told | None:
     """Wrong at certain places, or where something that the forward pass computes is."""
-    regions = itertools.chain(_of_places(case), _of_values(case), _of_inner_values(case))
-    return _fitting(case, regions, 0.6, 1)
+    found = _fitting(case, _of_named_places(case), 0.6, 1)
+    if found is None:
+        values = [*_of_values(case), *_of_inner_values(case)]
+        signs = [region for region in values if region[0].endswith(_SIGNS)]
+        found = _fitting(case, iter(signs), 0.9, 1) or _fitting(case, iter(values), 1.0, 1)
+    return found
+
+
+def by_index(case: Case) -> Told | None:
+    """Wrong at most elements of certain places along an axis, whatever these are."""
+    return _fitting(case, _of_indices(case), 0.6, 1)
 
 
 def _fitting(
@@ -58,12 +67,13 @@ def _fitting(
     if not wrong.any() or (wrong == matters).all() or matters.any(0).sum() < elements:
         return None
     best: tuple[float, str] = (0.0, "")
+    once = _of_distinct_inputs(case)
     for name, where in regions:
         where = where & matters
         if not where.any() or (wrong & ~where).any() or (where == matters).all():
             continue
         share = float(wrong.sum() / where.sum())
-        if share > best[0] + 1e-9:
+        if share > best[0] + 1e-9 and by_chance(once(matters), once(wrong), once(where)) < CHANCE:
             best = (share, name)
     if best[0] < least:
         return None
@@ -71,7 +81,25 @@ def _fitting(
     return Told("overwritten" if repeats else "region", f"only {best[1]}")
 
 
-def _of_places(case: Case) -> Iterator[tuple[str, np.ndarray]]:
+def _of_distinct_inputs(case: Case) -> Callable[[np.ndarray], np.ndarray]:
+    """Of what is known of each sample, whether it is so at any of those with the same inputs."""
+    alike: dict[int, list[int]] = {}
+    for i, s in enumerate(case.samples):
+        alike.setdefault(id(s.inputs), []).append(i)
+    return lambda found: np.stack([found[i].any(0) for i in alike.values()])
+
+
+def by_chance(matters: np.ndarray, wrong: np.ndarray, where: np.ndarray) -> float:
+    """How likely so many elements, drawn from those that matter, are all in a region."""
+    n, inside, drawn = (int(m.sum()) for m in (matters, where, wrong))
+    if drawn > inside:
+        return 1.0
+    # inside! (n - drawn)! / (n! (inside - drawn)!)
+    terms = [(inside, 1), (n - drawn, 1), (n, -1), (inside - drawn, -1)]
+    return math.exp(sum(sign * math.lgamma(k + 1) for k, sign in terms))
+
+
+def _of_named_places(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     shape = case.verdict.truth.shape
     for axis in range(1, len(shape)):
         index = np.arange(shape[axis]).reshape(-1, *[1] * (len(shape) - axis - 1))
@@ -93,7 +121,6 @@ def _of_places(case: Case) -> Iterator[tuple[str, np.ndarray]]:
         if rows.shape[-1:] == shape[1:2]:
             where = np.broadcast_to(rows.reshape(*rows.shape, *[1] * (len(shape) - 2)), shape)
             yield f"at rows that {case.tools.subject.paths[i]}{_REPEATED}", where
-    yield from _of_indices(case)
 
 
 def _of_indices(case: Case) -> Iterator[tuple[str, np.ndarray]]:
@@ -101,14 +128,14 @@ def _of_indices(case: Case) -> Iterator[tuple[str, np.ndarray]]:
     wrong = case.verdict.wrong
     for axis in range(1, wrong.ndim):
         others = tuple(a for a in range(wrong.ndim) if a != axis)
-        found = np.flatnonzero(wrong.any(others))
-        if 0 < len(found) < wrong.shape[axis]:
+        found = np.flatnonzero(wrong[: case.own].any(others))
+        if 0 < len(found) <= wrong.shape[axis] / 2:  # else it says less than where it is right
             index = np.arange(wrong.shape[axis]).reshape(-1, *[1] * (wrong.ndim - axis - 1))
             where = np.broadcast_to(np.isin(index, found), wrong.shape)
-            yield f"at {_listed(found)} along axis {axis - 1}", where
+            yield f"at {listed(found)} along axis {axis - 1}", where
 
 
-def _listed(places: np.ndarray) -> str:
+def listed(places: np.ndarray) -> str:
     """`place 3`, `places 3 to 7`, `places 1, 4, 5`."""
     if len(places) == 1:
         return f"place {places[0]}"
@@ -167,11 +194,12 @@ def _by_value(
 
 def _bounds(case: Case, values: np.ndarray, own: bool) -> Iterator[float]:
     """Round numbers between the values at wrong elements and those at the others."""
-    wrong = case.verdict.wrong
+    wrong, known = case.verdict.wrong[: case.own], np.isfinite(case.verdict.truth[: case.own])
+    values = values[: case.own]
     few = wrong.any(0).sum() < 2  # by chance it is the largest of some values, but hardly of many
     if few and not (own and wrong.size >= MANY):
         return
-    inside, outside = values[wrong], values[~wrong & np.isfinite(case.verdict.truth)]
+    inside, outside = values[wrong], values[~wrong & known]
     for low, high in (
         (np.max(outside, initial=-np.inf), np.min(inside)),
         (np.max(inside), np.min(outside, initial=np.inf)),

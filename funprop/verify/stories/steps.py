@@ -96,11 +96,11 @@ class _Taken:
         return stack[jnp.minimum(which, len(stack) - 1)]
 
 
-def _moving(value: Any) -> Any:
-    """Zero, with the derivative of `value`."""
-    return value - lax.stop_gradient(value)
-
-
 def _valued(value: Any, moving: Any) -> Any:
     """The value of `value` with the derivative of `moving`, which is zero."""
     return lax.stop_gradient(value) + moving
+
+
+def _moving(value: Any) -> Any:
+    """Zero, with the derivative of `value`."""
+    return value - lax.stop_gradient(value)

@@ -41,6 +41,20 @@ class Traces:
         self.outputs = self._traced_plain[1] if like is None else self._outputs_like(like)
         self.dys = [jax.ShapeDtypeStruct(y.shape, y.dtype) for y in floats(self.outputs)]
 
+    @functools.cached_property
+    def units(self) -> list[float]:
+        """Of each leaf's gradient the rounding unit that may be asked of it.
+
+        Where a narrow input is widened at once and all is computed in float32, a leaf in float32
+        has no reason to lose digits; else all have the unit of the narrowest.
+        """
+        own = [float(jnp.finfo(self.dtypes[i]).eps) for i in self.subject.differentiable]
+        if min(own) == self.eps:
+            return own
+        made = [v.aval for eqn in equations(self.plain_jaxpr) for v in eqn.outvars]
+        narrow = any(is_floating(v) and jnp.finfo(v.dtype).eps > EPS32 for v in made)
+        return [self.eps] * len(own) if narrow else own
+
     def _outputs_like(self, like: Traces) -> list[Any]:
         """The specs of the outputs, of the trace for float64: there may be no need of another."""
         if self.subject.source:

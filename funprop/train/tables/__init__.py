@@ -1,0 +1,1 @@
+"""Tables: read, their columns and targets found, divided, and made into numbers."""
