@@ -53,8 +53,6 @@ def ran(case, dtype):
     ids=lambda case: case.id,
 )
 def test_both_halves_are_the_whole(case, x64):
-    if case.id == "tap":
-        pytest.skip("what tap sees stands in the place of dparams; the halves have theirs there")
     point = ran(case, jnp.float64)
     got = quickly(functools.partial(in_halves, case.layer))(*point)
     want = quickly(case.layer.backward)(*point)
