@@ -2,11 +2,12 @@
 
 # First of all: Ctrl-C during what follows.
 from funprop import starting  # noqa: F401  # isort: split
+from funprop.as_function import as_function
 from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.decoding import Decoding
 from funprop.explaining.explain import Explanation, explain
 from funprop.formula import Formula
-from funprop.functions import as_function, from_function
+from funprop.functions import from_function
 from funprop.gradients import Gradient, backprop, from_loss, measure
 from funprop.inspect.param_table import ParamTable, param_table
 from funprop.inspect.summary import summary
@@ -94,6 +95,8 @@ from funprop.rewrites import (
     LowRank,
     adapted,
     autodiff,
+    backward_inputs,
+    backward_params,
     cast,
     freeze,
     frozen,
@@ -225,6 +228,8 @@ __all__ = [
     "autoencoder",
     "average_pool",
     "backprop",
+    "backward_inputs",
+    "backward_params",
     "batch_norm",
     "binary_accuracy",
     "binary_cross_entropy",

@@ -1,9 +1,8 @@
-"""Anybody's function as a layer, and any layer as a function: by `jax.vjp`, by `jax.custom_vjp`."""
+"""Anybody's function as a layer, by `jax.vjp`."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from funprop import trees
 from funprop.checks import check_function, check_string
 from funprop.decoding import Decoding, one_decoding
 from funprop.keys import takes_key, with_key
-from funprop.layer import Layer, check_layer, recorded
+from funprop.layer import Layer, recorded
 from funprop.params.frozen import trained, with_trained
 
 if TYPE_CHECKING:
@@ -115,38 +114,6 @@ class _Pullback:
 
     def __hash__(self) -> int:
         return hash((self.origin, self.integers))
-
-
-def as_function(layer: Layer) -> Callable[..., PyTree]:
-    """A layer as an ordinary JAX function whose derivative is the hand-written backward.
-
-    Returns:
-      `(params, x, key=None) -> y`, a `jax.custom_vjp`: `jax.grad` of any function around it runs
-      `layer.backward`, where `jax.grad` over a bare `layer.forward` would bypass it.
-
-    Example:
-      >>> import jax.numpy as jnp, funprop as fp
-      >>> relu = as_function(fp.relu())
-      >>> jax.grad(lambda x: relu((), x).sum())(jnp.array([-1.0, 2.0])).tolist()
-      [0.0, 1.0]
-    """
-    check_layer("layer", layer)
-
-    @jax.custom_vjp
-    def function(params: PyTree, x: PyTree, key: Any) -> PyTree:
-        return layer.forward(params, x, key)[0]
-
-    def forward(params: PyTree, x: PyTree, key: Any) -> tuple[PyTree, PyTree]:
-        y, residuals = layer.forward(params, x, key)
-        return y, (params, residuals)
-
-    def backward(kept: PyTree, dy: PyTree) -> tuple[PyTree, PyTree, None]:
-        params, residuals = kept
-        dparams, dx = layer.backward(params, residuals, jax.tree.map(_none_for_float0, dy))
-        return dparams, dx, None  # a key has no cotangent
-
-    function.defvjp(forward, backward)
-    return functools.wraps(layer.forward)(lambda params, x, key=None: function(params, x, key))
 
 
 def _none_for_float0(leaf: Any) -> Any:

@@ -135,6 +135,8 @@ ROWS = {
         "name": lambda o: fp.from_function(lambda key, x: (), lambda p, x: x, o),
     },
     "as_function": {"layer": fp.as_function},
+    "backward_inputs": {"layer": fp.backward_inputs},
+    "backward_params": {"layer": fp.backward_params},
     # ------------------------------------------------------------------------------------- models
     "gpt": {"vocabulary|rows": fp.gpt, "depth|n": lambda o: fp.gpt(5, depth=o)},
     "llama": {"vocabulary|rows": fp.llama},

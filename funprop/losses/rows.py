@@ -45,7 +45,6 @@ def forward(
     comes too late for what underflows here, so are the products.
     """
     whole = Chunk(0, *params)
-    fixed = jax.lax.stop_gradient(params)
     narrow = rows.dtype if rows.dtype != jnp.float16 else jnp.float32
 
     count = _count(len(rows), size)
@@ -56,7 +55,7 @@ def forward(
         dw, db = carry
         x, labels, d, hidden = part
         terms, norms, e, total = softmax_of(smoothed, whole, x, labels, hidden)
-        x = jax.lax.stop_gradient(x.astype(narrow))
+        x = x.astype(narrow)
 
         def some(carry: Any, part: Chunk) -> Any:
             dx, dw, db = carry
@@ -67,7 +66,7 @@ def forward(
             dw = part.add(dw, product(dz.T, x))  # dw[c,i] = sum_n dz[n,c] x[n,i]
             return dx, dw, db
 
-        dx, dw, db = over_chunks(some, (jnp.zeros_like(widen(x)), dw, db), fixed, tile)
+        dx, dw, db = over_chunks(some, (jnp.zeros_like(widen(x)), dw, db), params, tile)
         return (dw, db), (terms, norms, dx.astype(narrow))
 
     carry = jax.tree.map(lambda p: jnp.zeros_like(widen(p)), (params.w, params.b))
@@ -92,8 +91,8 @@ def sized(take: Callable[..., Any], sizes: tuple[int, int], *given: Any) -> Any:
 def softmax_of(
     smoothed: Smoothed, whole: Chunk, x: Float[Array, "n i"], labels: Int[Array, " n"], hidden: Any
 ) -> tuple[Any, Any, Any, Any]:
-    """The terms of some rows, each one's shift and norm, and what their softmax is `e / total` of.
-    All but the terms has no derivative: what is made of it is one."""
+    """The terms of some rows, each one's shift and norm, and what their softmax is `e / total` of:
+    all with their derivatives, by which a gradient made of it can be differentiated again."""
     z = apart(whole.logits(x), hidden)
     shift = finite_below(jax.lax.stop_gradient(z.max(-1)))
     e = jnp.exp(each(z, shift))
@@ -103,7 +102,7 @@ def softmax_of(
     target = whole.at_target(z, labels, jnp.zeros_like(shift))
     over = each(z, shift).sum(-1) if smoothed.share else None
     terms = smoothed.terms(norms, target, over)
-    return terms, *jax.lax.stop_gradient((norms, e, total))
+    return terms, norms, e, total
 
 
 def tile_of(rows: int, classes: int, inputs: int) -> int:

@@ -57,6 +57,8 @@ def verify_second_order(
         first = of_layer(whole, params, x, key)
     else:
         first = of_function(target, args)
+    if not first.differentiable:
+        return Report((), (f"{first.name} has no input that is differentiated",))
     subject = _of_gradient_of(first, seed)
     try:
         specs = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in subject.args]

@@ -1,0 +1,75 @@
+"""The two halves of a backward pass: together the whole, and no product made twice."""
+
+import functools
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+import funprop as fp
+from tests.cases import ALL, OPTIMISED, Case, both, build, labels, normal, quickly
+
+SPREAD = ("serial", "residual", "parallel-sum", "repeat-nested", "reparam", "reparam-repeat", "gpt")
+LARGE = [
+    Case("mlp", fp.mlp(16, 8), normal(6, 12)),
+    Case("cnn", fp.cnn(4, widths=(8, 8), norm=lambda: fp.group_norm(2)), normal(3, 8, 8, 4)),
+    Case("wide", fp.serial(fp.parallel(fp.dense(8), fp.dense(8)), fp.add()), normal(6, 12)),
+    Case(
+        "tied",
+        fp.reparam(
+            fp.serial(fp.dense(16, bias=False), fp.tanh(), fp.dense(12, bias=False)),
+            expand=lambda w: (fp.DenseParams(w, None), (), fp.DenseParams(w.T, None)),
+            initial=lambda params: params.dense_0.w,
+        ),
+        normal(6, 12),
+    ),
+    Case(
+        "gpt",
+        fp.language_model(fp.gpt(16, features=16, depth=3, heads=2, longest=8), 16),
+        both(labels(2, 8, classes=16), labels(2, 8, classes=16)),
+    ),
+]
+
+
+def in_halves(layer, params, residuals, dy):
+    dx, kept = fp.backward_inputs(layer)(params, residuals, dy)
+    return fp.backward_params(layer)(params, residuals, kept), dx
+
+
+def ran(case, dtype):
+    params, x, key = build(case, dtype)
+    y, residuals = quickly(case.layer.forward)(params, x, key)
+    dy = jax.tree.map(
+        lambda leaf: jnp.cos(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else None, y
+    )
+    return params, residuals, dy
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case if case.id in SPREAD else pytest.param(case, marks=pytest.mark.slow) for case in ALL],
+    ids=lambda case: case.id,
+)
+def test_both_halves_are_the_whole(case, x64):
+    point = ran(case, jnp.float64)
+    got = quickly(functools.partial(in_halves, case.layer))(*point)
+    want = quickly(case.layer.backward)(*point)
+    chex.assert_trees_all_close(got, want, rtol=1e-12, atol=1e-14)
+
+
+def products(function, *args):
+    compiled = jax.jit(function).lower(*args).compile(OPTIMISED)
+    return len(re.findall(r" (?:dot|convolution|custom-call)\(", compiled.as_text()))
+
+
+@pytest.mark.parametrize("case", LARGE, ids=lambda case: case.id)
+def test_no_product_is_made_in_both_halves(case):
+    params, residuals, dy = ran(case, jnp.float32)
+    inputs, of_params = fp.backward_inputs(case.layer), fp.backward_params(case.layer)
+    _, kept = jax.jit(inputs)(params, residuals, dy)
+    first = products(inputs, params, residuals, dy)
+    second = products(of_params, params, residuals, kept)
+    assert first and second
+    assert first + second == products(case.layer.backward, params, residuals, dy)
