@@ -181,6 +181,23 @@ def path_string(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(named, simple=True, separator="/")
 
 
+def copied(tree: PyTree) -> PyTree:
+    """A copy of every array, in memory of its own; without a program to be compiled.
+
+    Example:
+      >>> one = jnp.ones(3)
+      >>> copied(one) is one
+      False
+    """
+
+    def one(leaf: Any) -> Any:
+        if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, jax.Array):
+            return jnp.copy(leaf)
+        return jax.device_put(leaf, may_alias=False)
+
+    return jax.tree.map(one, tree)
+
+
 def spec_string(leaf: Any) -> str:
     """Dtype and shape of a leaf, as `float32[64,10]`.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
 from funprop.decoding import Decoding, refused
+from funprop.drawing import he_normal, split
 from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.layers.convolve import convolve, pull_w, pull_x
@@ -58,7 +58,7 @@ def conv(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     bias: bool = True,
-    w_init: Callable[..., Array] = initializers.he_normal(),  # noqa: B008  # a pure function
+    w_init: Callable[..., Array] = he_normal,
     b_init: Callable[..., Array] = initializers.zeros,
 ) -> Layer:
     """`y = x * w + b`: at every place of the window, the dense layer of what is under it.
@@ -174,7 +174,7 @@ def conv_transpose(
     padding: str | int | Sequence[tuple[int, int]] = "same",
     dilation: int | Sequence[int] = 1,
     bias: bool = True,
-    w_init: Callable[..., Array] = initializers.he_normal(),  # noqa: B008  # a pure function
+    w_init: Callable[..., Array] = he_normal,
     b_init: Callable[..., Array] = initializers.zeros,
 ) -> Layer:
     """A convolution of `x` with `stride - 1` zeros between its elements: space grows by `stride`.
@@ -275,7 +275,7 @@ def _init(
     w_init: Callable[..., Array],
     b_init: Callable[..., Array],
 ) -> ConvParams:
-    w_key, b_key = jax.random.split(key)
+    w_key, b_key = split(key)
     b = b_init(b_key, w_shape[-1:], dtype) if bias else None
     return ConvParams(w_init(w_key, w_shape, dtype), b)
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+SEEDS = 3
+
 
 class Work(NamedTuple):
     """One thing to train.
@@ -26,7 +28,9 @@ WORKS = {
         "digits, MLP 64-128-64-10, batch 64, Adam, 30 epochs", ("examples", 1), ("accuracy", 0.97)
     ),
     "cnn": Work(
-        "digits at 24 x 24, CNN 32-64, batch 64, Adam, 5 epochs", ("examples", 1), ("accuracy", 0.97)
+        "digits at 24 x 24, CNN 32-64, batch 64, Adam, 5 epochs",
+        ("examples", 1),
+        ("accuracy", 0.97),
     ),
     "gpt": Work(
         "GPT over bytes, 4 blocks, 128 features, 16 x 128 tokens, AdamW, 6 epochs of 20 updates",
@@ -34,7 +38,9 @@ WORKS = {
         ("loss", 3.0),
     ),
     "large": Work(
-        "MLP 784-2048-2048-10, batch 1,024, Adam, 3 epochs of 16,384", ("examples", 1), ("accuracy", 0.7)
+        "MLP 784-2048-2048-10, batch 1,024, Adam, 3 epochs of 16,384",
+        ("examples", 1),
+        ("accuracy", 0.7),
     ),
 }
 
@@ -49,9 +55,10 @@ def written(work: str, folder: Path, *, tiny: bool = False) -> Path:
 
 
 def _orders(examples, batch, epochs):
-    """Rows of every batch, `[epochs, updates, batch]`."""
+    """Rows of every batch, `[seeds, epochs, updates, batch]`."""
     rng = np.random.default_rng(1)
-    return np.stack([rng.permutation(examples).reshape(-1, batch) for _ in range(epochs)])
+    rows = [rng.permutation(examples) for _ in range(SEEDS * epochs)]
+    return np.stack(rows).reshape(SEEDS, epochs, -1, batch)
 
 
 def _digits(tiny):

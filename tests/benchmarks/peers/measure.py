@@ -29,21 +29,23 @@ def main(asked):
     spec = importlib.util.spec_from_file_location("peer", asked["file"])
     peer = importlib.util.module_from_spec(spec)
     data = SimpleNamespace(**np.load(asked["data"]))
+    data.order = data.order[asked["seed"]]  # of batches; of those whose own loop makes one, ignored
     spec.loader.exec_module(peer)
     if asked["switch"]:
         setattr(peer, asked["switch"], True)
-    losses, seconds, held_out = [], [], []
+    losses, seconds, cpu, held_out = [], [], [], []
 
     def report(loss, predict):
         losses.append(float(loss))
         seconds.append(time.time() - asked["started"])
+        cpu.append(time.process_time())  # of all threads; what a busy machine disturbs less
         if asked["quality"]:  # such a run is not timed
             held_out.append(judged(predict(data.test_x), data.test_y))
 
     params = getattr(peer, asked["work"])(data, asked["seed"], report)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     told = {"params": int(params), "losses": losses, "seconds": seconds, "held_out": held_out}
-    print(json.dumps({**told, "peak_bytes": peak}))
+    print(json.dumps({**told, "cpu": cpu, "peak_bytes": peak}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Keras 3 on JAX: compile and fit."""
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 
 def train(model, optimizer, data, report):
@@ -10,9 +10,7 @@ def train(model, optimizer, data, report):
         on_epoch_end=lambda _, logs: report(logs["loss"], model.predict_on_batch)
     )
     epochs, _, batch_size = data.order.shape
-    model.fit(
-        data.x, data.y, batch_size=batch_size, epochs=epochs, callbacks=[done], verbose=0
-    )
+    model.fit(data.x, data.y, batch_size=batch_size, epochs=epochs, callbacks=[done], verbose=0)
     return model.count_params()
 
 

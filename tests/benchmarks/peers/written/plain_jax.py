@@ -1,6 +1,7 @@
 """JAX and Optax by an expert: one jitted, donated update a batch, or an epoch as one scan."""
 
 from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +67,7 @@ def mlp(data, seed, report):
     @jax.jit
     def init(key):
         keys = jax.random.split(key, len(widths) - 1)
-        shapes = zip(widths[:-1], widths[1:], strict=True)
+        shapes = pairwise(widths)
         return [(he_normal(k, s), jnp.zeros(s[1])) for k, s in zip(keys, shapes, strict=True)]
 
     def apply(params, x):

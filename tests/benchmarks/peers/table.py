@@ -1,0 +1,90 @@
+"""What the runs say: one row a peer and work, as dictionaries, and as text."""
+
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.peers.data import WORKS
+from tests.benchmarks.peers.listed import PEERS
+
+MIB = 2**20
+
+
+def rows(work: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of every peer that was run: medians over rounds, means over seeds."""
+    timed = [run for run in runs if not run["quality"]]
+    base = {run["round"]: rate(work, run) for run in timed if run["peer"] == "plain_jax"}
+    found = []
+    for peer in PEERS:
+        own = [run for run in timed if run["peer"] == peer]
+        judged = [run for run in runs if run["quality"] and run["peer"] == peer]
+        if not own and not judged:
+            continue
+        row: dict[str, Any] = {"peer": peer, "lines": PEERS[peer].lines(work)}
+        if judged:
+            losses = [run["losses"][-1] for run in judged]
+            row |= {"loss": np.mean(losses), "loss_deviation": np.std(losses)}
+            row["held_out"] = np.mean(
+                [run["held_out"][-1][WORKS[work].target[0]] for run in judged]
+            )
+            row["epochs"] = needed(work, judged)
+        if own:
+            row["rate"] = np.median([rate(work, run) for run in own])
+            row["ratios"] = [rate(work, r) / base[r["round"]] for r in own if r["round"] in base]
+            row["ratio"] = np.median(row["ratios"]) if row["ratios"] else None
+            row["peak"] = np.median([run["peak_bytes"] for run in own]) / MIB
+            row["first"] = np.median([run["seconds"][0] for run in own])
+            if judged and row["epochs"] is not None:
+                row["target"] = np.median([run["seconds"][row["epochs"] - 1] for run in own])
+        found.append(row)
+    return found
+
+
+def rate(work: str, run: dict[str, Any]) -> float:
+    """Examples or tokens a second, in the median epoch after the first."""
+    return run["examples"] * WORKS[work].unit[1] / float(np.median(np.diff(run["seconds"])))
+
+
+def needed(work: str, judged: list[dict[str, Any]]) -> int | None:
+    """Epochs to the target, the median over seeds; `None` where not all reach it."""
+    name, wanted = WORKS[work].target
+    enough = (lambda v: v >= wanted) if name == "accuracy" else (lambda v: v <= wanted)
+    epochs = []
+    for run in judged:
+        reached = [i + 1 for i, told in enumerate(run["held_out"]) if enough(told[name])]
+        if not reached:
+            return None
+        epochs.append(reached[0])
+    return int(np.median(epochs))
+
+
+def text(work: str, found: list[dict[str, Any]]) -> str:
+    """As a table of Markdown."""
+    told = WORKS[work]
+    name, wanted = told.target
+    target = f"{wanted:.0%}" if name == "accuracy" else f"a loss of {wanted}"
+    head = (
+        f"| {told.says} | {told.unit[0]}/s | to plain JAX's | s to {target} | "
+        f"s to the end of epoch 1 | peak MiB | lines | final loss | held-out {name} |"
+    )
+    lines = [head, "|---|" + "---:|" * 8]
+    for row in found:
+
+        def cell(key: str, form: str, row: dict[str, Any] = row) -> str:
+            return "" if row.get(key) is None else format(row[key], form)
+
+        loss = f"{row['loss']:.4f} ± {row['loss_deviation']:.4f}" if "loss" in row else ""
+        target = cell("target", ".2f") and f"{row['target']:.2f} ({row['epochs']} epochs)"
+        cells = [
+            PEERS[row["peer"]].says,
+            cell("rate", ",.0f"),
+            cell("ratio", ".2f"),
+            target,
+            cell("first", ".2f"),
+            cell("peak", ",.0f"),
+            cell("lines", "d"),
+            loss,
+            cell("held_out", ".2%" if name == "accuracy" else ".3f"),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
