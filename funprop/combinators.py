@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from funprop import trees
 from funprop.checks import check_function
 from funprop.decoding import of_parallel, of_repeat, of_residual, of_serial, through
-from funprop.drawing import in_haste
+from funprop.drawing import copies
 from funprop.keys import split_key
 from funprop.layer import Layer, output_spec
 from funprop.located import located
@@ -177,19 +177,10 @@ def repeat(layer: Layer, n: int) -> Layer:
     n = whole_number(n, "n", 1)
     (part,) = located((layer,))
 
-    def copies(key: Any, tree: Any, specs: tuple[Any, ...]) -> PyTree:
-        x = tree.unflatten(specs)
-        return jax.vmap(lambda key: part.init(key, x))(jax.random.split(key, n))
-
-    def size(key: Any, *static: Any) -> int:
-        made = jax.eval_shape(lambda key: copies(key, *static), key)
-        return sum(leaf.size for leaf in jax.tree.leaves(made))
-
-    draw = in_haste(copies, size)
+    draw = copies(part.init, n)
 
     def init(key: Any, x: PyTree) -> PyTree:
-        specs, tree = jax.tree.flatten(trees.spec(x))
-        params = draw(key, tree, tuple(specs))
+        params = draw(key, x)
         one = jax.eval_shape(part.init, key, x)
         _check_same(layer, x, output_spec(part, one, x))
         return params

@@ -245,6 +245,7 @@ GROUND = {
     "jitted",
     "checks",
     "mesh",
+    "drawing",
 }
 IMPORTS = {
     "values": set(),
@@ -254,7 +255,8 @@ IMPORTS = {
     "trees": {"values", "reprs"},
     "names": {"layer"},  # for the type alone
     "checks": {"trees", "values"},
-    "keys": {"checks"},
+    "drawing": {"trees"},
+    "keys": {"checks", "drawing"},
     "jitted": {"values", "trees", "checks"},
     "decoding": {"trees"},
     "formula": {"checks"},

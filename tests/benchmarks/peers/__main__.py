@@ -5,7 +5,7 @@ process and an environment of its own.
 
 Quality first: three seeds of every peer, not timed, by which all must have done the same work.
 Then rounds, each peer in turn, timed. Runs are added to OUT/runs.jsonl, so a measurement can be
-made in parts; the tables, OUT/peers.json and OUT/peers.png are of all that is there. Environments
+made in parts, and no quality run is made twice; the tables, OUT/peers.json and OUT/peers.png are of all that is there. Environments
 are made at pinned versions under build/peers; `--python` gives one that is there.
 """
 
@@ -14,6 +14,9 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from tests.benchmarks.peers import judge, table
 from tests.benchmarks.peers.data import SEEDS, WORKS, written
@@ -22,10 +25,15 @@ from tests.benchmarks.peers.listed import PEERS
 from tests.benchmarks.peers.process import run
 
 
+def read(out: Path) -> list[dict[str, Any]]:
+    """The runs that are there."""
+    file = out / "runs.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
 def measured(given: argparse.Namespace) -> None:
     """The runs asked for, each added to the file as it ends."""
-    import numpy as np
-
+    there = {(run["peer"], run["work"], run["seed"]) for run in read(given.out) if run["quality"]}
     for work in given.work:
         peers = [peer for peer in given.only if work in PEERS[peer].works]
         data = written(work, given.out / "data", tiny=given.tiny)
@@ -34,6 +42,8 @@ def measured(given: argparse.Namespace) -> None:
         plan += [(0, False, time.time() + i) for i in range(given.rounds)]
         for seed, quality, number in plan:
             for peer in peers:
+                if quality and (peer, work, seed) in there:
+                    continue
                 python = given.python or python_of(PEERS[peer].environment)
                 told = run(peer, work, data, python, seed=seed, quality=quality)
                 about = {"peer": peer, "work": work, "seed": seed, "round": number}
@@ -58,8 +68,7 @@ def main() -> None:
     given = parser.parse_args()
     given.out = given.out.resolve()
     measured(given)
-    lines = (given.out / "runs.jsonl").read_text().splitlines()
-    runs = [json.loads(line) for line in lines]
+    runs = read(given.out)
     found, wrong = {}, []
     for work in WORKS:
         some = [run for run in runs if run["work"] == work]

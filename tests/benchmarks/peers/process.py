@@ -23,6 +23,8 @@ def run(peer: str, work: str, data: Path, python: Path, *, seed: int, quality: b
     told = PEERS[peer]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(UNSET)}
     env = {**kept, "JAX_PLATFORMS": "cpu", "KERAS_BACKEND": "jax", FRESH: "1"}
+    if quality:  # not timed: threads that wait for each other are slow beside other work
+        env["OMP_NUM_THREADS"] = "1"
     if peer == "funprop":
         env["PYTHONPATH"] = str(ROOT)
     asked = {"file": str(told.path), "switch": told.switch, "work": work, "data": str(data)}
