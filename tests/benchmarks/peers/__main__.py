@@ -4,9 +4,10 @@ process and an environment of its own.
     python -m tests.benchmarks.peers [--only PEER ...] [--work WORK ...] [--rounds 3] [--seeds 3]
 
 Quality first: three seeds of every peer, not timed, by which all must have done the same work.
-Then rounds, each peer in turn, timed. Runs are added to OUT/runs.jsonl, so a measurement can be
-made in parts, and no quality run is made twice; the tables, OUT/peers.json and OUT/peers.png are of all that is there. Environments
-are made at pinned versions under build/peers; `--python` gives one that is there.
+Then rounds, each peer in turn, timed, over as many epochs as a stable rate takes. Runs are added to
+OUT/runs.jsonl, so a measurement can be made in parts, and no quality run is made twice; the tables,
+OUT/peers.json and OUT/peers.png are of all that is there. Environments are made at pinned versions
+under build/peers; `--python` gives one that is there.
 """
 
 import argparse

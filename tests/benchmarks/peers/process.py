@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.peers.data import WORKS
 from tests.benchmarks.peers.environments import ROOT
 from tests.benchmarks.peers.listed import PEERS
 
@@ -28,7 +29,8 @@ def run(peer: str, work: str, data: Path, python: Path, *, seed: int, quality: b
     if peer == "funprop":
         env["PYTHONPATH"] = str(ROOT)
     asked = {"file": str(told.path), "switch": told.switch, "work": work, "data": str(data)}
-    asked |= {"seed": seed, "quality": quality, "started": time.time()}
+    epochs = None if quality else WORKS[work].timed
+    asked |= {"seed": seed, "epochs": epochs, "quality": quality, "started": time.time()}
     command = [str(python), str(MEASURE), json.dumps(asked)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=MEASURE.parent)
     if done.returncode:

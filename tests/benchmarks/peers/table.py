@@ -34,8 +34,10 @@ def rows(work: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             row["ratio"] = np.median(row["ratios"]) if row["ratios"] else None
             row["peak"] = np.median([run["peak_bytes"] for run in own]) / MIB
             row["first"] = np.median([run["seconds"][0] for run in own])
-            if judged and row["epochs"] is not None:
-                row["target"] = np.median([run["seconds"][row["epochs"] - 1] for run in own])
+            # The same file is the same numbers, compiled or not.
+            epochs = row.get("epochs") or needed(work, of_file(runs, peer))
+            if epochs is not None:
+                row |= {"epochs": epochs, "target": np.median([reached(r, epochs) for r in own])}
         found.append(row)
     return found
 
@@ -45,17 +47,30 @@ def rate(work: str, run: dict[str, Any]) -> float:
     return run["examples"] * WORKS[work].unit[1] / float(np.median(np.diff(run["seconds"])))
 
 
+def of_file(runs: list[dict[str, Any]], peer: str) -> list[dict[str, Any]]:
+    """Quality runs of all peers that are the same file."""
+    file = PEERS[peer].file
+    return [run for run in runs if run["quality"] and PEERS[run["peer"]].file == file]
+
+
+def reached(run: dict[str, Any], epochs: int) -> float:
+    """Seconds from process start to the end of so many epochs."""
+    if epochs <= len(run["seconds"]):
+        return run["seconds"][epochs - 1]
+    return run["seconds"][-1] + (epochs - len(run["seconds"])) * np.median(np.diff(run["seconds"]))
+
+
 def needed(work: str, judged: list[dict[str, Any]]) -> int | None:
     """Epochs to the target, the median over seeds; `None` where not all reach it."""
     name, wanted = WORKS[work].target
     enough = (lambda v: v >= wanted) if name == "accuracy" else (lambda v: v <= wanted)
-    epochs = []
+    epochs: list[int] = []
     for run in judged:
         reached = [i + 1 for i, told in enumerate(run["held_out"]) if enough(told[name])]
         if not reached:
             return None
         epochs.append(reached[0])
-    return int(np.median(epochs))
+    return int(np.median(epochs)) if epochs else None
 
 
 def text(work: str, found: list[dict[str, Any]]) -> str:
