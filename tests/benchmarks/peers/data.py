@@ -39,7 +39,7 @@ WORKS = {
         timed=4,
     ),
     "gpt": Work(
-        says="GPT over bytes, 4 blocks, 128 features, 16 x 128 tokens, AdamW, 6 epochs of 20 updates",
+        says="GPT over bytes, 4 blocks of 128 features, 16 x 128 tokens, AdamW, 6 epochs of 20",
         unit=("tokens", 128),
         target=("loss", 3.0),
         timed=3,

@@ -29,9 +29,8 @@ def main(asked):
     spec = importlib.util.spec_from_file_location("peer", asked["file"])
     peer = importlib.util.module_from_spec(spec)
     data = SimpleNamespace(**np.load(asked["data"]))
-    data.order = data.order[
-        asked["seed"], : asked["epochs"]
-    ]  # of batches; of those whose own loop makes one, ignored
+    # Of batches; where the library's own loop makes one, its numbers are ignored.
+    data.order = data.order[asked["seed"], : asked["epochs"]]
     spec.loader.exec_module(peer)
     if asked["switch"]:
         setattr(peer, asked["switch"], True)
