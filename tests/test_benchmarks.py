@@ -51,10 +51,10 @@ def test_funprop_and_plain_jax_do_the_same_work(tmp_path, capsys):
         asked = {"file": str(PEERS[peer].path), "switch": "", "work": "digits", "data": file}
         # As plain JAX is written.
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-            measure.main(asked | {"seed": seed, "epochs": None, "quality": seed > 0, "started": 0})
+            measure.main(asked | {"seed": seed, "epochs": None, "evaluate": seed > 0, "started": 0})
         told = json.loads(capsys.readouterr().out)
-        about = {"peer": peer, "work": "digits", "round": seed, "examples": 32 * 4}
-        runs.append(told | about | {"quality": seed > 0})
+        about = {"peer": peer, "work": "digits", "round": 0, "seed": seed, "examples": 32 * 4}
+        runs.append(told | about | {"timed": seed == 0})
     assert judge.wrong("digits", runs) == []
     row = table.text("digits", table.rows("digits", runs)).splitlines()[-1]
     assert row.startswith("| funprop |") and f"| {PEERS['funprop'].lines('digits')} |" in row

@@ -34,21 +34,21 @@ def read(out: Path) -> list[dict[str, Any]]:
 
 def measured(given: argparse.Namespace) -> None:
     """The runs asked for, each added to the file as it ends."""
-    there = {(run["peer"], run["work"], run["seed"]) for run in read(given.out) if run["quality"]}
+    there = {(run["peer"], run["work"], run["seed"]) for run in read(given.out) if run["held_out"]}
     for work in given.work:
         peers = [peer for peer in given.only if work in PEERS[peer].works]
         data = written(work, given.out / "data", tiny=given.tiny)
         examples = int(np.prod(np.load(data)["order"].shape[2:]))
-        plan = [(seed, True, seed) for seed in range(given.seeds)]
-        plan += [(0, False, time.time() + i) for i in range(given.rounds)]
-        for seed, quality, number in plan:
+        plan = [(seed, False, seed) for seed in range(given.seeds)]
+        plan += [(0, True, given.round or time.time() + i) for i in range(given.rounds)]
+        for seed, timed, number in plan:
             for peer in peers:
-                if quality and (peer, work, seed) in there:
+                if not timed and (peer, work, seed) in there:
                     continue
                 python = given.python or python_of(PEERS[peer].environment)
-                told = run(peer, work, data, python, seed=seed, quality=quality)
+                told = run(peer, work, data, python, seed=seed, timed=timed, core=given.core)
                 about = {"peer": peer, "work": work, "seed": seed, "round": number}
-                told |= {**about, "quality": quality, "examples": examples}
+                told |= {**about, "timed": timed, "examples": examples, "core": given.core}
                 with (given.out / "runs.jsonl").open("a") as file:
                     file.write(json.dumps(told) + "\n")
                 print(
@@ -63,6 +63,10 @@ def main() -> None:
     parser.add_argument("--work", nargs="+", choices=WORKS, default=list(WORKS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=SEEDS, help="0 leaves quality out")
+    parser.add_argument("--round", type=float, help="its number, of a round made in parts")
+    parser.add_argument(
+        "--core", type=int, help="pin each run to it, and go by its CPU time: for a busy machine"
+    )
     parser.add_argument("--python", type=Path, help="of an environment that has what is run")
     parser.add_argument("--out", type=Path, default=CACHE / "out")
     parser.add_argument("--tiny", action="store_true", help="small enough for a test")
@@ -74,9 +78,9 @@ def main() -> None:
     for work in WORKS:
         some = [run for run in runs if run["work"] == work]
         if some:
-            found[work] = table.rows(work, some)
+            found[work] = table.rows(work, some, "seconds" if given.core is None else "cpu")
             print(table.text(work, found[work]) + "\n")
-            wrong += judge.wrong(work, [run for run in some if run["quality"]])
+            wrong += judge.wrong(work, some)
     (given.out / "peers.json").write_text(json.dumps(found, indent=1, default=float))
     if not given.tiny:
         from tests.benchmarks.peers.plot import drawn

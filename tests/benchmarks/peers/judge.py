@@ -12,11 +12,12 @@ DEVIATIONS = 3
 def wrong(work: str, runs: list[dict[str, Any]]) -> list[str]:
     """What is wrong with the runs of one work, a sentence each.
 
-    The final training loss of a peer, its mean over seeds, is to be within 3 standard deviations
-    of the runs of all others.
+    The training loss of a peer after the last epoch that all runs have, its mean over seeds, is to
+    be within 3 standard deviations of the runs of all others.
     """
     found, by = [], {}
-    for run in runs:
+    at = min(len(run["losses"]) for run in runs) - 1  # timed runs may end earlier
+    for run in {(run["peer"], run["seed"]): run for run in runs}.values():
         by.setdefault(run["peer"], []).append(run)
     for name in ("plain_jax", "funprop"):
         if name in by:
@@ -32,18 +33,18 @@ def wrong(work: str, runs: list[dict[str, Any]]) -> list[str]:
         if PEERS[peer].own_init:
             continue
         others = [
-            run["losses"][-1]
+            run["losses"][at]
             for other, theirs in by.items()
             for run in theirs
             if other != peer and not PEERS[other].own_init
         ]
         if len(others) < 2:
             continue
-        mean, around, spread = np.mean([r["losses"][-1] for r in some]), np.mean(others), 0.0
+        mean, around, spread = np.mean([r["losses"][at] for r in some]), np.mean(others), 0.0
         spread = np.std(others, ddof=1)
         if abs(mean - around) > DEVIATIONS * spread:
             found.append(
-                f"{work}: the loss of {peer} ends at {mean:.4f}, the others' at {around:.4f} "
+                f"{work}: the loss of {peer} is {mean:.4f}, the others' at {around:.4f} "
                 f"± {spread:.4f}"
             )
     return found

@@ -36,12 +36,19 @@ def main(asked):
         setattr(peer, asked["switch"], True)
     losses, seconds, cpu, held_out = [], [], [], []
 
+    def clocks():  # the second of all threads, which a busy machine disturbs less
+        return np.array([time.time() - asked["started"], time.process_time()])
+
+    spent = np.zeros(2)
+
     def report(loss, predict):
         losses.append(float(loss))
-        seconds.append(time.time() - asked["started"])
-        cpu.append(time.process_time())  # of all threads; what a busy machine disturbs less
-        if asked["quality"]:  # such a run is not timed
+        now = clocks()
+        seconds.append((now - spent)[0])
+        cpu.append((now - spent)[1])
+        if asked["evaluate"]:  # beside the clock; where a library works ahead, in no timed run
             held_out.append(judged(predict(data.test_x), data.test_y))
+            spent[:] += clocks() - now
 
     params = getattr(peer, asked["work"])(data, asked["seed"], report)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

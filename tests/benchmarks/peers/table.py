@@ -10,14 +10,20 @@ from tests.benchmarks.peers.listed import PEERS
 MIB = 2**20
 
 
-def rows(work: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of every peer that was run: medians over rounds, means over seeds."""
-    timed = [run for run in runs if not run["quality"]]
+def rows(work: str, runs: list[dict[str, Any]], clock: str = "seconds") -> list[dict[str, Any]]:
+    """Of every peer that was run: medians over rounds, means over seeds.
+
+    Args:
+      work: of the runs.
+      runs: as they were written.
+      clock: "seconds" from process start, or "cpu", the process's own.
+    """
+    timed = [run | {"clock": run[clock]} for run in runs if run["timed"]]
     base = {run["round"]: rate(work, run) for run in timed if run["peer"] == "plain_jax"}
     found = []
     for peer in PEERS:
         own = [run for run in timed if run["peer"] == peer]
-        judged = [run for run in runs if run["quality"] and run["peer"] == peer]
+        judged = [run for run in runs if run["held_out"] and run["peer"] == peer]
         if not own and not judged:
             continue
         row: dict[str, Any] = {"peer": peer, "lines": PEERS[peer].lines(work)}
@@ -33,7 +39,7 @@ def rows(work: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             row["ratios"] = [rate(work, r) / base[r["round"]] for r in own if r["round"] in base]
             row["ratio"] = np.median(row["ratios"]) if row["ratios"] else None
             row["peak"] = np.median([run["peak_bytes"] for run in own]) / MIB
-            row["first"] = np.median([run["seconds"][0] for run in own])
+            row["first"] = np.median([run["clock"][0] for run in own])
             # The same file is the same numbers, compiled or not.
             epochs = row.get("epochs") or needed(work, of_file(runs, peer))
             if epochs is not None:
@@ -44,20 +50,20 @@ def rows(work: str, runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def rate(work: str, run: dict[str, Any]) -> float:
     """Examples or tokens a second, in the median epoch after the first."""
-    return run["examples"] * WORKS[work].unit[1] / float(np.median(np.diff(run["seconds"])))
+    return run["examples"] * WORKS[work].unit[1] / float(np.median(np.diff(run["clock"])))
 
 
 def of_file(runs: list[dict[str, Any]], peer: str) -> list[dict[str, Any]]:
     """Quality runs of all peers that are the same file."""
     file = PEERS[peer].file
-    return [run for run in runs if run["quality"] and PEERS[run["peer"]].file == file]
+    return [run for run in runs if run["held_out"] and PEERS[run["peer"]].file == file]
 
 
 def reached(run: dict[str, Any], epochs: int) -> float:
     """Seconds from process start to the end of so many epochs."""
-    if epochs <= len(run["seconds"]):
-        return run["seconds"][epochs - 1]
-    return run["seconds"][-1] + (epochs - len(run["seconds"])) * np.median(np.diff(run["seconds"]))
+    if epochs <= len(run["clock"]):
+        return run["clock"][epochs - 1]
+    return run["clock"][-1] + (epochs - len(run["clock"])) * np.median(np.diff(run["clock"]))
 
 
 def needed(work: str, judged: list[dict[str, Any]]) -> int | None:
