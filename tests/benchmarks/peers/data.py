@@ -53,7 +53,7 @@ WORKS = {
     "large": Work(
         says="MLP 784-2048-2048-10, batch 1,024, Adam, 3 epochs of 16,384",
         unit=("examples", 1),
-        target=("accuracy", 0.7),
+        target=("loss", 2.0),
         timed=3,
         at_once=True,
     ),

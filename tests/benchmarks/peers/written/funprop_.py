@@ -8,9 +8,8 @@ import funprop as fp
 
 def train(objective, predict, optimizer, data, seed, report):
     step = fp.step(fp.backprop(objective), optimizer)
-    params = objective.init(jax.random.key(seed), (data.x, data.y))
-    state = step.init(params, jax.random.key(seed))
-    fp.fit(
+    state = step.init(objective.init(jax.random.key(seed), (data.x, data.y)), jax.random.key(seed))
+    result = fp.fit(
         step,
         state,
         (data.x, data.y),
@@ -20,7 +19,7 @@ def train(objective, predict, optimizer, data, seed, report):
         callbacks=[lambda row, state: report(row["loss"], lambda x: predict(state.params, x))],
         progress=None,
     )
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
+    return sum(leaf.size for leaf in jax.tree.leaves(result.state.params))
 
 
 def classifier(model, data, seed, report):
