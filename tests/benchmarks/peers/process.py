@@ -34,7 +34,7 @@ def run(
     kept = {k: v for k, v in os.environ.items() if not k.startswith(UNSET)}
     env = {**kept, "JAX_PLATFORMS": "cpu", "KERAS_BACKEND": "jax", FRESH: "1"}
     if not timed or core is not None:  # threads that wait for each other are slow beside other work
-        env["OMP_NUM_THREADS"] = "1"
+        env |= {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     if peer == "funprop":
         env["PYTHONPATH"] = str(ROOT)
     asked = {"file": str(told.path), "switch": told.switch, "work": work, "data": str(data)}
