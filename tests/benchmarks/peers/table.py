@@ -19,6 +19,7 @@ def rows(work: str, runs: list[dict[str, Any]], clock: str = "seconds") -> list[
       clock: "seconds" from process start, or "cpu", the process's own.
     """
     timed = [run | {"clock": run[clock]} for run in runs if run["timed"]]
+    at = min(len(run["losses"]) for run in runs) - 1  # timed runs may end earlier
     base = {run["round"]: rate(work, run) for run in timed if run["peer"] == "plain_jax"}
     found = []
     for peer in PEERS:
@@ -28,11 +29,10 @@ def rows(work: str, runs: list[dict[str, Any]], clock: str = "seconds") -> list[
             continue
         row: dict[str, Any] = {"peer": peer, "lines": PEERS[peer].lines(work)}
         if judged:
-            losses = [run["losses"][-1] for run in judged]
-            row |= {"loss": np.mean(losses), "loss_deviation": np.std(losses)}
-            row["held_out"] = np.mean(
-                [run["held_out"][-1][WORKS[work].target[0]] for run in judged]
-            )
+            losses = [run["losses"][at] for run in judged]
+            name = WORKS[work].target[0]
+            row |= {"loss": np.mean(losses), "loss_deviation": np.std(losses), "at": at + 1}
+            row["held_out"] = np.mean([run["held_out"][at][name] for run in judged])
             row["epochs"] = needed(work, judged)
         if own:
             row["rate"] = np.median([rate(work, run) for run in own])
@@ -83,10 +83,11 @@ def text(work: str, found: list[dict[str, Any]]) -> str:
     """As a table of Markdown."""
     told = WORKS[work]
     name, wanted = told.target
+    at = max((row.get("at", 0) for row in found), default=0)
     target = f"{wanted:.0%}" if name == "accuracy" else f"a loss of {wanted}"
     head = (
         f"| {told.says} | {told.unit[0]}/s | to plain JAX's | s to {target} | "
-        f"s to the end of epoch 1 | peak MiB | lines | final loss | held-out {name} |"
+        f"s to the end of epoch 1 | peak MiB | lines | loss after {at} epochs | held-out {name} |"
     )
     lines = [head, "|---|" + "---:|" * 8]
     for row in found:
