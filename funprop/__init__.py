@@ -91,6 +91,7 @@ from funprop.nonfinite.update import find_nonfinite_update
 from funprop.objectives import objective
 from funprop.params import Frozen, Statistic, by_name, decayed, roles, trained, where
 from funprop.params.tapped import Tapped, untap
+from funprop.reversible import reversible
 from funprop.rewrites import (
     LowRank,
     adapted,
@@ -320,6 +321,7 @@ __all__ = [
     "repeat",
     "reshape",
     "residual",
+    "reversible",
     "rms_norm",
     "rnn",
     "roles",

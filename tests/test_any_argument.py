@@ -111,6 +111,10 @@ ROWS = {
     **layers("residual", "parallel"),
     "serial": {"layer": lambda o: fp.serial(fp.relu(), o)},
     "repeat": {"layer": lambda o: fp.repeat(o, 2), "n": lambda o: fp.repeat(MODEL, o)},
+    "reversible": {
+        "layer": lambda o: fp.reversible(o, MODEL),
+        "copies": lambda o: fp.reversible(MODEL, MODEL, o),
+    },
     "reparam": {
         "layer": lambda o: fp.reparam(o, lambda p: p),
         "expand": lambda o: fp.reparam(MODEL, o),

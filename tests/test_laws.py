@@ -69,7 +69,7 @@ def test_mirror_law(case):
     rebuilt = layer.rebuild(*(marked(i, child) for i, child in enumerate(layer.children)))
     y, residuals = jax.eval_shape(rebuilt.forward, params, x, key)
     # Those that run forward again keep nothing of their children: None in their places.
-    remat = case.id in ("remat", "remat-keep", "gated")
+    remat = case.id in ("remat", "remat-keep", "gated", "reversible", "reversible-copies")
     for i in range(n):
         inside = residuals[i]
         assert inside is None if remat else set(inside) == {f"kept by {i}"}
@@ -270,6 +270,7 @@ IMPORTS = {
     "cotangents": GROUND,
     "as_function": GROUND | {"linear_map", "cotangents"},
     "combinators": GROUND | {"params"},
+    "reversible": GROUND | {"params", "combinators"},
     "layers": GROUND | {"params", "quantities", "functions"},
     "losses": GROUND | {"quantities"},
     "metrics": GROUND | {"losses"},
