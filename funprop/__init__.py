@@ -5,6 +5,7 @@ from funprop import starting  # noqa: F401  # isort: split
 from funprop.as_function import as_function
 from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.decoding import Decoding
+from funprop.direct_feedback import direct_feedback
 from funprop.explaining.explain import Explanation, explain
 from funprop.formula import Formula
 from funprop.functions import from_function
@@ -45,6 +46,7 @@ from funprop.layers import (
     layer_norm,
     leaky_relu,
     learned_positions,
+    lif,
     log_softmax,
     lstm,
     max_pool,
@@ -93,19 +95,23 @@ from funprop.params import Frozen, Statistic, by_name, decayed, roles, trained, 
 from funprop.params.tapped import Tapped, untap
 from funprop.reversible import reversible
 from funprop.rewrites import (
+    Feedback,
     LowRank,
     adapted,
     autodiff,
     backward_inputs,
     backward_params,
     cast,
+    feedback_alignment,
     freeze,
     frozen,
     fused_update,
     low_rank,
     merged,
     offload,
+    quantised,
     remat,
+    sign_symmetric,
     tap,
 )
 from funprop.sharding import (
@@ -188,6 +194,7 @@ __all__ = [
     "DenseParams",
     "EmbeddingParams",
     "Explanation",
+    "Feedback",
     "Fit",
     "Formula",
     "Frozen",
@@ -249,12 +256,14 @@ __all__ = [
     "decayed",
     "dense",
     "describe_sharding",
+    "direct_feedback",
     "dropout",
     "elu",
     "ema",
     "embedding",
     "explain",
     "feed_forward",
+    "feedback_alignment",
     "find_nonfinite",
     "find_nonfinite_update",
     "fit",
@@ -286,6 +295,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "learned_positions",
+    "lif",
     "linear_cross_entropy",
     "linear_predictions",
     "llama",
@@ -314,6 +324,7 @@ __all__ = [
     "patience",
     "population",
     "population_table",
+    "quantised",
     "recorded",
     "relu",
     "remat",
@@ -332,6 +343,7 @@ __all__ = [
     "shard",
     "shardings",
     "sigmoid",
+    "sign_symmetric",
     "silu",
     "skip_nonfinite",
     "skip_unreadable",
