@@ -33,8 +33,8 @@ def map_own(function: Callable[[Layer], Layer], model: Layer, where: Pattern | N
 
     if where is None:
         return look(model)
-    model, _, where = apart(model, where)
-    return map_places(places(where, model, into_shared=False), model, look)
+    model, _, chosen = apart(model, where)
+    return map_places(places(chosen, model, into_shared=False), model, look)
 
 
 def weights(params: PyTree) -> PyTree:
