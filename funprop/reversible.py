@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     Half = Float[Array, "*batch h"]
     Pair = tuple[Half, Half]
 
-FORMULA = Formula(
-    "y1 = x1 + f(x2); y2 = x2 + g(y1)",
-    "x2 = y2 - g(y1); x1 = y1 - f(x2); dx1 = dy1 + g'(y1)^T dy2; dx2 = dy2 + f'(x2)^T dx1",
-    r"y_1 = x_1 + f(x_2), \quad y_2 = x_2 + g(y_1)",
-    r"dx_1 = dy_1 + g'(y_1)^\top dy_2, \quad dx_2 = dy_2 + f'(x_2)^\top dx_1",
+FORMULA = Formula(  # with u, v and p, q for the halves, F and G for the two layers
+    "(u, v) = x; p = u + F(v); q = v + G(p); y = (p, q)",
+    "v = q - G(p); u = p - F(v); du = dp + G'(p)^T dq; dv = dq + F'(v)^T du; dx = (du, dv)",
+    r"(u, v) = x;\quad p = u + F(v);\quad q = v + G(p);\quad y = (p, q)",
+    r"v = q - G(p);\quad u = p - F(v);\quad du = dp + G'(p)^\top dq;\quad "
+    r"dv = dq + F'(v)^\top du;\quad dx = (du, dv)",
 )
 
 

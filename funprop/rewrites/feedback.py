@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.decoding import through
+from funprop.formula import with_other
 from funprop.layer import Layer, leaf_of
 from funprop.params.selection import Pattern
 from funprop.rewrites.own_weights import map_own, weights, with_weights
@@ -128,8 +129,9 @@ def _one(leaf: Layer, used: Callable[[W, W], W]) -> Layer:
         of_params = leaf.forward(params.forward, still(x), key)[0]
         return trees.add(of_params, leaf.forward(still(back(params)), x, key)[0])
 
-    passes = {"init": init, "forward": forward, "backward": backward}
-    return leaf_of(leaf, intended=intended, decoding=through(leaf, own), **passes)
+    passes = {"init": init, "forward": forward, "backward": backward, "intended": intended}
+    formula = with_other(leaf.formula, "w", "B", "B", only="dx")
+    return leaf_of(leaf, formula=formula, decoding=through(leaf, own), **passes)
 
 
 def _check_alone(leaf: Layer, params: PyTree, x: PyTree) -> None:

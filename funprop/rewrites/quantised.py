@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from funprop.checks import described
 from funprop.decoding import through
+from funprop.formula import Formula, with_other
 from funprop.layer import Layer, leaf_of
 from funprop.params.frozen import trained
 from funprop.params.selection import Pattern
@@ -157,8 +158,14 @@ def _one(leaf: Layer, to: Format, inputs: Format | None) -> Layer:
         forward=forward,
         backward=backward,
         intended=intended,
+        formula=_formula(leaf, inputs),
         decoding=_decoding(leaf, rounded, near),
     )
+
+
+def _formula(leaf: Layer, inputs: Format | None) -> Formula | None:
+    formula = with_other(leaf.formula, "w", "q(w)", "q(w)")
+    return with_other(formula, "x", "q(x)", "q(x)") if inputs is not None else formula
 
 
 def _decoding(leaf: Layer, rounded: Any, near: Any) -> Any:
