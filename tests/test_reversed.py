@@ -134,6 +134,14 @@ def test_copies_are_frozen_one_by_one_and_named_rightly_going_back():
     assert back == [f"reversible[{i}]/serial_{j}/dense" for i in (1, 0) for j in (1, 0)]
 
 
+def test_its_derivation_tells_of_both_layers_and_of_what_joins_them():
+    model = fp.named("deep", fp.reversible(fp.dense(3), fp.tanh(), copies=2))
+    told = fp.derive(model, jax.eval_shape(model.init, KEY, X), X).text
+    forward = ["for each copy 1", "x2 = x1 w2 + b2", "x4 = tanh(x3)", "(u, v) = x0", "q = v + G(p)"]
+    places = [told.index(line) for line in forward]
+    assert places == sorted(places)
+
+
 @pytest.mark.slow
 def test_it_runs_token_by_token():
     inside = fp.serial(fp.layer_norm(), fp.dense(24), fp.attention(2))
