@@ -137,16 +137,20 @@ def drawn(runs: dict[str, list[dict[str, float]]], path: str) -> None:
     import matplotlib.pyplot as plt
 
     names = list(runs)
-    kinds = {"feedback": names[1:4], "rounding": names[4:9], "spikes": names[9:]}
+    kinds = {
+        ("feedback", "the true gradient"): names[1:4],
+        ("rounding", "the gradient without rounding"): names[4:9],
+        ("spikes", "the gradient of soft spikes"): names[9:],
+    }
     figure, axes = plt.subplots(3, 2, figsize=(10, 10), sharex=True, layout="constrained")
-    for (kind, members), (left, right) in zip(kinds.items(), axes, strict=True):
+    for ((kind, of), members), (left, right) in zip(kinds.items(), axes, strict=True):
         for name in ("backprop", *members):
             style = {"color": "black", "linestyle": "--", "zorder": 3} if name == "backprop" else {}
             epochs = range(1, len(runs[name]) + 1)
             left.semilogy(epochs, [row["loss"] for row in runs[name]], label=name, **style)
             right.plot(epochs, [row["angle"] for row in runs[name]], label=name, **style)
         left.set(title=f"{kind}: loss in training", ylabel="cross-entropy")
-        right.set(title=f"{kind}: angle to the true gradient", ylabel="degrees", ylim=(-3, 125))
+        right.set(title=f"{kind}: angle to {of}", ylabel="degrees", ylim=(-3, 125))
         right.axhline(90, color="gray", linestyle=":")
         left.legend(frameon=False, fontsize=8)
     for axis in axes.flat:
