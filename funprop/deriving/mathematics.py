@@ -74,7 +74,7 @@ class Notes:
             self.around(below(path, layer)[i], child, layer, i)
             for i, child in enumerate(layer.children)
         ]
-        inner = layer.rebuild(*children) if children else layer
+        inner = layer if _whole(layer) else layer.rebuild(*children)
 
         def forward(params: PyTree, x: PyTree, key: Any = None) -> Any:
             if parent is not None and parent.copies:
@@ -95,7 +95,7 @@ class Notes:
     def call(self, path: str, layer: Layer, inner: Layer, given: tuple[Any, ...]) -> Any:
         if self.silent:
             return inner.forward(*given)
-        if not layer.children or layer.copies:
+        if _whole(layer) or layer.copies:
             self.of(given[1])  # in the order in which they are read
         if layer.copies:
             x = self.of(given[1])
@@ -104,17 +104,23 @@ class Notes:
         y, residuals = inner.forward(*given)
         self.depth -= bool(layer.copies)
         loss = isinstance(y, Sum)
-        if (not loss and self.known(y)) or (loss and layer.children):
+        if (not loss and self.known(y)) or (loss and not _whole(layer)):
             return y, residuals  # what a part gave, or nothing but the input
         if layer.copies and layer.formula is not None:  # each copy computes something itself
             one, given_by = dataclasses.replace(layer, copies=None), self.lines[-1].y
             made = [self.number(object())]
             self.lines.append(Line(path, one, self.of(given[1]), made, given_by, self.depth + 1))
-        if not loss or not layer.children:
+        if not loss or _whole(layer):
             x, gives = self.of(given[1]), [] if loss else self.of(y)
             last = self.lines[-1].y if self.lines else []
             self.lines.append(Line(path, layer, x, gives, last, self.depth))
         return y, residuals
+
+
+def _whole(layer: Layer) -> bool:
+    """Whether its backward is not made of its parts': a leaf, or a node that says it is not meant
+    to be the chain rule."""
+    return not layer.children or layer.intended is not None
 
 
 def lines_of(layer: Layer, params: PyTree, x: PyTree, key: Any) -> list[Line]:
