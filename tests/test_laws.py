@@ -69,7 +69,7 @@ def test_mirror_law(case):
     rebuilt = layer.rebuild(*(marked(i, child) for i, child in enumerate(layer.children)))
     y, residuals = jax.eval_shape(rebuilt.forward, params, x, key)
     # Those that run forward again keep nothing of their children: None in their places.
-    remat = case.id in ("remat", "remat-keep", "gated")
+    remat = case.id in ("remat", "remat-keep", "gated", "reversible", "reversible-copies")
     for i in range(n):
         inside = residuals[i]
         assert inside is None if remat else set(inside) == {f"kept by {i}"}
@@ -241,6 +241,7 @@ GROUND = {
         "maps",
         "located",
         "properties",
+        "intended",
     ),
     "jitted",
     "checks",
@@ -272,6 +273,9 @@ IMPORTS = {
     "cotangents": GROUND,
     "as_function": GROUND | {"linear_map", "cotangents"},
     "combinators": GROUND | {"params"},
+    "reversible": GROUND | {"params", "combinators"},
+    "direct_feedback": GROUND | {"params"},
+    "intended": {"layer"},  # for the type alone
     "layers": GROUND | {"params", "quantities", "functions"},
     "losses": GROUND | {"quantities"},
     "metrics": GROUND | {"losses"},
@@ -286,6 +290,7 @@ IMPORTS = {
     "inspect": GROUND | {"params"},
     "nonfinite": GROUND
     | {"arguments", "params", "inspect", "gradients", "rewrites", "transforms", "steps", "verify"},
+    "deriving": GROUND | {"arguments", "params", "gradients"},
     "explaining": GROUND
     | {"arguments", "params", "inspect", "gradients", "steps", "nonfinite", "verify"},
     "sharding": GROUND
@@ -337,10 +342,11 @@ def test_every_public_name_has_a_docstring_with_an_example():
         "Guarded",
         *("Population", "PopulationTable"),
         "LowRank",
+        "Feedback",
         "Scaled",
         "ParamTable",
         "ShardingTable",
-    } | {*("Checkpoint", "Explanation", "NonfiniteReport", "Restored")}
+    } | {*("Checkpoint", "Derivation", "Explanation", "NonfiniteReport", "Restored")}
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)
