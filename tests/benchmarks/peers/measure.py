@@ -34,7 +34,7 @@ def main(asked):
     spec.loader.exec_module(peer)
     if asked["switch"]:
         setattr(peer, asked["switch"], True)
-    losses, seconds, cpu, held_out = [], [], [], []
+    losses, seconds, cpu, held_out, peaks = [], [], [], [], []
 
     def clocks():
         # The second of all threads, and of compilers that were started: a busy machine disturbs
@@ -47,6 +47,7 @@ def main(asked):
 
     def report(loss, predict):
         losses.append(float(loss))
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         now = clocks()
         seconds.append((now - spent)[0])
         cpu.append((now - spent)[1])
@@ -55,9 +56,8 @@ def main(asked):
             spent[:] += clocks() - now
 
     params = getattr(peer, asked["work"])(data, asked["seed"], report)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     told = {"params": int(params), "losses": losses, "seconds": seconds, "held_out": held_out}
-    print(json.dumps({**told, "cpu": cpu, "peak_bytes": peak}))
+    print(json.dumps({**told, "cpu": cpu, "peak_bytes": peaks[0]}))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def train(objective, predict, optimizer, data, seed, report):
 
 def classifier(model, data, seed, report):
     objective = fp.objective(model, fp.softmax_cross_entropy())
-    predict = lambda params, x: model.forward(params, x)[0]
+    predict = jax.jit(lambda params, x: model.forward(params, x)[0])
     return train(objective, predict, optax.adam(1e-3), data, seed, report)
 
 
@@ -50,6 +50,6 @@ def cnn(data, seed, report):
 
 def gpt(data, seed, report):
     model = fp.gpt(256, features=128, depth=4, heads=4, longest=data.x.shape[1])
-    predict = lambda params, x: model.forward(params, x)[0] @ params.embedding.table.T
+    predict = jax.jit(lambda params, x: model.forward(params, x)[0] @ params.embedding.table.T)
     optimizer = optax.adamw(1e-3, weight_decay=0.1)
     return train(fp.language_model(model, 256), predict, optimizer, data, seed, report)
