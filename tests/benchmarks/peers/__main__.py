@@ -85,7 +85,8 @@ def main() -> None:
     if not given.tiny:
         from tests.benchmarks.peers.plot import drawn
 
-        drawn(found, given.out / "peers.png")
+        clock = "seconds" if given.core is None else "seconds of processor time"
+        drawn(found, given.out / "peers.png", clock)
     if wrong:
         sys.exit("\n".join(wrong))
     print("All did the same work: as many params, the same loss within its noise.")

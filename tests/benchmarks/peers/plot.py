@@ -7,8 +7,8 @@ from tests.benchmarks.peers.data import WORKS
 from tests.benchmarks.peers.listed import PEERS
 
 
-def drawn(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Bars: throughput over plain JAX's, and seconds to the target."""
+def drawn(found: dict[str, list[dict[str, Any]]], path: Path, seconds: str) -> None:
+    """Bars: throughput over plain JAX's, and `seconds`, of which clock, to the target."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -20,7 +20,10 @@ def drawn(found: dict[str, list[dict[str, Any]]], path: Path) -> None:
     for (work, rows), (left, right) in zip(found.items(), axes, strict=True):
         name, wanted = WORKS[work].target
         target = f"{wanted:.0%} accuracy" if name == "accuracy" else f"a loss of {wanted}"
-        titles = f"{work}: {WORKS[work].unit[0]}/s over plain JAX's", f"{work}: seconds to {target}"
+        titles = (
+            f"{work}: {WORKS[work].unit[0]}/s over plain JAX's",
+            f"{work}: {seconds} to {target}",
+        )
         for axis, key, title in zip((left, right), ("ratio", "target"), titles, strict=True):
             some = [row for row in reversed(rows) if row.get(key)]
             names = [PEERS[row["peer"]].says for row in some]

@@ -21,27 +21,28 @@ def rows(work: str, runs: list[dict[str, Any]], clock: str = "seconds") -> list[
     timed = [run | {"clock": run[clock]} for run in runs if run["timed"]]
     at = min(len(run["losses"]) for run in runs) - 1  # timed runs may end earlier
     base = {run["round"]: rate(work, run) for run in timed if run["peer"] == "plain_jax"}
-    found = []
+    # All do the same work, so what they need differs by chance alone.
+    same = [run for run in runs if run["held_out"] and not PEERS[run["peer"]].own_init]
+    alike, found = needed(work, same), []
     for peer in PEERS:
         own = [run for run in timed if run["peer"] == peer]
         judged = [run for run in runs if run["held_out"] and run["peer"] == peer]
         if not own and not judged:
             continue
         row: dict[str, Any] = {"peer": peer, "lines": PEERS[peer].lines(work)}
+        losses = [*{run["seed"]: run["losses"][at] for run in runs if run["peer"] == peer}.values()]
+        row |= {"loss": np.mean(losses), "loss_deviation": np.std(losses), "at": at + 1}
+        row["seeds"] = len(losses)
         if judged:
-            losses = [run["losses"][at] for run in judged]
             name = WORKS[work].target[0]
-            row |= {"loss": np.mean(losses), "loss_deviation": np.std(losses), "at": at + 1}
             row["held_out"] = np.mean([run["held_out"][at][name] for run in judged])
-            row["epochs"] = needed(work, judged)
         if own:
             row["rate"] = np.median([rate(work, run) for run in own])
             row["ratios"] = [rate(work, r) / base[r["round"]] for r in own if r["round"] in base]
             row["ratio"] = np.median(row["ratios"]) if row["ratios"] else None
             row["peak"] = np.median([run["peak_bytes"] for run in own]) / MIB
             row["first"] = np.median([run["clock"][0] for run in own])
-            # The same file is the same numbers, compiled or not.
-            epochs = row.get("epochs") or needed(work, of_file(runs, peer))
+            epochs = needed(work, judged) if PEERS[peer].own_init else alike
             if epochs is not None:
                 row |= {"epochs": epochs, "target": np.median([reached(r, epochs) for r in own])}
         found.append(row)
@@ -53,12 +54,6 @@ def rate(work: str, run: dict[str, Any]) -> float:
     return run["examples"] * WORKS[work].unit[1] / float(np.median(np.diff(run["clock"])))
 
 
-def of_file(runs: list[dict[str, Any]], peer: str) -> list[dict[str, Any]]:
-    """Quality runs of all peers that are the same file."""
-    file = PEERS[peer].file
-    return [run for run in runs if run["held_out"] and PEERS[run["peer"]].file == file]
-
-
 def reached(run: dict[str, Any], epochs: int) -> float:
     """Seconds from process start to the end of so many epochs."""
     if epochs <= len(run["clock"]):
@@ -67,7 +62,7 @@ def reached(run: dict[str, Any], epochs: int) -> float:
 
 
 def needed(work: str, judged: list[dict[str, Any]]) -> int | None:
-    """Epochs to the target, the median over seeds; `None` where not all reach it."""
+    """Epochs to the target, the median over runs; `None` where not all reach it."""
     name, wanted = WORKS[work].target
     enough = (lambda v: v >= wanted) if name == "accuracy" else (lambda v: v <= wanted)
     epochs: list[int] = []
@@ -95,7 +90,7 @@ def text(work: str, found: list[dict[str, Any]]) -> str:
         def cell(key: str, form: str, row: dict[str, Any] = row) -> str:
             return "" if row.get(key) is None else format(row[key], form)
 
-        loss = f"{row['loss']:.4f} ± {row['loss_deviation']:.4f}" if "loss" in row else ""
+        noise = f" ± {row['loss_deviation']:.4f}" if row["seeds"] > 1 else ""
         target = cell("target", ".2f") and f"{row['target']:.2f} ({row['epochs']} epochs)"
         cells = [
             PEERS[row["peer"]].says,
@@ -105,7 +100,7 @@ def text(work: str, found: list[dict[str, Any]]) -> str:
             cell("first", ".2f"),
             cell("peak", ",.0f"),
             cell("lines", "d"),
-            loss,
+            cell("loss", ".4f") + noise,
             cell("held_out", ".2%" if name == "accuracy" else ".3f"),
         ]
         lines.append("| " + " | ".join(cells) + " |")
