@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
+from jax.core import Tracer
 from jax.nn import initializers
 
 from funprop.trees import spec
@@ -30,7 +31,7 @@ def in_haste(
 ) -> Callable[..., Any]:
     """`function(key, *static)` as one program, compiled without optimisation where that pays.
 
-    Where it is traced, on anything but a CPU and without jit it runs as it is.
+    Where it is traced, and on anything but a CPU, it runs as it is.
 
     Args:
       function: of a key and of what can be hashed, by default as an initialiser, of a shape first.
@@ -55,12 +56,12 @@ def in_haste(
 
 
 def _may(key: Any) -> bool:
-    if not isinstance(key, jax.Array) or isinstance(key, jax.core.Tracer):
+    if not isinstance(key, jax.Array) or isinstance(key, Tracer):
         return False
     # A key that is known may be used within what is traced, where no program has its own options.
-    traced = isinstance(jax.lax.full((), 0), jax.core.Tracer)
+    traced = isinstance(jax.lax.full((), 0), Tracer)
     on = {device.platform for device in key.devices()}
-    return on == {"cpu"} and not traced and not jax.config.jax_disable_jit
+    return on == {"cpu"} and not traced
 
 
 _keys = in_haste(lambda key, n: tuple(jax.random.split(key, n)), size=lambda key, n: n)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from funprop.reprs import of_fields
 from funprop.values import known
@@ -191,7 +192,7 @@ def copied(tree: PyTree) -> PyTree:
     """
 
     def one(leaf: Any) -> Any:
-        if isinstance(leaf, jax.core.Tracer) or not isinstance(leaf, jax.Array):
+        if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array):
             return jnp.copy(leaf)
         return jax.device_put(leaf, may_alias=False)
 
