@@ -85,7 +85,7 @@ def main() -> None:
     if not given.tiny:
         from tests.benchmarks.peers.plot import drawn
 
-        clock = "seconds" if given.core is None else "seconds of processor time"
+        clock = "seconds" if given.core is None else "processor seconds"
         drawn(found, given.out / "peers.png", clock)
     if wrong:
         sys.exit("\n".join(wrong))

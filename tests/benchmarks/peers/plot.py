@@ -19,7 +19,7 @@ def drawn(found: dict[str, list[dict[str, Any]]], path: Path, seconds: str) -> N
     )
     for (work, rows), (left, right) in zip(found.items(), axes, strict=True):
         name, wanted = WORKS[work].target
-        target = f"{wanted:.0%} accuracy" if name == "accuracy" else f"a loss of {wanted}"
+        target = f"{wanted:.0%}" if name == "accuracy" else f"loss {wanted}"
         titles = (
             f"{work}: {WORKS[work].unit[0]}/s over plain JAX's",
             f"{work}: {seconds} to {target}",
