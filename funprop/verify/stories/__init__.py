@@ -7,6 +7,7 @@ say most, come first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -29,6 +30,7 @@ from funprop.verify.stories.jacobian import (
     not_transposed,
 )
 from funprop.verify.stories.links import links
+from funprop.verify.stories.loops import at_rest
 from funprop.verify.stories.numbers import (
     factor,
     ignores_cotangent,
@@ -47,7 +49,9 @@ from funprop.verify.stories.places import (
 )
 from funprop.verify.stories.reductions import reduced_otherwise
 from funprop.verify.stories.regions import at_places, by_index, by_place, by_sign, complement
+from funprop.verify.stories.resting import with_truth
 from funprop.verify.stories.steps import step
+from funprop.verify.stories.turns import other_sums, turn_edited
 from funprop.verify.stories.witnesses import with_witnesses
 from funprop.verify.truth.evaluate import NotWideError
 
@@ -119,6 +123,25 @@ def told(case: Case) -> Told | None:
                         return found
             except NotWideError:  # the truth is not known at the points that this story asks for
                 continue
+    if (case.long or case.tools.only_values) and (found := _of_a_turn(case)):
+        return found
     if case.long:
         return Told("", "in no way that is known here, and its steps are too many to be looked at")
     return None
+
+
+def _of_a_turn(case: Case) -> Told | None:
+    """The first story of a turn of the loop that the forward pass is, if it comes to rest."""
+    known = with_truth(case) if case.tools.only_values else case
+    rest = at_rest(known) if known else None
+    for story in (other_sums, *STEP_BY_STEP, turn_edited) if rest else ():
+        with np.errstate(all="ignore"):
+            if found := story(rest.case if story in STEP_BY_STEP else rest):
+                return found._replace(
+                    sentence=_OWN.sub(f"the turns of {rest.where}", found.sentence)
+                )
+    return None
+
+
+# A step without a place in the user's code: it multiplies the change of one turn.
+_OWN = re.compile(r"`[^`]+`(?! at )")

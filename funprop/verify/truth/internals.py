@@ -271,3 +271,10 @@ def unfiltered_errors() -> Any:
     from jax._src import config
 
     return config.traceback_filtering("off")
+
+
+def at_source(eqn: Any) -> Any:
+    """A context in which what is traced is said to come from the line that the equation does."""
+    from jax._src import source_info_util
+
+    return source_info_util.user_context(eqn.source_info.traceback)
