@@ -7,6 +7,7 @@ say most, come first.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 
@@ -134,12 +135,14 @@ def _of_a_turn(case: Case) -> Told | None:
     """The first story of a turn of the loop that the forward pass is, if it comes to rest."""
     known = with_truth(case) if case.tools.only_values else case
     rest = at_rest(known) if known else None
-    for story in (other_sums, *STEP_BY_STEP, turn_edited) if rest else ():
+    if rest is None:
+        return None
+    of_steps = [functools.partial(story, rest.case) for story in STEP_BY_STEP]
+    for told in (lambda: other_sums(rest), *of_steps, lambda: turn_edited(rest)):
         with np.errstate(all="ignore"):
-            if found := story(rest.case if story in STEP_BY_STEP else rest):
-                return found._replace(
-                    sentence=_OWN.sub(f"the turns of {rest.where}", found.sentence)
-                )
+            if found := told():
+                sentence = _OWN.sub(f"the turns of {rest.where}", found.sentence)
+                return found._replace(sentence=sentence)
     return None
 
 

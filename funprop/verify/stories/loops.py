@@ -1,10 +1,9 @@
 """Stories of a long loop that comes to rest, told of one turn of it.
 
-Where z = f(z, x), the derivative is that of one turn, f, under the cotangent (I + A + A^2 + ...)^T dz,
-A being df/dz: of as many powers as there are turns. So a forward pass with one turn at the loop's
-result, whose change is multiplied with that sum, has the loop's derivative, and few steps: what is
-told of steps can be told of it. It is told only if its gradient is the true one wherever that is
-known.
+Where z = f(z, x), the derivative is that of one turn, f, under (I + A + A^2 + ...)^T dz, A being
+df/dz: of as many powers as there are turns. So a forward pass with one turn at the loop's result,
+whose change is multiplied with that sum, has the loop's derivative, and few steps: what is told of
+steps can be told of it. It is told only if its gradient is the true one wherever that is known.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.extend.core
@@ -25,6 +24,7 @@ from funprop.verify.stories.case import LONG, Case
 from funprop.verify.subject import floats, is_floating
 from funprop.verify.truth import internals
 from funprop.verify.truth.evaluate import Evaluate
+from funprop.verify.truth.samples import Sample
 
 MOST = 64  # numbers that the loop carries, or it is not looked at
 TURNS = 2**14  # of a loop that ends by a condition: powers of A beyond do not count
@@ -224,26 +224,27 @@ def one_turn(case: Case) -> Rest:
                 raise NotAtRestError
             known[id(s.inputs)] = result, powers, total
     samples, turned = [], []
-    inputs = {key: ([], []) for key in known}
+    longer: dict[int, tuple[list[Any], list[Any]]] = {}  # samples share their inputs, or do not
     for s in case.samples:
         result, powers, total = known[id(s.inputs)]
-        for kept, behind in zip(inputs[id(s.inputs)], ([*result, total], result), strict=True):
-            kept[:] = kept or [*s.inputs, *behind]
-        whole, turn = inputs[id(s.inputs)]
-        samples.append(s._replace(inputs=whole))
-        turned.append(s._replace(inputs=turn, dys=[np.ones(len(powers))]))
-    more = [RESULT] * len(result)
-    parts = [
-        dataclasses.replace(case, tools=_Part(case.tools, jaxpr, names), samples=at)
-        for jaxpr, names, at in (
-            (loop.whole, [*more, SUM], samples),
-            (loop.turn, more, turned),
+        both = longer.setdefault(id(s.inputs), ([*s.inputs, *result, total], [*s.inputs, *result]))
+        samples.append(s._replace(inputs=both[0]))
+        turned.append(s._replace(inputs=both[1], dys=[np.ones(len(powers))]))
+    first, n = known[id(case.samples[0].inputs)][0], len(case.samples[0].inputs)
+
+    def part(jaxpr: Any, more: list[str], at: list[Sample]) -> Case:
+        return dataclasses.replace(
+            case, tools=cast("Any", _Part(case.tools, jaxpr, more)), samples=at
         )
-    ]
-    powers = [known[id(s.inputs)][1] for s in case.samples]
-    n = len(case.samples[0].inputs)
-    carried = [n + i for i, v in enumerate(result) if is_floating(v)]
-    return Rest(*parts, carried, powers, loop.turns, loop.where)
+
+    return Rest(
+        part(loop.whole, [*[RESULT] * len(first), SUM], samples),
+        part(loop.turn, [RESULT] * len(first), turned),
+        [n + i for i, v in enumerate(first) if is_floating(v)],
+        [known[id(s.inputs)][1] for s in case.samples],
+        loop.turns,
+        loop.where,
+    )
 
 
 def summed(a: np.ndarray, terms: int) -> np.ndarray:

@@ -17,6 +17,7 @@ import jax
 import jax.core
 import numpy as np
 
+from funprop.verify.truth.binding import bind
 from funprop.verify.truth.kernels import taken_apart
 from funprop.verify.truth.primitives import CALLS, RULES
 
