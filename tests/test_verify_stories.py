@@ -71,15 +71,15 @@ def moments_backward(mean, variance):
     return backward
 
 
-def kernel(x):
-    """Two rows at a time."""
+def kernel(rows, x):
+    """So many rows at a time."""
 
     def body(x_ref, y_ref):
         y_ref[...] = jnp.tanh(x_ref[...])
 
-    block = pl.BlockSpec((2, x.shape[1]), lambda i: (i, 0))
+    block = pl.BlockSpec((rows, x.shape[1]), lambda i: (i, 0))
     out = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    grid = (x.shape[0] // 2,)
+    grid = (x.shape[0] // rows,)
     call = pl.pallas_call(
         body, out_shape=out, grid=grid, in_specs=[block], out_specs=block, interpret=True
     )
@@ -149,8 +149,12 @@ WRONG = {
     "outputs": (moments, (normal(3, 5),), moments_backward(SECOND, FIRST), "swapped", "outputs 0 and 1"),
     "an output": (moments, (normal(3, 5),), moments_backward(FIRST, NONE), "missing term", "is missing"),
     "in a kernel": (
-        kernel, (normal(4, 6),), lambda a, y, dy: (dy * (1 - a[0] ** 2),),
-        "stale", "`tanh` at test_verify_stories.py",
+        lambda x: kernel(4, x), (normal(4, 6),), lambda a, y, dy: (dy * (1 - a[0] ** 2),),
+        "", "the derivative of `tanh` at test_verify_stories.py",
+    ),
+    "in a kernel's blocks": (
+        lambda x: kernel(2, x), (normal(4, 6),), lambda a, y, dy: (dy,),
+        "missing factor", "`tanh` at test_verify_stories.py",
     ),
     "called back": (
         called_back, (normal(4, 6),), lambda a, y, dy: (dy * a[0] ** 2,), "", "no way that is known",

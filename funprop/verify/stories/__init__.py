@@ -141,10 +141,12 @@ def _of_a_turn(case: Case) -> Told | None:
     for told in (lambda: other_sums(rest), *of_steps, lambda: turn_edited(rest)):
         with np.errstate(all="ignore"):
             if found := told():
-                sentence = _OWN.sub(f"the turns of {rest.where}", found.sentence)
-                return found._replace(sentence=sentence)
+                return found._replace(sentence=_named(found.sentence, rest.where))
     return None
 
 
-# A step without a place in the user's code: it multiplies the change of one turn.
-_OWN = re.compile(r"`[^`]+`(?! at )")
+def _named(sentence: str, loop: str) -> str:
+    """The sentence, with a step that stands nowhere in the user's code called what it is: it
+    multiplies the change of one turn."""
+    step = re.compile(r"`[^`]+`( at \S+)?")
+    return step.sub(lambda m: m[0] if m[1] else f"the turns of {loop}", sentence)
