@@ -17,7 +17,7 @@ from funprop.layer import Layer, recorded
 from funprop.params.frozen import trained, with_trained
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def from_function(

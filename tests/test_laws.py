@@ -292,7 +292,7 @@ IMPORTS = {
 }
 # Imported where used: a table in a terminal; what a pair is of.
 EXTRAS = {"report.py": {"rich"}, "from_pair.py": {"torch"}}
-CORE_MAY_IMPORT = {"jax", "optax", "chex", "numpy", "funprop", "__future__", "jaxtyping"}
+CORE_MAY_IMPORT = {"jax", "optax", "chex", "numpy", "funprop", "__future__"}
 
 
 def _imports(file):

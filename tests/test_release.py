@@ -76,7 +76,7 @@ x, y = np.eye(4, dtype="float32"), np.arange(4) % 2
 objective = fp.objective(fp.mlp(8, 2), fp.softmax_cross_entropy())
 train = fp.step(fp.backprop(objective), optax.adam(1e-2))
 state = train.init(objective.init(jax.random.key(0), (x, y)), None)
-result = fp.fit(train, state, (x, y), epochs=2, batch_size=2, progress=False)
+result = fp.fit(train, state, (x, y), epochs=2, batch_size=2)
 fp.verify(fp.mlp(8, 2), result.state.params, x).raise_if_wrong()
 print(fp.__file__)
 """

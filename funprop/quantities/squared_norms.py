@@ -18,9 +18,8 @@ from funprop.quantities.each_example import gradients, is_trained, keeping
 from funprop.quantities.shared_params import Both, Part, Place, Plan, expansion, parts, plan
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
-
     from funprop.quantities.each_example import Kept
+    from funprop.typing import Array, Float, PyTree
 
 
 def squared_norms(layer: Layer) -> Layer:
