@@ -58,7 +58,9 @@ def from_function(
     return Layer(init, forward, backward, name, **said)
 
 
-def by_vjp(forward: Callable[..., tuple[PyTree, PyTree]]) -> tuple[Callable, Callable]:
+def by_vjp(
+    forward: Callable[..., tuple[PyTree, PyTree]],
+) -> tuple[Callable[..., tuple[PyTree, PyTree]], Callable[..., tuple[PyTree, PyTree]]]:
     """The forward and backward that `jax.vjp` makes of a layer's `forward` alone.
 
     What is frozen or a statistic has no cotangent. Residuals of `jax.vjp` that are params

@@ -1,5 +1,7 @@
 """What is published: both distributions hold what they should, and work where nothing else is."""
 
+import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -17,6 +19,13 @@ ROOT = Path(__file__).parent.parent
 # Beside the package: what its tests, its site and .ci/run need, and what people look for.
 BESIDE = {".ci/run", "CHANGELOG.md", "CITATION.cff", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md"}
 BESIDE |= {"LICENSE", "PKG-INFO", "README.md", "SECURITY.md", "pyproject.toml"}
+# scikit-learn has no types, and what is set in an __init__ is inferred.
+UNTYPED = (
+    "funprop.estimators.",
+    "funprop.train.data.batches.RecordBatches",
+    "funprop.train.loop.Loop",
+)
+UNTYPED += ("funprop.train.runs.recorded.recorded",)
 
 
 def test_one_version_everywhere():
@@ -64,6 +73,22 @@ def test_they_hold_what_is_needed_and_nothing_else(built):
     assert {"funprop/py.typed", "funprop/explaining/page.js"} <= wheel
 
 
+def unknown(folder):
+    """The names whose types pyright cannot find out, in the environment there."""
+    pyright = importlib.util.find_spec("pyright")
+    if pyright is None:
+        return set()
+    command = (sys.executable, "-m", "pyright", "--verifytypes", "funprop", "--ignoreexternal")
+    environment = os.environ | {"PATH": f"{folder}/venv/bin:{os.environ['PATH']}"}
+    environment["VIRTUAL_ENV"] = str(folder / "venv")
+    told = subprocess.run(
+        [*command, "--outputjson"], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    symbols = json.loads(told.stdout)["typeCompleteness"]["symbols"]
+    assert len(symbols) > 1000
+    return {s["name"] for s in symbols if not s["isTypeKnown"] and not s["isTypeAmbiguous"]}
+
+
 @pytest.mark.slow
 def test_the_wheel_works_in_an_empty_environment(built, tmp_path):
     """The core alone imports, verifies and trains; with the extra, so does the command."""
@@ -87,6 +112,7 @@ print(fp.__file__)
     said = quietly(command, "train", "iris", "--epochs", "2", "--out", "run", cwd=tmp_path)
     assert "Every hand-written gradient is the derivative" in said
     assert (tmp_path / "run" / "params.safetensors").exists()
+    assert not {name for name in unknown(tmp_path) if not name.startswith(UNTYPED)}
 
 
 @pytest.mark.slow

@@ -134,7 +134,11 @@ def _both(leaf: Layer) -> Layer:
     return leaf_of(leaf, backward=backward)
 
 
-HOW = {"squares": _squares, "gradients": gradients_of, "both": _both}
+HOW: dict[str, Callable[[Layer], Layer]] = {
+    "squares": _squares,
+    "gradients": gradients_of,
+    "both": _both,
+}
 
 
 # -------------------------------------------------------------------- what becomes of shared params
