@@ -25,7 +25,7 @@ UNTYPED = (
     "funprop.train.data.batches.RecordBatches",
     "funprop.train.loop.Loop",
 )
-UNTYPED += ("funprop.train.runs.recorded.recorded",)
+UNTYPED += ("funprop.train.loop.Loop", "funprop.train.runs.recorded.recorded")
 
 
 def test_one_version_everywhere():
