@@ -155,7 +155,6 @@ def test_the_help_of_a_command_tells_all_it_takes(command, columns, monkeypatch,
     given = {}
     helped = cli_help.helped
     monkeypatch.setattr(cli, "helped", lambda *of: given.update(of[1]) or helped(*of))
-    )
     assert ran(f"{command} --help", monkeypatch) == 0
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= columns and "Other options" not in said
