@@ -244,6 +244,7 @@ GROUND = {
     ),
     "jitted",
     "checks",
+    "typing",
     "mesh",
 }
 IMPORTS = {
