@@ -284,7 +284,7 @@ IMPORTS = {
     "inspect": GROUND | {"params"},
     "nonfinite": GROUND
     | {"arguments", "params", "inspect", "gradients", "rewrites", "transforms", "steps", "verify"},
-    "deriving": GROUND | {"params", "gradients"},
+    "deriving": GROUND | {"arguments", "params", "gradients"},
     "explaining": GROUND
     | {"arguments", "params", "inspect", "gradients", "steps", "nonfinite", "verify"},
     "sharding": GROUND
