@@ -37,10 +37,10 @@ def train(
     restart: bool = False,
     override: bool = False,
 ) -> int:
-    """Train a network on a file, a folder or a known set, by a hand-written backward pass.
+    """Train a network on a file, a folder or a known set.
 
-    Prints the model, checks the gradient of every layer, trains, reports on held-out data and
-    writes a run folder.
+    By a hand-written backward pass. Prints the model, checks the gradient of every layer, trains,
+    reports on held-out data and writes a run folder.
 
     Args:
       data: a table (.csv, .csv.gz, .tsv or .parquet) with --target; a folder that has a folder of

@@ -35,6 +35,7 @@ SLOW = {
     "moving-from",
     "verify",
     "verify-step",
+    "how-to/private-training",
     "how-to/verify-a-kernel",
     "how-to/swap-the-backward",
 }

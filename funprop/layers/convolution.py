@@ -28,7 +28,7 @@ from funprop.values import whole_number
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from jaxtyping import Array, Float, Key
+    from funprop.typing import Array, Float, Key
 
     X = Float[Array, "batch *space i"]
     Y = Float[Array, "batch *out o"]

@@ -25,7 +25,7 @@ from funprop.layers.windows import Numbers, Slide, extent, views
 from funprop.trees import wide_dtype
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
     X = Float[Array, "n *space i"]
     W = Float[Array, "*kernel i o"]

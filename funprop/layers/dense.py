@@ -19,7 +19,7 @@ from funprop.values import whole_number
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import Array, Float, Key
+    from funprop.typing import Array, Float, Key
 
 
 class DenseParams(NamedTuple):

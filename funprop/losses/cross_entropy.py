@@ -14,7 +14,7 @@ from funprop.trees import is_float, widen
 from funprop.values import is_zero, number_within
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Num
+    from funprop.typing import Array, Float, Num
 
     Numbers = Num[Array, "..."]
     Terms = Float[Array, "*terms"]

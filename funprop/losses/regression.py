@@ -13,7 +13,7 @@ from funprop.trees import widen
 from funprop.values import number_within
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Num
+    from funprop.typing import Array, Float, Num
 
     Numbers = Num[Array, "..."]
     Terms = Float[Array, "*terms"]

@@ -27,7 +27,7 @@ from funprop.trees import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Num
+    from funprop.typing import Array, Bool, Float, Num
 
 
 def from_terms(

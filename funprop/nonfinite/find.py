@@ -18,9 +18,8 @@ from funprop.transforms.transformed import call, objective_of
 from funprop.trees import path_string
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
-
     from funprop.gradients import GradFn
+    from funprop.typing import PyTree
 
 NOT_AGAIN = "Run layer by layer it is finite: what is compiled as a whole rounds in another way"
 NOT_TOLD = "What was first cannot be told"

@@ -15,7 +15,7 @@ from funprop.nonfinite.report import FirstBad
 from funprop.nonfinite.watch import Seen
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 PARTS = ("inputs", "targets", "weights")
 

@@ -26,9 +26,8 @@ from funprop.rewrites.own_residuals import with_own, without_own
 from funprop.transforms.transformed import Transformed
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
-
     from funprop.gradients import GradFn
+    from funprop.typing import PyTree
 
 
 @dataclasses.dataclass

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from funprop.trees import widen
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
+    from funprop.typing import Array, Float, PyTree
 
     Squares = Float[Array, " b"]
 

@@ -18,9 +18,8 @@ from funprop.quantities.each_example import gradients, is_trained, keeping
 from funprop.quantities.shared_params import Both, Part, Place, Plan, expansion, parts, plan
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
-
     from funprop.quantities.each_example import Kept
+    from funprop.typing import Array, Float, PyTree
 
 
 def squared_norms(layer: Layer) -> Layer:
@@ -135,7 +134,11 @@ def _both(leaf: Layer) -> Layer:
     return leaf_of(leaf, backward=backward)
 
 
-HOW = {"squares": _squares, "gradients": gradients_of, "both": _both}
+HOW: dict[str, Callable[[Layer], Layer]] = {
+    "squares": _squares,
+    "gradients": gradients_of,
+    "both": _both,
+}
 
 
 # -------------------------------------------------------------------- what becomes of shared params

@@ -24,7 +24,7 @@ from funprop.transforms.transformed import call, objective_of, what_draws
 from funprop.trees import Sum, all_finite, is_float, wide_dtype, widen
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Step(NamedTuple):

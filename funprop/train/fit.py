@@ -31,7 +31,7 @@ from funprop.train.stopping import Row, Rule
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 # A state of at most so many bytes is not donated to the next call: its memory stays its own, and so
 # the next call can be under way before this one's sums are read, even where they end the run.

@@ -28,7 +28,7 @@ from funprop.train.stopping import Row, Rule
 from funprop.train.sums import means, on_host
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 # A device call lasts about this long: short enough to show progress and to heed Ctrl-C, long
 # enough that the call itself costs nothing.
