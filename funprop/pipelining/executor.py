@@ -1,0 +1,262 @@
+"""What each device of a pipeline runs: any schedule, as a loop over time."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from funprop.layer import Layer, recorded
+from funprop.pipelining.buffers import Room
+from funprop.pipelining.cut import Cut
+from funprop.pipelining.schedule import KINDS, Schedule, between
+from funprop.rewrites.halves import backward_inputs, backward_params
+from funprop.transforms.microbatch import cast_like, summed_in
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+
+class Sums(NamedTuple):
+    """What is added up over microbatches on one device.
+
+    Attributes:
+      blocks: the gradient of this stage's blocks.
+      others: the gradient of the other params, where this stage computes a part of it.
+      loss: a `Sum`; zero but on the last stage.
+      stem, inside, head: what was recorded before, in and behind the blocks.
+    """
+
+    blocks: Any
+    others: Any
+    loss: Any
+    stem: Any
+    inside: Any
+    head: Any
+
+
+class State(NamedTuple):
+    """What a device carries from one unit of time to the next.
+
+    Attributes:
+      forward: inputs of the blocks that came and wait for `F`.
+      backward: what waits for `B`: cotangents that came; on the last stage, outputs of its own.
+      residuals: from `F` to `W`.
+      kept: what `B` left for `W`.
+      sums: so far.
+    """
+
+    forward: Any
+    backward: Any
+    residuals: Any
+    kept: Any
+    sums: Sums
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """One device's part of a gradient. Made while it is traced: all arrays are its own.
+
+    Attributes:
+      cut: the objective.
+      schedule: what is done when.
+      axis: of the mesh, along which the stages are.
+      own: the blocks of one stage, as a layer.
+      params: all, but of the blocks only its own.
+      batch: with the microbatches along the second axis.
+      keys: one a microbatch, or `None`.
+      dloss: the cotangent of the loss, or `None`.
+    """
+
+    cut: Cut
+    schedule: Schedule
+    axis: str
+    own: Layer
+    params: Any
+    batch: Any
+    keys: Any
+    dloss: Any
+
+    # ------------------------------------------------------------------------ parts of the model
+
+    def part(self, i: Any) -> tuple[Any, Any]:
+        """A microbatch and its key."""
+        take = jax.lax.dynamic_index_in_dim
+        rows = jax.tree.map(lambda leaf: take(leaf, i, axis=1, keepdims=False), self.batch)
+        return rows, None if self.keys is None else self.keys[i]
+
+    def stem(self, i: Any) -> Any:
+        return self.cut.stem(self.params, *self.part(i))
+
+    def blocks_forward(self, x: Any, i: Any) -> tuple[Any, Any]:
+        """As `repeat` runs them; the keys are those of these blocks among all."""
+        (block,) = self.own.children
+        keys = self.cut.block_keys(self.params, *self.part(i))
+        if keys is not None:
+            n = self.own.copies
+            keys = jax.lax.dynamic_slice_in_dim(keys, jax.lax.axis_index(self.axis) * n, n)
+
+        def one(x: Any, copy: Any) -> tuple[Any, Any]:
+            return block.forward(copy[0], x, copy[1])
+
+        y, kept = jax.lax.scan(one, x, (self.cut.part(self.params), keys), length=self.own.copies)
+        return y, (kept,)
+
+    def inputs(self, residuals: Any, dy: Any) -> tuple[Any, Any]:
+        return backward_inputs(self.own)(self.cut.part(self.params), residuals, dy)
+
+    def of_params(self, residuals: Any, kept: Any) -> Any:
+        return backward_params(self.own)(self.cut.part(self.params), residuals, kept)
+
+    # -------------------------------------------------------------------------------- the schedule
+
+    def sums(self, records: int, data: tuple[str, ...]) -> Sums:
+        """The gradient, of this device's blocks and of all else, summed over devices.
+
+        Args:
+          records: how many arrays the whole objective records.
+          data: the axes of the mesh that split the batch.
+        """
+        first = jnp.zeros((), jnp.int32)
+        x = jax.eval_shape(self.stem, first)
+        residuals = jax.eval_shape(self.blocks_forward, x, first)[1]
+        kept = jax.eval_shape(self.inputs, residuals, x)[1]
+        blocks = jax.eval_shape(self.of_params, residuals, kept)
+        head = jax.eval_shape(
+            lambda y: self.cut.head(self.params, *self.part(first), y, self.dloss), x
+        )
+        # Records stand in the order of the tree: those before the blocks come first.
+        inside = jax.tree.leaves(recorded(residuals))
+        before = records - len(inside) - len(head.records)
+        stem = jax.eval_shape(
+            lambda dx: self.cut.stem_backward(self.params, *self.part(first), dx, before)[0], x
+        )
+        specs = Sums(blocks, head.grads, head.loss, stem, inside, head.records)
+        sizes = _sizes(self.schedule)
+        rooms = State(
+            Room(x, sizes["forward"]),
+            Room(x, sizes["backward"]),
+            Room(residuals, sizes["residuals"]),
+            Room(kept, sizes["kept"]),
+            specs,
+        )
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, summed_in(leaf.dtype)), specs)
+        state = State(*(room.empty() for room in rooms[:4]), zeros)
+        sums = self._loop(rooms, state, x).sums
+        own = {"blocks": sums.blocks, "inside": sums.inside}
+        rest = {name: part for name, part in sums._asdict().items() if name not in own}
+        summed = jax.lax.psum(own, data) | jax.lax.psum(rest, (self.axis, *data))
+        return cast_like(Sums(**summed), specs)
+
+    def _loop(self, rooms: State, state: State, x: Any) -> State:
+        stages, stage = self.schedule.stages, jax.lax.axis_index(self.axis)
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), x)
+        last = stage == stages - 1
+
+        def idle(state: State, i: Any) -> tuple[State, Any, Any]:
+            return state, nothing, nothing
+
+        def forward(state: State, i: Any) -> tuple[State, Any, Any]:
+            came = rooms.forward.read
+            x = jax.lax.cond(stage == 0, lambda: self.stem(i), lambda: came(state.forward, i))
+            y, residuals = self.blocks_forward(x, i)
+            inside = _add(state.sums.inside, jax.tree.leaves(recorded(residuals)))
+            waits = jax.lax.cond(
+                last,
+                lambda waits: rooms.backward.stored(waits, i, y),
+                lambda waits: waits,
+                state.backward,
+            )
+            state = state._replace(
+                backward=waits,
+                residuals=rooms.residuals.stored(state.residuals, i, residuals),
+                sums=state.sums._replace(inside=inside),
+            )
+            return state, y, nothing
+
+        def backward(state: State, i: Any) -> tuple[State, Any, Any]:
+            came = rooms.backward.read(state.backward, i)
+
+            def with_loss(sums: Sums) -> tuple[Sums, Any]:
+                found = self.cut.head(self.params, *self.part(i), came, self.dloss)
+                sums = sums._replace(
+                    loss=_add(sums.loss, found.loss),
+                    head=_add(sums.head, found.records),
+                    others=_add(sums.others, found.grads),
+                )
+                return sums, found.dy
+
+            sums, dy = jax.lax.cond(last, with_loss, lambda sums: (sums, came), state.sums)
+            dx, kept = self.inputs(rooms.residuals.read(state.residuals, i), dy)
+
+            def with_stem(sums: Sums) -> Sums:
+                of = self.params, *self.part(i), dx, len(sums.stem)
+                records, grads = self.cut.stem_backward(*of)
+                return sums._replace(
+                    stem=_add(sums.stem, records), others=_add(sums.others, grads)
+                )
+
+            sums = jax.lax.cond(stage == 0, with_stem, lambda sums: sums, sums)
+            kept = rooms.kept.stored(state.kept, i, kept)
+            return state._replace(kept=kept, sums=sums), nothing, dx
+
+        def params(state: State, i: Any) -> tuple[State, Any, Any]:
+            residuals = rooms.residuals.read(state.residuals, i)
+            dparams = self.of_params(residuals, rooms.kept.read(state.kept, i))
+            sums = state.sums._replace(blocks=_add(state.sums.blocks, dparams))
+            return state._replace(sums=sums), nothing, nothing
+
+        def unit(state: State, slots: Any) -> tuple[State, None]:
+            own, before, behind = (
+                jax.tree.map(lambda column, s=s: column[s], slots)
+                for s in (stage, jnp.maximum(stage - 1, 0), jnp.minimum(stage + 1, stages - 1))
+            )
+            runs = [idle, forward, backward, params]
+            state, y, dx = jax.lax.switch(own[0], runs, state, own[1])
+            y = jax.lax.ppermute(y, self.axis, [(s, s + 1) for s in range(stages - 1)])
+            dx = jax.lax.ppermute(dx, self.axis, [(s + 1, s) for s in range(stages - 1)])
+
+            def kept(room: Room, buffers: Any, slot: Any, kind: str, there: Any, tree: Any) -> Any:
+                return jax.lax.cond(
+                    there & (slot[0] == 1 + KINDS.index(kind)),
+                    lambda buffers: room.stored(buffers, slot[1], tree),
+                    lambda buffers: buffers,
+                    buffers,
+                )
+
+            forward_ = kept(rooms.forward, state.forward, before, "F", stage > 0, y)
+            backward_ = kept(rooms.backward, state.backward, behind, "B", ~last, dx)
+            return state._replace(forward=forward_, backward=backward_), None
+
+        state, _ = jax.lax.scan(unit, state, _columns(self.schedule))
+        return state
+
+
+def _add(sums: Any, more: Any) -> Any:
+    return jax.tree.map(lambda total, found: total + found.astype(total.dtype), sums, more)
+
+
+def _columns(schedule: Schedule) -> tuple[Any, Any]:
+    """The table as two arrays of integers, `[time, stage]`: the kind, 0 for idle, and which
+    microbatch."""
+    kinds = [[1 + KINDS.index(slot.kind) if slot else 0 for slot in row] for row in schedule.rows]
+    which = [[slot.microbatch if slot else 0 for slot in row] for row in schedule.rows]
+    return tuple(jnp.asarray(np.array(table, np.int32).T) for table in (kinds, which))
+
+
+def _sizes(schedule: Schedule) -> dict[str, int]:
+    """For how many microbatches each buffer has room: what the stage that needs most does; all
+    devices run one program."""
+    rows = schedule.rows
+    pairs = list(zip(rows, rows[1:], strict=False))
+    return {
+        "forward": max((between(a, b, "F", "F") for a, b in pairs), default=1),
+        "backward": max(
+            [between(rows[-1], rows[-1], "F", "B"), *(between(b, a, "B", "B") for a, b in pairs)]
+        ),
+        "residuals": max(schedule.kept),
+        "kept": max(between(row, row, "B", "W") for row in rows),
+    }
