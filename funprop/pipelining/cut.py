@@ -112,7 +112,8 @@ class Cut:
 
         layer = self._cut(leaf_of(self.blocks, forward=forward, backward=backward), stem=False)
         loss, residuals = run(layer, params, batch, key)
-        dtotal = jnp.ones_like(loss.total) if dloss is None else jnp.asarray(dloss, loss.total.dtype)
+        one = jnp.ones_like(loss.total)
+        dtotal = one if dloss is None else jnp.asarray(dloss, one.dtype)
         grads, _ = layer.backward(params, residuals, Sum(dtotal, jnp.zeros_like(loss.weight)))
         return Head(loss, jax.tree.leaves(recorded(residuals)), self.replaced(grads, ()), seen[0])
 
@@ -221,8 +222,7 @@ def _mute(layer: Layer, fill: Any) -> Layer:
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[Any, Any]:
         spec = jax.eval_shape(lambda *args: layer.forward(*args)[0], params, x, key)
-        filled = (jnp.broadcast_to(jnp.asarray(fill, s.dtype), s.shape) for s in jax.tree.leaves(spec))
-        return jax.tree.unflatten(jax.tree.structure(spec), filled), x
+        return jax.tree.map(lambda s: jnp.full(s.shape, fill, s.dtype), spec), x
 
     def backward(params: PyTree, x: PyTree, dy: PyTree) -> tuple[Any, Any]:
         return _zeros(trained(params)), _no_cotangent(x)
@@ -236,5 +236,3 @@ def _zeros(tree: PyTree) -> PyTree:
 
 def _no_cotangent(x: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if trees.is_float(leaf) else None, x)
-
-

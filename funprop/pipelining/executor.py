@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -17,7 +19,9 @@ from funprop.rewrites.halves import backward_inputs, backward_params
 from funprop.transforms.microbatch import cast_like, summed_in
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    pass
+
+IDLE, F, B, W = range(1 + len(KINDS))
 
 
 class Sums(NamedTuple):
@@ -38,16 +42,25 @@ class Sums(NamedTuple):
     head: Any
 
 
-class State(NamedTuple):
-    """What a device carries from one unit of time to the next.
+class Rooms(NamedTuple):
+    """Where a device keeps what it will need.
 
     Attributes:
       forward: inputs of the blocks that came and wait for `F`.
       backward: what waits for `B`: cotangents that came; on the last stage, outputs of its own.
       residuals: from `F` to `W`.
       kept: what `B` left for `W`.
-      sums: so far.
     """
+
+    forward: Room
+    backward: Room
+    residuals: Room
+    kept: Room
+
+
+class State(NamedTuple):
+    """What a device carries from one unit of time to the next: the buffers of each of its `Rooms`,
+    and the sums so far."""
 
     forward: Any
     backward: Any
@@ -96,7 +109,7 @@ class Device:
         (block,) = self.own.children
         keys = self.cut.block_keys(self.params, *self.part(i))
         if keys is not None:
-            n = self.own.copies
+            n = self.own.copies or 1
             keys = jax.lax.dynamic_slice_in_dim(keys, jax.lax.axis_index(self.axis) * n, n)
 
         def one(x: Any, copy: Any) -> tuple[Any, Any]:
@@ -136,52 +149,45 @@ class Device:
         )
         specs = Sums(blocks, head.grads, head.loss, stem, inside, head.records)
         sizes = _sizes(self.schedule)
-        rooms = State(
+        rooms = Rooms(
             Room(x, sizes["forward"]),
             Room(x, sizes["backward"]),
             Room(residuals, sizes["residuals"]),
             Room(kept, sizes["kept"]),
-            specs,
         )
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, summed_in(leaf.dtype)), specs)
-        state = State(*(room.empty() for room in rooms[:4]), zeros)
+        state = State(*(room.empty() for room in rooms), zeros)
         sums = self._loop(rooms, state, x).sums
         own = {"blocks": sums.blocks, "inside": sums.inside}
         rest = {name: part for name, part in sums._asdict().items() if name not in own}
         summed = jax.lax.psum(own, data) | jax.lax.psum(rest, (self.axis, *data))
         return cast_like(Sums(**summed), specs)
 
-    def _loop(self, rooms: State, state: State, x: Any) -> State:
+    def _loop(self, rooms: Rooms, state: State, x: Any) -> State:
         stages, stage = self.schedule.stages, jax.lax.axis_index(self.axis)
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), x)
         last = stage == stages - 1
 
-        def idle(state: State, i: Any) -> tuple[State, Any, Any]:
-            return state, nothing, nothing
-
-        def forward(state: State, i: Any) -> tuple[State, Any, Any]:
+        def forward(carry: Any, i: Any) -> Any:
+            state, _ = carry
             came = rooms.forward.read
             x = jax.lax.cond(stage == 0, lambda: self.stem(i), lambda: came(state.forward, i))
             y, residuals = self.blocks_forward(x, i)
             inside = _add(state.sums.inside, jax.tree.leaves(recorded(residuals)))
-            waits = jax.lax.cond(
-                last,
-                lambda waits: rooms.backward.stored(waits, i, y),
-                lambda waits: waits,
-                state.backward,
-            )
+            waits = _when(last, lambda waits: rooms.backward.stored(waits, i, y), state.backward)
             state = state._replace(
                 backward=waits,
                 residuals=rooms.residuals.stored(state.residuals, i, residuals),
                 sums=state.sums._replace(inside=inside),
             )
-            return state, y, nothing
+            return state, y
 
-        def backward(state: State, i: Any) -> tuple[State, Any, Any]:
-            came = rooms.backward.read(state.backward, i)
+        def backward(carry: Any, i: Any) -> Any:
+            state, _ = carry
 
-            def with_loss(sums: Sums) -> tuple[Sums, Any]:
-                found = self.cut.head(self.params, *self.part(i), came, self.dloss)
+            def with_loss(carry: Any) -> Any:
+                sums, y = carry
+                found = self.cut.head(self.params, *self.part(i), y, self.dloss)
                 sums = sums._replace(
                     loss=_add(sums.loss, found.loss),
                     head=_add(sums.head, found.records),
@@ -189,60 +195,70 @@ class Device:
                 )
                 return sums, found.dy
 
-            sums, dy = jax.lax.cond(last, with_loss, lambda sums: (sums, came), state.sums)
+            came = rooms.backward.read(state.backward, i)
+            sums, dy = _when(last, with_loss, (state.sums, came))
             dx, kept = self.inputs(rooms.residuals.read(state.residuals, i), dy)
 
             def with_stem(sums: Sums) -> Sums:
                 of = self.params, *self.part(i), dx, len(sums.stem)
                 records, grads = self.cut.stem_backward(*of)
-                return sums._replace(
-                    stem=_add(sums.stem, records), others=_add(sums.others, grads)
-                )
+                return sums._replace(stem=_add(sums.stem, records), others=_add(sums.others, grads))
 
-            sums = jax.lax.cond(stage == 0, with_stem, lambda sums: sums, sums)
-            kept = rooms.kept.stored(state.kept, i, kept)
-            return state._replace(kept=kept, sums=sums), nothing, dx
+            sums = _when(stage == 0, with_stem, sums)
+            return state._replace(kept=rooms.kept.stored(state.kept, i, kept), sums=sums), dx
 
-        def params(state: State, i: Any) -> tuple[State, Any, Any]:
+        def params(state: State, i: Any) -> State:
             residuals = rooms.residuals.read(state.residuals, i)
             dparams = self.of_params(residuals, rooms.kept.read(state.kept, i))
-            sums = state.sums._replace(blocks=_add(state.sums.blocks, dparams))
-            return state._replace(sums=sums), nothing, nothing
+            return state._replace(sums=state.sums._replace(blocks=_add(state.sums.blocks, dparams)))
 
         def unit(state: State, slots: Any) -> tuple[State, None]:
-            own, before, behind = (
-                jax.tree.map(lambda column, s=s: column[s], slots)
-                for s in (stage, jnp.maximum(stage - 1, 0), jnp.minimum(stage + 1, stages - 1))
-            )
-            runs = [idle, forward, backward, params]
-            state, y, dx = jax.lax.switch(own[0], runs, state, own[1])
+            kinds, which = slots
+            before, behind = jnp.maximum(stage - 1, 0), jnp.minimum(stage + 1, stages - 1)
+            i = which[stage]
+            state, y = _when(kinds[stage] == F, lambda c: forward(c, i), (state, nothing))
+            state, dx = _when(kinds[stage] == B, lambda c: backward(c, i), (state, nothing))
+            state = _when(kinds[stage] == W, lambda state: params(state, i), state)
             y = jax.lax.ppermute(y, self.axis, [(s, s + 1) for s in range(stages - 1)])
             dx = jax.lax.ppermute(dx, self.axis, [(s + 1, s) for s in range(stages - 1)])
-
-            def kept(room: Room, buffers: Any, slot: Any, kind: str, there: Any, tree: Any) -> Any:
-                return jax.lax.cond(
-                    there & (slot[0] == 1 + KINDS.index(kind)),
-                    lambda buffers: room.stored(buffers, slot[1], tree),
-                    lambda buffers: buffers,
-                    buffers,
-                )
-
-            forward_ = kept(rooms.forward, state.forward, before, "F", stage > 0, y)
-            backward_ = kept(rooms.backward, state.backward, behind, "B", ~last, dx)
-            return state._replace(forward=forward_, backward=backward_), None
+            came = _when(
+                (stage > 0) & (kinds[before] == F),
+                lambda waits: rooms.forward.stored(waits, which[before], y),
+                state.forward,
+            )
+            came_back = _when(
+                ~last & (kinds[behind] == B),
+                lambda waits: rooms.backward.stored(waits, which[behind], dx),
+                state.backward,
+            )
+            return state._replace(forward=came, backward=came_back), None
 
         state, _ = jax.lax.scan(unit, state, _columns(self.schedule))
         return state
+
+
+def _when(holds: Any, function: Callable[[Any], Any], carry: Any) -> Any:
+    """`function(carry)` where `holds`, `carry` where not.
+
+    A loop of one turn or none, and no `lax.cond`: XLA copies what a branch hands on unchanged, all
+    buffers in every unit of time, and what a loop carries it writes where it is.
+    """
+
+    def once(state: Any) -> Any:
+        return jnp.zeros((), bool), function(state[1])
+
+    return jax.lax.while_loop(lambda state: state[0], once, (jnp.asarray(holds), carry))[1]
 
 
 def _add(sums: Any, more: Any) -> Any:
     return jax.tree.map(lambda total, found: total + found.astype(total.dtype), sums, more)
 
 
-def _columns(schedule: Schedule) -> tuple[Any, Any]:
-    """The table as two arrays of integers, `[time, stage]`: the kind, 0 for idle, and which
-    microbatch."""
-    kinds = [[1 + KINDS.index(slot.kind) if slot else 0 for slot in row] for row in schedule.rows]
+def _columns(schedule: Schedule) -> tuple[Any, ...]:
+    """The table as two arrays of integers, `[time, stage]`: the kind, and which microbatch."""
+    kinds = [
+        [1 + KINDS.index(slot.kind) if slot else IDLE for slot in row] for row in schedule.rows
+    ]
     which = [[slot.microbatch if slot else 0 for slot in row] for row in schedule.rows]
     return tuple(jnp.asarray(np.array(table, np.int32).T) for table in (kinds, which))
 
@@ -251,7 +267,7 @@ def _sizes(schedule: Schedule) -> dict[str, int]:
     """For how many microbatches each buffer has room: what the stage that needs most does; all
     devices run one program."""
     rows = schedule.rows
-    pairs = list(zip(rows, rows[1:], strict=False))
+    pairs = list(itertools.pairwise(rows))
     return {
         "forward": max((between(a, b, "F", "F") for a, b in pairs), default=1),
         "backward": max(

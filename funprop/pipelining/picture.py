@@ -34,9 +34,7 @@ def schedule_picture(*schedules: Schedule) -> str:
     """
     for given in schedules or (None,):
         if not hasattr(given, "rows") or not hasattr(given, "bubble"):
-            raise TypeError(
-                f"schedules must be such as one_f_one_b(4, 8), got {described(given)}"
-            )
+            raise TypeError(f"schedules must be such as one_f_one_b(4, 8), got {described(given)}")
     return as_svg(schedules)
 
 

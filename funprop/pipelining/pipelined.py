@@ -47,8 +47,7 @@ def pipeline(
     pipeline of its own, with a key of its own.
 
     Args:
-      objective: as of `backprop`; it has one `repeat`, at any depth of its tree, with nothing around
-        it.
+      objective: as of `backprop`; it has one `repeat`, at any depth, and nothing goes around it.
       mesh: with as many devices along `axis` as the schedule has stages.
       schedule: as `gpipe`, `one_f_one_b` or `zero_bubble` makes it.
       axis: of the mesh.
@@ -109,11 +108,14 @@ def pipeline(
         lie = parts.replaced(jax.tree.map(lambda _: whole, params), stacked)
         specs = (lie, jax.P(data or None), whole, whole)
         outs = Sums(stacked, whole, whole, whole, stacked, whole)
-        over_mesh = jax.shard_map(device, mesh=mesh, in_specs=specs, out_specs=outs, check_vma=False)
-        sums = over_mesh(params, batch, key, dloss)
+        # As in transforms/devices.py: without JAX's account of what is the same on all devices.
+        over_mesh = jax.shard_map(
+            device, mesh=mesh, in_specs=specs, out_specs=outs, check_vma=False
+        )
+        sums: Sums = over_mesh(params, batch, key, dloss)
         found = records.unflatten([*sums.stem, *sums.inside, *sums.head])
         grads = parts.replaced(sums.others, sums.blocks)
-        return Gradient(grads, *sums.loss, metrics_of(found), found)
+        return Gradient(grads, sums.loss.total, sums.loss.weight, metrics_of(found), found)
 
     def in_turn(inner: GradFn) -> GradFn:
         def keys(key: Any, count: int) -> list[Any]:

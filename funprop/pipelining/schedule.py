@@ -67,7 +67,7 @@ class Schedule:
     def starts(self) -> dict[tuple[str, int, int], int]:
         """When each slot is done: the time, by kind, microbatch and stage."""
         return {
-            (*slot, stage): time
+            (slot.kind, slot.microbatch, stage): time
             for stage, row in enumerate(self.rows)
             for time, slot in enumerate(row)
             if slot is not None

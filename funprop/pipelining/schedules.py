@@ -75,7 +75,9 @@ def zero_bubble(stages: int, microbatches: int) -> Schedule:
     )
 
 
-def _made(name: str, stages: int, microbatches: int, ahead: Callable[[int, int], int], *, whole: bool) -> Schedule:
+def _made(
+    name: str, stages: int, microbatches: int, ahead: Callable[[int, int], int], *, whole: bool
+) -> Schedule:
     """The schedule in which each stage takes its slots in order, each as early as may be.
 
     Args:
@@ -130,5 +132,5 @@ def _in_time(orders: list[list[Slot]], awaited: str) -> tuple[Row, ...]:
             rows[stage].append(slot)
             if slot is not None:
                 orders[stage].pop(0)
-                done.add((*slot, stage))
+                done.add((slot.kind, slot.microbatch, stage))
     return tuple(map(tuple, rows))

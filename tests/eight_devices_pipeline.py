@@ -1,0 +1,125 @@
+"""A pipeline's gradient is the plain one. tests/test_sharding.py runs this with virtual devices."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import funprop as fp
+
+CLOSE = {"rtol": 1e-11, "atol": 1e-13}  # float64 rounding
+MAKERS = {"gpipe": fp.gpipe, "1f1b": fp.one_f_one_b, "zero bubble": fp.zero_bubble}
+RULES = [("blocks", P("pipe")), ("*", P())]
+VOCABULARY, TIME = 32, 6
+
+pytestmark = pytest.mark.skipif(jax.device_count() < 8, reason="wants eight devices")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def promotion():
+    with jax.numpy_dtype_promotion("standard"):  # optax's Adam mixes dtypes
+        yield
+
+
+def mlp(depth=8, rate=0.0):
+    noise = [fp.dropout(rate)] if rate else []
+    block = fp.residual(fp.serial(fp.dense(6), fp.tanh(), *noise))
+    model = fp.serial(fp.dense(6), fp.named("blocks", fp.repeat(block, depth)), fp.dense(3))
+    return fp.objective(model, fp.mean_squared(), error=fp.absolute_error)
+
+
+def gpt(rate=0.0, rewrite=lambda block: block, **loss):
+    sizes = {"features": 8, "depth": 4, "heads": 2, "longest": TIME}
+    model = fp.gpt(VOCABULARY, **sizes, rate=rate, rewrite=rewrite)
+    return fp.language_model(model, VOCABULARY, **loss)
+
+
+def rows(n=16, *, weighted=True):
+    draw = np.random.default_rng(0)
+    weights = (draw.integers(0, 3, n).astype(float),) if weighted else ()
+    return draw.normal(size=(n, 4)), draw.normal(size=(n, 3)), *weights
+
+
+def tokens(n=16):
+    found = np.random.default_rng(0).integers(0, VOCABULARY, (n, TIME + 1))
+    return found[:, :-1], found[:, 1:]
+
+
+def params_of(objective, batch):
+    """Any, without compiling what `init` draws; in float64 under x64."""
+    spec = jax.eval_shape(objective.init, jax.random.key(0), batch)
+    draw = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda p: jnp.asarray(0.3 * draw.normal(size=p.shape), jnp.zeros(()).dtype), spec
+    )
+
+
+def both(objective, batch, stages, make, n, key=None, **axes):
+    params = params_of(objective, batch)
+    grad_fn = fp.pipeline(objective, fp.make_mesh(**axes, pipe=stages), make(stages, n))
+    plain = fp.backprop(objective)
+    wanted = plain if key is None else fp.microbatch(plain, n)
+    return jax.jit(grad_fn)(params, batch, key), jax.jit(wanted)(params, batch, key)
+
+
+@pytest.mark.parametrize(
+    ("stages", "make", "n"),
+    [
+        (4, "zero bubble", 8),
+        *(
+            pytest.param(*way, marks=pytest.mark.slow)
+            for way in [
+                (1, "zero bubble", 4),
+                (2, "gpipe", 4),
+                (2, "1f1b", 8),
+                (2, "zero bubble", 1),
+                (4, "gpipe", 8),
+                (4, "1f1b", 2),
+                (8, "gpipe", 4),
+                (8, "1f1b", 16),
+                (8, "zero bubble", 16),
+                (8, "zero bubble", 4),
+            ]
+        ),
+    ],
+)
+def test_the_gradient_is_the_plain_one(x64, stages, make, n):
+    got, want = both(mlp(), rows(), stages, MAKERS[make], n)
+    chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), **CLOSE)
+    blocks = got.grads.blocks.dense.w
+    assert {part.data.shape for part in blocks.addressable_shards} == {(8 // stages, 6, 6)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("stages", [2, 4])
+def test_of_a_language_model_with_a_tied_head(x64, stages, make):
+    got, want = both(gpt(), tokens(), stages, MAKERS[make], 4)
+    chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), **CLOSE)
+
+
+def frozen():
+    return fp.freeze(gpt(), ("embedding", "blocks/attention/qkv"))
+
+
+OTHERS = {
+    "dropout": (lambda: gpt(rate=0.2), tokens, jax.random.key(3)),
+    "remat": (lambda: gpt(rate=0.2, rewrite=fp.remat), tokens, jax.random.key(3)),
+    "untied": (lambda: gpt(tied=False, chunk=8), tokens, None),
+    "frozen": (frozen, tokens, None),
+    "by autodiff": (lambda: fp.map_layers(fp.autodiff, mlp(4)), rows, None),
+    "dropout, rows": (lambda: mlp(4, 0.3), rows, jax.random.key(4)),
+}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [other if other == "dropout, rows" else pytest.param(other, marks=pytest.mark.slow)
+     for other in OTHERS],
+)  # fmt: skip
+def test_of_other_models_and_with_noise(x64, other):
+    make, data, key = OTHERS[other]
+    got, want = both(make(), data(), 4, fp.zero_bubble, 4, key)
+    chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), **CLOSE)
