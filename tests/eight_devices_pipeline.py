@@ -1,13 +1,17 @@
 """A pipeline's gradient is the plain one. tests/test_sharding.py runs this with virtual devices."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.sharding import PartitionSpec as P
 
 import funprop as fp
+from tests.cases import OPTIMISED
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}  # float64 rounding
 MAKERS = {"gpipe": fp.gpipe, "1f1b": fp.one_f_one_b, "zero bubble": fp.zero_bubble}
@@ -123,3 +127,96 @@ def test_of_other_models_and_with_noise(x64, other):
     make, data, key = OTHERS[other]
     got, want = both(make(), data(), 4, fp.zero_bubble, 4, key)
     chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), **CLOSE)
+
+
+def counted(name, metric=None):
+    """Records how many examples it saw, and their sum of squares."""
+
+    def forward(params, x):
+        value = fp.Sum((x * x).sum(), jnp.asarray(len(x), x.dtype))
+        return x, fp.Recorded(value, metric=metric)
+
+    return fp.layer(forward=forward, backward=lambda params, kept, dy: ((), dy), name=name)
+
+
+@pytest.mark.slow
+def test_what_layers_record_stands_in_its_place(x64):
+    block = fp.serial(fp.dense(6), fp.tanh(), counted("inside"))
+    model = fp.serial(
+        counted("first", "first"), fp.dense(6), fp.repeat(block, 4), counted("last"), fp.dense(3)
+    )
+    objective = fp.objective(model, fp.mean_squared(), error=fp.absolute_error)
+    got, want = both(objective, rows(), 2, fp.zero_bubble, 4)
+    assert set(got.metrics) == {"first", "error"}
+    chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), **CLOSE)
+
+
+@pytest.mark.slow
+def test_pipelines_beside_each_other(x64):
+    """With noise too: each has keys as `data_parallel` gives them."""
+    objective, batch, key = mlp(4, 0.3), rows(), jax.random.key(5)
+    got, _ = both(objective, batch, 4, fp.zero_bubble, 4, key, data=2)
+    parts = fp.microbatch(fp.backprop(objective), 4)
+    wanted = fp.data_parallel(parts, fp.make_mesh(data=2))
+    want = jax.jit(wanted)(params_of(objective, batch), batch, key)
+    chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), **CLOSE)
+
+
+def clipped(grad_fn):
+    return fp.step(grad_fn, optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-2)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axes", [{"pipe": 4}, {"data": 2, "pipe": 4}], ids=str)
+def test_a_sharded_step_trains_as_one_device_does(x64, axes):
+    objective, batch, mesh = mlp(4), rows(), fp.make_mesh(**axes)
+    params = params_of(objective, batch)
+    grad_fn = fp.pipeline(objective, mesh, fp.zero_bubble(4, 4))
+    states = []
+    for train in (clipped(fp.backprop(objective)), fp.shard(clipped(grad_fn), mesh, RULES)):
+        state = train.init(params, None)
+        result = fp.fit(train, state, batch, epochs=3, batch_size=8, progress=None)
+        states.append(result.state)
+    want, got = states
+    chex.assert_trees_all_close(
+        jax.device_get(got.params), jax.device_get(want.params), rtol=1e-8, atol=1e-10
+    )
+    for tree in (got.params, got.opt_state[1][0].mu):
+        assert {part.data.shape for part in tree.blocks.dense.w.addressable_shards} == {(1, 6, 6)}
+
+
+def compiled(schedule, mesh, objective, batch):
+    spec = jax.eval_shape(objective.init, jax.random.key(0), batch)
+    placed = fp.shardings(spec, mesh, RULES)
+    params = jax.tree.map(lambda s, at: s.update(sharding=at), spec, placed)
+    grad_fn = fp.pipeline(objective, mesh, schedule)
+    return jax.jit(grad_fn).lower(params, batch).compile(OPTIMISED)
+
+
+@pytest.mark.slow
+def test_activations_move_and_params_stay():
+    found = compiled(fp.zero_bubble(4, 8), fp.make_mesh(pipe=4), gpt(), tokens())
+    text = found.as_text()
+    moves = re.findall(r" (collective-permute|all-reduce|all-gather|all-to-all)(?:-start)?\(", text)
+    assert set(moves) == {"collective-permute", "all-reduce"}
+    assert moves.count("collective-permute") == 2  # one a direction, whatever the schedule
+    # What is summed over stages is nothing of the blocks: no array of four by eight by so many.
+    sums = [line for line in text.splitlines() if " all-reduce" in line]
+    assert sums
+    of_blocks = re.compile(r"f32\[[14],8,(?:24|32)\]")
+    assert not any(of_blocks.search(line.split("all-reduce")[0]) for line in sums)
+
+
+@pytest.mark.slow
+def test_memory_grows_with_what_the_schedule_keeps():
+    mesh = fp.make_mesh(pipe=4)
+
+    def bytes_of(make, n):
+        found = compiled(make(4, n), mesh, mlp(4), rows(256 * n, weighted=False))
+        return found.memory_analysis().temp_size_in_bytes
+
+    few, many = ([bytes_of(make, n) for make in MAKERS.values()] for n in (8, 32))
+    assert many[0] > 2 * few[0]
+    assert many[1:] == few[1:]
+    # Residuals of as many; beside them, what waits between the two halves.
+    assert many[2] < 2 * many[1]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from funprop import trees
 from funprop.arguments import run
 from funprop.layer import Layer, check_layer, leaf_of, recorded
-from funprop.names import below
+from funprop.names import below, title
 from funprop.params.frozen import trained
 from funprop.trees import Sum
 
@@ -81,7 +81,7 @@ class Cut:
         """
         copies = self.blocks.copies or 0
         if copies % stages:
-            raise ValueError(f"stages must divide the {copies} blocks of repeat, got {stages}")
+            raise ValueError(f"stages must divide the {copies} blocks, got {stages}")
         try:
             return self.blocks.rebuild(*self.blocks.children, copies=copies // stages)
         except TypeError:
@@ -97,7 +97,7 @@ class Cut:
     def block_keys(self, params: PyTree, batch: PyTree, key: Any) -> Any:
         """A key for each block; `None` without a key."""
         own = self._reached(params, batch, key, stem=False)[1]
-        return None if own is None else jax.random.split(own, self.blocks.copies)
+        return None if own is None else jax.random.split(own, self.blocks.copies or 1)
 
     def head(self, params: PyTree, batch: PyTree, key: Any, y: Any, dloss: Any = None) -> Head:
         """The loss and its backward pass as far as the blocks, from the last one's output."""
@@ -201,9 +201,10 @@ def cut(objective: Layer) -> Cut:
 
     def look(node: Layer, path: str, place: tuple[int, ...], shared: bool) -> None:
         if node.copies is not None:
+            told = title(path, node)
             if shared:
-                raise ValueError(f"objective must not share the params of its blocks, got {path}")
-            found.append((path or node.name, place, node))
+                raise ValueError(f"objective must not share the params of its blocks, got {told}")
+            found.append((told, place, node))
             return
         shared = shared or (node.shares and not node.hands_on)
         for i, (child, name) in enumerate(zip(node.children, below(path, node), strict=True)):

@@ -156,7 +156,8 @@ class Device:
             Room(kept, sizes["kept"]),
         )
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, summed_in(leaf.dtype)), specs)
-        state = State(*(room.empty() for room in rooms), zeros)
+        empty = {name: room.empty() for name, room in rooms._asdict().items()}
+        state = State(**empty, sums=zeros)
         sums = self._loop(rooms, state, x).sums
         own = {"blocks": sums.blocks, "inside": sums.inside}
         rest = {name: part for name, part in sums._asdict().items() if name not in own}
