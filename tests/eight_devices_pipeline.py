@@ -14,7 +14,22 @@ import funprop as fp
 from tests.cases import OPTIMISED
 
 CLOSE = {"rtol": 1e-11, "atol": 1e-13}  # float64 rounding
+
+
+def in_turn(stages, n):
+    """One stage at a time, so that everything waits for long: a table of one's own."""
+    waits = [None] * n
+    rows = []
+    for stage in range(stages):
+        behind = stages - 1 - stage
+        forward = [*waits * stage, *(("F", i) for i in range(n)), *waits * behind]
+        backward = [*waits * behind, *(("B", i) for i in range(n)), *waits * stage]
+        rows.append([*forward, *backward, *(("W", i) for i in range(n))])
+    return fp.Schedule(rows, "in turn")
+
+
 MAKERS = {"gpipe": fp.gpipe, "1f1b": fp.one_f_one_b, "zero bubble": fp.zero_bubble}
+EVERY = MAKERS | {"in turn": in_turn}
 RULES = [("blocks", P("pipe")), ("*", P())]
 VOCABULARY, TIME = 32, 6
 
@@ -72,6 +87,7 @@ def both(objective, batch, stages, make, n, key=None, **axes):
     ("stages", "make", "n"),
     [
         (4, "zero bubble", 8),
+        (4, "in turn", 4),
         *(
             pytest.param(*way, marks=pytest.mark.slow)
             for way in [
@@ -90,7 +106,7 @@ def both(objective, batch, stages, make, n, key=None, **axes):
     ],
 )
 def test_the_gradient_is_the_plain_one(x64, stages, make, n):
-    got, want = both(mlp(), rows(), stages, MAKERS[make], n)
+    got, want = both(mlp(), rows(), stages, EVERY[make], n)
     chex.assert_trees_all_close(jax.device_get(got), jax.device_get(want), **CLOSE)
     blocks = got.grads.blocks.dense.w
     assert {part.data.shape for part in blocks.addressable_shards} == {(8 // stages, 6, 6)}
