@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import escape
 
 from funprop.checks import described
 
 if TYPE_CHECKING:
     from funprop.pipelining.schedule import Schedule
 
-# Dark enough for white figures, apart also for those who see red and green alike.
-COLOURS = {"F": "#2f6fb0", "B": "#c2541b", "W": "#4f8f3a"}
+# Of Okabe and Ito, whose colours all can tell apart; and dark enough for white figures.
+COLOURS = {"F": "#0072b2", "B": "#d55e00", "W": "#009e73"}
 TOLD = {"F": "F forward", "B": "B backward, inputs", "W": "W backward, params"}
 IDLE, INK = "#e4e4e4", "#333333"
 SIDE, HIGH, GAP, LEFT = 26, 24, 2, 62  # pixels
@@ -95,4 +96,5 @@ def _text(
     x: float, y: float, told: object, colour: str = INK, anchor: str = "start", weight: str = ""
 ) -> str:
     bold = f' font-weight="{weight}"' if weight else ""
-    return f'<text x="{x}" y="{y}" fill="{colour}" text-anchor="{anchor}"{bold}>{told}</text>'
+    place = f'x="{x}" y="{y}" fill="{colour}" text-anchor="{anchor}"{bold}'
+    return f"<text {place}>{escape(str(told))}</text>"
