@@ -264,7 +264,9 @@ ROWS = {
         "schedule": lambda o: fp.pipeline(DEEP, PIPE, o),
         "axis": lambda o: fp.pipeline(DEEP, PIPE, fp.gpipe(1, 1), o),
         "batch|inputs|targets": lambda o: fp.pipeline(DEEP, PIPE, fp.gpipe(1, 1))(DEEP_PARAMS, o),
-        "key": lambda o: fp.pipeline(DEEP, PIPE, fp.gpipe(1, 1))(DEEP_PARAMS, (X, X), o),
+        "key": lambda o: jax.eval_shape(
+            lambda params: fp.pipeline(DEEP, PIPE, fp.gpipe(1, 1))(params, (X, X), o), DEEP_PARAMS
+        ),
         "params": lambda o: fp.pipeline(DEEP, PIPE, fp.gpipe(1, 1))(o, (X, X)),
     },
     "schedule_picture": {"schedules": fp.schedule_picture},

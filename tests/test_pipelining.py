@@ -4,8 +4,8 @@ refused. Gradients over devices: tests/eight_devices_pipeline.py."""
 import re
 import xml.etree.ElementTree as ElementTree
 
+import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -189,14 +189,29 @@ def test_what_does_not_fit_is_refused_in_a_sentence(call, told):
     raises(ValueError, told, call)
 
 
+def test_blocks_that_hand_on_integers():
+    """A cotangent of the same shape is what comes back."""
+    same = fp.from_function(lambda key, x: (), lambda params, x: x, "same")
+    model = fp.serial(fp.repeat(same, 2), fp.embedding(4, 3))
+    objective, batch = of(model), (np.zeros(4, np.int32), X)
+    params = objective.init(jax.random.key(0), batch)
+    raises(
+        TypeError,
+        "blocks must hand on floating numbers, got int32[4]",
+        lambda: fp.pipeline(objective, MESH, fp.gpipe(1, 2))(params, batch),
+    )
+
+
 def test_one_device_is_a_pipeline_too():
-    """In the same process as all other tests, so without devices: any table runs."""
+    """In the same process as all other tests, a table of one's own, and within `microbatch`."""
     objective = of(fp.serial(fp.dense(3), fp.repeat(BLOCK, 2)))
     params = objective.init(jax.random.key(0), (X, X))
     rows = [[("F", 0), None, ("B", 0), ("F", 1), ("W", 0), ("B", 1), None, ("W", 1)]]
     grad_fn = fp.pipeline(objective, MESH, fp.Schedule(rows, "<my own>"))
     assert repr(grad_fn) == "pipeline(grad_fn)"
     assert "&lt;my own>" in fp.schedule_picture(fp.Schedule(rows, "<my own>")).replace("&gt;", ">")
-    got, want = grad_fn(params, (X, X)), fp.backprop(objective)(params, (X, X))
-    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        assert jnp.allclose(one, other, rtol=1e-5)
+    got, want = (
+        jax.jit(each)(params, (X, X))
+        for each in (fp.microbatch(grad_fn, 2), fp.backprop(objective))
+    )
+    chex.assert_trees_all_close(got, want, rtol=1e-5)

@@ -176,7 +176,8 @@ class Cut:
             return total
 
         if not all(trees.is_float(leaf) for leaf in jax.tree.leaves(x)):
-            raise TypeError("blocks must hand on floating numbers, got " + trees.shapes_string(x))
+            got = ", ".join(map(trees.spec_string, jax.tree.leaves(x)))
+            raise TypeError(f"blocks must hand on floating numbers, got {got}")
         jaxpr = jax.make_jaxpr(loss)(jnp.zeros(()), x, params, batch, key).jaxpr
         reached = {jaxpr.invars[0]}
         for equation in jaxpr.eqns:
