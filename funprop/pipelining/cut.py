@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Literal
 
 from funprop import trees
 from funprop.arguments import run
@@ -180,10 +181,14 @@ class Cut:
             raise TypeError(f"blocks must hand on floating numbers, got {got}")
         jaxpr = jax.make_jaxpr(loss)(jnp.zeros(()), x, params, batch, key).jaxpr
         reached = {jaxpr.invars[0]}
+
+        def depends(atoms: Any) -> bool:
+            return any(not isinstance(atom, Literal) and atom in reached for atom in atoms)
+
         for equation in jaxpr.eqns:
-            if any(not hasattr(v, "val") and v in reached for v in equation.invars):
+            if depends(equation.invars):
                 reached |= set(equation.outvars)
-        if any(not hasattr(v, "val") and v in reached for v in jaxpr.outvars):
+        if depends(jaxpr.outvars):
             raise ValueError(
                 f"objective must have nothing around its {self.blocks.name}, got an output of a "
                 "part before it that a part behind it needs"
