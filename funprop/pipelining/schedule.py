@@ -51,7 +51,7 @@ class Schedule:
       >>> import funprop as fp
       >>> plan = fp.one_f_one_b(2, 2)
       >>> print(plan)
-      F0 F1 .  B0 W0 .  .  B1 W1
+      F0 F1 .  .  B0 W0 .  B1 W1
       .  F0 B0 W0 F1 B1 W1 .  .
       >>> plan.idle, round(plan.bubble, 2), plan.kept
       ((3, 3), 0.33, (2, 1))
