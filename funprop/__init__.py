@@ -6,6 +6,7 @@ from funprop.as_function import as_function
 from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.decoding import Decoding
 from funprop.deriving.derive import Derivation, derive
+from funprop.direct_feedback import direct_feedback
 from funprop.explaining.explain import Explanation, explain
 from funprop.formula import Formula
 from funprop.functions import from_function
@@ -46,6 +47,7 @@ from funprop.layers import (
     layer_norm,
     leaky_relu,
     learned_positions,
+    lif,
     log_softmax,
     lstm,
     max_pool,
@@ -100,20 +102,25 @@ from funprop.pipelining import (
     schedule_picture,
     zero_bubble,
 )
+from funprop.reversible import reversible
 from funprop.rewrites import (
+    Feedback,
     LowRank,
     adapted,
     autodiff,
     backward_inputs,
     backward_params,
     cast,
+    feedback_alignment,
     freeze,
     frozen,
     fused_update,
     low_rank,
     merged,
     offload,
+    quantised,
     remat,
+    sign_symmetric,
     tap,
 )
 from funprop.sharding import (
@@ -197,6 +204,7 @@ __all__ = [
     "Derivation",
     "EmbeddingParams",
     "Explanation",
+    "Feedback",
     "Fit",
     "Formula",
     "Frozen",
@@ -260,12 +268,14 @@ __all__ = [
     "dense",
     "derive",
     "describe_sharding",
+    "direct_feedback",
     "dropout",
     "elu",
     "ema",
     "embedding",
     "explain",
     "feed_forward",
+    "feedback_alignment",
     "find_nonfinite",
     "find_nonfinite_update",
     "fit",
@@ -298,6 +308,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "learned_positions",
+    "lif",
     "linear_cross_entropy",
     "linear_predictions",
     "llama",
@@ -328,6 +339,7 @@ __all__ = [
     "pipeline",
     "population",
     "population_table",
+    "quantised",
     "recorded",
     "relu",
     "remat",
@@ -335,6 +347,7 @@ __all__ = [
     "repeat",
     "reshape",
     "residual",
+    "reversible",
     "rms_norm",
     "rnn",
     "roles",
@@ -346,6 +359,7 @@ __all__ = [
     "shard",
     "shardings",
     "sigmoid",
+    "sign_symmetric",
     "silu",
     "skip_nonfinite",
     "skip_unreadable",
