@@ -148,6 +148,12 @@ def shared():
             "dense_1 (repeat)",
         ),
         (
+            lambda: fp.pipeline(
+                of(fp.reversible(fp.dense(2), fp.dense(2), copies=4)), MESH, fp.gpipe(1, 2)
+            ),
+            "objective must have its blocks in a repeat, got reversible",
+        ),
+        (
             lambda: fp.pipeline(DEEP, MESH, fp.gpipe(2, 2)),
             "schedule must have as many stages as devices along 'pipe', 1, got 2",
         ),

@@ -200,7 +200,8 @@ def cut(objective: Layer) -> Cut:
 
     Raises:
       TypeError: `objective` is no layer.
-      ValueError: it has none, or several side by side, or the params of the one are shared.
+      ValueError: it has none, or several side by side, or the params of the one are shared; or it
+        has copies of another kind.
     """
     check_layer("objective", objective, "objective(model, loss)")
     found: list[tuple[str, tuple[int, ...], Layer]] = []
@@ -208,6 +209,8 @@ def cut(objective: Layer) -> Cut:
     def look(node: Layer, path: str, place: tuple[int, ...], shared: bool) -> None:
         if node.copies is not None:
             told = title(path, node)
+            if len(node.children) != 1:  # its copies run in a way of their own
+                raise ValueError(f"objective must have its blocks in a repeat, got {told}")
             if shared:
                 raise ValueError(f"objective must not share the params of its blocks, got {told}")
             found.append((told, place, node))
