@@ -94,6 +94,14 @@ from funprop.nonfinite.update import find_nonfinite_update
 from funprop.objectives import objective
 from funprop.params import Frozen, Statistic, by_name, decayed, roles, trained, where
 from funprop.params.tapped import Tapped, untap
+from funprop.pipelining import (
+    Schedule,
+    gpipe,
+    one_f_one_b,
+    pipeline,
+    schedule_picture,
+    zero_bubble,
+)
 from funprop.reversible import reversible
 from funprop.rewrites import (
     Feedback,
@@ -217,6 +225,7 @@ __all__ = [
     "Recorded",
     "Restored",
     "Scaled",
+    "Schedule",
     "ShardingTable",
     "Statistic",
     "Step",
@@ -287,6 +296,7 @@ __all__ = [
     "generate",
     "global_average_pool",
     "global_max_pool",
+    "gpipe",
     "gpt",
     "gradient_statistics",
     "group_norm",
@@ -321,10 +331,12 @@ __all__ = [
     "named",
     "objective",
     "offload",
+    "one_f_one_b",
     "ordered",
     "parallel",
     "param_table",
     "patience",
+    "pipeline",
     "population",
     "population_table",
     "quantised",
@@ -341,6 +353,7 @@ __all__ = [
     "roles",
     "save",
     "scan",
+    "schedule_picture",
     "self_attention",
     "serial",
     "shard",
@@ -371,4 +384,5 @@ __all__ = [
     "verify_step",
     "where",
     "with_lengths",
+    "zero_bubble",
 ]

@@ -19,6 +19,8 @@ PARAMS = MODEL.init(KEY, X)
 OBJECTIVE = fp.objective(MODEL, fp.mean_squared())
 GRAD_FN, SGD, MESH = fp.backprop(OBJECTIVE), optax.sgd(0.1), fp.make_mesh(data=1)
 STEP = fp.step(GRAD_FN, SGD)
+DEEP, PIPE = fp.objective(fp.repeat(fp.dense(3), 2), fp.mean_squared()), fp.make_mesh(pipe=1)
+DEEP_PARAMS = DEEP.init(KEY, (X, X))
 RULES = fp.data_parallel_rules()
 HUGE, PROMPT = 10**30, np.ones((1, 2), int)  # no machine has so much memory
 BATCH_NORM = fp.batch_norm()
@@ -273,6 +275,25 @@ ROWS = {
         "axis": lambda o: fp.data_parallel(GRAD_FN, MESH, o),
         "key|batch": lambda o: fp.data_parallel(GRAD_FN, MESH)(PARAMS, (X, X[:3]), o),
     },
+    **{
+        make.__name__: {
+            "stages": lambda o, make=make: o is HUGE or make(o, 1),
+            "microbatches": lambda o, make=make: o is HUGE or make(1, o),
+        }
+        for make in (fp.gpipe, fp.one_f_one_b, fp.zero_bubble)
+    },
+    "pipeline": {
+        "objective": lambda o: fp.pipeline(o, PIPE, fp.gpipe(1, 1)),
+        "mesh": lambda o: fp.pipeline(DEEP, o, fp.gpipe(1, 1)),
+        "schedule": lambda o: fp.pipeline(DEEP, PIPE, o),
+        "axis": lambda o: fp.pipeline(DEEP, PIPE, fp.gpipe(1, 1), o),
+        "batch|inputs|targets": lambda o: fp.pipeline(DEEP, PIPE, fp.gpipe(1, 1))(DEEP_PARAMS, o),
+        "key": lambda o: jax.eval_shape(
+            lambda params: fp.pipeline(DEEP, PIPE, fp.gpipe(1, 1))(params, (X, X), o), DEEP_PARAMS
+        ),
+        "params": lambda o: fp.pipeline(DEEP, PIPE, fp.gpipe(1, 1))(o, (X, X)),
+    },
+    "schedule_picture": {"schedules": fp.schedule_picture},
     "step": {
         "grad_fn": lambda o: fp.step(o, SGD),
         "optimizer": lambda o: fp.step(GRAD_FN, o),

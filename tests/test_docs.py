@@ -33,6 +33,7 @@ SLOW = {
     "index",
     "get-started",
     "moving-from",
+    "pipeline",
     "verify",
     "verify-step",
     "how-to/private-training",

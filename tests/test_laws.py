@@ -293,6 +293,7 @@ IMPORTS = {
     | {"arguments", "params", "inspect", "gradients", "steps", "nonfinite", "verify"},
     "sharding": GROUND
     | {"params", "arguments", "inspect", "gradients", "rewrites", "transforms", "steps"},
+    "pipelining": GROUND | {"params", "arguments", "gradients", "rewrites", "transforms"},
     "verify": GROUND | {"params", "functions", "inspect", "version", "imported"},
 }
 # Imported where used: a table in a terminal; what a pair is of.
