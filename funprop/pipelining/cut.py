@@ -22,7 +22,7 @@ from funprop.params.frozen import trained
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Head(NamedTuple):

@@ -23,9 +23,8 @@ from funprop.transforms.microbatch import batch_size, microbatch
 from funprop.transforms.transformed import Transformed, what_mixes
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
-
     from funprop.gradients import GradFn
+    from funprop.typing import PyTree
 
 BATCH = ("data", "fsdp")  # the axes that split the batch, where the mesh has them, as in `shard`
 
