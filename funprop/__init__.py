@@ -85,7 +85,7 @@ from funprop.models import (
     swiglu,
     unembedding,
 )
-from funprop.nonfinite.find import find_nonfinite
+from funprop.nonfinite.find import find_nonfinite, first_nonfinite
 from funprop.nonfinite.report import NonfiniteReport
 from funprop.nonfinite.update import find_nonfinite_update
 from funprop.objectives import objective
@@ -256,6 +256,7 @@ __all__ = [
     "feed_forward",
     "find_nonfinite",
     "find_nonfinite_update",
+    "first_nonfinite",
     "fit",
     "flatten",
     "freeze",
