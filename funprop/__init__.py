@@ -6,6 +6,8 @@ from funprop.as_function import as_function
 from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.decoding import Decoding
 from funprop.explaining.explain import Explanation, explain
+from funprop.flow.picture import gradient_flow
+from funprop.flow.watch import watch
 from funprop.formula import Formula
 from funprop.functions import from_function
 from funprop.gradients import Gradient, backprop, from_loss, measure
@@ -276,6 +278,7 @@ __all__ = [
     "global_average_pool",
     "global_max_pool",
     "gpt",
+    "gradient_flow",
     "gradient_statistics",
     "group_norm",
     "gru",
@@ -353,6 +356,7 @@ __all__ = [
     "verify_rules",
     "verify_second_order",
     "verify_step",
+    "watch",
     "where",
     "with_lengths",
 ]

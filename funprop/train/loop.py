@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funprop.flow.watch import watch as Watch
 from funprop.steps import Step
 from funprop.train import processes
 from funprop.train.arrays import copies
@@ -72,6 +73,7 @@ class Loop:
       ahead: whether a call may be under way before the last one's sums are read.
       known: whether the program is compiled already.
       mesh: whether it is one run on many devices.
+      watch: filled now and then.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class Loop:
         known: bool,
         at_once: int,
         mesh: jax.sharding.Mesh | None,
+        watch: Watch | None,
     ) -> None:
         self.step, self.feed, self.runs = step, feed, runs
         self.state, self.sums = reached.state, reached.sums
@@ -103,6 +106,7 @@ class Loop:
         self.measure_every, self.validate, self.callbacks = measure_every, validate, callbacks
         self.display, self.checkpoints = display, checkpoints
         self.ahead, self.known, self.at_once, self.mesh = ahead, known, at_once, mesh
+        self.watch, self.batch = watch, None  # it looks at the first batch of the run
         self.history = list(reached.history)
         self.reached = reached
         self.looked, self.failed = False, ""
@@ -158,6 +162,9 @@ class Loop:
         """Start it, without waiting; what it gives is there when the device is done."""
         if call is None:
             return None
+        if self.watch is not None and self.batch is None:
+            self.batch = self.feed.pick(call.block.data, call.block.rows[call.first])
+            self._look(call.epoch, call.done - (call.end - call.first), self.state)
         started = time.perf_counter()
         opens = call.done == call.end - call.first
         given = self.zeros if opens else self.sums
@@ -223,7 +230,16 @@ class Loop:
             if jax.process_count() == 1:  # others, where it may not fail, would be waited for
                 self.conclude()
             raise
+        if self.watch is not None and self.watch.due(row["update"]):
+            self._look(self.reached.epoch, self.reached.done, state)
         self.display.epoch(row, self.epochs)
+
+    def _look(self, epoch: int, done: int, state: Any) -> None:
+        if self.watch is None:
+            return
+        epoch += self.rows.first_epoch
+        update = epoch * self.feed.updates + done
+        self.watch.look(self.step, state, self.batch, epoch + done / self.feed.updates, update)
 
     def _enough(self) -> str:
         """Why the history so far is enough, by the first rule that says so."""
