@@ -7,7 +7,7 @@ from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.decoding import Decoding
 from funprop.explaining.explain import Explanation, explain
 from funprop.flow.picture import gradient_flow
-from funprop.flow.watch import watch
+from funprop.flow.watch import Watch, watch
 from funprop.formula import Formula
 from funprop.functions import from_function
 from funprop.gradients import Gradient, backprop, from_loss, measure
@@ -218,6 +218,7 @@ __all__ = [
     "Tokens",
     "TrainState",
     "Transformed",
+    "Watch",
     "absolute_error",
     "accuracy",
     "adapted",

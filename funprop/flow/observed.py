@@ -145,8 +145,8 @@ def updates_of(objective: Layer, before: PyTree, after: PyTree) -> list[tuple[An
         if not node.children:
             found.append((_by_copy(old, new, copies, depth), _by_copy(old, None, copies, depth)))
             return
-        if node.shares and not node.hands_on:  # which param is whose, nobody can tell
-            olds = news = ((),) * len(node.children)
+        if old is None or (node.shares and not node.hands_on):  # which is whose, nobody can tell
+            olds = news = (None,) * len(node.children)
         else:
             olds, news = node.split(old), node.split(new)
         n, deeper = copies * (node.copies or 1), depth + (node.copies is not None)

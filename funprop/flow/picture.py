@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from funprop.flow.spread import DECADES, Spread
-from funprop.flow.watch import Look, watch
+from funprop.flow.watch import Look, Watch
 from funprop.params.selection import fits
 
 ROWS = ("activation", "cotangent", "update")
@@ -21,7 +21,7 @@ TELLING = 0.2  # a share of dead units, or of saturated numbers, from which it i
 
 
 def gradient_flow(
-    seen: watch | Sequence[Look],
+    seen: Watch | Sequence[Look],
     file: str | os.PathLike[str] | None = None,
     *,
     where: str | None = None,
@@ -36,7 +36,7 @@ def gradient_flow(
     params are shown, and of these 16 along the depth, if `where` chooses none.
 
     Args:
-      seen: a `watch` that was given to `fit`, or looks of one.
+      seen: a `Watch` that was given to `fit`, or looks of one.
       file: where the PNG goes; without it, nothing is written.
       where: a pattern for the paths of layers, as `blocks[*]/*/output`; `*` stands for anything.
       title: over all.
@@ -48,7 +48,7 @@ def gradient_flow(
       ModuleNotFoundError: without matplotlib.
       ValueError: nothing was seen, or `where` matches no layer.
     """
-    looks = list(seen.looks if isinstance(seen, watch) else seen)
+    looks = list(seen.looks if isinstance(seen, Watch) else seen)
     if not looks:
         raise ValueError("gradient_flow needs at least one look, got none; fit(..., watch=) looks")
     paths = _chosen(looks, where)

@@ -67,8 +67,8 @@ def sums(tree: PyTree) -> Float[Array, " size"]:
 
 def _sums(x: Float[Array, " n"]) -> Float[Array, " size"]:
     size = jnp.abs(x)
-    # Counted by comparing, an edge at a time: a scatter or a sort takes far longer on a CPU, and all
-    # edges at once are held in memory. What is not finite is in no bin.
+    # Counted by comparing, an edge at a time: a scatter or a sort takes far longer on a CPU, and
+    # all edges at once are held in memory. What is not finite is in no bin.
     least = jnp.asarray([np.finfo(np.float32).tiny, *10.0**DECADES, np.inf], jnp.float32)
     above = jax.lax.map(lambda edge: jnp.sum(~(size < edge), dtype=jnp.float32), least)
     inside = above[:-1] - above[1:]

@@ -54,38 +54,11 @@ class Look(NamedTuple):
     layers: dict[str, LayerFlow]
 
 
-class watch:
-    """What `fit(..., watch=)` fills: how activations, cotangents and updates are spread, by layer.
-
-    `fit` looks before the first update and then where a row of the history is due, at the end of an
-    epoch, if there were `every` updates since the last look. A look is a gradient and an update
-    from the state then, on the first batch of the run, in a program of its own; both are thrown
-    away, so training has the same bits with and without. It looks through transforms
-    (`mixed_precision`, `microbatch`) at the objective within; the update is that of the whole step.
-
-    Args:
-      every: at least so many updates lie between two looks: one costs as much as two of them.
-      examples: so many of the batch activations and cotangents are taken of, the first.
+class Watch:
+    """What `watch` gives.
 
     Attributes:
       looks: a list of `Look`; `gradient_flow` makes a picture of them.
-
-    Raises:
-      TypeError: an argument is no whole number.
-      ValueError: one is below 1.
-
-    Example:
-      >>> import jax.numpy as jnp, optax, funprop as fp
-      >>> objective = fp.objective(fp.serial(fp.dense(4), fp.relu(), fp.dense(1)), fp.mean_squared())
-      >>> data = jnp.linspace(-1, 1, 32)[:, None], jnp.ones((32, 1))
-      >>> train = fp.step(fp.backprop(objective), optax.sgd(0.1))
-      >>> state = train.init(objective.init(jax.random.key(0), data), None)
-      >>> seen = watch(every=1)
-      >>> _ = fp.fit(train, state, data, epochs=3, batch_size=8, progress=None, watch=seen)
-      >>> [look.update for look in seen.looks], list(seen.looks[0].layers)
-      ([0, 4, 8, 12], ['dense_0', 'relu', 'dense_1'])
-      >>> seen.looks[0].layers["dense_0"].activation.count, seen.looks[-1].layers["relu"].dead < 1
-      (32, True)
     """
 
     def __init__(self, *, every: int = 100, examples: int = 64) -> None:
@@ -120,13 +93,52 @@ class watch:
         return self.looks[-1]
 
 
+def watch(*, every: int = 100, examples: int = 64) -> Watch:
+    """What `fit(..., watch=)` fills: how activations, cotangents and updates are spread, by layer.
+
+    `fit` looks before the first update and then where a row of the history is due, at the end of an
+    epoch, if there were `every` updates since the last look. A look is a gradient and an update
+    from the state then, on the first batch of the run, in a program of its own; both are thrown
+    away, so training has the same bits with and without. It looks through transforms
+    (`mixed_precision`, `microbatch`) at the objective within; the update is that of the whole step.
+
+    Args:
+      every: at least so many updates lie between two looks: one costs as much as two of them.
+      examples: so many of the batch activations and cotangents are taken of, the first.
+
+    Returns:
+      A `Watch`; its `looks` are a list of `Look`, of which `gradient_flow` makes a picture.
+
+    Raises:
+      TypeError: an argument is no whole number.
+      ValueError: one is below 1.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, funprop as fp
+      >>> model = fp.serial(fp.dense(4), fp.relu(), fp.dense(1))
+      >>> objective = fp.objective(model, fp.mean_squared())
+      >>> data = jnp.linspace(-1, 1, 32)[:, None], jnp.ones((32, 1))
+      >>> train = fp.step(fp.backprop(objective), optax.sgd(0.1))
+      >>> state = train.init(objective.init(jax.random.key(0), data), None)
+      >>> seen = watch(every=1)
+      >>> _ = fp.fit(train, state, data, epochs=3, batch_size=8, progress=None, watch=seen)
+      >>> [look.update for look in seen.looks], list(seen.looks[0].layers)
+      ([0, 4, 8, 12], ['dense_0', 'relu', 'dense_1'])
+      >>> seen.looks[0].layers["dense_0"].activation.count, seen.looks[-1].layers["relu"].dead < 1
+      (32, True)
+    """
+    return Watch(every=every, examples=examples)
+
+
 def watchable(step: Step) -> Layer:
     """The objective of a step; raises where it has none that can be looked into."""
     check_step(step)
     objective = None if step.grad_fn is None else objective_of(step.grad_fn)
     if objective is None:
         got = described(step.grad_fn)
-        raise ValueError(f"watch needs a step of backprop(objective), whose layers it sees, got {got}")
+        raise ValueError(
+            f"watch needs a step of backprop(objective), whose layers it sees, got {got}"
+        )
     return objective
 
 
@@ -134,7 +146,7 @@ def check_watch(given: Any, step: Step, mesh: Any, state: Any) -> None:
     """Raise where it is nothing that `fit` can fill, in this run."""
     if given is None:
         return
-    if not isinstance(given, watch):
+    if not isinstance(given, Watch):
         raise TypeError(f"watch must be a watch(), got {described(given)}")
     watchable(step)
     if mesh is not None or hasattr(state, "members"):

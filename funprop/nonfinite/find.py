@@ -8,8 +8,8 @@ import jax
 
 from funprop.arguments import check_given, check_grad_fn, check_trainable
 from funprop.gradients import Gradient, backprop
-from funprop.layer import Layer, check_layer
 from funprop.jitted import Jitted
+from funprop.layer import Layer, check_layer
 from funprop.nonfinite.equations import Equation, first_equation
 from funprop.nonfinite.first import PARTS, first_bad
 from funprop.nonfinite.numbers import Numbers, numbers_by_leaf

@@ -60,7 +60,7 @@ class Seen:
     gradients: dict[str, Numbers]
     sick: str
     own: bool
-    kept: Numbers = Numbers()
+    kept: Numbers
     run: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
     path: str = ""
 
@@ -206,8 +206,18 @@ class _Watch:
         own = not layer.children or last is None or last.gives[:4] != gives[:4]
         kept = self.keeping.get(number, ((), Numbers()))[1]
         seen = Seen(
-            *(layer, trail, during, self.part, given, gives, gradients, self.sick[number], own),
-            kept=kept,
+            *(
+                layer,
+                trail,
+                during,
+                self.part,
+                given,
+                gives,
+                gradients,
+                self.sick[number],
+                own,
+                kept,
+            ),
         )
         self.seen.append(seen)
         return seen

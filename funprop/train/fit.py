@@ -11,8 +11,7 @@ import jax
 
 from funprop import trees
 from funprop.checks import described
-from funprop.flow.watch import check_watch
-from funprop.flow.watch import watch as Watch
+from funprop.flow.watch import Watch, check_watch
 from funprop.reprs import short
 from funprop.steps import Step
 from funprop.train.arguments import check_options, check_step

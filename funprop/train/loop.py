@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from funprop.flow.watch import watch as Watch
+from funprop.flow.watch import Watch
 from funprop.steps import Step
 from funprop.train import processes
 from funprop.train.arrays import copies
@@ -21,6 +19,7 @@ from funprop.train.callbacks.protocol import Callbacks
 from funprop.train.checkpoints import Checkpoints
 from funprop.train.data.feeds import Block, Feed
 from funprop.train.interrupts import INTERRUPTED
+from funprop.train.out_of_range import look_into
 from funprop.train.progress import Progress
 from funprop.train.reached import Reached
 from funprop.train.rows import Rows, of_the_best, validated
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 # A device call lasts about this long: short enough to show progress and to heed Ctrl-C, long
 # enough that the call itself costs nothing.
 CALL_SECONDS = 0.2
-# A run whose loss is NaN ends; without jit, batches of a large model may take minutes each.
-SEARCH_SECONDS = 20
 
 
 class Call(NamedTuple):
@@ -188,7 +185,8 @@ class Loop:
         loss = sums["loss"]
         if not (self.mesh or self.looked or self.failed) and np.isnan(loss.total).all():
             self.looked = True
-            self._look_into(call)
+            batches = call.block.data, call.block.rows[call.first : call.end]
+            look_into(self.step, call.state, self.feed.pick, *batches)
         self._adapt(call)
         share = call.done / self.feed.updates
         told = of_the_best(means(sums))
@@ -292,19 +290,3 @@ class Loop:
     def _notes(self) -> dict[str, Any]:
         seconds = time.perf_counter() - self.rows.start + self.begin.seconds
         return self.reached._replace(seconds=seconds).notes(self.settings)
-
-    def _look_into(self, call: Call) -> None:
-        """Run the batches of a call whose loss is NaN with their values known: a layer that can say
-        what is wrong with them (a label out of range, say) then raises."""
-        grad_fn = self.step.grad_fn
-        objective = getattr(getattr(grad_fn, "plain", grad_fn), "objective", None)
-        if objective is None:
-            return
-        params, until = call.state.params, time.monotonic() + SEARCH_SECONDS
-        if hasattr(call.state, "members"):
-            params = jax.tree.map(lambda leaf: leaf[0], params)
-        rows = np.asarray(call.block.rows[call.first : call.end])
-        with jax.disable_jit():
-            for row in itertools.takewhile(lambda _: time.monotonic() < until, rows):
-                batch = self.feed.pick(call.block.data, jnp.asarray(row))
-                objective.forward(params, batch)
