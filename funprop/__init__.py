@@ -72,6 +72,7 @@ from funprop.losses import (
     softmax_cross_entropy,
 )
 from funprop.maps import map_layers
+from funprop.memory.within import Within, within
 from funprop.metrics import absolute_error, accuracy, binary_accuracy
 from funprop.models import (
     autoencoder,
@@ -219,6 +220,7 @@ __all__ = [
     "TrainState",
     "Transformed",
     "Watch",
+    "Within",
     "absolute_error",
     "accuracy",
     "adapted",
@@ -360,4 +362,5 @@ __all__ = [
     "watch",
     "where",
     "with_lengths",
+    "within",
 ]
