@@ -284,6 +284,8 @@ IMPORTS = {
     "inspect": GROUND | {"params"},
     "nonfinite": GROUND
     | {"arguments", "params", "inspect", "gradients", "rewrites", "transforms", "steps", "verify"},
+    "flow": GROUND | {"arguments", "params", "gradients", "nonfinite", "steps", "transforms"},
+    "memory": GROUND | {"params", "gradients", "inspect", "rewrites", "steps", "verify"},
     "explaining": GROUND
     | {"arguments", "params", "inspect", "gradients", "steps", "nonfinite", "verify"},
     "sharding": GROUND

@@ -50,7 +50,8 @@ class Told(NamedTuple):
       y, dy: of its output and the cotangent of that.
       units: how many numbers pass on less than 2% of their cotangent, of how many that have one;
         how many units are zero for all examples, of how many. Zeros where it is not elementwise.
-      update, weights: of what an update adds to its params, and of these; filled in later.
+      update: of what an update adds to its params; filled in later.
+      weights: the sum of the squares of these.
     """
 
     y: Any
@@ -138,12 +139,12 @@ def _units(y: Any, dy: Any, dx: Any) -> Any:
 
 
 def updates_of(objective: Layer, before: PyTree, after: PyTree) -> list[tuple[Any, Any]]:
-    """Of what an update added to the params of each part, and of these, the sums of each copy."""
+    """Of each part, by copies: of what an update added to its params, and the squares of these."""
     found: list[tuple[Any, Any]] = []
 
     def look(node: Layer, old: PyTree, new: PyTree, copies: int, depth: int) -> None:
         if not node.children:
-            found.append((_by_copy(old, new, copies, depth), _by_copy(old, None, copies, depth)))
+            found.append(_by_copy(old, new, copies, depth))
             return
         if old is None or (node.shares and not node.hands_on):  # which is whose, nobody can tell
             olds = news = (None,) * len(node.children)
@@ -157,16 +158,13 @@ def updates_of(objective: Layer, before: PyTree, after: PyTree) -> list[tuple[An
     return found
 
 
-def _by_copy(old: PyTree, new: PyTree | None, copies: int, depth: int) -> Any:
-    olds = jax.tree.leaves(trained(old))
-    news = olds if new is None else jax.tree.leaves(trained(new))
-    added = [o if new is None else w - o for o, w in zip(olds, news, strict=True)]
-
-    def flat(leaf: Any) -> Any:
-        return leaf.reshape((copies, math.prod(leaf.shape[depth:])))
-
+def _by_copy(old: PyTree, new: PyTree, copies: int, depth: int) -> tuple[Any, Any]:
     total = jnp.zeros((copies, SIZE), jnp.float32)
-    for leaf in added:
-        if is_float(leaf):
-            total += jax.vmap(sums)(flat(leaf))
-    return total
+    squares = jnp.zeros(copies, jnp.float32)
+    leaves = zip(jax.tree.leaves(trained(old)), jax.tree.leaves(trained(new)), strict=True)
+    for before, after in leaves:
+        if is_float(before):
+            flat = copies, math.prod(before.shape[depth:])
+            total += jax.vmap(sums)((after - before).reshape(flat))
+            squares += jnp.sum(jnp.square(before.astype(jnp.float32).reshape(flat)), axis=1)
+    return total, squares

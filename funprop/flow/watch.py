@@ -61,7 +61,7 @@ class Watch:
       looks: a list of `Look`; `gradient_flow` makes a picture of them.
     """
 
-    def __init__(self, *, every: int = 100, examples: int = 64) -> None:
+    def __init__(self, *, every: int = 200, examples: int = 64) -> None:
         self.every = whole_number(every, "every", 1)
         self.examples = whole_number(examples, "examples", 1)
         self.looks: list[Look] = []
@@ -93,7 +93,7 @@ class Watch:
         return self.looks[-1]
 
 
-def watch(*, every: int = 100, examples: int = 64) -> Watch:
+def watch(*, every: int = 200, examples: int = 64) -> Watch:
     """What `fit(..., watch=)` fills: how activations, cotangents and updates are spread, by layer.
 
     `fit` looks before the first update and then where a row of the history is due, at the end of an
@@ -103,7 +103,8 @@ def watch(*, every: int = 100, examples: int = 64) -> Watch:
     (`mixed_precision`, `microbatch`) at the objective within; the update is that of the whole step.
 
     Args:
-      every: at least so many updates lie between two looks: one costs as much as two of them.
+      every: at least so many updates lie between two looks: one costs as much as three of them, or up to
+        five of a small model.
       examples: so many of the batch activations and cotangents are taken of, the first.
 
     Returns:
@@ -173,12 +174,12 @@ def _by_copy(rows: Told) -> list[LayerFlow | None]:
     flows: list[LayerFlow | None] = []
     for i in range(len(rows.y)):
         added = None if rows.update is None else spread(rows.update[i])
-        weights = None if rows.weights is None else spread(rows.weights[i])
         y, dy = spread(rows.y[i]), spread(rows.dy[i])
         if added is None and y is not None and y.count <= 2:  # a loss: a sum and its weight
             flows.append(None)
             continue
-        ratio = added.rms / weights.rms if added and weights and weights.rms else float("nan")
+        size = (float(rows.weights[i]) / added.count) ** 0.5 if added else 0.0
+        ratio = added.rms / size if added and size else float("nan")
         flat, of, dead, units = (float(n) for n in np.asarray(rows.units[i], np.float64))
         flows.append(LayerFlow(y, dy, added, ratio, dead / max(units, 1), flat / max(of, 1)))
     return flows

@@ -55,7 +55,6 @@ class Program(NamedTuple):
         """By compiling it."""
         key = jax.eval_shape(lambda: jax.random.key(0))
         params = jax.eval_shape(objective.init, key, self.batch)
-        key = key if objective.draws else None
         grad_fn = backprop(objective)
         traced: Any = jax.jit(grad_fn).trace(params, self.batch, key)
         work = work_of(traced.jaxpr.jaxpr)

@@ -154,7 +154,7 @@ def _calls(objective: Layer, batch: PyTree) -> dict[Place, _Call]:
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     params = jax.eval_shape(objective.init, key, batch)
-    jax.eval_shape(noted(objective, ()).forward, params, batch, key if objective.draws else None)
+    jax.eval_shape(noted(objective, ()).forward, params, batch, key)  # as in training
     return calls
 
 

@@ -11,8 +11,8 @@ PICTURE = "gradient_flow.png"
 
 
 def watching(wanted: bool) -> Watch | None:
-    """What `fit` fills, where it is wanted: at every epoch of 25 updates or more."""
-    return watch(every=25) if wanted else None
+    """What `fit` fills, where it is wanted: at the ends of epochs, 100 updates apart or more."""
+    return watch(every=100) if wanted else None
 
 
 def draw_flow(folder: Path, seen: Watch | None, title: str) -> None:
