@@ -103,8 +103,8 @@ def watch(*, every: int = 200, examples: int = 64) -> Watch:
     (`mixed_precision`, `microbatch`) at the objective within; the update is that of the whole step.
 
     Args:
-      every: at least so many updates lie between two looks: one costs as much as three of them, or up to
-        five of a small model.
+      every: at least so many updates lie between two looks: one costs as much as three of them, or
+        up to five of a small model.
       examples: so many of the batch activations and cotangents are taken of, the first.
 
     Returns:

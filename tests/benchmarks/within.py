@@ -19,8 +19,8 @@ TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, 256, (8, 129)))
 BATCH = TOKENS[:, :-1], TOKENS[:, 1:]
 
 
-def gpt(depth=6):
-    model = fp.gpt(256, features=96, depth=depth, heads=4, longest=128)
+def gpt(depth=4):
+    model = fp.gpt(256, features=64, depth=depth, heads=4, longest=128)
     return fp.language_model(model, 256)
 
 
@@ -41,7 +41,7 @@ def main():
     most, least = (f(a.bytes for a in every.values()) for f in (max, min))
     print(f"{len(every)} policies, {least / 2**20:.1f} to {most / 2**20:.1f} MiB")
     params = objective.init(jax.random.key(0), BATCH)
-    for share in (0.9, 0.7, 0.5, 0.3, 0.1):
+    for share in (0.8, 0.5, 0.2):
         budget = int(least + share * (every[keep].bytes - least))
         found = fp.within(objective, BATCH, budget)
         fit = {p: a for p, a in every.items() if a.bytes <= budget}
