@@ -5,6 +5,7 @@ from funprop import starting  # noqa: F401  # isort: split
 from funprop.as_function import as_function
 from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.decoding import Decoding
+from funprop.deriving.derive import Derivation, derive
 from funprop.explaining.explain import Explanation, explain
 from funprop.flow.picture import gradient_flow
 from funprop.flow.watch import Watch, watch
@@ -188,6 +189,7 @@ __all__ = [
     "ConvParams",
     "Decoding",
     "DenseParams",
+    "Derivation",
     "EmbeddingParams",
     "Explanation",
     "Fit",
@@ -252,6 +254,7 @@ __all__ = [
     "data_parallel_rules",
     "decayed",
     "dense",
+    "derive",
     "describe_sharding",
     "dropout",
     "elu",

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from funprop import trees
 from funprop.checks import check_function
 from funprop.decoding import of_parallel, of_repeat, of_residual, of_serial, through
+from funprop.formula import Formula
 from funprop.keys import split_key
 from funprop.layer import Layer, output_spec
 from funprop.located import located
@@ -106,7 +107,10 @@ def residual(layer: Layer) -> Layer:
         return dparams, trees.add(dy, dx)
 
     decoding = of_residual(part)
-    return Layer(init, forward, backward, "residual", (layer,), residual, decoding=decoding)
+    told = Formula("y = x + f", "dx = dy; df = dy", "y = x + f", r"dx = dy;\quad df = dy")
+    return Layer(
+        init, forward, backward, "residual", (layer,), residual, decoding=decoding, formula=told
+    )
 
 
 def parallel(*branches: Layer) -> Layer:

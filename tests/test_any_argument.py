@@ -301,6 +301,12 @@ ROWS = {
         "params": lambda o: fp.calibrate(BATCH_NORM, o, [X]),
         "batch|x must": lambda o: fp.calibrate(BATCH_NORM, NORM_PARAMS, o),
     },
+    "derive": {
+        "layer|objective": lambda o: fp.derive(o, PARAMS, (X, X)),
+        "params": lambda o: fp.derive(OBJECTIVE, o, (X, X)),
+        "x|batch|inputs|targets": lambda o: fp.derive(OBJECTIVE, PARAMS, o),
+        "key": lambda o: fp.derive(OBJECTIVE, PARAMS, (X, X), key=o),
+    },
     "explain": {
         "objective": lambda o: fp.explain(o, PARAMS, (X, X)),
         "params": lambda o: fp.explain(OBJECTIVE, o, (X, X)),

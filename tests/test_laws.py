@@ -286,6 +286,7 @@ IMPORTS = {
     | {"arguments", "params", "inspect", "gradients", "rewrites", "transforms", "steps", "verify"},
     "flow": GROUND | {"arguments", "params", "gradients", "nonfinite", "steps", "transforms"},
     "memory": GROUND | {"params", "gradients", "inspect", "rewrites", "steps", "verify"},
+    "deriving": GROUND | {"params", "gradients"},
     "explaining": GROUND
     | {"arguments", "params", "inspect", "gradients", "steps", "nonfinite", "verify"},
     "sharding": GROUND
@@ -340,7 +341,7 @@ def test_every_public_name_has_a_docstring_with_an_example():
         "Scaled",
         "ParamTable",
         "ShardingTable",
-    } | {*("Checkpoint", "Explanation", "NonfiniteReport", "Restored")}
+    } | {*("Checkpoint", "Derivation", "Explanation", "NonfiniteReport", "Restored")}
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)

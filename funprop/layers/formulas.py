@@ -122,12 +122,12 @@ FORMULAS = {
         r"ds = \sum u \odot dy",
     ),
     "attention": Formula(
-        "y = p v, p = softmax(q k^T / sqrt(f))",
+        "x = (q, k, v); y = p v, p = softmax(q k^T / sqrt(f))",
         "dv = p^T dy; dp = dy v^T; dz = p (dp - sum of p dp); dq = dz k / sqrt(f); "
-        "dk = dz^T q / sqrt(f)",
-        r"y = p v,\ p = \operatorname{softmax}\left(q k^\top / \sqrt{f}\right)",
+        "dk = dz^T q / sqrt(f); dx = (dq, dk, dv)",
+        r"x = (q, k, v),\ y = p v,\ p = \operatorname{softmax}\left(q k^\top / \sqrt{f}\right)",
         r"dv = p^\top dy;\quad dp = dy\,v^\top;\quad dz = p \odot (dp - \textstyle\sum p \odot dp);"
-        r"\quad dq = dz\,k / \sqrt{f};\quad dk = dz^\top q / \sqrt{f}",
+        r"\quad dq = dz\,k / \sqrt{f};\quad dk = dz^\top q / \sqrt{f};\quad dx = (dq, dk, dv)",
     ),
     "embedding": Formula(
         "y = table[x]",
