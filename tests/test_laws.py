@@ -294,7 +294,7 @@ IMPORTS = {
     "verify": GROUND | {"params", "functions", "inspect", "version", "imported"},
 }
 # Imported where used: a table in a terminal; what a pair is of.
-EXTRAS = {"report.py": {"rich"}, "from_pair.py": {"torch"}}
+EXTRAS = {"report.py": {"rich"}, "from_pair.py": {"torch"}, "picture.py": {"matplotlib"}}
 CORE_MAY_IMPORT = {"jax", "optax", "chex", "numpy", "funprop", "__future__", "jaxtyping"}
 
 
@@ -341,7 +341,17 @@ def test_every_public_name_has_a_docstring_with_an_example():
         "Scaled",
         "ParamTable",
         "ShardingTable",
-    } | {*("Checkpoint", "Derivation", "Explanation", "NonfiniteReport", "Restored")}
+    } | {
+        *(
+            "Watch",
+            "Within",
+            "Checkpoint",
+            "Derivation",
+            "Explanation",
+            "NonfiniteReport",
+            "Restored",
+        )
+    }
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)

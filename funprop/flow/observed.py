@@ -92,18 +92,17 @@ def observed(objective: Layer, params: PyTree, batch: PyTree, key: Any) -> list[
             n *= node.copies or 1
             return node.rebuild(*(look(child, n) for child in node.children))
         # A row more, for what is run again.
-        rows = [jax.new_ref(jnp.zeros((n + 1, size), jnp.float32)) for size in (SIZE, SIZE, 4)]
-        counts = [jax.new_ref(jnp.int32(0)), jax.new_ref(jnp.int32(n))]
+        rows = tuple(jax.new_ref(jnp.zeros((n + 1, size), jnp.float32)) for size in (SIZE, SIZE, 4))
+        counts = jax.new_ref(jnp.int32(0)), jax.new_ref(jnp.int32(n))
         cells.append((*rows, n))
-        return _observed(node, *rows, *counts, n)
+        return _observed(node, rows, counts, n)
 
     backprop(look(objective, 1))(params, batch, key)
-    return [Told(*(ref[...][:n] for ref in rows)) for *rows, n in cells]
+    return [Told(y[...][:n], dy[...][:n], units[...][:n]) for y, dy, units, n in cells]
 
 
-def _observed(
-    leaf: Layer, y_rows: Any, dy_rows: Any, units: Any, forth: Any, back: Any, n: int
-) -> Layer:
+def _observed(leaf: Layer, rows: tuple[Any, ...], counts: tuple[Any, ...], n: int) -> Layer:
+    (y_rows, dy_rows, units), (forth, back) = rows, counts
     alike = leaf.formula is not None and leaf.formula.elementwise
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:

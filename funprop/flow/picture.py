@@ -47,6 +47,17 @@ def gradient_flow(
     Raises:
       ModuleNotFoundError: without matplotlib.
       ValueError: nothing was seen, or `where` matches no layer.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, funprop as fp
+      >>> line = fp.objective(fp.serial(fp.dense(1), fp.tanh()), fp.mean_squared())
+      >>> batch = jnp.ones((4, 2)), jnp.zeros((4, 1))
+      >>> train = fp.step(fp.backprop(line), optax.sgd(0.1))
+      >>> seen = fp.watch()
+      >>> state = train.init(line.init(jax.random.key(0), batch), None)
+      >>> _ = seen.look(train, state, batch, epoch=0, update=0)
+      >>> len(gradient_flow(seen).axes)  # two columns of three
+      6
     """
     looks = list(seen.looks if isinstance(seen, Watch) else seen)
     if not looks:
@@ -119,7 +130,7 @@ def _row(axes: Any, looks: Sequence[Look], paths: Sequence[str], kind: str, colo
 def _shares(found: Spread | None) -> Any:
     if found is None:
         return np.zeros(len(DECADES) + 1)
-    return np.asarray(found.bins) / max(1, found.count)
+    return np.asarray(found.bins) / max(1, found.size)
 
 
 def _range(spreads: Sequence[Spread]) -> tuple[float, float]:

@@ -24,14 +24,14 @@ class Spread(NamedTuple):
     """How the numbers of an array, or of all in a tree, are spread.
 
     Attributes:
-      count: how many there are.
+      size: how many there are.
       zeros: the share that is zero.
       mean, deviation: of them.
       bins: how many that are not zero lie, in absolute value, below 1e-12, in each half of a decade
         from there to 1e4, and above.
     """
 
-    count: int
+    size: int
     zeros: float
     mean: float
     deviation: float
@@ -82,7 +82,7 @@ def spread(vector: Any) -> Spread | None:
 
     Example:
       >>> found = spread(sums(jnp.array([0.0, 3.0, -4.0, 0.0])))
-      >>> found.zeros, found.rms, found.count
+      >>> found.zeros, found.rms, found.size
       (0.5, 2.5, 4)
     """
     wide = np.asarray(vector, np.float64)

@@ -125,7 +125,7 @@ def watch(*, every: int = 200, examples: int = 64) -> Watch:
       >>> _ = fp.fit(train, state, data, epochs=3, batch_size=8, progress=None, watch=seen)
       >>> [look.update for look in seen.looks], list(seen.looks[0].layers)
       ([0, 4, 8, 12], ['dense_0', 'relu', 'dense_1'])
-      >>> seen.looks[0].layers["dense_0"].activation.count, seen.looks[-1].layers["relu"].dead < 1
+      >>> seen.looks[0].layers["dense_0"].activation.size, seen.looks[-1].layers["relu"].dead < 1
       (32, True)
     """
     return Watch(every=every, examples=examples)
@@ -175,10 +175,10 @@ def _by_copy(rows: Told) -> list[LayerFlow | None]:
     for i in range(len(rows.y)):
         added = None if rows.update is None else spread(rows.update[i])
         y, dy = spread(rows.y[i]), spread(rows.dy[i])
-        if added is None and y is not None and y.count <= 2:  # a loss: a sum and its weight
+        if added is None and y is not None and y.size <= 2:  # a loss: a sum and its weight
             flows.append(None)
             continue
-        size = (float(rows.weights[i]) / added.count) ** 0.5 if added else 0.0
+        size = (float(rows.weights[i]) / added.size) ** 0.5 if added else 0.0
         ratio = added.rms / size if added and size else float("nan")
         flat, of, dead, units = (float(n) for n in np.asarray(rows.units[i], np.float64))
         flows.append(LayerFlow(y, dy, added, ratio, dead / max(units, 1), flat / max(of, 1)))

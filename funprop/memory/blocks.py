@@ -146,8 +146,8 @@ def _calls(objective: Layer, batch: PyTree) -> dict[Place, _Call]:
             leaves = {id(leaf): leaf for leaf in jax.tree.leaves(kept)}
             found = jax.tree.leaves(kept, is_leaf=lambda r: isinstance(r, Recorded))
             records = any(isinstance(leaf, Recorded) for leaf in found)
-            specs = jax.tree.map(_spec, (params, x, key))
-            calls[at] = _Call(*specs, trees.nbytes(list(leaves.values())), records)
+            p, given, k = jax.tree.map(_spec, (params, x, key))
+            calls[at] = _Call(p, given, k, trees.nbytes(list(leaves.values())), records)
             return y, kept
 
         return dataclasses.replace(inner, forward=forward)

@@ -25,7 +25,7 @@ def by_turns(node: Layer, runs: Sequence[tuple[Rewrite, int]]) -> Layer:
     be: params cut in runs would be copied.
     """
     (child,) = node.children
-    n = node.copies
+    n = node.copies or 1
     parts = [rewrite(child) for rewrite, _ in runs]
     ends = [0, *itertools.accumulate(count for _, count in runs)]
     bounds = list(itertools.pairwise(ends))

@@ -110,11 +110,12 @@ def first_nonfinite(
       TypeError, ValueError: as the objective does, of what it is given.
 
     Example:
-      >>> import jax.numpy as jnp, funprop as fp
+      >>> import jax, jax.numpy as jnp, funprop as fp
       >>> root = fp.from_function(lambda key, x: (), lambda params, x: jnp.sqrt(x), name="root")
-      >>> objective = fp.objective(fp.serial(fp.relu(), root), fp.mean_squared())
-      >>> x = jnp.zeros((2, 1))
-      >>> found = first_nonfinite(objective, ((), ()), (x, x))
+      >>> objective = fp.objective(fp.serial(fp.dense(1), root), fp.mean_squared())
+      >>> batch = jnp.zeros((2, 1)), jnp.ones((2, 1))
+      >>> params = objective.init(jax.random.key(0), batch)
+      >>> found = first_nonfinite(objective, params, batch)
       >>> found.kind, found.path, found.numbers.counted()
       ('residual', 'root', '2 infinite of 2')
     """
