@@ -6,6 +6,7 @@ from funprop.as_function import as_function
 from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.decoding import Decoding
 from funprop.deriving.derive import Derivation, derive
+from funprop.direct_feedback import direct_feedback
 from funprop.explaining.explain import Explanation, explain
 from funprop.flow.picture import gradient_flow
 from funprop.flow.watch import Watch, watch
@@ -48,6 +49,7 @@ from funprop.layers import (
     layer_norm,
     leaky_relu,
     learned_positions,
+    lif,
     log_softmax,
     lstm,
     max_pool,
@@ -95,20 +97,25 @@ from funprop.nonfinite.update import find_nonfinite_update
 from funprop.objectives import objective
 from funprop.params import Frozen, Statistic, by_name, decayed, roles, trained, where
 from funprop.params.tapped import Tapped, untap
+from funprop.reversible import reversible
 from funprop.rewrites import (
+    Feedback,
     LowRank,
     adapted,
     autodiff,
     backward_inputs,
     backward_params,
     cast,
+    feedback_alignment,
     freeze,
     frozen,
     fused_update,
     low_rank,
     merged,
     offload,
+    quantised,
     remat,
+    sign_symmetric,
     tap,
 )
 from funprop.sharding import (
@@ -192,6 +199,7 @@ __all__ = [
     "Derivation",
     "EmbeddingParams",
     "Explanation",
+    "Feedback",
     "Fit",
     "Formula",
     "Frozen",
@@ -256,12 +264,14 @@ __all__ = [
     "dense",
     "derive",
     "describe_sharding",
+    "direct_feedback",
     "dropout",
     "elu",
     "ema",
     "embedding",
     "explain",
     "feed_forward",
+    "feedback_alignment",
     "find_nonfinite",
     "find_nonfinite_update",
     "first_nonfinite",
@@ -295,6 +305,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "learned_positions",
+    "lif",
     "linear_cross_entropy",
     "linear_predictions",
     "llama",
@@ -323,6 +334,7 @@ __all__ = [
     "patience",
     "population",
     "population_table",
+    "quantised",
     "recorded",
     "relu",
     "remat",
@@ -330,6 +342,7 @@ __all__ = [
     "repeat",
     "reshape",
     "residual",
+    "reversible",
     "rms_norm",
     "rnn",
     "roles",
@@ -340,6 +353,7 @@ __all__ = [
     "shard",
     "shardings",
     "sigmoid",
+    "sign_symmetric",
     "silu",
     "skip_nonfinite",
     "skip_unreadable",

@@ -52,7 +52,7 @@ class Notes:
     lines: list[Line] = dataclasses.field(default_factory=list)
     numbers: dict[int, int] = dataclasses.field(default_factory=dict)
     alive: list[Any] = dataclasses.field(default_factory=list)  # so that no id is used again
-    copies: Counter[int] = dataclasses.field(default_factory=Counter)
+    copies: Counter[tuple[int, int]] = dataclasses.field(default_factory=Counter)
     silent: int = 0
     depth: int = 0
 
@@ -68,19 +68,18 @@ class Notes:
             self.numbers[id(leaf)] = len(set(self.numbers.values()))
         return self.numbers[id(leaf)]
 
-    def around(self, path: str, layer: Layer, parent: Layer | None) -> Layer:
+    def around(self, path: str, layer: Layer, parent: Layer | None, place: int = 0) -> Layer:
         """The same layer, which notes what it is given and gives."""
-        places = below(path, layer)
         children = [
-            self.around(place, child, layer)
-            for place, child in zip(places, layer.children, strict=True)
+            self.around(below(path, layer)[i], child, layer, i)
+            for i, child in enumerate(layer.children)
         ]
         inner = layer.rebuild(*children) if children else layer
 
         def forward(params: PyTree, x: PyTree, key: Any = None) -> Any:
             if parent is not None and parent.copies:
-                self.copies[id(parent)] += 1
-                again = self.copies[id(parent)] > 1
+                self.copies[id(parent), place] += 1
+                again = self.copies[id(parent), place] > 1
             else:
                 again = False
             self.silent += again
@@ -107,6 +106,10 @@ class Notes:
         loss = isinstance(y, Sum)
         if (not loss and self.known(y)) or (loss and layer.children):
             return y, residuals  # what a part gave, or nothing but the input
+        if layer.copies and layer.formula is not None:  # each copy computes something itself
+            one, given_by = dataclasses.replace(layer, copies=None), self.lines[-1].y
+            made = [self.number(object())]
+            self.lines.append(Line(path, one, self.of(given[1]), made, given_by, self.depth + 1))
         if not loss or not layer.children:
             x, gives = self.of(given[1]), [] if loss else self.of(y)
             last = self.lines[-1].y if self.lines else []
