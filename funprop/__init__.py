@@ -8,6 +8,8 @@ from funprop.decoding import Decoding
 from funprop.deriving.derive import Derivation, derive
 from funprop.direct_feedback import direct_feedback
 from funprop.explaining.explain import Explanation, explain
+from funprop.flow.picture import gradient_flow
+from funprop.flow.watch import Watch, watch
 from funprop.formula import Formula
 from funprop.functions import from_function
 from funprop.gradients import Gradient, backprop, from_loss, measure
@@ -73,6 +75,7 @@ from funprop.losses import (
     softmax_cross_entropy,
 )
 from funprop.maps import map_layers
+from funprop.memory.within import Within, within
 from funprop.metrics import absolute_error, accuracy, binary_accuracy
 from funprop.models import (
     autoencoder,
@@ -88,7 +91,7 @@ from funprop.models import (
     swiglu,
     unembedding,
 )
-from funprop.nonfinite.find import find_nonfinite
+from funprop.nonfinite.find import find_nonfinite, first_nonfinite
 from funprop.nonfinite.report import NonfiniteReport
 from funprop.nonfinite.update import find_nonfinite_update
 from funprop.objectives import objective
@@ -235,6 +238,8 @@ __all__ = [
     "Tokens",
     "TrainState",
     "Transformed",
+    "Watch",
+    "Within",
     "absolute_error",
     "accuracy",
     "adapted",
@@ -278,6 +283,7 @@ __all__ = [
     "feedback_alignment",
     "find_nonfinite",
     "find_nonfinite_update",
+    "first_nonfinite",
     "fit",
     "flatten",
     "freeze",
@@ -298,6 +304,7 @@ __all__ = [
     "global_max_pool",
     "gpipe",
     "gpt",
+    "gradient_flow",
     "gradient_statistics",
     "group_norm",
     "gru",
@@ -382,7 +389,9 @@ __all__ = [
     "verify_rules",
     "verify_second_order",
     "verify_step",
+    "watch",
     "where",
     "with_lengths",
+    "within",
     "zero_bubble",
 ]

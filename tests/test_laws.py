@@ -289,6 +289,8 @@ IMPORTS = {
     "nonfinite": GROUND
     | {"arguments", "params", "inspect", "gradients", "rewrites", "transforms", "steps", "verify"},
     "deriving": GROUND | {"arguments", "params", "gradients"},
+    "flow": GROUND | {"arguments", "params", "gradients", "nonfinite", "steps", "transforms"},
+    "memory": GROUND | {"params", "gradients", "inspect", "rewrites", "steps", "verify"},
     "explaining": GROUND
     | {"arguments", "params", "inspect", "gradients", "steps", "nonfinite", "verify"},
     "sharding": GROUND
@@ -297,8 +299,8 @@ IMPORTS = {
     "verify": GROUND | {"params", "functions", "inspect", "version", "imported"},
 }
 # Imported where used: a table in a terminal; what a pair is of.
-EXTRAS = {"report.py": {"rich"}, "from_pair.py": {"torch"}}
-CORE_MAY_IMPORT = {"jax", "optax", "chex", "numpy", "funprop", "__future__"}
+EXTRAS = {"report.py": {"rich"}, "from_pair.py": {"torch"}, "picture.py": {"matplotlib"}}
+CORE_MAY_IMPORT = {"jax", "optax", "chex", "numpy", "funprop", "__future__", "jaxtyping"}
 
 
 def _imports(file):
@@ -347,7 +349,17 @@ def test_every_public_name_has_a_docstring_with_an_example():
         "Scaled",
         "ParamTable",
         "ShardingTable",
-    } | {*("Checkpoint", "Derivation", "Explanation", "NonfiniteReport", "Restored")}
+    } | {
+        *(
+            "Watch",
+            "Within",
+            "Checkpoint",
+            "Derivation",
+            "Explanation",
+            "NonfiniteReport",
+            "Restored",
+        )
+    }
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)
