@@ -91,6 +91,21 @@ from funprop.nonfinite.update import find_nonfinite_update
 from funprop.objectives import objective
 from funprop.params import Frozen, Statistic, by_name, decayed, roles, trained, where
 from funprop.params.tapped import Tapped, untap
+from funprop.quantities.ggn import Diagonal, ggn_diagonal, kfac_factors
+from funprop.quantities.outer import Factors
+from funprop.quantities.per_example import (
+    gradient_variance,
+    noise_scale,
+    per_example_dot_products,
+    per_example_gradients,
+    per_example_norms,
+)
+from funprop.quantities.vector_products import (
+    ggn_vector_product,
+    hessian_vector_product,
+    hutchinson_diagonal,
+    hutchinson_trace,
+)
 from funprop.rewrites import (
     LowRank,
     adapted,
@@ -185,8 +200,10 @@ __all__ = [
     "ConvParams",
     "Decoding",
     "DenseParams",
+    "Diagonal",
     "EmbeddingParams",
     "Explanation",
+    "Factors",
     "Fit",
     "Formula",
     "Frozen",
@@ -272,13 +289,20 @@ __all__ = [
     "gelu",
     "gelu_tanh",
     "generate",
+    "ggn_diagonal",
+    "ggn_vector_product",
     "global_average_pool",
     "global_max_pool",
     "gpt",
     "gradient_statistics",
+    "gradient_variance",
     "group_norm",
     "gru",
+    "hessian_vector_product",
     "huber",
+    "hutchinson_diagonal",
+    "hutchinson_trace",
+    "kfac_factors",
     "language_model",
     "last_step",
     "layer",
@@ -305,12 +329,16 @@ __all__ = [
     "mixed_precision",
     "mlp",
     "named",
+    "noise_scale",
     "objective",
     "offload",
     "ordered",
     "parallel",
     "param_table",
     "patience",
+    "per_example_dot_products",
+    "per_example_gradients",
+    "per_example_norms",
     "population",
     "population_table",
     "recorded",

@@ -264,7 +264,7 @@ IMPORTS = {
     "properties": {"layer", "names", "maps"},
     "params": GROUND,
     "arguments": GROUND | {"params"},
-    "quantities": GROUND | {"params"},
+    "quantities": GROUND | {"params", "arguments", "as_function"},
     "functions": GROUND | {"params"},
     "linear_map": set(),
     "cotangents": GROUND,
@@ -338,7 +338,7 @@ def test_every_public_name_has_a_docstring_with_an_example():
         "Scaled",
         "ParamTable",
         "ShardingTable",
-    } | {*("Checkpoint", "Explanation", "NonfiniteReport", "Restored")}
+    } | {*("Checkpoint", "Diagonal", "Explanation", "Factors", "NonfiniteReport", "Restored")}
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)

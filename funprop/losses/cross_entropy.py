@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from funprop.layer import Layer
 from funprop.losses.targets import classes, shares
 from funprop.losses.terms import Hessian, from_terms
-from funprop.trees import is_float, widen
+from funprop.trees import is_float, lifted, widen
 from funprop.values import is_zero, number_within
 
 if TYPE_CHECKING:
@@ -92,7 +92,8 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
 
     def root(kept: Any) -> Float[Array, "k *terms k"]:
         p, size = predicted(kept)
-        columns = jnp.eye(p.shape[-1], dtype=p.dtype) - p[..., None, :]  # [*terms, k, o]
+        z = p[..., None, :]
+        columns = lifted(jnp.eye(p.shape[-1], dtype=p.dtype), z) - z  # [*terms, k, o]
         return jnp.moveaxis(columns * jnp.sqrt(p)[..., None] * size[..., None], -2, 0)
 
     def sampled(kept: Any, key: Any) -> Float[Array, "*terms k"]:
