@@ -92,6 +92,7 @@ from funprop.objectives import objective
 from funprop.params import Frozen, Statistic, by_name, decayed, roles, trained, where
 from funprop.params.tapped import Tapped, untap
 from funprop.quantities.ggn import Diagonal, ggn_diagonal, kfac_factors
+from funprop.quantities.kfac import KfacState, kfac
 from funprop.quantities.outer import Factors
 from funprop.quantities.per_example import (
     gradient_variance,
@@ -211,6 +212,7 @@ __all__ = [
     "GRUParams",
     "Gradient",
     "Guarded",
+    "KfacState",
     "LSTMParams",
     "Layer",
     "LinearParams",
@@ -302,6 +304,7 @@ __all__ = [
     "huber",
     "hutchinson_diagonal",
     "hutchinson_trace",
+    "kfac",
     "kfac_factors",
     "language_model",
     "last_step",

@@ -83,6 +83,7 @@ def conv(
       TypeError: a number is no integer; `x` is not of floating dtype; params are not `ConvParams`.
 
     Example:
+      >>> import jax
       >>> layer = conv(4, (3, 3), stride=2)
       >>> params = layer.init(jax.random.key(0), jnp.zeros((5, 8, 8, 1)))
       >>> y, x = layer.forward(params, jnp.ones((5, 8, 8, 1)))
@@ -195,6 +196,7 @@ def conv_transpose(
       ValueError, TypeError: as `conv`.
 
     Example:
+      >>> import jax
       >>> layer = conv_transpose(4, (3, 3), stride=2)
       >>> params = layer.init(jax.random.key(0), jnp.zeros((5, 8, 8, 1)))
       >>> layer.forward(params, jnp.ones((5, 8, 8, 1)))[0].shape
