@@ -93,6 +93,7 @@ from funprop.params import Frozen, Statistic, by_name, decayed, roles, trained, 
 from funprop.params.tapped import Tapped, untap
 from funprop.quantities.ggn import Diagonal, ggn_diagonal, kfac_factors
 from funprop.quantities.kfac import KfacState, kfac
+from funprop.quantities.laplace import Posterior, laplace
 from funprop.quantities.outer import Factors
 from funprop.quantities.per_example import (
     gradient_variance,
@@ -222,6 +223,7 @@ __all__ = [
     "ParamTable",
     "Population",
     "PopulationTable",
+    "Posterior",
     "Pretrained",
     "Recorded",
     "Restored",
@@ -307,6 +309,7 @@ __all__ = [
     "kfac",
     "kfac_factors",
     "language_model",
+    "laplace",
     "last_step",
     "layer",
     "layer_norm",

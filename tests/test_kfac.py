@@ -13,10 +13,13 @@ import funprop as fp
 from tests.cases import Case, both, build, labels, normal
 
 OBJECTIVE = fp.objective(
-    fp.serial(
-        fp.freeze(fp.dense(4)),
-        fp.repeat(fp.residual(fp.serial(fp.layer_norm(), fp.dense(4), fp.tanh())), 2),
-        fp.dense(3),
+    fp.freeze(
+        fp.serial(
+            fp.dense(4),
+            fp.repeat(fp.residual(fp.serial(fp.layer_norm(), fp.dense(4), fp.tanh())), 2),
+            fp.dense(3),
+        ),
+        "dense_0",
     ),
     fp.softmax_cross_entropy(),
 )
@@ -60,11 +63,17 @@ def test_a_step_predicts_no_more_change_than_it_may(x64):
     params, batch, _ = build(case, jnp.float64)
     grads = jax.tree.map(lambda g: g / 5, fp.backprop(OBJECTIVE)(params, batch).grads)
     own = fp.trained(params)
-    for most in (1e-4, 1e-6):
+
+    def moved_along(most):
+        """How far an update goes against the gradient."""
         optimizer = fp.kfac(OBJECTIVE, 0.5, momentum=0.0, kl_clip=most, samples=None)
         given = {"batch": batch, "all_params": params}
-        moved, _ = optimizer.update(grads, optimizer.init(own), own, **given)
-        assert -0.5 * optax.tree.vdot(moved, grads) == pytest.approx(most)
+        moved, _ = jax.jit(optimizer.update)(grads, optimizer.init(own), own, **given)
+        return -optax.tree.vdot(moved, grads)
+
+    whole = moved_along(1e9) / 0.5  # g F^-1 g
+    for most in (1e-4, 1e-6):
+        assert moved_along(most) ** 2 / whole == pytest.approx(most)  # of the step: s F s
 
 
 def test_what_cannot_be_is_refused_in_a_sentence():

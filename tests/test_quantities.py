@@ -309,3 +309,63 @@ def test_what_cannot_be_is_refused_in_a_sentence():
         fp.noise_scale(plain)(params, (jnp.ones((1, 2)), jnp.ones((1, 3))))
     with raises(ValueError, "vector must have the shapes of params"):
         fp.hessian_vector_product(plain)(params, params._replace(w=jnp.ones(2)), batch)
+
+
+# ----------------------------------------------------------------------------------------- Laplace
+
+
+def test_laplace_is_the_posterior_itself_where_that_is_normal(x64):
+    """Linear regression with noise of deviation 1/2: mean, variance and evidence are known."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((8, 3)), rng.standard_normal((3, 1))
+    y, s, tau = x @ w + 0.5 * rng.standard_normal((8, 1)), 0.5, 2.0
+    precision = x.T @ x / s**2 + tau * np.eye(3)
+    mean = np.linalg.solve(precision, x.T @ y / s**2)
+    model = fp.dense(1, bias=False)
+    objective = fp.objective(model, SQUARED)
+    batches = [(jnp.asarray(x[:5]), jnp.asarray(y[:5])), (jnp.asarray(x[5:]), jnp.asarray(y[5:]))]
+    params = fp.DenseParams(jnp.asarray(mean), None)
+    given = {"prior_precision": tau, "scale": 1 / (2 * s**2)}
+    found = fp.laplace(objective, params, batches, **given)
+    at = jnp.asarray(rng.standard_normal((4, 3)))
+    drawn = found.outputs(model, at, jax.random.key(0), samples=20_000)
+    want = np.diag(at @ np.linalg.solve(precision, at.T))
+    chex.assert_trees_all_close(drawn.var(0)[:, 0], want, rtol=0.05)
+    chex.assert_trees_all_close(drawn.mean(0), at @ mean, atol=0.02)
+    # log N(y; 0, s^2 I + x x^T / tau), whose constant is of the likelihood
+    whole = s**2 * np.eye(8) + x @ x.T / tau
+    evidence = -(y.T @ np.linalg.solve(whole, y))[0, 0] / 2 - np.linalg.slogdet(whole)[1] / 2
+    assert float(found.log_evidence()) == pytest.approx(evidence + 8 * np.log(s))
+
+
+@pytest.mark.parametrize("structure", ["kronecker", "diagonal"])
+def test_laplace_draws_have_the_inverse_of_its_curvature(structure, x64):
+    params, batch, _ = build(CASES[0], jnp.float64)
+    given = {"structure": structure, "prior_precision": 0.3, "pattern": "dense_1"}
+    found = fp.laplace(CASES[0].layer, params, [batch], **given)
+    drawn = jax.vmap(found.sample)(jax.random.split(jax.random.key(0), 20_000))
+    chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[0], drawn[0]), params[0])
+    assert jax.tree.structure(drawn) == jax.tree.structure(params)
+    if structure == "kronecker":
+        factors = fp.kfac_factors(CASES[0].layer, samples=None)(params, batch)[2]
+        curvature = jnp.kron(factors.a, factors.g) / factors.weight
+    else:
+        curvature = jnp.diag(flat(fp.ggn_diagonal(CASES[0].layer)(params, batch)[2]))
+    want = jnp.linalg.inv(curvature + 0.3 * jnp.eye(len(curvature)))
+    w = drawn[2]._replace(w=drawn[2].w - params[2].w[None], b=drawn[2].b - params[2].b[None])
+    rows = jnp.concatenate([w.w, w.b[:, None]], 1).reshape(20_000, -1)
+    chex.assert_trees_all_close(rows.T @ rows / 20_000, want, atol=0.04 * float(want.max()))
+
+
+def test_laplace_refuses_in_a_sentence():
+    params, batch, _ = build(CASES[0])
+    for wrong, told in (
+        ({"structure": "full"}, "structure must be"),
+        ({"prior_precision": 0.0}, "prior_precision must be positive"),
+        ({"pattern": "*/w"}, "pattern must mean whole layers"),
+        ({"pattern": "dense_7"}, "must match a name"),
+    ):
+        with raises(ValueError, told):
+            fp.laplace(CASES[0].layer, params, [batch], **wrong)
+    with raises(ValueError, "batches must hold at least one batch, got none"):
+        fp.laplace(CASES[0].layer, params, [])

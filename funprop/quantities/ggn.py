@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funprop.checks import check_key, described
+from funprop.checks import check_key, check_string, described
 from funprop.layer import Layer
 from funprop.quantities.columns import Quantity, Start, check_objective, with_columns
 from funprop.quantities.curvature import curvature_of
 from funprop.quantities.outer import Factors, factors, second_moment
-from funprop.trees import Sum, length, wide_dtype, widen
+from funprop.trees import Sum, wide_dtype, widen
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
@@ -119,8 +119,7 @@ def kfac_factors(
     """
     check_objective(objective)
     samples = None if samples is None else whole_number(samples, "samples", 1)
-    if sharing not in ("expand", "reduce"):
-        raise ValueError(f'sharing must be "expand" or "reduce", got {described(sharing)}')
+    check_sharing(sharing)
 
     def found(params: PyTree, batch: PyTree, key: Any = None, *, sample_key: Any = None) -> PyTree:
         start = roots("kfac_factors", samples, sample_key)
@@ -130,13 +129,20 @@ def kfac_factors(
     return found
 
 
+def check_sharing(sharing: Any) -> None:
+    """Raise where `sharing` is none that `kfac_factors` knows."""
+    check_string("sharing", sharing)
+    if sharing not in ("expand", "reduce"):
+        raise ValueError(f'sharing must be "expand" or "reduce", got {described(sharing)}')
+
+
 def factors_of(batch: PyTree, sharing: str) -> Quantity:
     """`Factors`, or a `Diagonal`, in the place of params."""
 
     def closed(params: Any, rows: Any, d: Any) -> Factors:
         return factors(params, rows, d, _weights(batch, rows), sharing)
 
-    return Quantity(closed, lambda params, grads: Diagonal(_squares(params, grads)))
+    return Quantity(closed, _in_place(_squares))
 
 
 def roots(who: str, samples: int | None, sample_key: Any) -> Start:
@@ -169,9 +175,16 @@ def _squares(params: Any, grads: PyTree) -> PyTree:
     return jax.tree.map(lambda g: jnp.square(widen(g)).sum(0), grads)
 
 
-def _weights(batch: Any, rows: Any) -> Float[Array, " b"]:
-    """The weight of every example: the mean of those of its places."""
+def _in_place(found: Callable[..., PyTree]) -> Callable[..., Diagonal]:
+    return lambda *given: Diagonal(found(*given))
+
+
+DIAGONAL = Quantity(_in_place(second_moment), _in_place(_squares))
+
+
+def _weights(batch: Any, rows: Any) -> Float[Array, " b"] | None:
+    """The weight of every example, if they have any: the mean of those of its places."""
     if not isinstance(batch, tuple) or len(batch) != 3:
-        return jnp.ones(length(rows) or 0, wide_dtype(rows.dtype))
+        return None
     own = jnp.asarray(batch[2]).astype(wide_dtype(rows.dtype))
     return own.mean(tuple(range(1, own.ndim)))

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from funprop.checks import check_key, described
+from funprop.checks import check_key
 from funprop.layer import Layer
 from funprop.params.frozen import trained, with_trained
 from funprop.quantities.closed_form import closed_of
 from funprop.quantities.columns import check_objective, with_columns
 from funprop.quantities.each_example import is_trained
-from funprop.quantities.ggn import Diagonal, factors_of, roots
+from funprop.quantities.ggn import Diagonal, check_sharing, factors_of, roots
 from funprop.quantities.outer import Factors
 from funprop.trees import wide_dtype, widen
 from funprop.values import number_within, whole_number
@@ -112,8 +112,7 @@ def kfac(
     inverse_every = whole_number(inverse_every, "inverse_every", 1)
     samples = None if samples is None else whole_number(samples, "samples", 1)
     seed = whole_number(seed, "seed", 0)
-    if sharing not in ("expand", "reduce"):
-        raise ValueError(f'sharing must be "expand" or "reduce", got {described(sharing)}')
+    check_sharing(sharing)
 
     def init(params: PyTree) -> KfacState:
         empty = _empty(objective, params, 0)
@@ -150,9 +149,9 @@ def kfac(
         def inverted(curvature: PyTree) -> PyTree:
             return _map(lambda found: _inverse(found, damping), curvature)
 
-        looks, inverts = (state.count % n == 0 for n in (every, inverse_every))
-        curvature = jax.lax.cond(looks, seen, lambda old: old, state.curvature)
-        inverses = jax.lax.cond(inverts, inverted, lambda _: state.inverses, curvature)
+        # No branch where it is always taken: XLA's convolutions on a CPU are slow within one.
+        curvature = _every(every, state, seen, state.curvature, state.curvature)
+        inverses = _every(inverse_every, state, inverted, curvature, state.inverses)
         steps = _map(_preconditioned, inverses, grads)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         predicted = sum(
@@ -168,6 +167,17 @@ def kfac(
         return moved, KfacState(state.count + 1, curvature, inverses, moved)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _every(
+    n: int, state: KfacState, function: Callable[[PyTree], PyTree], of: PyTree, old: PyTree
+) -> PyTree:
+    """`function(of)` at every `n`th update, else what there was."""
+    if n == 1:
+        return function(of)
+    return jax.lax.cond(
+        state.count % n == 0, lambda of, old: function(of), lambda of, old: old, of, old
+    )
 
 
 def _is_curvature(node: Any) -> bool:

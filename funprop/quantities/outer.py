@@ -41,10 +41,16 @@ def by_outer(backward: Any, taken: Callable[[PyTree, PyTree], tuple[Rows, D]]) -
 
     def each(params: Any, residuals: PyTree, dy: PyTree) -> tuple[Any, PyTree]:
         rows, d = taken(residuals, dy)
-        w = jnp.einsum("bti,bto->bio", rows, d, preferred_element_type=wide_dtype(d.dtype))
-        return placed(params, w, widen(d).sum(1)), backward(params, residuals, dy)[1]
+        return placed(params, _each(rows, d), widen(d).sum(1)), backward(params, residuals, dy)[1]
 
     return closed(backward, squares, each=each, outer=taken)
+
+
+def _each(rows: Rows, d: D) -> Float[Array, "b i o"]:
+    """Every example's gradient; of one place, no product for a library of them."""
+    if rows.shape[1] == 1:
+        return widen(rows[:, 0])[:, :, None] * widen(d[:, 0])[:, None]
+    return jnp.einsum("bti,bto->bio", rows, d, preferred_element_type=wide_dtype(d.dtype))
 
 
 def placed(params: Any, w: Float[Array, "*n i o"], b: Float[Array, "*n o"]) -> Any:
@@ -119,10 +125,11 @@ class Factors(NamedTuple):
 
 
 def factors(
-    params: Any, rows: Rows, d: Columns, examples: Float[Array, " b"], sharing: str
+    params: Any, rows: Rows, d: Columns, examples: Float[Array, " b"] | None, sharing: str
 ) -> Factors:
     """The factors of a layer that is used at `t` places: each place by itself ("expand"), or the
-    mean of its inputs and the sum of its cotangents ("reduce").
+    mean of its inputs and the sum of its cotangents ("reduce"). `examples` are their weights, if
+    they have any.
 
     Source: Martens and Grosse, arXiv:1503.05671; with many places, Grosse and Martens,
     arXiv:1602.01407, and Eschenhagen et al., arXiv:2311.00636.
@@ -131,10 +138,10 @@ def factors(
     if sharing == "reduce":
         rows, d = rows.mean(1, keepdims=True), d.sum(2, keepdims=True)
     c, b, t, o = d.shape
-    each = examples.astype(rows.dtype)
     x, y = rows.reshape(b * t, -1), d.reshape(c * b * t, o)
-    n = jnp.repeat(each, t)
-    a = jnp.matmul((x * n[:, None]).T, x, precision=HIGHEST)
+    n = jnp.ones(b, x.dtype) if examples is None else examples.astype(x.dtype)
+    n = jnp.repeat(n, t)
+    a = jnp.matmul((x if examples is None else x * n[:, None]).T, x, precision=HIGHEST)
     if params.b is not None:  # its input is one
         side = jnp.matmul(n, x, precision=HIGHEST)
         a = jnp.block([[a, side[:, None]], [side[None], n.sum().reshape(1, 1)]])

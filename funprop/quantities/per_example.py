@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funprop.arguments import check_given
 from funprop.layer import Layer, leaf_of
 from funprop.properties import mixing, refuse_mixing
 from funprop.quantities.closed_form import closed_of, gram
@@ -266,6 +267,7 @@ def _weights(batch: Any, whole: Any, b: int) -> Float[Array, " b"]:
 
 
 def _two_or_more(who: str, batch: PyTree) -> int:
+    check_given(batch, None, None)
     b = length(batch)
     if b is None or b < 2:
         raise ValueError(f"{who} needs a batch of two examples or more, got {b or 'none'}")
