@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from funprop.arguments import check_given
 from funprop.as_function import as_function
 from funprop.checks import check_key, check_string, described
+from funprop.jitted import Jitted
 from funprop.layer import Layer, check_layer
 from funprop.params.frozen import trained, with_trained
 from funprop.params.selection import Pattern, where
@@ -78,11 +80,14 @@ class Posterior:
 
     def _parts(self) -> list[tuple[Any, Any]]:
         """Every layer's curvature, with its params."""
-        pairs = jax.tree.map(
-            lambda found, own: (found, own), self.curvature, trained(self.params), is_leaf=_is_part
-        )
-        each = jax.tree.leaves(pairs, is_leaf=lambda n: type(n) is tuple and _is_part(n[0]))
-        return [pair for pair in each if not isinstance(pair[0], Fixed)]
+        parts: list[tuple[Any, Any]] = []
+
+        def note(found: Any, own: Any) -> None:
+            if not isinstance(found, Fixed):
+                parts.append((found, own))
+
+        jax.tree.map(note, self.curvature, trained(self.params), is_leaf=_is_part)
+        return parts
 
     def _deviations(self, key: Any) -> PyTree:
         own = trained(self.params)
@@ -173,7 +178,7 @@ def laplace(
     tau, scale = (number_within(n, name, lambda n: n > 0, "positive") for name, n in given.items())
     mask = None if pattern is None else where(pattern, trained(params))
 
-    @jax.jit
+    @Jitted
     def of_batch(params: PyTree, batch: PyTree) -> tuple[PyTree, Any]:
         quantity = DIAGONAL if structure == "diagonal" else factors_of(batch, "expand")
         start = roots("laplace", None, None)
@@ -184,6 +189,7 @@ def laplace(
     if not isinstance(batches, Iterable):
         raise TypeError(f"batches must be a list or an iterator of them, got {described(batches)}")
     for batch in batches:
+        check_given(batch, None, None)
         new = of_batch(params, batch)
         total = new if total is None else add(total, new)
     if total is None:
