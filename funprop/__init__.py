@@ -5,6 +5,8 @@ from funprop import starting  # noqa: F401  # isort: split
 from funprop.as_function import as_function
 from funprop.combinators import parallel, reparam, repeat, residual, serial
 from funprop.decoding import Decoding
+from funprop.deriving.derive import Derivation, derive
+from funprop.direct_feedback import direct_feedback
 from funprop.explaining.explain import Explanation, explain
 from funprop.formula import Formula
 from funprop.functions import from_function
@@ -45,6 +47,7 @@ from funprop.layers import (
     layer_norm,
     leaky_relu,
     learned_positions,
+    lif,
     log_softmax,
     lstm,
     max_pool,
@@ -108,20 +111,25 @@ from funprop.quantities.vector_products import (
     hutchinson_diagonal,
     hutchinson_trace,
 )
+from funprop.reversible import reversible
 from funprop.rewrites import (
+    Feedback,
     LowRank,
     adapted,
     autodiff,
     backward_inputs,
     backward_params,
     cast,
+    feedback_alignment,
     freeze,
     frozen,
     fused_update,
     low_rank,
     merged,
     offload,
+    quantised,
     remat,
+    sign_symmetric,
     tap,
 )
 from funprop.sharding import (
@@ -202,10 +210,12 @@ __all__ = [
     "ConvParams",
     "Decoding",
     "DenseParams",
+    "Derivation",
     "Diagonal",
     "EmbeddingParams",
     "Explanation",
     "Factors",
+    "Feedback",
     "Fit",
     "Formula",
     "Frozen",
@@ -268,13 +278,16 @@ __all__ = [
     "data_parallel_rules",
     "decayed",
     "dense",
+    "derive",
     "describe_sharding",
+    "direct_feedback",
     "dropout",
     "elu",
     "ema",
     "embedding",
     "explain",
     "feed_forward",
+    "feedback_alignment",
     "find_nonfinite",
     "find_nonfinite_update",
     "fit",
@@ -315,6 +328,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "learned_positions",
+    "lif",
     "linear_cross_entropy",
     "linear_predictions",
     "llama",
@@ -347,6 +361,7 @@ __all__ = [
     "per_example_norms",
     "population",
     "population_table",
+    "quantised",
     "recorded",
     "relu",
     "remat",
@@ -354,6 +369,7 @@ __all__ = [
     "repeat",
     "reshape",
     "residual",
+    "reversible",
     "rms_norm",
     "rnn",
     "roles",
@@ -364,6 +380,7 @@ __all__ = [
     "shard",
     "shardings",
     "sigmoid",
+    "sign_symmetric",
     "silu",
     "skip_nonfinite",
     "skip_unreadable",

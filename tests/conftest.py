@@ -35,6 +35,8 @@ os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # of programs th
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests import slow  # noqa: E402
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -42,6 +44,37 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tracing makes many objects that live on: Python need not look through them again and again.
 gc.set_threshold(50_000, 20, 20)
 compiled = []
+
+
+def pytest_addoption(parser):
+    told = "run what is listed in tests/slow.txt too, and write that list anew"
+    parser.addoption("--record-slow", action="store_true", help=told)
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("record_slow"):
+        slow.mark(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    slow.begin(item)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    yield
+    slow.end(item)
+
+
+def pytest_runtest_logreport(report):
+    slow.note(report)
+
+
+def pytest_sessionfinish(session):
+    if session.config.getoption("record_slow") and not hasattr(session.config, "workerinput"):
+        slow.record()
 
 
 def pytest_configure():

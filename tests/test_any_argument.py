@@ -111,6 +111,17 @@ ROWS = {
     **layers("residual", "parallel"),
     "serial": {"layer": lambda o: fp.serial(fp.relu(), o)},
     "repeat": {"layer": lambda o: fp.repeat(o, 2), "n": lambda o: fp.repeat(MODEL, o)},
+    "reversible": {
+        "layer": lambda o: fp.reversible(o, MODEL),
+        "copies": lambda o: fp.reversible(MODEL, MODEL, o),
+    },
+    "direct_feedback": {"layer": lambda o: fp.direct_feedback(MODEL, o)},
+    "lif": {
+        "decay": fp.lif,
+        "threshold": lambda o: fp.lif(0.5, o),
+        "surrogate": lambda o: fp.lif(surrogate=o),
+        "steepness": lambda o: fp.lif(steepness=o),
+    },
     "reparam": {
         "layer": lambda o: fp.reparam(o, lambda p: p),
         "expand": lambda o: fp.reparam(MODEL, o),
@@ -169,6 +180,19 @@ ROWS = {
         "model|pattern": lambda o: fp.frozen(o, "dense_0", PARAMS),
         PATTERN: lambda o: fp.frozen(MODEL, o, PARAMS),
         "params": lambda o: fp.frozen(MODEL, "dense_0", o),
+    },
+    **{
+        name: {
+            "model": getattr(fp, name),
+            PATTERN: lambda o, name=name: o is None or getattr(fp, name)(MODEL, o),
+        }
+        for name in ("feedback_alignment", "sign_symmetric")
+    },
+    "quantised": {
+        "model": lambda o: fp.quantised(o, "int8"),
+        "to": lambda o: fp.quantised(MODEL, o),
+        PATTERN: lambda o: o is None or fp.quantised(MODEL, "int8", o),
+        "inputs": lambda o: fp.quantised(MODEL, "int8", inputs=o),
     },
     "low_rank": {
         "model|pattern": lambda o: fp.low_rank(o, "dense_0", 1),
@@ -365,6 +389,12 @@ ROWS = {
         "model": lambda o: fp.calibrate(o, NORM_PARAMS, [X]),
         "params": lambda o: fp.calibrate(BATCH_NORM, o, [X]),
         "batch|x must": lambda o: fp.calibrate(BATCH_NORM, NORM_PARAMS, o),
+    },
+    "derive": {
+        "layer|objective": lambda o: fp.derive(o, PARAMS, (X, X)),
+        "params": lambda o: fp.derive(OBJECTIVE, o, (X, X)),
+        "x|batch|inputs|targets": lambda o: fp.derive(OBJECTIVE, PARAMS, o),
+        "key": lambda o: fp.derive(OBJECTIVE, PARAMS, (X, X), key=o),
     },
     "explain": {
         "objective": lambda o: fp.explain(o, PARAMS, (X, X)),

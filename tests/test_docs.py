@@ -36,6 +36,7 @@ SLOW = {
     "verify",
     "verify-step",
     "how-to/verify-a-kernel",
+    "how-to/swap-the-backward",
 }
 RUN_ELSEWHERE = {"pretrained"}  # tests/test_pretrained.py, which makes the weights
 PAGES = [str(page.relative_to(DOCS))[:-3] for page in sorted(DOCS.rglob("*.md"))]

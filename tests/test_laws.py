@@ -69,7 +69,7 @@ def test_mirror_law(case):
     rebuilt = layer.rebuild(*(marked(i, child) for i, child in enumerate(layer.children)))
     y, residuals = jax.eval_shape(rebuilt.forward, params, x, key)
     # Those that run forward again keep nothing of their children: None in their places.
-    remat = case.id in ("remat", "remat-keep", "gated")
+    remat = case.id in ("remat", "remat-keep", "gated", "reversible", "reversible-copies")
     for i in range(n):
         inside = residuals[i]
         assert inside is None if remat else set(inside) == {f"kept by {i}"}
@@ -241,6 +241,7 @@ GROUND = {
         "maps",
         "located",
         "properties",
+        "intended",
     ),
     "jitted",
     "checks",
@@ -270,6 +271,9 @@ IMPORTS = {
     "cotangents": GROUND,
     "as_function": GROUND | {"linear_map", "cotangents"},
     "combinators": GROUND | {"params"},
+    "reversible": GROUND | {"params", "combinators"},
+    "direct_feedback": GROUND | {"params"},
+    "intended": {"layer"},  # for the type alone
     "layers": GROUND | {"params", "quantities", "functions"},
     "losses": GROUND | {"quantities"},
     "metrics": GROUND | {"losses"},
@@ -284,6 +288,7 @@ IMPORTS = {
     "inspect": GROUND | {"params"},
     "nonfinite": GROUND
     | {"arguments", "params", "inspect", "gradients", "rewrites", "transforms", "steps", "verify"},
+    "deriving": GROUND | {"params", "gradients"},
     "explaining": GROUND
     | {"arguments", "params", "inspect", "gradients", "steps", "nonfinite", "verify"},
     "sharding": GROUND
@@ -335,10 +340,12 @@ def test_every_public_name_has_a_docstring_with_an_example():
         "Guarded",
         *("Population", "PopulationTable"),
         "LowRank",
+        "Feedback",
         "Scaled",
         "ParamTable",
         "ShardingTable",
-    } | {*("Checkpoint", "Diagonal", "Explanation", "Factors", "NonfiniteReport", "Restored")}
+    } | {*("Checkpoint", "Derivation", "Diagonal", "Explanation", "Factors", "NonfiniteReport")}
+    data |= {*("KfacState", "Posterior", "Restored")}
     data |= {name for name in dir(fp) if name.endswith("Params")} | {"BatchSums"}
     for name in dir(fp):
         thing = getattr(fp, name)

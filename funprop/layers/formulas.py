@@ -122,12 +122,12 @@ FORMULAS = {
         r"ds = \sum u \odot dy",
     ),
     "attention": Formula(
-        "y = p v, p = softmax(q k^T / sqrt(f))",
+        "x = (q, k, v); y = p v, p = softmax(q k^T / sqrt(f))",
         "dv = p^T dy; dp = dy v^T; dz = p (dp - sum of p dp); dq = dz k / sqrt(f); "
-        "dk = dz^T q / sqrt(f)",
-        r"y = p v,\ p = \operatorname{softmax}\left(q k^\top / \sqrt{f}\right)",
+        "dk = dz^T q / sqrt(f); dx = (dq, dk, dv)",
+        r"x = (q, k, v),\ y = p v,\ p = \operatorname{softmax}\left(q k^\top / \sqrt{f}\right)",
         r"dv = p^\top dy;\quad dp = dy\,v^\top;\quad dz = p \odot (dp - \textstyle\sum p \odot dp);"
-        r"\quad dq = dz\,k / \sqrt{f};\quad dk = dz^\top q / \sqrt{f}",
+        r"\quad dq = dz\,k / \sqrt{f};\quad dk = dz^\top q / \sqrt{f};\quad dx = (dq, dk, dv)",
     ),
     "embedding": Formula(
         "y = table[x]",
@@ -180,6 +180,13 @@ FORMULAS = {
         "dx = dy at the last time, else 0",
         "y = x_T",
         r"dx_t = [t = T]\,dy",
+    ),
+    "lif": Formula(
+        "v = decay v + x_t - threshold s; s = 1 where v > threshold, else 0",
+        "from the last time to the first: dx = f'(v - threshold) ds + decay dx_after, f' the "
+        "surrogate's slope",
+        r"v_t = \lambda v_{t-1} + x_t - \vartheta s_{t-1},\ s_t = [v_t > \vartheta]",
+        r"dx_t = f'(v_t - \vartheta)\,ds_t + \lambda\,dx_{t+1}",
     ),
     "lstm": Formula(
         "z = x_t w_x + h w_h + b; i, f, o = sigmoid, g = tanh of its parts; c = f c + i g; "

@@ -112,7 +112,8 @@ class _Watch:
         self.trails: list[Trail] = []  # of forward calls, by their number
         self.sick: list[str] = []
         self.keeping: dict[int, tuple[Any, ...]] = {}  # what forward was given that kept infinity
-        self.running: list[tuple[Trail, Counter[int]]] = [((), Counter())]
+        # Of each running node: its trail, its calls, and its copies where it goes back over them.
+        self.running: list[tuple[Trail, Counter[int], int | None]] = [((), Counter(), None)]
         self.part = -1
         self.going_back = False
 
@@ -153,7 +154,7 @@ class _Watch:
                 return inner.backward(params, residuals, dy)
             self.going_back = True
             given, number = numbers(dy), int(number)
-            with self.within(number):
+            with self.within(number, layer.copies):
                 dparams, dx = inner.backward(params, residuals, dy)
             whole = not layer.children or layer.shares or len(self.trails[number]) == 1
             gradients = numbers_by_leaf(dparams) if whole else {}
@@ -173,17 +174,19 @@ class _Watch:
 
     def enter(self, place: int) -> Trail:
         """The trail of a call that begins; that of the root begins a part of the batch."""
-        above, calls = self.running[-1]
+        above, calls, copies = self.running[-1]
         if not above:
             self.part, self.going_back = self.part + 1, False
             return ((0, 0),)
         calls[place] += 1
-        return (*above, (place, calls[place] - 1))
+        which = calls[place] - 1 if copies is None else copies - calls[place]
+        return (*above, (place, which))
 
     @contextlib.contextmanager
-    def within(self, number: int) -> Iterator[None]:
-        """Within, the calls that begin are those of parts of that call."""
-        self.running.append((self.trails[number], Counter()))
+    def within(self, number: int, copies: int | None = None) -> Iterator[None]:
+        """Within, the calls that begin are those of parts of that call; of a node whose backward
+        runs its copies forward again, those of the last copy first."""
+        self.running.append((self.trails[number], Counter(), copies))
         yield
         self.running.pop()
 

@@ -166,7 +166,7 @@ def kfac(
         moved = jax.tree.map(moving, state.momentum, steps)
         return moved, KfacState(state.count + 1, curvature, inverses, moved)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore
 
 
 def _every(

@@ -31,8 +31,10 @@ RULES = frozenset({
 CONTROL_FLOW = frozenset({"scan", "while", "cond", "shard_map", "run_state"})
 SOLVES = frozenset({"custom_linear_solve"})
 
-# Code of another language, or a kernel: what runs in it is not in the jaxpr, or not to be widened.
+# Code of another language, or a kernel: what runs in it is not in the jaxpr, or not to be widened;
+# and ours, within the derivative of `as_function`.
 OPAQUE = frozenset({
+    "linear_map",
     "pure_callback", "io_callback", "debug_callback", "debug_print", "buffer_callback", "ffi_call",
     "custom_call", "call_exported", "pallas_call", "core_map", "mpmd_map", "tpu_custom_call",
     "mosaic_gpu_p", "cudnn_fusion", "custom_fusion", "fusible", "emit_pipeline", "pipeline_body",

@@ -1,0 +1,275 @@
+"""The backward pass as formulas: each layer's own, with the symbols of this model.
+
+`x0` is the input; each layer's output is the next `x`, and its params bear its number. What several
+layers read gets the sum of what they give back (`+=`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+
+from funprop.layer import Layer
+from funprop.names import below
+from funprop.trees import Sum
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+OWN = "wbsEW"  # the letters of formulas that are a layer's own
+
+
+class Line(NamedTuple):
+    """One layer, or a node that computes something itself.
+
+    Attributes:
+      path: where in the model.
+      layer: which.
+      x, y: the numbers of what it takes and gives.
+      f: of a node, those of what its last part gives.
+      depth: how many repeated nodes it is in.
+      opens: of a node with copies, before its parts: how many.
+    """
+
+    path: str
+    layer: Layer
+    x: list[int]
+    y: list[int]
+    f: list[int]
+    depth: int
+    opens: int = 0
+
+
+@dataclasses.dataclass
+class Notes:
+    """What was seen in one run forward: which array is which `x`."""
+
+    lines: list[Line] = dataclasses.field(default_factory=list)
+    numbers: dict[int, int] = dataclasses.field(default_factory=dict)
+    alive: list[Any] = dataclasses.field(default_factory=list)  # so that no id is used again
+    copies: Counter[tuple[int, int]] = dataclasses.field(default_factory=Counter)
+    silent: int = 0
+    depth: int = 0
+
+    def of(self, tree: PyTree) -> list[int]:
+        return [self.number(leaf) for leaf in jax.tree.leaves(tree)]
+
+    def known(self, tree: PyTree) -> bool:
+        return all(id(leaf) in self.numbers for leaf in jax.tree.leaves(tree))
+
+    def number(self, leaf: Any) -> int:
+        if id(leaf) not in self.numbers:
+            self.alive.append(leaf)
+            self.numbers[id(leaf)] = len(set(self.numbers.values()))
+        return self.numbers[id(leaf)]
+
+    def around(self, path: str, layer: Layer, parent: Layer | None, place: int = 0) -> Layer:
+        """The same layer, which notes what it is given and gives."""
+        children = [
+            self.around(below(path, layer)[i], child, layer, i)
+            for i, child in enumerate(layer.children)
+        ]
+        inner = layer.rebuild(*children) if children else layer
+
+        def forward(params: PyTree, x: PyTree, key: Any = None) -> Any:
+            if parent is not None and parent.copies:
+                self.copies[id(parent), place] += 1
+                again = self.copies[id(parent), place] > 1
+            else:
+                again = False
+            self.silent += again
+            try:
+                return self.call(path, layer, inner, (params, x, key))
+            finally:
+                self.silent -= again
+
+        return dataclasses.replace(
+            inner, forward=forward, rebuild=inner.rebuild if children else None
+        )
+
+    def call(self, path: str, layer: Layer, inner: Layer, given: tuple[Any, ...]) -> Any:
+        if self.silent:
+            return inner.forward(*given)
+        if not layer.children or layer.copies:
+            self.of(given[1])  # in the order in which they are read
+        if layer.copies:
+            x = self.of(given[1])
+            self.lines.append(Line(path, layer, x, [], [], self.depth, layer.copies))
+            self.depth += 1
+        y, residuals = inner.forward(*given)
+        self.depth -= bool(layer.copies)
+        loss = isinstance(y, Sum)
+        if (not loss and self.known(y)) or (loss and layer.children):
+            return y, residuals  # what a part gave, or nothing but the input
+        if layer.copies and layer.formula is not None:  # each copy computes something itself
+            one, given_by = dataclasses.replace(layer, copies=None), self.lines[-1].y
+            made = [self.number(object())]
+            self.lines.append(Line(path, one, self.of(given[1]), made, given_by, self.depth + 1))
+        if not loss or not layer.children:
+            x, gives = self.of(given[1]), [] if loss else self.of(y)
+            last = self.lines[-1].y if self.lines else []
+            self.lines.append(Line(path, layer, x, gives, last, self.depth))
+        return y, residuals
+
+
+def lines_of(layer: Layer, params: PyTree, x: PyTree, key: Any) -> list[Line]:
+    """Every layer in the order of the forward pass; of copies, the first."""
+    notes = Notes()
+
+    def run(params: PyTree, x: PyTree) -> None:
+        notes.around("", layer, None).forward(params, x, key)
+
+    with jax.disable_jit():
+        jax.eval_shape(run, params, x)
+    return notes.lines
+
+
+class Row(NamedTuple):
+    """A line of the derivation: which layer, what it computes."""
+
+    path: str
+    formula: str
+    depth: int
+
+
+class Symbols(NamedTuple):
+    """How things are written.
+
+    Attributes:
+      one: a letter with its number: `x3`, or `x_{3}`.
+      several: a tuple of them.
+      words: words between formulas.
+      plus: added to what is there.
+      latex: which formula of a layer's is read.
+    """
+
+    one: Callable[[str, int], str]
+    several: Callable[[list[str]], str]
+    words: Callable[[str], str]
+    plus: str
+    latex: bool
+
+    def all(self, letter: str, numbers: list[int]) -> str:
+        each = [self.one(letter, n) for n in numbers]
+        return each[0] if len(each) == 1 else self.several(each)
+
+
+PLAIN = Symbols(
+    one=lambda letter, n: f"{letter}{n}",
+    several=lambda each: f"({', '.join(each)})",
+    words=lambda words: words,
+    plus="+=",
+    latex=False,
+)
+LATEX = Symbols(
+    one=lambda letter, n: f"{{{letter}_{{{n}}}}}",
+    several=lambda each: rf"\left({', '.join(each)}\right)",
+    words=lambda words: rf"\text{{{words}}}",
+    plus=r"\mathrel{+}=",
+    latex=True,
+)
+
+
+def passes(lines: list[Line], symbols: Symbols) -> tuple[list[Row], list[Row]]:
+    """The rows of the forward pass, and those of the backward pass."""
+    forward = [Row(line.path, _forward(line, symbols), line.depth) for line in lines]
+    backward, given = [], set[int]()  # what has got a cotangent already
+    for line in reversed(lines):
+        if line.opens:
+            continue
+        backward.append(Row(line.path, _backward(line, symbols, given), line.depth))
+        given.update(() if line.layer.copies else line.x)
+    return forward, backward
+
+
+def _forward(line: Line, symbols: Symbols) -> str:
+    x, y, f = (symbols.all("x", numbers) for numbers in (line.x, line.y, line.f))
+    words = symbols.words
+    if line.opens:
+        return (
+            words(f"for each copy 1, ..., {line.opens}, which reads ")
+            + x
+            + words(" first, then what the one before gave:")
+        )
+    if line.layer.copies:
+        return f"{y} = {f}" + words(" of the last copy")
+    told = _formula(line, symbols, "forward")
+    return told or f"{y} = {words(line.layer.name)}({x})"
+
+
+def _backward(line: Line, symbols: Symbols, given: set[int]) -> str:
+    x, dx, dy, df = (
+        symbols.all(letter, numbers)
+        for letter, numbers in (("x", line.x), ("dx", line.x), ("dx", line.y), ("dx", line.f))
+    )
+    words = symbols.words
+    if line.layer.copies:
+        order = words(f"for each copy {line.layer.copies}, ..., 1, with ")
+        return f"{order}{df} = {dy}" + words(" first, then what the one behind gave back:")
+    told = (
+        _formula(line, symbols, "backward")
+        or f"{dx} = {words(line.layer.name + chr(39))}({x}) {dy}"
+    )
+    if given.intersection(line.x):
+        told = told.replace(f"{dx} =", f"{dx} {symbols.plus}", 1)
+    return told
+
+
+def _formula(line: Line, symbols: Symbols, which: str) -> str:
+    """The layer's own formula, in the symbols of the model; empty where it has none."""
+    formula = line.layer.formula
+    told = getattr(formula, f"latex_{which}" if symbols.latex else which, "")
+    x, y, number = "x", "y", (line.y or [0])[0]
+    if formula is not None and not line.y:  # a loss; it calls the outputs x, or z, or y
+        number = line.x[0] + 1
+        x = next(letter for letter in "xzy" if _has(formula.forward, letter) or letter == "y")
+    numbers = line.x if line.y else line.x[:1]
+    tokens = {}
+    for d in ("", "d"):
+        if not line.layer.paramless and not line.layer.children:
+            tokens.update({f"{d}{c}": symbols.one(f"{d}{c}", number) for c in OWN})
+        tokens[f"{d}{x}"] = symbols.all(f"{d}x", numbers)
+        tokens[f"{d}f"] = symbols.all(f"{d}x", line.f) if line.layer.children else f"{d}f"
+        if line.y:
+            tokens[f"{d}{y}"] = symbols.all(f"{d}x", line.y)
+    return re.sub(TOKEN, lambda match: tokens.get(match[0], match[0]), told)
+
+
+TOKEN = r"(?<![A-Za-z\\])d?[A-Za-z](?![A-Za-z])"
+
+
+def _has(formula: str, letter: str) -> bool:
+    return letter in re.findall(TOKEN, formula)
+
+
+def plain(lines: list[Line]) -> str:
+    """Both passes as text: a column of layers, a column of formulas."""
+    parts = []
+    for title, rows in zip(("forward", "backward"), passes(lines, PLAIN), strict=True):
+        wide = max(len(row.path) + 2 * row.depth for row in rows)
+        parts.append(f"{title} pass")
+        for row in rows:
+            first, *rest = row.formula.split("; ")
+            pad = "  " * row.depth
+            parts.append(f"  {pad}{row.path:{wide - len(pad)}}  {first}")
+            parts += [f"  {'':{wide}}  {more}" for more in rest]
+        parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def latex(lines: list[Line]) -> str:
+    """Both passes as `align*` of amsmath."""
+    parts = []
+    for rows in passes(lines, LATEX):
+        body = []
+        for row in rows:
+            name = row.path.replace("_", r"\_")
+            space = rf"\hspace{{{row.depth}em}}" if row.depth else ""
+            body.append(rf"  &{space}\text{{{name}}} && {row.formula}")
+        parts.append("\\begin{align*}\n" + " \\\\\n".join(body) + "\n\\end{align*}")
+    return "\n".join(parts)
