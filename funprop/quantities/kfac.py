@@ -92,7 +92,8 @@ def kfac(
     Example:
       >>> import funprop as fp
       >>> line = fp.objective(fp.dense(1, bias=False), fp.mean_squared())
-      >>> train = fp.step(fp.backprop(line), kfac(line, 0.3, kl_clip=1.0))
+      >>> optimizer = kfac(line, 0.3, momentum=0.0, kl_clip=1.0, samples=None)
+      >>> train = fp.step(fp.backprop(line), optimizer)
       >>> batch = jnp.array([[1.0], [2.0]]), jnp.array([[2.0], [4.0]])
       >>> state = train.init(line.init(jax.random.key(0), batch), None)
       >>> for _ in range(50):

@@ -186,7 +186,7 @@ def laplace(
         return found, loss.total
 
     total = None
-    if not isinstance(batches, Iterable):
+    if not isinstance(batches, Iterable) or isinstance(batches, str | bytes | jax.Array):
         raise TypeError(f"batches must be a list or an iterator of them, got {described(batches)}")
     for batch in batches:
         check_given(batch, None, None)
