@@ -258,6 +258,71 @@ ROWS = {
         "noise": lambda o: fp.clip_per_example(OBJECTIVE, 1.0, noise=o),
         "batch|inputs|targets": lambda o: fp.clip_per_example(OBJECTIVE, 1.0)(PARAMS, o),
     },
+    # --------------------------------------------------------------------------------- quantities
+    **{
+        name: {
+            "objective": getattr(fp, name),
+            "params": lambda o, name=name: getattr(fp, name)(OBJECTIVE)(o, (X, X)),
+            "batch|inputs|targets": lambda o, name=name: getattr(fp, name)(OBJECTIVE)(PARAMS, o),
+            "key": lambda o, name=name: getattr(fp, name)(OBJECTIVE)(PARAMS, (X, X), o),
+        }
+        for name in (
+            *("per_example_gradients", "per_example_norms", "per_example_dot_products"),
+            *("gradient_variance", "noise_scale"),
+        )
+    },
+    "ggn_diagonal": {
+        "objective": fp.ggn_diagonal,
+        "samples": lambda o: fp.ggn_diagonal(OBJECTIVE, samples=o),
+        "params": lambda o: fp.ggn_diagonal(OBJECTIVE)(o, (X, X)),
+        "key": lambda o: fp.ggn_diagonal(OBJECTIVE, samples=1)(PARAMS, (X, X), sample_key=o),
+    },
+    "kfac_factors": {
+        "objective": fp.kfac_factors,
+        "samples": lambda o: fp.kfac_factors(OBJECTIVE, samples=o),
+        "sharing": lambda o: fp.kfac_factors(OBJECTIVE, sharing=o),
+    },
+    "kfac": {
+        "objective": lambda o: fp.kfac(o, 0.1),
+        "learning_rate": lambda o: fp.kfac(OBJECTIVE, o),
+        "damping": lambda o: fp.kfac(OBJECTIVE, 0.1, damping=o),
+        "momentum": lambda o: fp.kfac(OBJECTIVE, 0.1, momentum=o),
+        "decay": lambda o: fp.kfac(OBJECTIVE, 0.1, decay=o),
+        "kl_clip": lambda o: fp.kfac(OBJECTIVE, 0.1, kl_clip=o),
+        "every": lambda o: fp.kfac(OBJECTIVE, 0.1, every=o),
+        "inverse_every": lambda o: fp.kfac(OBJECTIVE, 0.1, inverse_every=o),
+        "sharing": lambda o: fp.kfac(OBJECTIVE, 0.1, sharing=o),
+        "seed": lambda o: fp.kfac(OBJECTIVE, 0.1, seed=o),
+    },
+    **{
+        name: {
+            "objective": getattr(fp, name),
+            PATTERN: lambda o, name=name: getattr(fp, name)(OBJECTIVE, o)(PARAMS, PARAMS, (X, X)),
+            "params": lambda o, name=name: getattr(fp, name)(OBJECTIVE)(o, PARAMS, (X, X)),
+            "vector": lambda o, name=name: getattr(fp, name)(OBJECTIVE)(PARAMS, o, (X, X)),
+            "batch|inputs|targets": lambda o, name=name: getattr(fp, name)(OBJECTIVE)(
+                PARAMS, PARAMS, o
+            ),
+        }
+        for name in ("hessian_vector_product", "ggn_vector_product")
+    },
+    **{
+        name: {
+            "product": lambda o, name=name: callable(o) or getattr(fp, name)(o, X, KEY),
+            "key": lambda o, name=name: getattr(fp, name)(lambda v: v, X, o, samples=1),
+            "samples": lambda o, name=name: (
+                o is HUGE or getattr(fp, name)(lambda v: v, X, KEY, samples=o)
+            ),
+        }
+        for name in ("hutchinson_trace", "hutchinson_diagonal")
+    },
+    "laplace": {
+        "objective": lambda o: fp.laplace(o, PARAMS, [(X, X)]),
+        "structure": lambda o: fp.laplace(OBJECTIVE, PARAMS, [(X, X)], structure=o),
+        "prior_precision": lambda o: fp.laplace(OBJECTIVE, PARAMS, [(X, X)], prior_precision=o),
+        "scale": lambda o: fp.laplace(OBJECTIVE, PARAMS, [(X, X)], scale=o),
+        "batch|inputs|targets": lambda o: fp.laplace(OBJECTIVE, PARAMS, o),
+    },
     "mixed_precision": {
         "compute_dtype": lambda o: fp.mixed_precision(GRAD_FN, o),
         PATTERN: lambda o: fp.mixed_precision(GRAD_FN, keep=o),

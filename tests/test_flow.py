@@ -73,6 +73,7 @@ def test_a_look_is_what_brute_force_counts():
         if "relu" in path:
             assert flow.dead == (np.asarray(y) == 0).all(0).mean()
     assert len(look.layers) == 3 * 3 + 1 + 2 + 1  # and no loss
+    assert step.propose is not None
     after = step.propose(state, (X, Y))[0].inner.params
     new, old = after.blocks.dense, params.blocks.dense
     added = [

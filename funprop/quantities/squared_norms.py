@@ -52,7 +52,7 @@ def squared_norms(layer: Layer) -> Layer:
       >>> total(found).tolist()
       [4.0, 16.0]
     """
-    found = _over_examples(layer, lambda place: _squares)
+    found = over_examples(layer, lambda place: _squares)
     if not layer.mixes:
         return found
 
@@ -69,13 +69,13 @@ def total(found: PyTree) -> Float[Array, " b"]:
     return sum(leaf.sum(tuple(range(1, leaf.ndim))) for leaf in leaves)  # pyright: ignore
 
 
-def _over_examples(
+def over_examples(
     node: Layer, how: Callable[[Place], Callable[[Layer], Layer]], at: Place = ()
 ) -> Layer:
     """`how(place)` of every leaf; what it puts in the place of `dparams` has the examples first."""
     if not node.children or node.shares:
         return how(at)(node)
-    inside = (_over_examples(child, how, (*at, i)) for i, child in enumerate(node.children))
+    inside = (over_examples(child, how, (*at, i)) for i, child in enumerate(node.children))
     whole = node.rebuild(*inside)
     return _examples_first(whole) if node.copies else whole
 
@@ -159,7 +159,7 @@ def _shared(node: Layer, *, made: bool = False) -> Layer:
 
     def over(params: PyTree, caught: list[Any]) -> Layer:
         how = plan(node, params, all_made=made).how
-        child = _over_examples(node.children[0], lambda place: HOW[how[place]])
+        child = over_examples(node.children[0], lambda place: HOW[how[place]])
 
         def backward(expanded: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
             found, dx = child.backward(expanded, residuals, dy)
