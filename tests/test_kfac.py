@@ -69,7 +69,7 @@ def test_a_step_predicts_no_more_change_than_it_may(x64):
         optimizer = fp.kfac(OBJECTIVE, 0.5, momentum=0.0, kl_clip=most, samples=None)
         given = {"batch": batch, "all_params": params}
         moved, _ = jax.jit(optimizer.update)(grads, optimizer.init(own), own, **given)
-        return -optax.tree.vdot(moved, grads)
+        return -jnp.asarray(optax.tree.vdot(moved, grads))
 
     whole = moved_along(1e9) / 0.5  # g F^-1 g
     for most in (1e-4, 1e-6):
