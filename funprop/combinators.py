@@ -24,7 +24,7 @@ from funprop.params.updating import is_updating, scan_in_place
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def serial(*layers: Layer) -> Layer:
@@ -94,12 +94,12 @@ def residual(layer: Layer) -> Layer:
 
     def init(key: Any, x: PyTree) -> PyTree:
         params = part.init(key, x)
-        _check_same(layer, x, output_spec(part, params, x))
+        check_same(layer, x, output_spec(part, params, x))
         return params
 
     def forward(params: Any, x: PyTree, key: Any = None) -> tuple[PyTree, tuple[PyTree]]:
         y, kept = part.forward(params, x, key)
-        _check_same(layer, x, y)
+        check_same(layer, x, y)
         return trees.add(x, y), (kept,)
 
     def backward(params: Any, residuals: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
@@ -183,7 +183,7 @@ def repeat(layer: Layer, n: int) -> Layer:
     def init(key: Any, x: PyTree) -> PyTree:
         params = jax.vmap(lambda key: part.init(key, x))(jax.random.split(key, n))
         one = jax.eval_shape(part.init, key, x)
-        _check_same(layer, x, output_spec(part, one, x))
+        check_same(layer, x, output_spec(part, one, x))
         return params
 
     def forward(params: Any, x: PyTree, key: Any = None) -> tuple[PyTree, tuple[PyTree]]:
@@ -194,7 +194,7 @@ def repeat(layer: Layer, n: int) -> Layer:
 
         def one(x: PyTree, copy: Any) -> tuple[PyTree, PyTree]:
             y, kept = part.forward(copy[0], x, copy[1])
-            _check_same(layer, x, y)
+            check_same(layer, x, y)
             return y, kept
 
         y, kept = jax.lax.scan(one, x, (params, keys), length=n)
@@ -289,7 +289,7 @@ def reparam(
     )
 
 
-def _check_same(layer: Layer, x: PyTree, y: PyTree) -> None:
+def check_same(layer: Layer, x: PyTree, y: PyTree) -> None:
     """Raise where `y`, the output of `layer`, differs from `x` in shape or dtype."""
     want, got = (jax.tree.map(trees.spec_string, tree) for tree in (x, y))
     if want != got:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, ParamSpec
 
@@ -34,6 +35,39 @@ class Formula(NamedTuple):
     latex_forward: str = ""
     latex_backward: str = ""
     elementwise: bool = False
+
+
+def with_other(
+    formula: Formula | None, letter: str, other: str, latex: str, *, only: str = ""
+) -> Formula | None:
+    """The formula with other params, or inputs, in the place of a `letter` and of those below it.
+
+    Args:
+      only: the parts that define this, as `dx`; without it, all.
+
+    Example:
+      >>> with_other(Formula("y = x w", "dx = dy w^T; dw = x^T dy"), "w", "B", "B", only="dx")[:2]
+      ('y = x w', 'dx = dy B^T; dw = x^T dy')
+    """
+    if formula is None:
+        return None
+    symbol = rf"(?<![A-Za-z_\\]){letter}(?![A-Za-z])"
+
+    def changed(text: str, new: str) -> str:
+        parts = re.split(r"(;)", text)
+        return "".join(
+            re.sub(symbol, lambda _: new, part)
+            if not only or re.match(rf"(\\quad)?\s*{only}(?![A-Za-z])", part)
+            else part
+            for part in parts
+        )
+
+    texts = changed(formula.forward, other), changed(formula.backward, other)
+    return Formula(
+        *texts,
+        changed(formula.latex_forward, latex),
+        changed(formula.latex_backward, latex),
+    )
 
 
 def told(formula: Formula) -> Callable[[Callable[P, Any]], Callable[P, Any]]:

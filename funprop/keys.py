@@ -11,7 +11,7 @@ import jax
 from funprop.checks import check_function
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Key
+    from funprop.typing import Array, Key
 
 
 def with_key(function: Callable[..., Any], what: str) -> Callable[..., Any]:

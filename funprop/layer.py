@@ -22,7 +22,7 @@ from funprop.names import empty, identifier, is_kind, label, params_of
 from funprop.trees import RESERVED, canonical
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,6 +55,7 @@ class Layer:
       draws: whether `forward` draws from its key in training. Both are true where of any child.
       formula: what it computes, for people to read.
       frozen: of a leaf, whether its params are `Frozen` as a whole, with all that was below it.
+      intended: `(params, x, key) -> y`: whose derivative backward is meant to be, if not forward's.
 
     Two laws hold for every combinator, so that a model can be mapped like a tree. *Rebuild:*
     `layer.rebuild(*layer.children)` is the same layer. *Mirror:* child `i`, its params and its
@@ -63,14 +64,9 @@ class Layer:
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
-      >>> square = fp.layer(
-      ...     forward=lambda params, x: (x * x, x),
-      ...     backward=lambda params, x, dy: ((), 2 * x * dy),
-      ...     name="square",
-      ... )
-      >>> y, residuals = square.forward((), jnp.array(3.0))
-      >>> float(y), float(square.backward((), residuals, jnp.array(1.0))[1])
-      (9.0, 6.0)
+      >>> y, residuals = fp.tanh().forward((), jnp.array(0.0))
+      >>> fp.tanh().backward((), residuals, jnp.array(2.0))[1].item()
+      2.0
     """
 
     init: Callable[..., PyTree]
@@ -91,6 +87,7 @@ class Layer:
     draws: bool = False
     frozen: bool = False
     formula: Formula | None = None
+    intended: Callable[..., PyTree] | None = None
 
     def __post_init__(self) -> None:
         for told in ("mixes", "draws"):
@@ -197,6 +194,7 @@ def layer(
     pointwise: bool = False,
     decoding: Decoding | None = None,
     formula: Formula | None = None,
+    intended: Callable[..., PyTree] | None = None,
 ) -> Layer:
     """A layer of your own, from its forward and its hand-written backward.
 
@@ -210,6 +208,7 @@ def layer(
         second axis; so that `generate` may run it on one token after the other.
       decoding: how it runs token by token, where it looks back.
       formula: what it computes, for people to read (see `Formula`); `explain` shows it.
+      intended: as of `Layer`; `verify` judges backward by it.
 
     Raises:
       TypeError: `forward` takes another number of arguments; or an argument is no function, or
@@ -233,6 +232,7 @@ def layer(
         check_function("init", init, "(key, x_spec) -> params")
     draws = takes_key(forward, "forward") if draws is None else draws
     forward = with_key(forward, "forward")
+    intended = None if intended is None else with_key(intended, "intended")
     return Layer(
         # Of NumPy's float64 params are in 32 bits, where JAX has no more, without a word.
         init=lambda key, x: () if init is None else init(key, canonical(x)),
@@ -243,6 +243,7 @@ def layer(
         draws=draws,
         decoding=one_decoding(forward, pointwise, decoding),
         formula=checked(formula),
+        intended=intended,
         paramless=init is None,
     )
 
@@ -288,8 +289,8 @@ def leaf_of(layer: Layer, **functions: Any) -> Layer:
     """`layer` with other functions and without its children, under the name that its params have:
     what a rewrite makes of a part that it treats as a whole. What it says of itself, it still says.
     """
-    name, of_node = label(layer), is_kind(layer)
-    whole = {"name": name, "of_node": of_node, "children": (), "rebuild": None, "copies": None}
+    whole = {"name": label(layer), "of_node": is_kind(layer), "children": ()}
+    whole |= dict.fromkeys(("rebuild", "copies", "intended"))
     whole |= dict.fromkeys(("shares", "hands_on", "flat"), False)
     return dataclasses.replace(layer, **(whole | functions))
 

@@ -254,6 +254,15 @@ COMBINATORS = [
     Case(
         "repeat-nested", fp.repeat(fp.repeat(fp.serial(fp.dense(5), fp.tanh()), 2), 2), normal(4, 5)
     ),
+    Case("reversible", fp.reversible(fp.serial(fp.dense(3), fp.tanh()), fp.dense(3)), normal(4, 6)),
+    Case(
+        "reversible-copies",
+        fp.reversible(
+            fp.serial(fp.layer_norm(), fp.dense(3)), fp.serial(fp.gelu(), fp.dropout(0.5)), copies=3
+        ),
+        normal(4, 6),
+        key=True,
+    ),
     Case(
         "with_lengths",
         fp.serial(fp.with_lengths(fp.dense(3)), fp.last_step()),

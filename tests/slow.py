@@ -1,4 +1,4 @@
-"""Which tests are slow: measured, and kept in slow.txt, beside those that are marked where they stand.
+"""Which tests are slow: measured, and kept in slow.txt; others are marked where they stand.
 
 What a newcomer runs takes five minutes on two cores. So the tests that take the most processor time
 are marked `slow`, until what is left takes `LEFT` seconds of it. `python -m pytest --record-slow`

@@ -33,9 +33,12 @@ SLOW = {
     "index",
     "get-started",
     "moving-from",
+    "pipeline",
     "verify",
     "verify-step",
+    "how-to/private-training",
     "how-to/verify-a-kernel",
+    "how-to/swap-the-backward",
 }
 RUN_ELSEWHERE = {"pretrained"}  # tests/test_pretrained.py, which makes the weights
 PAGES = [str(page.relative_to(DOCS))[:-3] for page in sorted(DOCS.rglob("*.md"))]

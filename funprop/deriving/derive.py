@@ -6,13 +6,10 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-from jax.extend.core import Literal
 
 from funprop.arguments import check_given, objective_meant
-from funprop.deriving.flat import Value
 from funprop.deriving.mathematics import latex, lines_of, plain
-from funprop.deriving.source import Source
-from funprop.deriving.text import Names, Text, wrapped
+from funprop.deriving.module import module
 from funprop.deriving.trace import Place, Program, traced, with_names
 from funprop.gradients import backprop
 from funprop.layer import Layer, check_layer
@@ -21,7 +18,7 @@ from funprop.params.selection import by_name
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Derivation(NamedTuple):
@@ -76,7 +73,8 @@ def derive(layer: Layer, params: PyTree, x: PyTree, *, key: Any = None) -> Deriv
       \"\"\"...
     """
     check_layer("layer", layer)
-    check_given(x, key, None)
+    specs = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(x))
+    check_given(() if specs else x, key, None)
     with objective_meant(layer, params, x) if isinstance(x, tuple) else nullcontext():
         check_params(layer, params, x)
     places: list[Place] = []
@@ -98,91 +96,6 @@ def derive(layer: Layer, params: PyTree, x: PyTree, *, key: Any = None) -> Deriv
         return y, by_name(dparams), dx
 
     closed, gives = traced(run, arguments)
-    program = Program(closed, places)
-    module = _module(layer, program, arguments, gives, whole=whole)
     lines = lines_of(layer, params, x, key)
-    return Derivation(layer, module, plain(lines), latex(lines))
-
-
-def _module(
-    layer: Layer, program: Program, arguments: dict[str, Any], gives: Any, *, whole: bool
-) -> str:
-    names = Names()
-    source = Source(program, names)
-    name = names.new("gradient" if whole else "backward")
-    inner = program.jaxpr.jaxpr
-    atoms = [*(v for equation in inner.eqns for v in equation.invars), *inner.outvars]
-    used = {atom for atom in atoms if not isinstance(atom, Literal)}
-    for argument in arguments:
-        names.used.add(argument)
-    takes, unpacked = [], []
-    variables = iter(program.jaxpr.jaxpr.invars)
-    for argument, tree in arguments.items():
-        for (path, leaf), label in zip(
-            jax.tree_util.tree_leaves_with_path(tree), _labels(argument, tree), strict=True
-        ):
-            value = Value(tuple(leaf.shape), leaf.dtype)
-            takes.append(value)
-            if next(variables) not in used:
-                continue
-            if argument == "params":
-                code = f"params[{label!r}]"
-            else:
-                code = f"{argument}{jax.tree_util.keystr(path)}"
-            if code == argument:
-                source.texts[value] = Text(argument)
-                continue
-            local = names.new(label)
-            source.texts[value] = Text(local)
-            unpacked.append(f"    {local} = {code}")
-    results = source.function(program.jaxpr, takes)
-    codes = iter([source.code(value) for value in results])
-    returned = ", ".join(_built(part, codes) for part in gives)
-    head = [
-        f'"""The backward pass of {layer}, written by funprop; it needs JAX alone."""',
-        "",
-        "import jax",
-        "import jax.numpy as jnp",
-        "from jax import lax",
-        "",
-        "",
-        f"def {name}({', '.join(arguments)}):",
-        f'    """{_told(arguments, whole=whole)}"""',
-    ]
-    lines = [*head, *unpacked, *source.lines, "", f"    return {returned}"]
-    return "\n".join(part for line in lines for part in wrapped(line)) + "\n"
-
-
-def _labels(argument: str, tree: Any) -> list[str]:
-    if argument == "params":
-        return list(by_name(tree))
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    if argument == "batch":
-        first = ("inputs", "targets", "weights")
-        return [
-            first[path[0].idx]
-            if len(path) == 1 and path[0].idx < 3
-            else f"batch{jax.tree_util.keystr(path)}"
-            for path, _ in leaves
-        ]
-    return [f"{argument}{jax.tree_util.keystr(path)}" for path, _ in leaves]
-
-
-def _built(tree: Any, codes: Any) -> str:
-    if isinstance(tree, dict):
-        return (
-            "{" + ", ".join(f"{name!r}: {_built(part, codes)}" for name, part in tree.items()) + "}"
-        )
-    leaves = jax.tree.leaves(tree)
-    found = [next(codes) for _ in leaves]
-    if len(found) == 1 and jax.tree.structure(tree) == jax.tree.structure(0):
-        return found[0]
-    return f"({', '.join(found)}{',' if len(found) == 1 else ''})"
-
-
-def _told(arguments: dict[str, Any], *, whole: bool) -> str:
-    if whole:
-        return (
-            "(sum of the loss's terms, of their weights, gradient of the first by params' names)."
-        )
-    return "(y, gradient by params' names, cotangent of x)."
+    python = module(layer, Program(closed, places), arguments, gives)
+    return Derivation(layer, python, plain(lines), latex(lines))

@@ -26,7 +26,7 @@ def _numbers(given: Any, kind: str) -> str:
 
 def _mode(mode: Any) -> str:
     names = {"CLIP": "clip", "FILL_OR_DROP": "fill", "PROMISE_IN_BOUNDS": "promise_in_bounds"}
-    return repr(names.get(getattr(mode, "name", ""), "clip"))
+    return f'"{names.get(getattr(mode, "name", ""), "clip")}"'
 
 
 def gathered(operation: Operation, given: list[Text]) -> Text:
@@ -41,13 +41,13 @@ def gathered(operation: Operation, given: list[Text]) -> Text:
         and tuple(d.offset_dims)
         == tuple(range(len(index.shape) - 1, len(operation.gives[0].shape)))
     )
-    if rows and _mode(p["mode"]) == "'promise_in_bounds'":
+    if rows and _mode(p["mode"]) == '"promise_in_bounds"':
         return Text(f"{given[0].atom}[{given[1].atom}.squeeze(-1)]")
     axes = [axis for axis in range(len(table.shape)) if axis not in d.operand_batching_dims]
     along = tuple(d.collapsed_slice_dims) == tuple(d.start_index_map) == tuple(axes)
-    if along and len(axes) == 1 and not d.offset_dims and _mode(p["mode"]) == "'clip'":
+    if along and len(axes) == 1 and not d.offset_dims and _mode(p["mode"]) == '"clip"':
         index = f"{given[1].atom}.squeeze(-1)"
-        return Text(f"jnp.take_along_axis({given[0].code}, {index}, {axes[0]}, mode='clip')")
+        return Text(f'jnp.take_along_axis({given[0].code}, {index}, {axes[0]}, mode="clip")')
     sizes = str(tuple(int(n) for n in p["slice_sizes"]))
     fill = p.get("fill_value")
     more = [f"mode={_mode(p['mode'])}"]

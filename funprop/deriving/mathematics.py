@@ -19,7 +19,7 @@ from funprop.names import below
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 OWN = "wbsEW"  # the letters of formulas that are a layer's own
 
@@ -52,7 +52,7 @@ class Notes:
     lines: list[Line] = dataclasses.field(default_factory=list)
     numbers: dict[int, int] = dataclasses.field(default_factory=dict)
     alive: list[Any] = dataclasses.field(default_factory=list)  # so that no id is used again
-    copies: Counter[int] = dataclasses.field(default_factory=Counter)
+    copies: Counter[tuple[int, int]] = dataclasses.field(default_factory=Counter)
     silent: int = 0
     depth: int = 0
 
@@ -68,19 +68,18 @@ class Notes:
             self.numbers[id(leaf)] = len(set(self.numbers.values()))
         return self.numbers[id(leaf)]
 
-    def around(self, path: str, layer: Layer, parent: Layer | None) -> Layer:
+    def around(self, path: str, layer: Layer, parent: Layer | None, place: int = 0) -> Layer:
         """The same layer, which notes what it is given and gives."""
-        places = below(path, layer)
         children = [
-            self.around(place, child, layer)
-            for place, child in zip(places, layer.children, strict=True)
+            self.around(below(path, layer)[i], child, layer, i)
+            for i, child in enumerate(layer.children)
         ]
-        inner = layer.rebuild(*children) if children else layer
+        inner = layer if _whole(layer) else layer.rebuild(*children)
 
         def forward(params: PyTree, x: PyTree, key: Any = None) -> Any:
             if parent is not None and parent.copies:
-                self.copies[id(parent)] += 1
-                again = self.copies[id(parent)] > 1
+                self.copies[id(parent), place] += 1
+                again = self.copies[id(parent), place] > 1
             else:
                 again = False
             self.silent += again
@@ -96,7 +95,7 @@ class Notes:
     def call(self, path: str, layer: Layer, inner: Layer, given: tuple[Any, ...]) -> Any:
         if self.silent:
             return inner.forward(*given)
-        if not layer.children or layer.copies:
+        if _whole(layer) or layer.copies:
             self.of(given[1])  # in the order in which they are read
         if layer.copies:
             x = self.of(given[1])
@@ -105,13 +104,23 @@ class Notes:
         y, residuals = inner.forward(*given)
         self.depth -= bool(layer.copies)
         loss = isinstance(y, Sum)
-        if (not loss and self.known(y)) or (loss and layer.children):
+        if (not loss and self.known(y)) or (loss and not _whole(layer)):
             return y, residuals  # what a part gave, or nothing but the input
-        if not loss or not layer.children:
+        if layer.copies and layer.formula is not None:  # each copy computes something itself
+            one, given_by = dataclasses.replace(layer, copies=None), self.lines[-1].y
+            made = [self.number(object())]
+            self.lines.append(Line(path, one, self.of(given[1]), made, given_by, self.depth + 1))
+        if not loss or _whole(layer):
             x, gives = self.of(given[1]), [] if loss else self.of(y)
             last = self.lines[-1].y if self.lines else []
             self.lines.append(Line(path, layer, x, gives, last, self.depth))
         return y, residuals
+
+
+def _whole(layer: Layer) -> bool:
+    """Whether its backward is not made of its parts': a leaf, or a node that says it is not meant
+    to be the chain rule."""
+    return not layer.children or layer.intended is not None
 
 
 def lines_of(layer: Layer, params: PyTree, x: PyTree, key: Any) -> list[Line]:

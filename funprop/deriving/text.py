@@ -89,8 +89,8 @@ TAKEN = {*dir(builtins), *keyword.kwlist, "jax", "jnp", "lax", "params", "carry"
 class Names:
     """Names that are free: what is asked for, or that with a number."""
 
-    def __init__(self) -> None:
-        self.used = set(TAKEN)
+    def __init__(self, taken: set[str]) -> None:
+        self.used = TAKEN | taken
 
     def new(self, wanted: str) -> str:
         name = re.sub(r"\W+", "_", wanted).strip("_") or "value"

@@ -32,6 +32,7 @@ from funprop.layers.pooling import (
 from funprop.layers.recurrent import last_step, with_lengths
 from funprop.layers.shape import flatten, reshape
 from funprop.layers.softmax import log_softmax, softmax
+from funprop.layers.spiking import lif
 from funprop.layers.upsampling import upsample
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "layer_norm",
     "leaky_relu",
     "learned_positions",
+    "lif",
     "log_softmax",
     "lstm",
     "max_pool",

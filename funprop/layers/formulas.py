@@ -181,6 +181,13 @@ FORMULAS = {
         "y = x_T",
         r"dx_t = [t = T]\,dy",
     ),
+    "lif": Formula(
+        "v = decay v + x_t - threshold s; s = 1 where v > threshold, else 0",
+        "from the last time to the first: dx = f'(v - threshold) ds + decay dx_after, f' the "
+        "surrogate's slope",
+        r"v_t = \lambda v_{t-1} + x_t - \vartheta s_{t-1},\ s_t = [v_t > \vartheta]",
+        r"dx_t = f'(v_t - \vartheta)\,ds_t + \lambda\,dx_{t+1}",
+    ),
     "lstm": Formula(
         "z = x_t w_x + h w_h + b; i, f, o = sigmoid, g = tanh of its parts; c = f c + i g; "
         "h = o tanh(c)",

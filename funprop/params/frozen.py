@@ -9,7 +9,7 @@ import jax
 from funprop.params.roles import UNTRAINED, declared
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Frozen(NamedTuple):
@@ -55,7 +55,8 @@ def trained(params: PyTree) -> PyTree:
             None if said.get(field) in UNTRAINED else trained(part)
             for field, part in zip(node._fields, node, strict=True)
         ]
-        return None if all(said.get(field) in UNTRAINED for field in said) else node._make(parts)
+        whole = all(said.get(field) in UNTRAINED for field in node._fields)
+        return None if whole else node._make(parts)
 
     return jax.tree.map(of, params, is_leaf=_has_untrained)
 

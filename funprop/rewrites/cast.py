@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from funprop import trees
 from funprop.checks import check_floating_dtype
 from funprop.decoding import through
+from funprop.intended import meant_through
 from funprop.layer import Layer, check_layer
 from funprop.maps import map_layers
 from funprop.params.frozen import trained
@@ -20,7 +21,8 @@ from funprop.rewrites.own_residuals import with_own, without_own
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
-    from jaxtyping import PyTree
+
+    from funprop.typing import PyTree
 
 
 def cast(layer: Layer, compute_dtype: DTypeLike, *, param_dtype: DTypeLike = jnp.float32) -> Layer:
@@ -86,6 +88,7 @@ def _cast_params(leaf: Layer, compute_dtype: DTypeLike, param_dtype: DTypeLike) 
         backward=backward,
         rebuild=None,
         decoding=through(leaf, lambda params: _floats_to(compute_dtype, params)),
+        intended=meant_through(leaf, lambda params: _params_to(compute_dtype, params)),
     )
 
 
@@ -116,6 +119,7 @@ def _cast_input(inside: Layer, compute_dtype: DTypeLike) -> Layer:
         backward=backward,
         rebuild=rebuild if inside.children else None,
         decoding=through(inside, x_of=lambda x: _floats_to(compute_dtype, x)),
+        intended=meant_through(inside, x_of=lambda x: _floats_to(compute_dtype, x)),
     )
 
 

@@ -14,7 +14,7 @@ from funprop.names import below, label, params_of
 from funprop.params.selection import Pattern, fits, require_name, several
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 COPIES = re.compile(r"(?P<path>[^\[\]]+)\[(?P<which>[-\d:]+)\](?P<rest>/.*)?")
 
@@ -127,9 +127,9 @@ def _cut(node: Layer, wanted: str, runs: list[range], params: PyTree) -> tuple[L
 
 
 def _in_runs(node: Layer, runs: list[range], params: PyTree) -> tuple[Layer, PyTree]:
-    (child,) = node.children
+    children = node.children
     try:
-        parts = tuple(named(_name(run), node.rebuild(child, copies=len(run))) for run in runs)
+        parts = tuple(named(_name(run), node.rebuild(*children, copies=len(run))) for run in runs)
     except TypeError:
         raise ValueError(
             f"copies must be chosen before {node.name} is rewritten, freeze within cast"

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from funprop.decoding import through
+from funprop.intended import meant_through
 from funprop.layer import Layer, leaf_of
 from funprop.maps import map_layers
 from funprop.params.frozen import Frozen, as_frozen, thawed
@@ -13,7 +14,7 @@ from funprop.params.selection import Pattern, Place, map_places, places, within
 from funprop.rewrites.copies import apart
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def freeze(model: Layer, where: Pattern) -> Layer:
@@ -69,9 +70,9 @@ def frozen_part(layer: Layer) -> Layer:
         dparams, dx = layer.backward(thawed(params), residuals, dy)
         return (None if isinstance(params, Frozen) else dparams), dx
 
-    decoding = through(layer, thawed)
-    passes = {"init": init, "forward": forward, "backward": backward, "decoding": decoding}
-    return leaf_of(layer, frozen=True, **passes)
+    passes = {"init": init, "forward": forward, "backward": backward}
+    told = {"decoding": through(layer, thawed), "intended": meant_through(layer, thawed)}
+    return leaf_of(layer, frozen=True, **passes, **told)
 
 
 def _at_rest(leaf: Layer) -> Layer:

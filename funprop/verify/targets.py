@@ -56,7 +56,8 @@ def verify(
       intended: for a function whose gradient is meant to be another than its own derivative
         (straight-through, stochastic rounding, a scaled gradient): one of the same arguments whose
         derivative it is; for `round` with the gradient of the identity, `lambda x: x`. All else is
-        judged as ever. An attribute `intended` of the function says the same.
+        judged as ever. An attribute `intended` of the function says the same; so does a layer of
+        itself, `layer(..., intended=)`.
       key: of a layer that draws random numbers.
       seed: of the cotangents and of the inputs that are tried.
 
@@ -79,7 +80,7 @@ def verify(
         if reference is not None:
             raise TypeError("reference must not be given for a layer: its forward pass is it")
         if intended is not None:
-            raise TypeError("intended is for a function: wrap the layer's rule in one")
+            raise TypeError("intended is for a function: a layer says it, layer(..., intended=)")
         return as_report(_of_parts(target, args, key, seed))
     if not callable(target):
         raise TypeError(f"target must be a layer or a function, got {type(target).__name__}")
@@ -131,7 +132,13 @@ def _of_parts(layer: Layer, args: tuple[Any, ...], key: Any, seed: int) -> list[
                 found.append(examine(subject, seed, finite=finite))
                 continue
         thorough = not visit.layer.children
-        found.append(examine(subject, seed, thorough, made[kind], first, finite))
+        judged = examine(subject, seed, thorough, made[kind], first, finite)
+        if visit.layer.intended is not None and first:
+            judged.notes.append(
+                f"{subject.name}: judged by the gradient that it says is intended, not by that of "
+                "its forward pass"
+            )
+        found.append(judged)
     return found
 
 

@@ -18,6 +18,7 @@ from funprop.verify.subject import (
     is_floating,
     without_keys,
 )
+from funprop.verify.subjects.of_function import check_intended
 
 
 def of_layer(layer: Layer, params: Any, x: Any, key: Any = None, path: str = "") -> Subject:
@@ -34,9 +35,15 @@ def of_layer(layer: Layer, params: Any, x: Any, key: Any = None, path: str = "")
         if own and is_floating(leaf)
     )
 
-    def plain(*inputs: Any) -> list[Any]:
+    def output(*inputs: Any) -> list[Any]:
         params, x, key = structure.unflatten(with_keys(inputs))
         return jax.tree.leaves(layer.forward(params, x, key)[0])
+
+    def meant(*inputs: Any) -> list[Any]:
+        return jax.tree.leaves((layer.intended or output)(*structure.unflatten(with_keys(inputs))))
+
+    if layer.intended is not None:
+        check_intended(meant, output, leaves)
 
     def backward(inputs: Any, dys: Any) -> list[Any]:
         params, x, key = structure.unflatten(with_keys(inputs))
@@ -55,7 +62,7 @@ def of_layer(layer: Layer, params: Any, x: Any, key: Any = None, path: str = "")
         paths=tuple(_layer_paths(layer, path, structure)),
         args=tuple(leaves),
         differentiable=differentiable,
-        plain=plain,
+        plain=output if layer.intended is None else meant,
         backward=backward,
         remade=remade if n_params else None,
         data=tuple(range(n_params, n_data)),
