@@ -18,11 +18,11 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
     "docstrings",
+    "formulas",
 ]
 exclude_patterns = ["images"]
 
@@ -60,5 +60,6 @@ html_theme_options = {
         "color-brand-content": "#7cb7e0",
     },
 }
+html_math_renderer = "mathml"
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"

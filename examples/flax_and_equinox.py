@@ -20,7 +20,11 @@ def flax_module() -> tuple[Callable[..., Any], Callable[..., Any]]:
     from flax import linen as nn
 
     module = nn.Sequential([nn.Dense(16), nn.tanh, nn.Dense(3)])
-    return lambda key, x: module.init(key, jnp.zeros(x.shape, x.dtype)), module.apply
+
+    def init(key: Any, x: Any) -> Any:
+        return module.init(key, jnp.zeros(x.shape, x.dtype))
+
+    return init, module.apply
 
 
 def equinox_module() -> tuple[Callable[..., Any], Callable[..., Any]]:

@@ -7,6 +7,7 @@ import optax
 
 import funprop as fp
 from funprop.train.runs.tasks import task
+from funprop.typing import Array, PyTree
 
 LEARNING_RATE, EPOCHS, BATCH = 0.1, 20, 32
 
@@ -19,17 +20,17 @@ digits = task("digits")
 
 
 @jax.jit
-def forward_pass(params, x):
+def forward_pass(params: PyTree, x: PyTree) -> PyTree:
     return model.forward(params, x)  # the outputs, and what backward will need
 
 
 @jax.jit
-def loss_of(outputs, y):
+def loss_of(outputs: Array, y: PyTree) -> PyTree:
     return loss.forward((), (outputs, y))  # a sum over the batch, and its weight
 
 
 @jax.jit
-def backward_pass(params, kept, kept_by_loss, weight):
+def backward_pass(params: PyTree, kept: PyTree, kept_by_loss: PyTree, weight: Array) -> PyTree:
     # The chain rule from the output to the input, for the mean: so it starts at 1 / weight.
     start = fp.Sum(1 / weight, jnp.zeros_like(weight))
     _, (doutputs, _) = loss.backward((), kept_by_loss, start)
@@ -38,7 +39,7 @@ def backward_pass(params, kept, kept_by_loss, weight):
 
 
 @jax.jit
-def update(params, opt_state, grads):
+def update(params: PyTree, opt_state: PyTree, grads: PyTree) -> PyTree:
     updates, opt_state = optimizer.update(grads, opt_state, params)
     return optax.apply_updates(params, updates), opt_state
 
@@ -46,7 +47,7 @@ def update(params, opt_state, grads):
 params = model.init(jax.random.key(0), inputs[:BATCH])
 opt_state = optimizer.init(params)
 for epoch in range(1, EPOCHS + 1):
-    losses = []
+    losses: list[Array] = []
     order = np.random.default_rng(epoch).permutation(len(labels))
     for rows in order[: len(order) // BATCH * BATCH].reshape(-1, BATCH):
         outputs, kept = forward_pass(params, inputs[rows])
@@ -54,6 +55,5 @@ for epoch in range(1, EPOCHS + 1):
         grads = backward_pass(params, kept, kept_by_loss, weight)
         params, opt_state = update(params, opt_state, grads)
         losses.append(total / weight)
-    outputs, _ = forward_pass(params, test_inputs)
-    right = float((outputs.argmax(1) == test_labels).mean())
+    right = float((forward_pass(params, test_inputs)[0].argmax(1) == test_labels).mean())
     print(f"epoch {epoch:2}  loss {np.mean(losses):.4f}  test accuracy {right:.2%}")

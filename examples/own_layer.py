@@ -12,28 +12,29 @@ import optax
 
 import funprop as fp
 from funprop.train.runs.tasks import task
+from funprop.typing import Array, PyTree
 
 
 class Gate(NamedTuple):
     """The params: two matrices, `[inputs, outputs]` each."""
 
-    w: jax.Array
-    v: jax.Array
+    w: Array
+    v: Array
 
 
 def gated(features: int) -> fp.Layer:
     """The gated linear unit with `features` outputs."""
 
-    def init(key, x):
+    def init(key: Array, x: PyTree) -> Gate:
         draw = jax.nn.initializers.lecun_normal()
         shape = x.shape[-1], features
         return Gate(*(draw(k, shape, x.dtype) for k in jax.random.split(key)))
 
-    def forward(params, x):
+    def forward(params: Gate, x: Array) -> tuple[Array, PyTree]:
         a, b = x @ params.w, x @ params.v
         return a * jax.nn.sigmoid(b), (x, a, b)  # the output, and what backward needs
 
-    def backward(params, residuals, dy):
+    def backward(params: Gate, residuals: PyTree, dy: Array) -> tuple[Gate, Array]:
         x, a, b = residuals
         s = jax.nn.sigmoid(b)
         da = dy * s  # since y = a s(b)
@@ -49,7 +50,7 @@ def forgetful(features: int) -> fp.Layer:
     """The same with a mistake in its backward: only one of the two uses of `x` is counted."""
     good = gated(features)
 
-    def backward(params, residuals, dy):
+    def backward(params: Gate, residuals: PyTree, dy: Array) -> tuple[Gate, Array]:
         dparams, _ = good.backward(params, residuals, dy)
         return dparams, (dy * jax.nn.sigmoid(residuals[2])) @ params.w.T
 

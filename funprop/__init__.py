@@ -8,6 +8,8 @@ from funprop.decoding import Decoding
 from funprop.deriving.derive import Derivation, derive
 from funprop.direct_feedback import direct_feedback
 from funprop.explaining.explain import Explanation, explain
+from funprop.flow.picture import gradient_flow
+from funprop.flow.watch import Watch, watch
 from funprop.formula import Formula
 from funprop.functions import from_function
 from funprop.gradients import Gradient, backprop, from_loss, measure
@@ -73,6 +75,7 @@ from funprop.losses import (
     softmax_cross_entropy,
 )
 from funprop.maps import map_layers
+from funprop.memory.within import Within, within
 from funprop.metrics import absolute_error, accuracy, binary_accuracy
 from funprop.models import (
     autoencoder,
@@ -88,12 +91,37 @@ from funprop.models import (
     swiglu,
     unembedding,
 )
-from funprop.nonfinite.find import find_nonfinite
+from funprop.nonfinite.find import find_nonfinite, first_nonfinite
 from funprop.nonfinite.report import NonfiniteReport
 from funprop.nonfinite.update import find_nonfinite_update
 from funprop.objectives import objective
 from funprop.params import Frozen, Statistic, by_name, decayed, roles, trained, where
 from funprop.params.tapped import Tapped, untap
+from funprop.pipelining import (
+    Schedule,
+    gpipe,
+    one_f_one_b,
+    pipeline,
+    schedule_picture,
+    zero_bubble,
+)
+from funprop.quantities.ggn import Diagonal, ggn_diagonal, kfac_factors
+from funprop.quantities.kfac import KfacState, kfac
+from funprop.quantities.laplace import Posterior, laplace
+from funprop.quantities.outer import Factors
+from funprop.quantities.per_example import (
+    gradient_variance,
+    noise_scale,
+    per_example_dot_products,
+    per_example_gradients,
+    per_example_norms,
+)
+from funprop.quantities.vector_products import (
+    ggn_vector_product,
+    hessian_vector_product,
+    hutchinson_diagonal,
+    hutchinson_trace,
+)
 from funprop.reversible import reversible
 from funprop.rewrites import (
     Feedback,
@@ -194,8 +222,10 @@ __all__ = [
     "Decoding",
     "DenseParams",
     "Derivation",
+    "Diagonal",
     "EmbeddingParams",
     "Explanation",
+    "Factors",
     "Feedback",
     "Fit",
     "Formula",
@@ -204,6 +234,7 @@ __all__ = [
     "GRUParams",
     "Gradient",
     "Guarded",
+    "KfacState",
     "LSTMParams",
     "Layer",
     "LinearParams",
@@ -213,10 +244,12 @@ __all__ = [
     "ParamTable",
     "Population",
     "PopulationTable",
+    "Posterior",
     "Pretrained",
     "Recorded",
     "Restored",
     "Scaled",
+    "Schedule",
     "ShardingTable",
     "Statistic",
     "Step",
@@ -226,6 +259,8 @@ __all__ = [
     "Tokens",
     "TrainState",
     "Transformed",
+    "Watch",
+    "Within",
     "absolute_error",
     "accuracy",
     "adapted",
@@ -269,6 +304,7 @@ __all__ = [
     "feedback_alignment",
     "find_nonfinite",
     "find_nonfinite_update",
+    "first_nonfinite",
     "fit",
     "flatten",
     "freeze",
@@ -285,14 +321,25 @@ __all__ = [
     "gelu",
     "gelu_tanh",
     "generate",
+    "ggn_diagonal",
+    "ggn_vector_product",
     "global_average_pool",
     "global_max_pool",
+    "gpipe",
     "gpt",
+    "gradient_flow",
     "gradient_statistics",
+    "gradient_variance",
     "group_norm",
     "gru",
+    "hessian_vector_product",
     "huber",
+    "hutchinson_diagonal",
+    "hutchinson_trace",
+    "kfac",
+    "kfac_factors",
     "language_model",
+    "laplace",
     "last_step",
     "layer",
     "layer_norm",
@@ -319,12 +366,18 @@ __all__ = [
     "mixed_precision",
     "mlp",
     "named",
+    "noise_scale",
     "objective",
     "offload",
+    "one_f_one_b",
     "ordered",
     "parallel",
     "param_table",
     "patience",
+    "per_example_dot_products",
+    "per_example_gradients",
+    "per_example_norms",
+    "pipeline",
     "population",
     "population_table",
     "quantised",
@@ -341,6 +394,7 @@ __all__ = [
     "roles",
     "save",
     "scan",
+    "schedule_picture",
     "self_attention",
     "serial",
     "shard",
@@ -369,6 +423,9 @@ __all__ = [
     "verify_rules",
     "verify_second_order",
     "verify_step",
+    "watch",
     "where",
     "with_lengths",
+    "within",
+    "zero_bubble",
 ]

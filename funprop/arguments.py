@@ -18,7 +18,7 @@ from funprop.params.frozen import trained
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def check_grad_fn(given: Any) -> None:

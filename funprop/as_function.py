@@ -16,7 +16,7 @@ from funprop.layer import Layer, check_layer
 from funprop.linear_map import linear_map
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def as_function(layer: Layer) -> Callable[..., PyTree]:

@@ -16,7 +16,7 @@ from funprop.trees import path_string, spec_string
 from funprop.values import short
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def described(given: Any) -> str:

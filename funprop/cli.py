@@ -6,6 +6,7 @@ from typing import Annotated
 
 import jax
 
+from funprop.cli_help import SHELLS, helped
 from funprop.starting import INTERRUPTED, started
 from funprop.train.output import lasting_output
 from funprop.version import __version__
@@ -60,7 +61,9 @@ def _run() -> int:
     def predict(
         run: tyro.conf.Positional[Path], file: tyro.conf.Positional[Path], out: Path
     ) -> int:
-        """Write what the model of a run says of other data, with the probability of each class.
+        """Write what the model of a run says of other data.
+
+        Of classes it gives the probability of each.
 
         Args:
           run: its folder.
@@ -83,7 +86,7 @@ def _run() -> int:
         seed: int = 0,
         json: bool = False,
     ) -> int:
-        """Judge a backward pass: is it right, where is it wrong, and in what way?
+        """Judge a backward pass: is it right, and if not, where and how?
 
         OBJECT is a pair `(target, example)`, or a triple with the reference of a hand-written
         gradient: `target` is a layer or a function, `example()` gives its arguments as a tuple.
@@ -101,7 +104,9 @@ def _run() -> int:
         return 0 if run(object, rules=rules, seed=seed, as_json=json) else 1
 
     def debug(run: tyro.conf.Positional[Path], update: int | None = None) -> int:
-        """Run an update of a run once more, layer by layer, and show where it ceases to be finite.
+        """Show the layer where a run ceased to be finite.
+
+        It runs the update once more, layer by layer.
 
         Args:
           run: its folder.
@@ -118,7 +123,7 @@ def _run() -> int:
         update: int | None = None,
         out: Path | None = None,
     ) -> int:
-        """Tell an update in its four stages: what went forward, what came back, what changed.
+        """Tell an update in its four stages, from the inputs to the weights.
 
         Args:
           run: its folder; or digits, digits-denoise, iris, breast-cancer or diabetes, for the first
@@ -149,7 +154,9 @@ def _run() -> int:
         return 0
 
     def show(run: tyro.conf.Positional[Path]) -> int:
-        """Show settings, state, curves and checkpoints of a run, and whether each is whole.
+        """Show settings, state, curves and checkpoints of a run.
+
+        And whether each is whole.
 
         Args:
           run: its folder.
@@ -167,7 +174,9 @@ def _run() -> int:
         end_of_text: str | None = None,
         held_out: float = 0.0,
     ) -> int:
-        """Make one file of tokens, which fp.Tokens reads, of files of text of any size.
+        """Make one file of tokens of files of text of any size.
+
+        `fp.Tokens` and `funprop train` read it.
 
         Args:
           files: text, in this order.
@@ -197,11 +206,15 @@ def _run() -> int:
         "explain": explain,
         "verify": verify,
     }
-    return tyro.extras.subcommand_cli_from_dict(
-        commands,
-        prog="funprop",
-        description="With --debug after any command an error shows where in the code it was.",
-    )
+    words = sys.argv[1:]
+    if (said := helped(words, commands)) is not None:
+        print(said)
+        return 0 if words else 2
+    if words[0] == "--print-completion":
+        if words[1:2] not in ([shell] for shell in SHELLS):
+            raise ValueError(f"--print-completion must be followed by one of {', '.join(SHELLS)}")
+        words = ["--tyro-print-completion", words[1]]
+    return tyro.extras.subcommand_cli_from_dict(commands, prog="funprop", args=words)
 
 
 if __name__ == "__main__":

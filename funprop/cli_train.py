@@ -36,11 +36,12 @@ def train(
     keep: Literal["best", "all"] = "best",
     restart: bool = False,
     override: bool = False,
+    watch: bool = False,
 ) -> int:
-    """Train a network on a file, a folder or a known set, by a hand-written backward pass.
+    """Train a network on a file, a folder or a known set.
 
-    Prints the model, checks the gradient of every layer, trains, reports on held-out data and
-    writes a run folder.
+    By a hand-written backward pass. Prints the model, checks the gradient of every layer, trains,
+    reports on held-out data and writes a run folder.
 
     Args:
       data: a table (.csv, .csv.gz, .tsv or .parquet) with --target; a folder that has a folder of
@@ -80,11 +81,18 @@ def train(
       keep: the params of the best run of a sweep, or those of all, stacked.
       restart: give the run that the folder holds another name, and begin anew.
       override: go on with the run that the folder holds though settings differ from its own.
+      watch: look into the layers now and then, and draw gradient_flow.png: how activations,
+        cotangents and updates are spread, by layer, over epochs.
     """
     if distributed and processes is not None:
         raise ValueError("a scheduler decides how many processes there are")
     if processes is not None and processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}")
+    if watch and (sweep or seeds or distributed or processes or ordered or backward != "manual"):
+        raise ValueError(
+            "watch is of one run on one process by the hand-written backward pass, without sweep, "
+            "seeds, processes, distributed, ordered and backward autodiff"
+        )
     given = {
         "learning_rate": learning_rate,
         "epochs": epochs,
@@ -105,6 +113,8 @@ def train(
 
     if sweep or seeds is not None:
         given |= {"sweep": sweep, "seeds": 1 if seeds is None else seeds, "keep": keep}
+    elif watch:
+        given["watch"] = True
     options = {
         "target": list(target) or None,
         "task": task,

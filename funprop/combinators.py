@@ -25,7 +25,7 @@ from funprop.params.updating import is_updating, scan_in_place
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def serial(*layers: Layer) -> Layer:

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from funprop import trees
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
-
     from funprop.layer import Layer
+    from funprop.typing import PyTree
 
 
 def one_each(layer: Layer, specs: PyTree, cotangents: PyTree) -> list[Any]:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from funprop.trees import add, is_float, spec_string
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Decoding(NamedTuple):

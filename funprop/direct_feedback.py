@@ -16,7 +16,7 @@ from funprop.params.frozen import Frozen
 from funprop.trees import Static, require_array
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
+    from funprop.typing import Array, Float, PyTree
 
     Y = Float[Array, "*batch *features"]
     E = Float[Array, "*batch outputs"]

@@ -19,7 +19,7 @@ from jax.nn import initializers
 from funprop.trees import spec
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Key, PyTree
+    from funprop.typing import Array, Key, PyTree
 
 HASTE = {"xla_backend_optimization_level": 0}
 # From here on slow code costs more than it spares: 0.15 microseconds a number, or half a second.

@@ -17,7 +17,7 @@ from funprop.layer import Layer, recorded
 from funprop.params.frozen import trained, with_trained
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def from_function(
@@ -58,7 +58,9 @@ def from_function(
     return Layer(init, forward, backward, name, **said)
 
 
-def by_vjp(forward: Callable[..., tuple[PyTree, PyTree]]) -> tuple[Callable, Callable]:
+def by_vjp(
+    forward: Callable[..., tuple[PyTree, PyTree]],
+) -> tuple[Callable[..., tuple[PyTree, PyTree]], Callable[..., tuple[PyTree, PyTree]]]:
     """The forward and backward that `jax.vjp` makes of a layer's `forward` alone.
 
     What is frozen or a statistic has no cotangent. Residuals of `jax.vjp` that are params

@@ -30,7 +30,7 @@ from funprop.reprs import of_fields
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
+    from funprop.typing import Array, Float, PyTree
 
 GradFn = Callable[..., "Gradient"]
 

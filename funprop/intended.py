@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
-
     from funprop.layer import Layer
+    from funprop.typing import PyTree
 
 
 def meant_through(

@@ -10,7 +10,7 @@ from funprop.checks import check_function
 from funprop.drawing import split
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Key
+    from funprop.typing import Array, Key
 
 
 def with_key(function: Callable[..., Any], what: str) -> Callable[..., Any]:

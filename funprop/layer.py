@@ -22,7 +22,7 @@ from funprop.names import empty, identifier, is_kind, label, params_of
 from funprop.trees import RESERVED, canonical
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from funprop.layer import Layer, check_layer
 from funprop.names import distinct_names, label
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def located(children: tuple[Layer, ...], *, flat: bool = False) -> tuple[Layer, ...]:

@@ -14,7 +14,7 @@ from funprop.losses.targets import check_outputs, classes, given, numbers, share
 from funprop.trees import Sum, is_float, spec_string, sum_of, weighted_sum, widen
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Num
+    from funprop.typing import Array, Bool, Float, Num
 
 # What `fit` tells beside the metrics, and what transforms of a gradient and wrappers of a step add.
 COLUMNS = ("loss", "epoch", "update", "member", "members", "seconds", "examples_per_second")

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from jaxtyping import PyTree
-
     from funprop.layer import Layer
+    from funprop.typing import PyTree
 
 
 def label(layer: Layer) -> str:

@@ -21,7 +21,7 @@ from funprop.names import params_of
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> Layer:

@@ -19,7 +19,7 @@ from funprop.trees import require_float, wide_dtype
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
+    from funprop.typing import Array, Float, PyTree
 
     X = Float[Array, "*batch 2h"]
     Half = Float[Array, "*batch h"]

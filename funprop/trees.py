@@ -14,7 +14,7 @@ from funprop.reprs import of_fields
 from funprop.values import known
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Num, PyTree, Shaped
+    from funprop.typing import Array, Bool, Float, Num, PyTree, Shaped
 
 
 RESERVED = ("frozen", "statistic")  # what stands around params of these kinds

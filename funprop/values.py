@@ -13,7 +13,7 @@ import numpy as np
 from jax.core import Tracer
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Int, Num
+    from funprop.typing import Array, Int, Num
 
 LARGEST = np.iinfo(np.int32).max
 

@@ -1,13 +1,15 @@
 """What the command cannot do it says in one short sentence, and leaves everything as it was."""
 
+import inspect
 import json
+import re
 import sys
 
 import jax
 import numpy as np
 import pytest
 
-from funprop import cli
+from funprop import cli, cli_help
 from funprop.train.checkpoints import Checkpoints
 from funprop.train.runs import show
 from funprop.train.runs.files import read_history, write_history, write_settings
@@ -134,9 +136,43 @@ def test_what_was_not_foreseen_is_a_sentence_too(here, monkeypatch):
         cli.main()
 
 
-def test_the_help_names_what_any_command_takes(monkeypatch, capsys):
+def test_the_help_is_a_line_a_command(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
     assert ran("--help", monkeypatch) == 0
-    assert "--debug" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert ran("", monkeypatch) == 2 and capsys.readouterr().out == said
+    commands = {name for names in cli_help.GROUPS.values() for name in names}
+    lines = [line.split()[0] for line in said.splitlines() if re.match("  [a-z]+    ", line)]
+    assert {*lines} == commands == cli_help.EXAMPLES.keys() - {""} and len(lines) == len(commands)
+    assert "--debug" in said and "\nExamples\n  funprop train digits\n" in said
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("command", sorted(cli_help.EXAMPLES.keys() - {""}))
+def test_the_help_of_a_command_tells_all_it_takes(command, columns, monkeypatch, capsys):
+    """Each option once, in a group, with a text; and its examples are commands."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    given = {}
+    helped = cli_help.helped
+    monkeypatch.setattr(cli, "helped", lambda *of: given.update(of[1]) or helped(*of))
+    assert ran(f"{command} --help", monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= columns and "Other options" not in said
+    listed = re.findall(r"^  (--[a-z0-9-]+)", said, re.M)
+    takes = inspect.signature(given[command]).parameters.values()
+    options = [item.name for item in takes if "Positional" not in str(item.annotation)]
+    assert sorted(listed) == sorted(f"--{name.replace('_', '-')}" for name in options)
+    assert not re.search(r"^  --\S+( \S+)?\n  --", said, re.M)
+    for line in cli_help.EXAMPLES[command]:
+        assert {word for word in line.split() if word[:2] == "--"} <= {*listed}
+        assert line.startswith(f"funprop {command}") and line in said
+
+
+@pytest.mark.parametrize("shell", cli_help.SHELLS)
+def test_completion_knows_commands_and_options(shell, monkeypatch, capsys):
+    assert not ran(f"--print-completion {shell}", monkeypatch)
+    said = capsys.readouterr().out
+    assert {"finetune", "learning-rate", "target"} <= {*re.findall(r"[a-z][a-z-]+", said)}
 
 
 def test_runs_and_one_of_them_are_shown(here, monkeypatch, capsys):

@@ -123,8 +123,8 @@ def test_refused():
         (lambda: fp.data_parallel(noise, one), "noise must be outside data_parallel"),
         (lambda: fp.ordered(fp.microbatch(HAND, 2), 0), "parts must be at least 1, got 0"),
         (lambda: fp.ordered(noise, 4), "noise must be outside ordered"),
-        (lambda: fp.data_parallel(fp.ordered(HAND, 4), one), "which splits the batch already"),
-        (lambda: fp.ordered(fp.data_parallel(HAND, one), 4), "which splits the batch already"),
+        (lambda: fp.data_parallel(fp.ordered(HAND, 4), one), "which is over devices already"),
+        (lambda: fp.ordered(fp.data_parallel(HAND, one), 4), "which is over devices already"),
         (lambda: fp.ordered(HAND, 3)(*problem()), "parts must divide the batch, got 3 and 16"),
         (lambda: fp.ordered(HAND, 1)({}, (jnp.ones(2), jnp.ones(3))), "leaves of one length"),
     ]

@@ -33,8 +33,10 @@ SLOW = {
     "index",
     "get-started",
     "moving-from",
+    "pipeline",
     "verify",
     "verify-step",
+    "how-to/private-training",
     "how-to/verify-a-kernel",
     "how-to/swap-the-backward",
 }

@@ -74,9 +74,9 @@ PLACES = {
     ),
     "remat": (
         fp.repeat(fp.remat(fp.serial(fp.dense(4), ZERO, SQRT)), 2),
-        *("cotangent", "repeat[1]/sqrt", "0.5 / 0"),
+        *("residual", "repeat[1]/sqrt", "0.5 / 0"),
     ),
-    "tied": (tied(ZERO, SQRT), "cotangent", "sqrt", "0.5 / 0"),
+    "tied": (tied(ZERO, SQRT), "residual", "sqrt", "0.5 / 0"),
     "by hand": (
         fp.serial(fp.dense(4), fp.named("block", fp.serial(SPOILT, fp.tanh()))),
         *("gradient", "block/spoilt", ""),
@@ -106,7 +106,7 @@ def test_the_place_is_named(name):
     model, kind, path, why = PLACES[name]
     objective, params = objective_of(model)
     found = fp.find_nonfinite(fp.backprop(objective), params, BATCH)
-    during = "forward" if kind == "activation" else "backward"
+    during = "forward" if kind in ("activation", "residual") else "backward"
     assert (found.first.kind, found.first.path, found.first.during) == (kind, path, during)
     assert why in found.first.why and not found.finite
     marked = [line for line in str(found).splitlines() if "<- first" in line]

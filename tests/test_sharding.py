@@ -31,7 +31,8 @@ STEP = fp.step(fp.backprop(LINE), optax.sgd(0.1))
 def test_over_eight_devices(which):
     """JAX counts devices once, when it starts: so not in this process."""
     flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
-    files = [f"tests/eight_devices{what}.py" for what in ("", "_lowered", "_steps")]
+    parts = ("", "_lowered", "_steps", "_pipeline", "_nonfinite")
+    files = [f"tests/eight_devices{what}.py" for what in parts]
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "0", "-q", "-m", which, *files],
         cwd=Path(__file__).parent.parent,

@@ -71,14 +71,59 @@ def moments_backward(mean, variance):
     return backward
 
 
-def kernel(x):
-    """Of which only values are known, so that no story may look inside."""
+def kernel(rows, x):
+    """So many rows at a time."""
 
     def body(x_ref, y_ref):
         y_ref[...] = jnp.tanh(x_ref[...])
 
+    block = pl.BlockSpec((rows, x.shape[1]), lambda i: (i, 0))
     out = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    return pl.pallas_call(body, out_shape=out, interpret=True)(x)
+    grid = (x.shape[0] // rows,)
+    call = pl.pallas_call(
+        body, out_shape=out, grid=grid, in_specs=[block], out_specs=block, interpret=True
+    )
+    return call(x)
+
+
+def called_back(x):
+    """Of which only values are known, so that no story may look inside."""
+    return jax.pure_callback(np.tanh, x, x, vmap_method="broadcast_all")
+
+
+def resting(x, w):
+    """Z = tanh(w z + x), by 80 rounds."""
+    return jax.lax.fori_loop(0, 80, lambda _, z: jnp.tanh(w @ z + x), jnp.zeros_like(x))
+
+
+def until_at_rest(x, w):
+    """The same until two rounds are alike."""
+    end = lambda s: abs(s[0] - s[1]).max() > 1e-6
+    return jax.lax.while_loop(end, lambda s: (jnp.tanh(w @ s[0] + x), s[0]), (x, x + 1))[0]
+
+
+def looking_back(solve):
+    def backward(args, y, dy):
+        _, w = args
+        slope = 1 - y * y
+        u = solve(slope, w, dy)
+        return slope * u, jnp.outer(slope * u, y)
+
+    return backward
+
+
+def implicit(slope, w, dy):
+    return jnp.linalg.solve((jnp.eye(len(dy)) - slope[:, None] * w).T, dy)
+
+
+def three_turns(slope, w, dy):
+    u = dy
+    for _ in range(2):
+        u = dy + w.T @ (slope * u)
+    return u
+
+
+SMALL = jnp.array([0.3, -0.2, 0.4]), 0.5 * jnp.linalg.qr(normal(3, 3))[0]
 
 
 FIRST, SECOND, NONE = lambda a, b: a, lambda a, b: b, lambda a, b: 0 * a
@@ -104,7 +149,28 @@ WRONG = {
     "outputs": (moments, (normal(3, 5),), moments_backward(SECOND, FIRST), "swapped", "outputs 0 and 1"),
     "an output": (moments, (normal(3, 5),), moments_backward(FIRST, NONE), "missing term", "is missing"),
     "in a kernel": (
-        kernel, (normal(4, 6),), lambda a, y, dy: (dy * a[0] ** 2,), "", "no way that is known",
+        lambda x: kernel(4, x), (normal(4, 6),), lambda a, y, dy: (dy * (1 - a[0] ** 2),),
+        "stale", "the derivative of `tanh` at test_verify_stories.py",
+    ),
+    "in a kernel's blocks": (
+        lambda x: kernel(2, x), (normal(4, 6),), lambda a, y, dy: (dy,),
+        "missing factor", "`tanh` at test_verify_stories.py",
+    ),
+    "called back": (
+        called_back, (normal(4, 6),), lambda a, y, dy: (dy * a[0] ** 2,), "", "no way that is known",
+    ),
+    "the last turn": (
+        resting, SMALL, looking_back(lambda slope, w, dy: dy), "missing term", "only the last turn of the loop",
+    ),
+    "a turn's slope": (
+        resting, SMALL, looking_back(lambda slope, w, dy: implicit(1.0 + 0 * slope, w, dy)),
+        "missing factor", "depends on its turn before, the derivative of `tanh`",
+    ),
+    "odd turns": (
+        resting, SMALL, looking_back(lambda slope, w, dy: implicit(slope**1.3, w, dy)), "", "no way that is known",
+    ),
+    "few turns": (
+        until_at_rest, SMALL, looking_back(three_turns), "missing term", "only the last 3 turns of the loop",
     ),
     "by sign of the largest": (
         lambda x: jnp.sort(abs(x)), (normal(6),),

@@ -18,7 +18,7 @@ from funprop.params.selection import by_name
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Derivation(NamedTuple):

@@ -19,7 +19,7 @@ from funprop.names import below
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 OWN = "wbsEW"  # the letters of formulas that are a layer's own
 

@@ -17,7 +17,7 @@ from funprop.maps import map_nodes
 from funprop.trees import path_string
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Place(NamedTuple):

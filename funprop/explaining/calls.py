@@ -16,7 +16,7 @@ from funprop.nonfinite.watch import Seen, watched_run
 from funprop.params.selection import by_name
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Call(NamedTuple):

@@ -19,7 +19,7 @@ from funprop.located import check_params
 if TYPE_CHECKING:
     import os
 
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Explanation(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from funprop.trees import is_float
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 FEW = 64  # so many numbers are kept as they are
 BINS = 24

@@ -18,7 +18,7 @@ from funprop.params.selection import Place, by_name
 from funprop.steps import TrainState, step
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 RATE = 0.1  # of plain SGD, where no optimizer is given
 

@@ -14,7 +14,7 @@ from funprop.params.roles import UNTRAINED, by_field, roles
 from funprop.params.selection import by_name
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Param(NamedTuple):

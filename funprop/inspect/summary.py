@@ -16,7 +16,7 @@ from funprop.params.frozen import trained
 from funprop.params.selection import Place
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Row(NamedTuple):

@@ -12,7 +12,7 @@ from funprop.layer import Layer
 from funprop.names import below
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 Trail = tuple[tuple[int, int], ...]

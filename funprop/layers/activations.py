@@ -22,7 +22,7 @@ from funprop.values import real_number
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import Array, Bool, Float, UInt8
+    from funprop.typing import Array, Bool, Float, UInt8
 
     X = Float[Array, "*shape"]
     Kept = Float[Array, "*shape"] | UInt8[Array, "*shape"]

@@ -20,7 +20,7 @@ from funprop.values import real_number, whole_number
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
 
 @told(FORMULAS["attention"])

@@ -26,7 +26,7 @@ from funprop.trees import lifted, widen
 from funprop.values import real_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key
+    from funprop.typing import Array, Float, Key
 
     X = Float[Array, "*rows c"]
     Channels = Float[Array, "c"]

@@ -22,7 +22,7 @@ from funprop.mesh import split_by_xla
 from funprop.trees import wide_dtype, widen
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
 GROUPS = 8  # of blocks that share a range of keys: more waste less, and compile for longer
 CACHED = 2**17  # scores of a block that a core's cache holds

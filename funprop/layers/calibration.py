@@ -16,7 +16,7 @@ from funprop.layers.batch_norm import BatchNormParams, BatchSums
 from funprop.params.statistics import holders, replaced
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def calibrate(model: Layer, params: PyTree, batches: Iterable[PyTree]) -> PyTree:

@@ -14,7 +14,7 @@ from funprop.mesh import split_by_xla
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import Array
+    from funprop.typing import Array
 
 CACHE = 1 << 20  # bytes; half to twice that is as fast, by docs/benchmarks/convolution.md
 

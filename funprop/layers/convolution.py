@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from jax.nn import initializers
 
 from funprop.decoding import Decoding, refused
-from funprop.drawing import he_normal, split
+from funprop.drawing import he_normal
 from funprop.formula import told
 from funprop.layer import Layer, layer
-from funprop.layers.convolve import convolve, pull_w, pull_x
+from funprop.layers.conv_params import ConvParams, check_params, initial, places, pull_b
+from funprop.layers.convolve import convolve, patches, pull_w, pull_x, spread_out
 from funprop.layers.formulas import FORMULAS
 from funprop.layers.windows import (
     Numbers,
@@ -22,30 +23,17 @@ from funprop.layers.windows import (
     kernel_numbers,
     pad_pairs,
 )
+from funprop.quantities.outer import by_outer
 from funprop.trees import lifted
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from jaxtyping import Array, Float, Key
+    from funprop.typing import Array, Float, Key
 
     X = Float[Array, "batch *space i"]
     Y = Float[Array, "batch *out o"]
-
-
-class ConvParams(NamedTuple):
-    """The params of `conv` and `conv_transpose`.
-
-    Attributes:
-      w: weights, `[*kernel, i, o]`, with `i` the inputs of one group.
-      b: biases, `[o]`, or `None`.
-    """
-
-    w: Any
-    b: Any
-
-    roles = {"w": "weight", "b": "bias"}
 
 
 @told(FORMULAS["conv"])
@@ -96,6 +84,7 @@ def conv(
       TypeError: a number is no integer; `x` is not of floating dtype; params are not `ConvParams`.
 
     Example:
+      >>> import jax
       >>> layer = conv(4, (3, 3), stride=2)
       >>> params = layer.init(jax.random.key(0), jnp.zeros((5, 8, 8, 1)))
       >>> y, x = layer.forward(params, jnp.ones((5, 8, 8, 1)))
@@ -122,11 +111,11 @@ def conv(
                 f"got {x.shape[-1]}"
             )
         w_shape = (*window, x.shape[-1] // groups, features)
-        return _init(key, w_shape, x.dtype, bias, w_init, b_init)
+        return initial(key, w_shape, x.dtype, bias, w_init, b_init)
 
     def forward(params: ConvParams, x: X) -> tuple[Y, X]:
         how, window = slide(check_input(x, axes))
-        _check_params(params, window, x.shape[-1], groups)
+        check_params(params, window, x.shape[-1], groups)
         y = convolve(x, params.w, how)
         return (y if params.b is None else y + lifted(params.b, y)), x
 
@@ -135,8 +124,13 @@ def conv(
         how, window = slide(sizes)
         dw = pull_w(x, dy, how, window).astype(params.w.dtype)
         dx = pull_x(params.w, dy, how, sizes).astype(x.dtype)
-        return ConvParams(dw, _pull_b(params.b, dy)), dx
+        return ConvParams(dw, pull_b(params.b, dy)), dx
 
+    def taken(x: X, dy: Y) -> tuple[Float[Array, "b t i"], Float[Array, "b t o"]]:
+        how, window = slide(x.shape[1:-1])
+        return patches(x.astype(dy.dtype), window, how), places(dy)
+
+    marked = by_outer(backward, taken) if groups == 1 else backward
     window, strides, pad, dilations = numbers(1 if axes is None else axes)
     reach = extent(window, dilations)  # token by token, over one axis
 
@@ -154,7 +148,7 @@ def conv(
     return layer(
         init=init,
         forward=forward,
-        backward=backward,
+        backward=marked,
         name="conv",
         decoding=Decoding(prefill, advance)
         if _is_causal(reach, strides, pad)
@@ -203,6 +197,7 @@ def conv_transpose(
       ValueError, TypeError: as `conv`.
 
     Example:
+      >>> import jax
       >>> layer = conv_transpose(4, (3, 3), stride=2)
       >>> params = layer.init(jax.random.key(0), jnp.zeros((5, 8, 8, 1)))
       >>> layer.forward(params, jnp.ones((5, 8, 8, 1)))[0].shape
@@ -229,11 +224,11 @@ def conv_transpose(
         *_, window = slide(check_input(x, axes))
         if x.shape[-1] < 1:
             raise ValueError("x must have at least one channel, got none")
-        return _init(key, (*window, x.shape[-1], features), x.dtype, bias, w_init, b_init)
+        return initial(key, (*window, x.shape[-1], features), x.dtype, bias, w_init, b_init)
 
     def forward(params: ConvParams, x: X) -> tuple[Y, X]:
         how, out, window = slide(check_input(x, axes))
-        _check_params(params, window, x.shape[-1], 1)
+        check_params(params, window, x.shape[-1], 1)
         y = pull_x(turned(params.w), x, how, out)
         return (y if params.b is None else y + lifted(params.b, y)), x
 
@@ -241,9 +236,16 @@ def conv_transpose(
         how, _, window = slide(x.shape[1:-1])
         dw = turned(pull_w(dy, x.astype(dy.dtype), how, window)).astype(params.w.dtype)
         dx = convolve(dy, turned(params.w), how).astype(x.dtype)
-        return ConvParams(dw, _pull_b(params.b, dy)), dx
+        return ConvParams(dw, pull_b(params.b, dy)), dx
 
-    return layer(init=init, forward=forward, backward=backward, name="conv_transpose")
+    def taken(x: X, dy: Y) -> tuple[Float[Array, "b t i"], Float[Array, "b t o"]]:
+        how, out, window = slide(x.shape[1:-1])
+        apart = spread_out(x.astype(dy.dtype), how, out, window)
+        still = Slide((1,) * len(out), ((0, 0),) * len(out), how.dilation, 1)
+        return patches(apart, window, still), places(dy)
+
+    marked = by_outer(backward, taken)
+    return layer(init=init, forward=forward, backward=marked, name="conv_transpose")
 
 
 def _transposed_pairs(padding: str, window: Numbers, stride: Numbers) -> Pairs:
@@ -265,33 +267,3 @@ def _is_causal(window: Numbers, strides: Numbers, pad: str | Pairs) -> bool:
     if pairs == "same":
         pairs = tuple((0, k - 1) for k in window)  # if only one, it stands behind
     return len(window) == 1 and strides == (1,) and pairs == ((window[0] - 1, 0),)
-
-
-def _init(
-    key: Key[Array, ""],
-    w_shape: Numbers,
-    dtype: Any,
-    bias: bool,
-    w_init: Callable[..., Array],
-    b_init: Callable[..., Array],
-) -> ConvParams:
-    w_key, b_key = split(key)
-    b = b_init(b_key, w_shape[-1:], dtype) if bias else None
-    return ConvParams(w_init(w_key, w_shape, dtype), b)
-
-
-def _pull_b(b: Float[Array, " o"] | None, dy: Y) -> Float[Array, " o"] | None:
-    return None if b is None else dy.reshape(-1, dy.shape[-1]).sum(0).astype(b.dtype)
-
-
-def _check_params(params: Any, kernel: Numbers, channels: int, groups: int) -> None:
-    if not isinstance(params, ConvParams):
-        raise TypeError(f"params must be ConvParams(w, b), got {type(params).__name__}")
-    shape = jnp.shape(params.w)
-    if shape[:-2] != kernel:
-        raise ValueError(f"w must have shape {(*kernel, 'i', 'o')}, got {shape}")
-    if shape[-2] * groups != channels:
-        raise ValueError(
-            f"x must have {shape[-2] * groups} channels to go with w of shape {shape} in "
-            f"{groups} groups, got {channels}"
-        )

@@ -25,7 +25,7 @@ from funprop.layers.windows import Numbers, Slide, extent, views
 from funprop.trees import wide_dtype
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
     X = Float[Array, "n *space i"]
     W = Float[Array, "*kernel i o"]
@@ -57,16 +57,7 @@ def pull_x(w: W, dy: Y, slide: Slide, sizes: Numbers) -> X:
         groups, o = slide.groups, w.shape[-1] // slide.groups
         split = jnp.swapaxes(w.reshape(*w.shape[:-1], groups, o), -1, -3)  # [*kernel, o, g, i]
         flipped = jnp.flip(split.reshape(*w.shape[:-2], o, -1), tuple(range(w.ndim - 2)))
-        padding = tuple(
-            (k - 1 - before, u + before - t)
-            for k, u, t, (before, _) in zip(
-                extent(w.shape[:-2], slide.dilation),
-                sizes,
-                extent(dy.shape[1:-1], slide.stride),
-                slide.padding,
-                strict=True,
-            )
-        )
+        padding = _around(dy, slide, sizes, w.shape[:-2])
         back = slide._replace(stride=(1,) * len(sizes), padding=padding)
         return _convolve(dy, flipped, back, spread=slide.stride)
 
@@ -148,6 +139,34 @@ def pull_w(x: X, dy: Y, slide: Slide, kernel: Numbers) -> W:
         on_cpu = turned_by_hand
     return lax.platform_dependent(
         x, dy, cpu=lambda x, dy: on_cpu(x, dy).astype(dy.dtype), default=turned_by_numbers
+    )
+
+
+def patches(x: X, kernel: Numbers, slide: Slide) -> Float[Array, "n t ki"]:
+    """What is under the window at every place, in the order of `w`: with it, the convolution is a
+    product. Of one group."""
+    seen = views(x, kernel, slide.stride, slide.padding, 0.0, slide.dilation)
+    whole = jnp.concatenate(seen, -1)
+    return whole.reshape(len(x), -1, whole.shape[-1])
+
+
+def spread_out(dy: Y, slide: Slide, sizes: Numbers, kernel: Numbers) -> X:
+    """`dy` with `s - 1` zeros between its elements and zeros around, for the window of `pull_x`."""
+    around = _around(dy, slide, sizes, kernel)
+    gaps = [(*pair, s - 1) for pair, s in zip(around, slide.stride, strict=True)]
+    return lax.pad(dy, jnp.zeros((), dy.dtype), [(0, 0, 0), *gaps, (0, 0, 0)])
+
+
+def _around(dy: Y, slide: Slide, sizes: Numbers, kernel: Numbers) -> tuple[tuple[int, int], ...]:
+    return tuple(
+        (k - 1 - before, u + before - t)
+        for k, u, t, (before, _) in zip(
+            extent(kernel, slide.dilation),
+            sizes,
+            extent(dy.shape[1:-1], slide.stride),
+            slide.padding,
+            strict=True,
+        )
     )
 
 

@@ -13,13 +13,13 @@ from funprop.drawing import he_normal, split
 from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.layers.formulas import FORMULAS
-from funprop.quantities.closed_form import closed, outer_squares, sum_squares
+from funprop.quantities.outer import by_outer
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import Array, Float, Key
+    from funprop.typing import Array, Float, Key
 
 
 class DenseParams(NamedTuple):
@@ -95,24 +95,13 @@ def dense(
         dx = dy @ params.w.T  # dx[n,i] = sum_o dy[n,o] w[i,o]
         return DenseParams(dw.astype(params.w.dtype), db), dx.astype(x.dtype)
 
-    def squares(
-        params: DenseParams, x: Float[Array, "b *t i"], dy: Float[Array, "b *t o"]
-    ) -> tuple[Float[Array, " b"], Float[Array, "b *t i"]]:
-        found = outer_squares(x, dy)
-        if params.b is not None:
-            found = found + sum_squares(trees.widen(dy).sum(tuple(range(1, dy.ndim - 1))))
-        return found, backward(params, x, dy)[1]
+    def taken(
+        x: Float[Array, "b *t i"], dy: Float[Array, "b *t o"]
+    ) -> tuple[Float[Array, "b t i"], Float[Array, "b t o"]]:
+        t = math.prod(x.shape[1:-1])
+        return x.reshape(len(x), t, x.shape[-1]), dy.reshape(len(dy), t, dy.shape[-1])
 
-    def each(
-        params: DenseParams, x: Float[Array, "b *t i"], dy: Float[Array, "b *t o"]
-    ) -> tuple[DenseParams, Float[Array, "b *t i"]]:
-        wide = trees.wide_dtype(dy.dtype)
-        rows, of = (a.reshape(len(a), math.prod(a.shape[1:-1]), a.shape[-1]) for a in (x, dy))
-        dw = jnp.einsum("bti,bto->bio", rows, of, preferred_element_type=wide)
-        db = None if params.b is None else of.astype(wide).sum(1)
-        return DenseParams(dw, db), backward(params, x, dy)[1]
-
-    marked = closed(backward, squares, each=each)
+    marked = by_outer(backward, taken)
     return layer(init=init, forward=forward, backward=marked, name="dense", pointwise=True)
 
 

@@ -22,7 +22,7 @@ from funprop.layers.windows import Numbers, Slide, add_views, views
 from funprop.trees import widen
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
     X = Float[Array, "n *space i"]
     W = Float[Array, "*kernel 1 o"]

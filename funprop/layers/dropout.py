@@ -14,7 +14,7 @@ from funprop.trees import require_float
 from funprop.values import is_zero, number_within
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key
+    from funprop.typing import Array, Float, Key
 
 
 @told(FORMULAS["dropout"])

@@ -19,7 +19,7 @@ from funprop.values import known, to_int32, whole_number
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import Array, Float, Int, Key
+    from funprop.typing import Array, Float, Int, Key
 
 SMALL = normal(0.02)  # as GPT-2's; a pure function
 

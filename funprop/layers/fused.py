@@ -12,7 +12,7 @@ from funprop.layers.heads import Heads
 from funprop.layers.spoiled import finite
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
     Packed = Float[Array, "*batch t p"]
     Output = Float[Array, "*batch t o"]

@@ -14,7 +14,7 @@ from funprop.layers.formulas import FORMULAS
 from funprop.trees import require_float
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
 
 @told(FORMULAS["gated"])

@@ -25,7 +25,7 @@ from funprop.trees import lifted, wide_dtype
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key
+    from funprop.typing import Array, Float, Key
 
     Inputs = Float[Array, "t n i"]
     Hidden = Float[Array, "t n o"]

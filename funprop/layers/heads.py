@@ -11,7 +11,7 @@ import numpy as np
 from funprop.layers.rotary import rotate
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
 
 class Heads(NamedTuple):

@@ -16,7 +16,7 @@ from funprop.trees import Static, spec_string
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
 
 @told(FORMULAS["add"])

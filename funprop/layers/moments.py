@@ -17,7 +17,7 @@ from funprop.trees import widen
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
 
 class Moments(NamedTuple):

@@ -22,7 +22,7 @@ from funprop.trees import lifted, require_float, widen
 from funprop.values import real_number, short, whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key
+    from funprop.typing import Array, Float, Key
 
     X = Float[Array, "*shape c"]
     Rows = Float[Array, "*shape 1"]

@@ -29,7 +29,7 @@ from funprop.trees import Static, require_float, widen
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from jaxtyping import Array, Float, UInt
+    from funprop.typing import Array, Float, UInt
 
     X = Float[Array, "batch *space c"]
     Y = Float[Array, "batch *out c"]

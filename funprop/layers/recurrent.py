@@ -24,7 +24,7 @@ from funprop.values import known, to_int32
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import Array, Float, Int, Key
+    from funprop.typing import Array, Float, Int, Key
 
     Steps = Float[Array, "time batch _"]
     Sequences = Float[Array, "batch time _"]

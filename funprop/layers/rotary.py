@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from funprop.trees import lifted, widen
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
 
 def rotate(

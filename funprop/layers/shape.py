@@ -12,7 +12,7 @@ from funprop.trees import Static, require_array
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Shaped
+    from funprop.typing import Array, Shaped
 
 
 @told(FORMULAS["reshape"])

@@ -17,7 +17,7 @@ from funprop.trees import require_float
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
     X = Float[Array, "*shape"]
 

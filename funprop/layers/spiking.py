@@ -17,7 +17,7 @@ from funprop.values import number_within
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
     U = Float[Array, "..."]
     Steps = Float[Array, "t n o"]

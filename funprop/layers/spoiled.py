@@ -19,7 +19,7 @@ from funprop.layers.heads import Heads
 from funprop.trees import lifted, wide_dtype
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from funprop.typing import Array, Bool, Float
 
     Packed = Float[Array, "*batch t p"]
     Spoiled = Bool[Array, "b g r t 1"]

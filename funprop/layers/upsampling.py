@@ -16,7 +16,7 @@ from funprop.trees import Static, widen
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
     X = Float[Array, "batch *space c"]
     Y = Float[Array, "batch *out c"]

@@ -16,7 +16,7 @@ from funprop.values import short
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
 Numbers: TypeAlias = tuple[int, ...]  # one a space axis
 Pairs: TypeAlias = tuple[tuple[int, int], ...]  # (before, after), one a space axis

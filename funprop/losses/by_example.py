@@ -24,7 +24,7 @@ from funprop.trees import wide_dtype, widen
 from funprop.values import to_int32
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
+    from funprop.typing import Array, Bool, Float, Int
 
     Rows = Float[Array, "n i"]
 

@@ -14,7 +14,7 @@ from funprop.losses.terms import apart
 from funprop.trees import wide_dtype
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
+    from funprop.typing import Array, Bool, Float, Int
 
 
 class Chunk(NamedTuple):

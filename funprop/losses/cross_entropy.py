@@ -9,12 +9,12 @@ import jax.numpy as jnp
 
 from funprop.layer import Layer
 from funprop.losses.targets import classes, shares
-from funprop.losses.terms import from_terms
-from funprop.trees import is_float, widen
+from funprop.losses.terms import Hessian, from_terms
+from funprop.trees import is_float, lifted, widen
 from funprop.values import is_zero, number_within
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Num
+    from funprop.typing import Array, Float, Num
 
     Numbers = Num[Array, "..."]
     Terms = Float[Array, "*terms"]
@@ -90,7 +90,26 @@ def softmax_cross_entropy(smoothing: float = 0.0) -> Layer:
         q = targets.astype(like.dtype)
         return q if is_zero(smoothing) else (1 - smoothing) * q + smoothing / like.shape[-1]
 
-    return from_terms("softmax_cross_entropy", classes, forward, backward, over=1)
+    def root(kept: Any) -> Float[Array, "k *terms k"]:
+        p, size = predicted(kept)
+        z = p[..., None, :]
+        columns = lifted(jnp.eye(p.shape[-1], dtype=p.dtype), z) - z  # [*terms, k, o]
+        return jnp.moveaxis(columns * jnp.sqrt(p)[..., None] * size[..., None], -2, 0)
+
+    def sampled(kept: Any, key: Any) -> Float[Array, "*terms k"]:
+        p, size = predicted(kept)
+        drawn = jax.random.categorical(key, jnp.log(p))
+        return (p - jax.nn.one_hot(drawn, p.shape[-1], dtype=p.dtype)) * size
+
+    def predicted(kept: Any) -> tuple[Numbers, Numbers]:
+        """`p`, and the square root of the sum of the target's shares."""
+        logits, shift, norm, targets = kept
+        z = relative(widen(logits), shift)
+        q = smooth(targets, z).sum(-1, keepdims=True) if is_float(targets) else jnp.ones_like(norm)
+        return jnp.exp(z) / norm, jnp.sqrt(q)
+
+    hessian = Hessian(root, sampled)  # diag p - p p^T, times the sum of the shares
+    return from_terms("softmax_cross_entropy", classes, forward, backward, over=1, hessian=hessian)
 
 
 def finite_below(top: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -146,4 +165,13 @@ def binary_cross_entropy() -> Layer:
         dz = (1 - t) * jax.nn.sigmoid(z) - t * jax.nn.sigmoid(-z)
         return dz * dterms, -z * dterms
 
-    return from_terms("binary_cross_entropy", shares, forward, backward)
+    def root(kept: Any) -> Float[Array, "1 *terms"]:
+        z = widen(kept[0])
+        return jnp.sqrt(jax.nn.sigmoid(z) * jax.nn.sigmoid(-z))[None]
+
+    def sampled(kept: Any, key: Any) -> Terms:
+        p = jax.nn.sigmoid(widen(kept[0]))
+        return p - jax.random.bernoulli(key, p).astype(p.dtype)
+
+    hessian = Hessian(root, sampled)  # s (1 - s)
+    return from_terms("binary_cross_entropy", shares, forward, backward, hessian=hessian)

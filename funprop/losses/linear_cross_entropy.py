@@ -32,7 +32,7 @@ from funprop.trees import Sum, spread, weighted_sum, widen
 from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Key
+    from funprop.typing import Array, Float, Key
 
     Rows = Float[Array, "n i"]
 

@@ -11,7 +11,7 @@ from funprop.losses.linear_cross_entropy import LinearParams, check_params
 from funprop.trees import require_float, widen
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int
+    from funprop.typing import Array, Float, Int
 
 
 def linear_predictions(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 
 from funprop.layer import Layer
 from funprop.losses.targets import numbers
-from funprop.losses.terms import from_terms
+from funprop.losses.terms import Hessian, from_terms
 from funprop.trees import widen
 from funprop.values import number_within
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Num
+    from funprop.typing import Array, Float, Num
 
     Numbers = Num[Array, "..."]
     Terms = Float[Array, "*terms"]
@@ -39,7 +40,14 @@ def mean_squared() -> Layer:
     def backward(error: Terms, dterms: Terms) -> Cotangents:
         return 2 * error * dterms, -2 * error * dterms
 
-    return from_terms("mean_squared", numbers, forward, backward)
+    def root(error: Terms) -> Float[Array, "1 *terms"]:
+        return jnp.full_like(error, 2**0.5)[None]
+
+    def sampled(error: Terms, key: Any) -> Terms:
+        return 2**0.5 * jax.random.normal(key, error.shape, error.dtype)
+
+    hessian = Hessian(root, sampled)  # 2; of targets, normal with a variance of 1/2
+    return from_terms("mean_squared", numbers, forward, backward, hessian=hessian)
 
 
 def mean_absolute() -> Layer:

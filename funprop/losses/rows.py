@@ -17,7 +17,7 @@ from funprop.losses.terms import apart, zero_at
 from funprop.trees import widen
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int
+    from funprop.typing import Array, Bool, Float, Int
 
 
 class Taken(NamedTuple):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from funprop.losses.cross_entropy import relative
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float
+    from funprop.typing import Array, Bool, Float
 
 Norms = tuple[Any, Any]  # each row's shift and norm, [n] both
 

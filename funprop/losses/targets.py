@@ -17,7 +17,7 @@ from funprop.trees import is_float, wide_dtype
 from funprop.values import known, to_int32
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int, Num
+    from funprop.typing import Array, Bool, Float, Int, Num
 
     Valid = Bool[Array, "*terms"]
 

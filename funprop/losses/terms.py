@@ -6,8 +6,9 @@ and from every gradient, whatever outputs and targets hold there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from funprop.layer import Layer, layer
 from funprop.losses.formulas import FORMULAS
 from funprop.losses.targets import check_outputs, given
+from funprop.quantities.curvature import Curvature, curved
 from funprop.trees import (
     Static,
     Sum,
@@ -27,7 +29,7 @@ from funprop.trees import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Num
+    from funprop.typing import Array, Bool, Float, Num
 
 
 def from_terms(
@@ -37,6 +39,7 @@ def from_terms(
     backward: Callable[[Any, Float[Array, "*terms"]], tuple[Any, Any]],
     *,
     over: int = 0,
+    hessian: Hessian | None = None,
 ) -> Layer:
     """A loss from its terms.
 
@@ -47,6 +50,7 @@ def from_terms(
       forward: `(outputs, targets) -> (terms, kept)`, in float32 at least.
       backward: `(kept, dterms) -> (doutputs, dtargets)`.
       over: how many of the last axes of the outputs a term is over.
+      hessian: of a term in the outputs, where it is known.
     """
 
     def loss_forward(params: tuple[()], x: tuple[Any, ...]) -> tuple[Sum, Any]:
@@ -68,7 +72,46 @@ def from_terms(
         cotangents = zip(backward(kept, spoiled(dterms, valid)), dtypes.value, strict=True)
         return (), (*(_like(zero_at(d, hidden), dtype) for d, dtype in cotangents), *dweights)
 
+    def root(residuals: tuple[Any, ...], dy: tuple[Any, Any]) -> Float[Array, "c *outputs"]:
+        kept, terms, *_ = residuals
+        return scaled(apart_in_example(hessian.root(kept), terms), residuals, dy)  # pyright: ignore
+
+    def sampled(residuals: tuple[Any, ...], dy: tuple[Any, Any], key: Any) -> Any:
+        return scaled(hessian.sampled(residuals[0], key)[None], residuals, dy)[0]  # pyright: ignore
+
+    def scaled(columns: Any, residuals: tuple[Any, ...], dy: tuple[Any, Any]) -> Any:
+        _, terms, valid, dtypes, *weights = residuals
+        dterms, _ = pull_sum(dy, terms, *weights)
+        hidden = without_say(terms.shape, terms.dtype, *weights)
+        scale = spoiled(jnp.sqrt(dterms), valid).reshape(*terms.shape, *(1,) * over)
+        columns = jax.vmap(lambda d: zero_at(scale * d, hidden))(columns)
+        return columns.astype(dtypes.value[0])
+
+    if hessian is not None:
+        loss_backward = curved(loss_backward, Curvature(root, sampled))
     return layer(forward=loss_forward, backward=loss_backward, name=name, formula=FORMULAS[name])
+
+
+class Hessian(NamedTuple):
+    """The second derivative of one term in the outputs that it is of, as square roots.
+
+    Attributes:
+      root: `kept -> [k, *outputs]`: the sum of the `k` columns' outer products, term by term.
+      sampled: `(kept, key) -> [*outputs]`: one column for which that holds in expectation, the
+        term's gradient at a target drawn from the distribution that the outputs mean.
+    """
+
+    root: Callable[[Any], Any]
+    sampled: Callable[[Any, Any], Any]
+
+
+def apart_in_example(columns: Float[Array, "k *outputs"], terms: Float[Array, "b *t"]) -> Any:
+    """Each column with one term of every example, zeros at the others: `[k t, *outputs]`, as the
+    terms of one example must not be added up."""
+    t = terms.shape[1:]
+    each = jnp.eye(math.prod(t), dtype=columns.dtype)
+    each = each.reshape(-1, 1, *t, *(1,) * (columns.ndim - 1 - terms.ndim))
+    return (columns[:, None] * each[None]).reshape(-1, *columns.shape[1:])
 
 
 def pull_sum(

@@ -23,7 +23,7 @@ from funprop.values import whole_number
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import Array, Int, Key
+    from funprop.typing import Array, Int, Key
 
 
 def generate(

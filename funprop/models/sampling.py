@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int, Key
+    from funprop.typing import Array, Bool, Float, Int, Key
 
 MOST = np.iinfo(np.int32).max  # more than any vocabulary
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.arguments import check_given, check_grad_fn, check_trainable
-from funprop.gradients import Gradient
+from funprop.gradients import Gradient, backprop
 from funprop.jitted import Jitted
+from funprop.layer import Layer, check_layer
 from funprop.nonfinite.equations import Equation, first_equation
 from funprop.nonfinite.first import PARTS, first_bad
 from funprop.nonfinite.numbers import Numbers, numbers_by_leaf
@@ -18,9 +19,8 @@ from funprop.transforms.transformed import call, objective_of
 from funprop.trees import path_string
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
-
     from funprop.gradients import GradFn
+    from funprop.typing import PyTree
 
 NOT_AGAIN = "Run layer by layer it is finite: what is compiled as a whole rounds in another way"
 NOT_TOLD = "What was first cannot be told"
@@ -78,7 +78,7 @@ def find_nonfinite(
     if objective is not None and objective.children:
         _, seen = watched_run(grad_fn, objective, params, batch, key, dloss)
     calls = tuple(
-        Call(s.path, s.during, s.part, s.given, s.gives, s.gradients)
+        Call(s.path, s.during, s.part, s.given, s.gives, s.gradients, s.kept)
         for s in seen
         if s.own and len(s.trail) > 1
     )
@@ -87,6 +87,39 @@ def find_nonfinite(
     if report.finite or first is not None:
         return report
     return report._replace(**_by_equations(grad_fn, params, batch, key, dloss, bool(calls)))
+
+
+def first_nonfinite(
+    objective: Layer, params: PyTree, batch: PyTree, key: Any = None
+) -> FirstBad | None:
+    """The layer that was first to give infinity or NaN, and whether that was an activation, a
+    residual, a cotangent or a gradient; `None` where loss and gradient are finite.
+
+    `find_nonfinite(backprop(objective), ...).first`, for those who need no table. It wants no
+    probes in the model; params and batch may be sharded over a mesh.
+
+    Args:
+      objective: of `objective(model, loss)`, a layer.
+      params: those before the update.
+      batch: `(inputs, targets)` or `(inputs, targets, weights)`.
+      key: that of the update, `fold_in(state.key, state.count)`; `None` for none.
+
+    Raises:
+      TypeError: `objective` is no layer.
+      TypeError, ValueError: as the objective does, of what it is given.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, funprop as fp
+      >>> root = fp.from_function(lambda key, x: (), lambda params, x: jnp.sqrt(x), name="root")
+      >>> objective = fp.objective(fp.serial(fp.dense(1), root), fp.mean_squared())
+      >>> batch = jnp.zeros((2, 1)), jnp.ones((2, 1))
+      >>> params = objective.init(jax.random.key(0), batch)
+      >>> found = first_nonfinite(objective, params, batch)
+      >>> found.kind, found.path, found.numbers.counted()
+      ('residual', 'root', '2 infinite of 2')
+    """
+    check_layer("objective", objective, "objective(model, loss)")
+    return find_nonfinite(backprop(objective), params, batch, key).first
 
 
 def _outcome(gradient: Gradient) -> tuple[float, dict[str, Numbers]]:

@@ -15,7 +15,7 @@ from funprop.nonfinite.report import FirstBad
 from funprop.nonfinite.watch import Seen
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 PARTS = ("inputs", "targets", "weights")
 
@@ -31,6 +31,9 @@ def first_bad(seen: Sequence[Seen], params: PyTree, batch: PyTree) -> FirstBad |
         return cause
     why = "" if found.run is None else _why(found.during, *found.run)
     leaf, kind, told = "", "activation", found.gives
+    if found.during == "backward" and found.given.finite and not found.kept.finite:
+        largest = _of_forward(seen, found)
+        return FirstBad("residual", "forward", found.path, "", found.kept, largest, why)
     if found.during == "backward":
         kind = "cotangent"
         wrong = [(name, g) for name, g in found.gradients.items() if not g.finite]
@@ -38,6 +41,12 @@ def first_bad(seen: Sequence[Seen], params: PyTree, batch: PyTree) -> FirstBad |
             kind, (leaf, told) = "gradient", wrong[0]
             leaf = leaf or "params"
     return FirstBad(kind, found.during, found.path, leaf, told, found.given.largest, why)
+
+
+def _of_forward(seen: Sequence[Seen], found: Seen) -> float:
+    """The largest number that the call was given forward."""
+    same = ((s.part, s.trail, s.during) == (found.part, found.trail, "forward") for s in seen)
+    return next((s.given.largest for s, is_it in zip(seen, same, strict=True) if is_it), 0.0)
 
 
 def _suspect(seen: Sequence[Seen]) -> Seen | None:

@@ -12,7 +12,7 @@ import numpy as np
 from funprop.trees import is_float, path_string, widen
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Inexact, Int, PyTree, Shaped
+    from funprop.typing import Array, Float, Inexact, Int, PyTree, Shaped
 
 
 class Numbers(NamedTuple):

@@ -25,6 +25,7 @@ class Call(NamedTuple):
       given: forward, of the input; backward, of the cotangent of the output.
       gives: forward, of the output, the activation; backward, of the cotangent of the input.
       gradients: backward, of the gradient of each of its params, by name.
+      kept: of what it keeps for backward, where that alone is not finite.
     """
 
     path: str
@@ -33,20 +34,23 @@ class Call(NamedTuple):
     given: Numbers
     gives: Numbers
     gradients: dict[str, Numbers]
+    kept: Numbers = Numbers()
 
     @property
     def finite(self) -> bool:
-        """Whether all that it gives is."""
-        return self.gives.finite and all(found.finite for found in self.gradients.values())
+        """Whether all that it gives and keeps is."""
+        each = (self.gives, self.kept, *self.gradients.values())
+        return all(found.finite for found in each)
 
 
 class FirstBad(NamedTuple):
     """What was first to hold infinity or NaN.
 
     Attributes:
-      kind: `activation`, `cotangent` (of the layer's input), `gradient` (of one of its params),
-        `parameter`, `input` (a leaf of the batch), `update` (what the optimizer made of a finite
-        gradient), or `equation`, where there are no layers to name.
+      kind: `activation`, `residual` (what a layer keeps for its backward pass, where its output is
+        finite and its backward then gives what is not), `cotangent` (of the layer's input),
+        `gradient` (of one of its params), `parameter`, `input` (a leaf of the batch), `update`
+        (what the optimizer made of a finite gradient), or `equation`, where there are no layers.
       during: `forward`, `backward`, or empty: it was there before.
       path: of the layer's call, of the parameter, or of the leaf of the batch.
       leaf: of a gradient, which of the layer's params.
@@ -78,9 +82,9 @@ class FirstBad(NamedTuple):
         if self.kind == "input":
             example = f", first in example {place[0]}" if place else ""
             return f"{self.path} of the batch: {how}{example}{because}"
-        if self.kind == "activation":
+        if self.kind in ("activation", "residual"):
             given = f"its input's largest was {short(self.largest)}"
-            return f"activation of {self.path}, {self.during}: {how}; {given}{because}"
+            return f"{self.kind} of {self.path}, {self.during}: {how}; {given}{because}"
         what = (
             f"gradient of {self.leaf} of"
             if self.kind == "gradient"
@@ -170,7 +174,10 @@ def _row(call: Call, with_part: bool) -> tuple[str, ...]:
     worst = sorted(call.gradients.values(), key=lambda g: (g.finite, -g.largest))[:2]
     told = ", ".join(f"{g.leaf or 'params'} {_size(g)}" for g in worst)
     given, gives = (short(numbers.largest) for numbers in (call.given, call.gives))
-    return during, call.path, given, gives, _bad(call.gives), told, ""
+    bad = _bad(call.gives)
+    if not call.kept.finite and call.during == "forward":
+        bad = f"keeps {_bad(call.kept)}"
+    return during, call.path, given, gives, bad, told, ""
 
 
 def _size(numbers: Numbers) -> str:

@@ -14,7 +14,7 @@ from funprop.steps.loss_scale import Scaled
 from funprop.steps.step import Step, check_step
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Given(NamedTuple):

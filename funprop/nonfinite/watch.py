@@ -26,9 +26,8 @@ from funprop.rewrites.own_residuals import with_own, without_own
 from funprop.transforms.transformed import Transformed
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
-
     from funprop.gradients import GradFn
+    from funprop.typing import PyTree
 
 
 @dataclasses.dataclass
@@ -45,6 +44,7 @@ class Seen:
       gradients: backward, of `dparams`, by the names of leaves; of combinators, that of the root.
       sick: whether params or `x`, those of the forward call, hold what is not finite.
       own: whether what it gives is not just what a child gave.
+      kept: of the residuals of a leaf whose input and output are finite; of that call backward too.
       run: the function and its arguments, to run it again; only of a call that made what is not
         finite of what is.
       path: its name.
@@ -59,6 +59,7 @@ class Seen:
     gradients: dict[str, Numbers]
     sick: str
     own: bool
+    kept: Numbers
     run: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
     path: str = ""
 
@@ -111,7 +112,8 @@ class _Watch:
         self.seen: list[Seen] = []
         self.trails: list[Trail] = []  # of forward calls, by their number
         self.sick: list[str] = []
-        self.keeping: dict[int, tuple[Any, ...]] = {}  # what forward was given that kept infinity
+        # What forward was given that kept infinity, and what of that.
+        self.keeping: dict[int, tuple[tuple[Any, ...], Numbers]] = {}
         # Of each running node: its trail, its calls, and its copies where it goes back over them.
         self.running: list[tuple[Trail, Counter[int], int | None]] = [((), Counter(), None)]
         self.part = -1
@@ -139,13 +141,14 @@ class _Watch:
             self.sick.append("x" if not given.finite else "" if healthy else "params")
             with self.within(number):
                 y, kept = inner.forward(params, x, key)
+            gives = numbers(y)
+            if not layer.children and given.finite and not (held := numbers(kept)).finite:
+                self.keeping[number] = (params, x, key), held if gives.finite else Numbers()
             if not self.going_back:  # there, it is run again: nothing new
-                seen = self.seen_of(layer, number, "forward", given, numbers(y), {})
+                seen = self.seen_of(layer, number, "forward", given, gives, {})
                 self.noted(seen, params, x, y, None)
                 if seen.bad and given.finite and not layer.children:
                     seen.run = layer.forward, (params, x, key)
-            if not layer.children and given.finite and not numbers(kept).finite:
-                self.keeping[number] = params, x, key
             return y, with_own(inner, kept, jnp.int32(number))
 
         def backward(params: PyTree, residuals: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
@@ -163,7 +166,7 @@ class _Watch:
             if seen.bad and given.finite and not layer.children:
                 seen.run = layer.backward, (params, residuals, dy)
                 if number in self.keeping:  # as of a slope, which `jax.vjp` takes there
-                    seen.run = functools.partial(_both, layer), (*self.keeping[number], dy)
+                    seen.run = functools.partial(_both, layer), (*self.keeping[number][0], dy)
             return dparams, dx
 
         def rebuild(*children: Layer) -> Layer:
@@ -203,8 +206,20 @@ class _Watch:
         trail = self.trails[number]
         last = self.seen[-1] if self.seen else None
         own = not layer.children or last is None or last.gives[:4] != gives[:4]
+        kept = self.keeping.get(number, ((), Numbers()))[1]
         seen = Seen(
-            *(layer, trail, during, self.part, given, gives, gradients, self.sick[number], own),
+            *(
+                layer,
+                trail,
+                during,
+                self.part,
+                given,
+                gives,
+                gradients,
+                self.sick[number],
+                own,
+                kept,
+            ),
         )
         self.seen.append(seen)
         return seen

@@ -9,7 +9,7 @@ import jax
 from funprop.params.roles import UNTRAINED, declared
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Frozen(NamedTuple):

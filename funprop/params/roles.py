@@ -13,7 +13,7 @@ import jax
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 UNTRAINED = ("frozen", "statistic")
 

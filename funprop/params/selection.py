@@ -23,7 +23,7 @@ from funprop.trees import path_string
 from funprop.values import short
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 Pattern = str | tuple[str, ...]
 Place = tuple[int, ...]  # which child of which child: unlike names, it outlasts other rewrites

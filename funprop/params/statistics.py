@@ -17,7 +17,7 @@ from funprop.params.updating import Updating
 from funprop.trees import is_float, spec_string, wide_dtype
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class NewStatistics(NamedTuple):

@@ -9,7 +9,7 @@ import jax
 from funprop.layer import Recorded, recorded
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Tapped(NamedTuple):

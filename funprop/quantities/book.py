@@ -17,7 +17,7 @@ from funprop.quantities.shared_params import expansion
 from funprop.quantities.weighted import each_times, weighted_sum_of
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
+    from funprop.typing import Array, Float, PyTree
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["residuals"], meta_fields=[])

@@ -36,9 +36,8 @@ from funprop.quantities.squared_norms import gradients_of, is_shared, norm_of_su
 from funprop.trees import nbytes
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
-
     from funprop.quantities.each_example import Kept
+    from funprop.typing import PyTree
 
 
 def booked(layer: Layer, budget: int) -> Layer:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from funprop.trees import widen
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
+    from funprop.typing import Array, Float, PyTree
 
     Squares = Float[Array, " b"]
 
@@ -51,6 +51,9 @@ class Closed(NamedTuple):
         [b, t, f]`, these rows of each example's gradient.
       each: `(params, residuals, dy) -> (grads, dx)`: every example's gradient itself, in float32 at
         least, where that may be less work than `squares`.
+      outer: of a weight and a bias, `(residuals, dy) -> (rows, d)`, `[b, t, i]` and `[b, t, o]`:
+        the gradient of the weight is the sum of `rows^T d` over all places `t`, that of the bias
+        the sum of `d`. All else follows from these two (see `outer`).
       booked: of a loss with params.
     """
 
@@ -59,6 +62,7 @@ class Closed(NamedTuple):
     looked_up: Callable[..., Any] | None = None
     rows: Callable[..., Any] | None = None
     each: Callable[..., tuple[Any, Any]] | None = None
+    outer: Callable[..., tuple[Any, Any]] | None = None
     booked: Booking | None = None
 
 

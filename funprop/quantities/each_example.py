@@ -16,7 +16,7 @@ from funprop.params.tapped import untap
 from funprop.trees import Static, spec_string
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 Leaf = Callable[[Any, Any, Any], tuple[Any, Any]]
 

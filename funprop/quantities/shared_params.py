@@ -14,7 +14,7 @@ from funprop.params.selection import Place
 from funprop.quantities.closed_form import closed_of
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Part(NamedTuple):

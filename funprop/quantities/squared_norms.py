@@ -18,9 +18,8 @@ from funprop.quantities.each_example import gradients, is_trained, keeping
 from funprop.quantities.shared_params import Both, Part, Place, Plan, expansion, parts, plan
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
-
     from funprop.quantities.each_example import Kept
+    from funprop.typing import Array, Float, PyTree
 
 
 def squared_norms(layer: Layer) -> Layer:
@@ -53,7 +52,7 @@ def squared_norms(layer: Layer) -> Layer:
       >>> total(found).tolist()
       [4.0, 16.0]
     """
-    found = _over_examples(layer, lambda place: _squares)
+    found = over_examples(layer, lambda place: _squares)
     if not layer.mixes:
         return found
 
@@ -70,13 +69,13 @@ def total(found: PyTree) -> Float[Array, " b"]:
     return sum(leaf.sum(tuple(range(1, leaf.ndim))) for leaf in leaves)  # pyright: ignore
 
 
-def _over_examples(
+def over_examples(
     node: Layer, how: Callable[[Place], Callable[[Layer], Layer]], at: Place = ()
 ) -> Layer:
     """`how(place)` of every leaf; what it puts in the place of `dparams` has the examples first."""
     if not node.children or node.shares:
         return how(at)(node)
-    inside = (_over_examples(child, how, (*at, i)) for i, child in enumerate(node.children))
+    inside = (over_examples(child, how, (*at, i)) for i, child in enumerate(node.children))
     whole = node.rebuild(*inside)
     return _examples_first(whole) if node.copies else whole
 
@@ -135,7 +134,11 @@ def _both(leaf: Layer) -> Layer:
     return leaf_of(leaf, backward=backward)
 
 
-HOW = {"squares": _squares, "gradients": gradients_of, "both": _both}
+HOW: dict[str, Callable[[Layer], Layer]] = {
+    "squares": _squares,
+    "gradients": gradients_of,
+    "both": _both,
+}
 
 
 # -------------------------------------------------------------------- what becomes of shared params
@@ -156,7 +159,7 @@ def _shared(node: Layer, *, made: bool = False) -> Layer:
 
     def over(params: PyTree, caught: list[Any]) -> Layer:
         how = plan(node, params, all_made=made).how
-        child = _over_examples(node.children[0], lambda place: HOW[how[place]])
+        child = over_examples(node.children[0], lambda place: HOW[how[place]])
 
         def backward(expanded: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
             found, dx = child.backward(expanded, residuals, dy)

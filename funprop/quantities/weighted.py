@@ -14,7 +14,7 @@ from funprop.quantities.each_example import gradients, keeping, without_input
 from funprop.trees import Sum, spread, wide_dtype, widen
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
+    from funprop.typing import Array, Float, PyTree
 
 AT_ONCE = 8  # examples
 

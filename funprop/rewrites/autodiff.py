@@ -13,7 +13,7 @@ from funprop.functions import by_vjp
 from funprop.layer import Layer, check_layer, leaf_of, recorded
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def autodiff(layer: Layer, policy: Callable[..., Any] | None = None) -> Layer:

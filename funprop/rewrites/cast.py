@@ -21,7 +21,8 @@ from funprop.rewrites.own_residuals import with_own, without_own
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
-    from jaxtyping import PyTree
+
+    from funprop.typing import PyTree
 
 
 def cast(layer: Layer, compute_dtype: DTypeLike, *, param_dtype: DTypeLike = jnp.float32) -> Layer:

@@ -14,7 +14,7 @@ from funprop.names import below, label, params_of
 from funprop.params.selection import Pattern, fits, require_name, several
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 COPIES = re.compile(r"(?P<path>[^\[\]]+)\[(?P<which>[-\d:]+)\](?P<rest>/.*)?")
 

@@ -16,7 +16,7 @@ from funprop.params.selection import Pattern
 from funprop.rewrites.own_weights import map_own, weights, with_weights
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
+    from funprop.typing import Array, Float, PyTree
 
     W = Float[Array, "..."]
 

@@ -14,7 +14,7 @@ from funprop.params.selection import Pattern, Place, map_places, places, within
 from funprop.rewrites.copies import apart
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def freeze(model: Layer, where: Pattern) -> Layer:

@@ -15,7 +15,7 @@ from funprop.params.leafwise import require_leafwise
 from funprop.params.updating import Updating
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def fused_update(layer: Layer, optimizer: optax.GradientTransformation) -> Layer:

@@ -14,7 +14,7 @@ from funprop.params.frozen import trained
 from funprop.trees import Static
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 @jax.tree_util.register_dataclass

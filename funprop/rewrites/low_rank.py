@@ -19,7 +19,7 @@ from funprop.rewrites.freeze import frozen_part
 from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class LowRank(NamedTuple):

@@ -13,7 +13,7 @@ from funprop.decoding import through
 from funprop.layer import Layer, Recorded, check_layer
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def offload(layer: Layer) -> Layer:

@@ -13,7 +13,7 @@ from funprop.params.selection import Pattern, map_places, places
 from funprop.rewrites.copies import apart
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def map_own(function: Callable[[Layer], Layer], model: Layer, where: Pattern | None) -> Layer:

@@ -19,7 +19,7 @@ from funprop.rewrites.own_weights import map_own, weights, with_weights
 from funprop.trees import is_float
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, PyTree
+    from funprop.typing import Array, Bool, Float, PyTree
 
     X = Float[Array, "*shape"]
     Axes = tuple[int, ...]

@@ -13,7 +13,7 @@ from funprop.layer import Layer, Recorded, check_layer, leaf_of, recorded
 from funprop.params.selection import Place, map_places, places
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def remat(layer: Layer, keep: str | None = None) -> Layer:

@@ -15,7 +15,7 @@ from funprop.params.tapped import Tapped
 from funprop.rewrites.own_residuals import with_own, without_own
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def tap(

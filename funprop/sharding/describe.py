@@ -14,7 +14,7 @@ from funprop.inspect.table import aligned, as_html, with_total
 from funprop.sharding.rules import Rules, shardings
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class ShardedLeaf(NamedTuple):

@@ -17,7 +17,7 @@ from funprop.sharding.rules import Rules, check_rules, chosen_by
 from funprop.trees import path_string
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def gathered(model: Layer, mesh: Mesh, rules: Rules | None = None) -> Layer:

@@ -16,7 +16,7 @@ from funprop.trees import path_string, spec_string
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 Choice = PartitionSpec | Callable[[Any], PartitionSpec]
 Rules = Sequence[tuple[Pattern, Choice]] | Callable[[str, Any], PartitionSpec]

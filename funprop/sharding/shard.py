@@ -13,7 +13,7 @@ from funprop.sharding.rules import Rules, devices, shardings
 from funprop.steps.step import Step, parts_of, proposed, updating
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 BATCH = ("data", "fsdp")  # the axes that split the batch, where the mesh has them
 

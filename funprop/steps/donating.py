@@ -10,7 +10,7 @@ import jax
 from funprop.jitted import Jitted
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Donating(Jitted):

@@ -18,7 +18,7 @@ from funprop.trees import Sum, is_float, widen
 from funprop.values import number_within
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 UNKNOWN = (  # what JAX raises where the value of a traced number is asked for
     jax.errors.ConcretizationTypeError,

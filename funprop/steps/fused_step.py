@@ -20,7 +20,8 @@ from funprop.trees import Sum
 
 if TYPE_CHECKING:
     import optax
-    from jaxtyping import PyTree
+
+    from funprop.typing import PyTree
 
 
 class FusedState(NamedTuple):

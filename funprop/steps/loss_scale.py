@@ -18,7 +18,7 @@ from funprop.trees import Sum
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 # A scale is itself a number in the dtype of the loss and of its first cotangents: never doubled
 # beyond the largest power of two that float16 has, nor halved below the smallest that it has with

@@ -18,7 +18,7 @@ from funprop.trees import Sum
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Num, PyTree
+    from funprop.typing import Array, Num, PyTree
 
 Makes = Callable[..., Step]
 

@@ -13,7 +13,7 @@ import jax
 from funprop.trees import path_string, spec_string
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 logger = logging.getLogger("funprop")
 _expected: ContextVar[bool] = ContextVar("expected", default=False)

@@ -11,7 +11,7 @@ from funprop.steps.step import Step, check_step
 from funprop.trees import Sum
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def scan(step: Step) -> Step:

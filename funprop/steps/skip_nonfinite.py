@@ -15,7 +15,7 @@ from funprop.trees import Sum, is_float, path_string
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, PyTree
+    from funprop.typing import Array, Bool, PyTree
 
 
 class Guarded(NamedTuple):

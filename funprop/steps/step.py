@@ -24,7 +24,7 @@ from funprop.transforms.transformed import call, objective_of, what_draws
 from funprop.trees import Sum, all_finite, copied, is_float, wide_dtype, widen
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Step(NamedTuple):
@@ -82,7 +82,8 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
     """Gradient, then update by any optax transform; the sums are divided by their weight here.
 
     Transforms that want the value, the gradient or the loss as a function (line searches,
-    `reduce_on_plateau`) get them. A batch whose weights are all zero has a gradient of zero.
+    `reduce_on_plateau`), the batch, the key or all params (`kfac`) get them. A batch whose weights
+    are all zero has a gradient of zero.
     Statistics among the params are carried: what the pass recorded is folded in. Where all leaves
     are small and there are hundreds, `optax.flatten(optimizer)` updates them as one vector, faster.
 
@@ -142,6 +143,7 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         grads = jax.tree.map(mean, gradient.grads)
         params = trained(state.params)
         wanted = {"value": gradient.loss * scale, "grad": grads, "value_fn": mean_loss}
+        wanted |= {"batch": batch, "key": key, "all_params": state.params}
         if not takes_any:  # as of `optax.contrib.sam`
             wanted = {p.name: wanted[p.name] for p in takes if p.name in wanted}
         updates, opt_state = transform.update(grads, state.opt_state, params, **wanted)

@@ -14,9 +14,9 @@ from funprop.transforms import data_parallel, ordered
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Int, PyTree
 
     from funprop.gradients import GradFn
+    from funprop.typing import Int, PyTree
 
 AXIS = "data"
 

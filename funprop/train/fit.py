@@ -11,6 +11,7 @@ import jax
 
 from funprop import trees
 from funprop.checks import described
+from funprop.flow.watch import Watch, check_watch
 from funprop.reprs import short
 from funprop.steps import Step
 from funprop.train.arguments import check_options, check_step
@@ -31,7 +32,7 @@ from funprop.train.stopping import Row, Rule
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 # A state of at most so many bytes is not donated to the next call: its memory stays its own, and so
 # the next call can be under way before this one's sums are read, even where they end the run.
@@ -83,6 +84,7 @@ def fit(
     progress: Callable[[], Progress] | None = for_terminal,
     mesh: jax.sharding.Mesh | None = None,
     checkpoints: Checkpoints | str | os.PathLike[str] | None = None,
+    watch: Watch | None = None,
 ) -> Fit:
     """Train for some epochs.
 
@@ -133,6 +135,8 @@ def fit(
       checkpoints: a folder, or `Checkpoints(folder, ...)`, where the run is kept. What was reached
         there is gone on from. Beside `epochs`, which may be more, all that decides what is
         computed must be as it was.
+      watch: a `watch()`, which is filled with how activations, cotangents and updates are spread,
+        by layer, for `gradient_flow`. Without a mesh.
 
     Raises:
       TypeError: an argument that is something else; data that is no numbers.
@@ -159,6 +163,7 @@ def fit(
     if held_out is not None and measure is None and step.grad_fn is not None:
         measure = measure_of(step.grad_fn)
     check_options(held_out, measure, stop, progress, mesh)
+    check_watch(watch, step, mesh, state)
     if measure_every is not None:
         measure_every = whole_number(measure_every, "measure_every", 1)
     if validate is not None and not callable(validate):
@@ -203,6 +208,7 @@ def fit(
                 known=of_kind in runs.at_once,
                 at_once=runs.at_once.setdefault(of_kind, 1),
                 mesh=mesh,
+                watch=watch,
             )
             stopped = loop.run(noted)
             runs.at_once[of_kind] = loop.at_once

@@ -13,7 +13,7 @@ from funprop.gradients import GradFn, measure
 from funprop.train.arrays import copies
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 # Held-out data is measured in batches of at least this many examples.
 MEASURED_AT_ONCE = 1024

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from funprop.flow.watch import Watch
 from funprop.steps import Step
 from funprop.train import processes
 from funprop.train.arrays import copies
@@ -20,6 +19,7 @@ from funprop.train.callbacks.protocol import Callbacks
 from funprop.train.checkpoints import Checkpoints
 from funprop.train.data.feeds import Block, Feed
 from funprop.train.interrupts import INTERRUPTED
+from funprop.train.out_of_range import look_into
 from funprop.train.progress import Progress
 from funprop.train.reached import Reached
 from funprop.train.rows import Rows, of_the_best, validated
@@ -28,13 +28,11 @@ from funprop.train.stopping import Row, Rule
 from funprop.train.sums import means, on_host
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 # A device call lasts about this long: short enough to show progress and to heed Ctrl-C, long
 # enough that the call itself costs nothing.
 CALL_SECONDS = 0.2
-# A run whose loss is NaN ends; without jit, batches of a large model may take minutes each.
-SEARCH_SECONDS = 20
 
 
 class Call(NamedTuple):
@@ -72,6 +70,7 @@ class Loop:
       ahead: whether a call may be under way before the last one's sums are read.
       known: whether the program is compiled already.
       mesh: whether it is one run on many devices.
+      watch: filled now and then.
     """
 
     def __init__(
@@ -95,6 +94,7 @@ class Loop:
         known: bool,
         at_once: int,
         mesh: jax.sharding.Mesh | None,
+        watch: Watch | None,
     ) -> None:
         self.step, self.feed, self.runs = step, feed, runs
         self.state, self.sums = reached.state, reached.sums
@@ -103,6 +103,7 @@ class Loop:
         self.measure_every, self.validate, self.callbacks = measure_every, validate, callbacks
         self.display, self.checkpoints = display, checkpoints
         self.ahead, self.known, self.at_once, self.mesh = ahead, known, at_once, mesh
+        self.watch, self.batch = watch, None  # it looks at the first batch of the run
         self.history = list(reached.history)
         self.reached = reached
         self.looked, self.failed = False, ""
@@ -158,6 +159,9 @@ class Loop:
         """Start it, without waiting; what it gives is there when the device is done."""
         if call is None:
             return None
+        if self.watch is not None and self.batch is None:
+            self.batch = self.feed.pick(call.block.data, call.block.rows[call.first])
+            self._look(call.epoch, call.done - (call.end - call.first), self.state)
         started = time.perf_counter()
         opens = call.done == call.end - call.first
         given = self.zeros if opens else self.sums
@@ -181,7 +185,8 @@ class Loop:
         loss = sums["loss"]
         if not (self.mesh or self.looked or self.failed) and np.isnan(loss.total).all():
             self.looked = True
-            self._look_into(call)
+            batches = call.block.data, call.block.rows[call.first : call.end]
+            look_into(self.step, call.state, self.feed.pick, *batches)
         self._adapt(call)
         share = call.done / self.feed.updates
         told = of_the_best(means(sums))
@@ -223,7 +228,16 @@ class Loop:
             if jax.process_count() == 1:  # others, where it may not fail, would be waited for
                 self.conclude()
             raise
+        if self.watch is not None and self.watch.due(row["update"]):
+            self._look(self.reached.epoch, self.reached.done, state)
         self.display.epoch(row, self.epochs)
+
+    def _look(self, epoch: int, done: int, state: Any) -> None:
+        if self.watch is None:
+            return
+        epoch += self.rows.first_epoch
+        update = epoch * self.feed.updates + done
+        self.watch.look(self.step, state, self.batch, epoch + done / self.feed.updates, update)
 
     def _enough(self) -> str:
         """Why the history so far is enough, by the first rule that says so."""
@@ -276,19 +290,3 @@ class Loop:
     def _notes(self) -> dict[str, Any]:
         seconds = time.perf_counter() - self.rows.start + self.begin.seconds
         return self.reached._replace(seconds=seconds).notes(self.settings)
-
-    def _look_into(self, call: Call) -> None:
-        """Run the batches of a call whose loss is NaN with their values known: a layer that can say
-        what is wrong with them (a label out of range, say) then raises."""
-        grad_fn = self.step.grad_fn
-        objective = getattr(getattr(grad_fn, "plain", grad_fn), "objective", None)
-        if objective is None:
-            return
-        params, until = call.state.params, time.monotonic() + SEARCH_SECONDS
-        if hasattr(call.state, "members"):
-            params = jax.tree.map(lambda leaf: leaf[0], params)
-        rows = np.asarray(call.block.rows[call.first : call.end])
-        with jax.disable_jit():
-            for row in itertools.takewhile(lambda _: time.monotonic() < until, rows):
-                batch = self.feed.pick(call.block.data, jnp.asarray(row))
-                objective.forward(params, batch)

@@ -11,7 +11,7 @@ import numpy as np
 from funprop.trees import path_string
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def named(tree: PyTree, alone: str = "state") -> dict[str, Any]:

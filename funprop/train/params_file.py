@@ -19,7 +19,7 @@ from funprop.train.whole_file import whole_file
 from funprop.trees import path_string, spec_string
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 DIGESTS = "sha256"  # the entry of the file's metadata that has them: JSON, name to digest
 KEYS = "keys"  # another: JSON, name of a random key to what its bits are for (`rbg`)

@@ -15,7 +15,7 @@ from funprop.steps import Population
 from funprop.train.fit import Fit
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from funprop.typing import Float, Int
 
 SHOWN = 12  # members that `print` shows; of more, those in the middle are left out
 

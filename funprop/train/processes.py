@@ -28,7 +28,7 @@ from funprop.train.interrupts import WORDS, Stopped
 from funprop.train.output import lasting_output
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 HOST = "127.0.0.1"
 # A process that is silent for so long has died, and JAX ends the others.

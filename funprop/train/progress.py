@@ -14,7 +14,7 @@ from funprop.train.stopping import Row
 HIDDEN = ("epoch", "update", "member", "members", "seconds", "examples_per_second")
 
 
-class Progress(AbstractContextManager, Protocol):
+class Progress(AbstractContextManager[Any, Any], Protocol):
     """A display; `fit` calls it and never asks it anything."""
 
     def begin(self, history: Sequence[Row]) -> None:

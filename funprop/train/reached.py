@@ -15,7 +15,7 @@ from funprop.train.checkpoints import Checkpoints
 from funprop.train.stopping import Row
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 # What of the settings is known under another name.
 HOW = {"examples": "the number of examples", "contents": "what the data holds (its digest)"}

@@ -18,7 +18,7 @@ from funprop.train.stopping import Row
 from funprop.train.sums import means, summed
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 RATE = "learning_rate"
 

@@ -14,7 +14,7 @@ from funprop.steps.retraced import expected
 from funprop.train.sums import nothing, plus
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 Pick = Callable[[Any, Any], Any]
 

@@ -11,7 +11,7 @@ import numpy as np
 from funprop import trees
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Num
+    from funprop.typing import Array, Float, Num
 
 
 class Pair(NamedTuple):

@@ -26,9 +26,8 @@ from funprop.trees import Sum, wide_dtype
 from funprop.values import number_within, real_number, whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, PyTree
-
     from funprop.gradients import GradFn
+    from funprop.typing import Array, Float, PyTree
 
 OUTSIDE: dict[str, str] = dict.fromkeys(
     (

@@ -12,9 +12,8 @@ from funprop.transforms.microbatch import batch_size, cast_like, summed_in
 from funprop.transforms.transformed import Transformed, call, made_of, refuse, what_mixes
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
-
     from funprop.gradients import GradFn, Gradient
+    from funprop.typing import PyTree
 
 
 def data_parallel(grad_fn: GradFn, mesh: jax.sharding.Mesh, axis: str = "data") -> Transformed:

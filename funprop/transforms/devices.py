@@ -35,9 +35,9 @@ def axis_size(mesh: jax.sharding.Mesh, axis: str) -> int:
 
 
 def check_split_once(outer: str, grad_fn: GradFn) -> None:
-    """Raise a `ValueError` where `grad_fn` splits its batch over devices, or sums in an order."""
-    if {"data_parallel", "ordered"} & set(made_of(grad_fn)):
-        raise ValueError(f"{outer} must not be made of {grad_fn}, which splits the batch already")
+    """Raise a `ValueError` where `grad_fn` is over devices, or sums in an order."""
+    if {"data_parallel", "ordered", "pipeline"} & set(made_of(grad_fn)):
+        raise ValueError(f"{outer} must not be made of {grad_fn}, which is over devices already")
 
 
 def share_by_share(

@@ -15,9 +15,8 @@ from funprop.trees import Sum, wide_dtype, widen
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
-
     from funprop.gradients import GradFn, Gradient
+    from funprop.typing import PyTree
 
 
 def gradient_statistics(grad_fn: GradFn, n: int = 2) -> Transformed:

@@ -16,9 +16,9 @@ from funprop.transforms.transformed import Transformed, call
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
-    from jaxtyping import PyTree
 
     from funprop.gradients import GradFn, Gradient
+    from funprop.typing import PyTree
 
 
 def mixed_precision(

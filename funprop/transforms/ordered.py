@@ -16,9 +16,8 @@ from funprop.transforms.transformed import Transformed, call, made_of, refuse, w
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
-
     from funprop.gradients import GradFn, Gradient
+    from funprop.typing import PyTree
 
 
 def ordered(

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Int, PyTree, Shaped
+    from funprop.typing import Array, Int, PyTree, Shaped
 
 
 def hidden_zero(tree: PyTree) -> Int[Array, ""]:

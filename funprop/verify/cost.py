@@ -18,7 +18,7 @@ from funprop.verify.subject import arrays, is_floating
 from funprop.verify.truth.evaluate import Evaluate
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 ROUNDS = 21  # of the two, in turn
 LEAST_SECONDS = 0.005  # of one timing: as many calls as that takes

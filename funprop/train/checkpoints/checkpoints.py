@@ -20,7 +20,7 @@ from funprop.values import real_number, whole_number
 if TYPE_CHECKING:
     import os
 
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 TRIES, PAUSE = 3, 1.0  # of a last save; seconds between them
 

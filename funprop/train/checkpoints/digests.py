@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, UInt32
+    from funprop.typing import Array, UInt32
 
 # The finaliser of MurmurHash3 (Appleby 2011), and two odd multipliers for the places.
 FIRST, SECOND = np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35)

@@ -15,7 +15,7 @@ from funprop.train.checkpoints.description import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 def read(checkpointer: Any, place: Path, like: PyTree) -> tuple[Any, Description | str]:

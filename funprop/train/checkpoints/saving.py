@@ -18,7 +18,7 @@ from funprop.train.checkpoints.description import Description, write_description
 from funprop.train.meeting import Meeting
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 # It may still be written, which does no harm where it is: nobody else writes there.
 TOO_LONG = "it took too long"

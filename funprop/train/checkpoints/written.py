@@ -18,7 +18,7 @@ from funprop.train.named import as_leaf, bits, bits_spec, implementation, is_key
 from funprop.trees import spec_string
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 ARRAYS = "arrays"  # the part of a checkpoint that is orbax's
 LACKING = ("uint2", "uint4", "float8_e4m3")  # dtypes that JAX has and tensorstore has not

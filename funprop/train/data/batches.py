@@ -14,9 +14,8 @@ from funprop.train.data.stacking import like, stacked
 from funprop.values import short_line
 
 if TYPE_CHECKING:
-    from jaxtyping import Int, PyTree
-
     from funprop.train.data.in_memory import Last
+    from funprop.typing import Int, PyTree
 
 
 class Batches(Protocol):

@@ -14,7 +14,7 @@ from funprop.train.checkpoints.digests import digests
 from funprop.train.data.in_memory import Last, blocks, epoch_rows, gather
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Int, PyTree
+    from funprop.typing import Array, Int, PyTree
 
 
 class Block(NamedTuple):

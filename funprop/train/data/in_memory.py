@@ -13,7 +13,7 @@ from funprop import trees
 from funprop.train.data.as_arrays import array, first_nonfinite, listed, parts_of
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Int, PyTree, Shaped
+    from funprop.typing import Array, Int, PyTree, Shaped
 
 Last = Literal["short", "pad", "drop"]
 PADDING = -1  # stands for no row, in the place of one

@@ -19,7 +19,7 @@ from funprop.transforms.transformed import made_of, objective_of
 from funprop.trees import is_float
 
 if TYPE_CHECKING:
-    from jaxtyping import Int, PyTree
+    from funprop.typing import Int, PyTree
 
 WAYS_OUT = (
     "last must be 'short' or 'drop', or batch_size one that divides the number of examples: padding"

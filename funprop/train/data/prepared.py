@@ -22,7 +22,7 @@ from funprop.train.runner import Runner, runner
 from funprop.values import short_line, whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Given(NamedTuple):

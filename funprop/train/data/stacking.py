@@ -15,7 +15,7 @@ from funprop.train.data.as_arrays import first_nonfinite
 from funprop.values import dtype_in_jax
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 PARTS = "inputs", "targets", "weights"
 

@@ -17,7 +17,7 @@ from funprop.train.data.feeds import Block
 from funprop.train.data.prefetch import ahead
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 # A block of batches is loaded at once: as many bytes as cost little memory, and no more than can be
 # had in the time of a device call, so that a slow source does not keep the device waiting for long.

@@ -15,7 +15,7 @@ from funprop.train.data.token_files import Layout, layout
 from funprop.values import LARGEST, whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from funprop.typing import Int
 
 
 class Tokens:

@@ -16,7 +16,7 @@ from funprop.train.data.tokenizer import read_tokenizer
 from funprop.trees import size
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float, Int, PyTree
+    from funprop.typing import Array, Float, Int, PyTree
 
 TOKENIZER = "tokenizer.json"
 

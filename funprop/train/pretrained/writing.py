@@ -31,7 +31,7 @@ from funprop.train.whole_file import whole_file
 from funprop.trees import path_string
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 # What goes with a model, and stays as it is.
 BESIDE = (

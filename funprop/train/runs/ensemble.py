@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from funprop.typing import Float, Int
 
 BINS = 15  # of confidence
 

@@ -24,7 +24,7 @@ from funprop.train.whole_file import whole_file
 from funprop.version import __version__
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 SETTINGS, HISTORY, PARAMS = "run.json", "history.jsonl", "params.safetensors"
 CHECKPOINTS = "checkpoints"

@@ -24,10 +24,11 @@ def finetune(
     restart: bool = False,
     override: bool = False,
 ) -> int:
-    """Fine-tune GPT-2 or Llama on text of your own, by low-rank adapters (LoRA).
+    """Fine-tune GPT-2 or Llama on text of your own, by LoRA.
 
-    Checks the gradient, trains, shows what the model writes, and writes a run folder: in its
-    folder model the adapters are merged in, for transformers to load.
+    Low-rank adapters learn beside the weights. Checks the gradient, trains, shows what the model
+    writes, and writes a run folder: in its folder model the adapters are merged in, for
+    transformers to load.
 
     Args:
       folder: the model, as transformers writes it: config.json, safetensors, tokenizer.json.

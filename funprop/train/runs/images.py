@@ -19,7 +19,7 @@ from funprop.train.task import Task
 from funprop.values import short_line, whole_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from funprop.typing import Float
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 SIZE = 32  # pixels, where nothing is asked for

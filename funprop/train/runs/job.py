@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from funprop import trees
+from funprop.flow.watch import Watch
 from funprop.gradients import measure
 from funprop.inspect.summary import summary
 from funprop.layer import Layer
@@ -34,6 +35,7 @@ from funprop.train.runs.files import (
     write_run,
     write_settings,
 )
+from funprop.train.runs.flow import draw_flow, watching
 from funprop.train.runs.folder import checkpoints_of, run_folder, say_finished
 from funprop.train.runs.outcome import NonFinite, Outcome, check_outcome, guarded, outcome_of
 from funprop.train.runs.plots import draw
@@ -62,6 +64,7 @@ def train(
     nonfinite: NonFinite = "stop",
     restart: bool = False,
     override: bool = False,
+    watch: bool = False,
 ) -> Path:
     """Train a model on a data set, print how it goes, and write the run's folder.
 
@@ -69,7 +72,8 @@ def train(
     is to be read. Without a model, it is the task's first; without a number, the task's own. With
     `all_devices` batches are split over all that the run's processes have; `ordered` says into how
     many parts, for bits that do not depend on their number. A run that `out` holds is gone on with,
-    to the same bits as if it had not been stopped; one that is finished is left as it is.
+    to the same bits as if it had not been stopped; one that is finished is left as it is. With
+    `watch` the folder has `gradient_flow.png` too.
 
     Returns:
       The folder: `history.jsonl`, `params.safetensors`, `report.png`, `run.json`, `checkpoints`.
@@ -111,6 +115,7 @@ def train(
         verify_task(whole, work.state.params, chosen)
         by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
         print(f"Training by {by}: {optimizer}, learning rate {rate:g}, seed {seed}\n")
+        seen = watching(watch)
         result = fit(
             work.step,
             work.state,
@@ -119,13 +124,13 @@ def train(
             measure=measure(grad_fn_of(whole, backward)),
             progress=display(folder),
             checkpoints=checkpoints_of(folder, settings, override),
+            watch=seen,
             **work.options,
         )
         outcome = outcome_of(work, result)
         if processes.first():
-            write_run(
-                folder, lambda place: _write(place, chosen, network, settings, result, outcome)
-            )
+            told = settings, result, outcome, seen
+            write_run(folder, lambda place: _write(place, chosen, network, *told))
         check_outcome(outcome, folder)
     return folder
 
@@ -167,6 +172,7 @@ def _write(
     settings: dict[str, Any],
     result: Fit,
     outcome: Outcome,
+    seen: Watch | None,
 ) -> None:
     """Write what training came to, what took longest first; then say how good it is."""
     params = jax.device_get(result.state.params)
@@ -182,5 +188,6 @@ def _write(
         title = "funprop train {name}: {model}, {optimizer}, learning rate {learning_rate:g}"
         title = title.format(name=name_of(settings["data"]), **settings)
         draw(folder / "report.png", chosen, result.history, outputs, title)
+        draw_flow(folder, seen, title)
     write_settings(folder, settings | outcome.told(), outcome.finished)
     print(contents(folder))

@@ -15,7 +15,7 @@ from funprop.train.data.prepared import Prepared, given, prepared
 from funprop.train.reached import Reached
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 
 class Work(NamedTuple):

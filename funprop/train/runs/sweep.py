@@ -52,7 +52,7 @@ from funprop.train.task import Task
 from funprop.verify import verify
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from funprop.typing import PyTree
 
 Keep = Literal["best", "all"]
 # Of the training part: which member is the best is decided here, and how good it is on the test

@@ -16,7 +16,7 @@ from funprop.train.data.in_memory import split
 from funprop.train.task import Task
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Float
+    from funprop.typing import Array, Float
 
 HELD_OUT = 0.2
 SPLIT_SEED = 0  # the split never depends on the seed of a run, so that runs compare

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from funprop import trees
+from funprop.flow.watch import Watch
 from funprop.gradients import backprop, measure
 from funprop.layer import Layer
 from funprop.losses import LinearParams
@@ -34,6 +35,7 @@ from funprop.train.runs.files import (
     write_run,
     write_settings,
 )
+from funprop.train.runs.flow import draw_flow, watching
 from funprop.train.runs.folder import checkpoints_of, run_folder, say_finished
 from funprop.train.runs.outcome import NonFinite, Outcome, check_outcome, guarded, outcome_of
 from funprop.train.runs.plots import curve
@@ -70,6 +72,7 @@ def train(
     nonfinite: NonFinite = "stop",
     restart: bool = False,
     override: bool = False,
+    watch: bool = False,
 ) -> Path:
     """Train, print samples as it learns, and write the run's folder; or go on with the run that is
     there.
@@ -88,6 +91,7 @@ def train(
       ordered: into how many parts, for bits that do not depend on the number of devices.
       nonfinite: whether an update that is not finite ends the run, or is left out: "stop", "skip".
       restart, override: as `run_folder` takes them.
+      watch: whether `gradient_flow.png` is written too.
 
     Returns:
       The folder: `history.jsonl`, `params.safetensors`, `report.png`, `samples.txt`, `run.json`,
@@ -141,6 +145,7 @@ def train(
         )
         draw = _drawing(network, sample_key) if text.vocabulary == BYTES else None
         rounds_shown = Rounds(folder, TIME, measure(grad_fn), draw)
+        seen = watching(watch)
         result = fit(
             work.step,
             work.state,
@@ -149,11 +154,13 @@ def train(
             measure=rounds_shown.measure,
             progress=lambda: recorded(lambda: rounds_shown, folder),
             checkpoints=checkpoints_of(folder, settings, override),
+            watch=seen,
             **work.options,
         )
         outcome = outcome_of(work, result)
         if processes.first():
-            write_run(folder, lambda place: _write(place, settings, result, outcome, rounds_shown))
+            told = settings, result, outcome, rounds_shown, seen
+            write_run(folder, lambda place: _write(place, *told))
         check_outcome(outcome, folder)
     return folder
 
@@ -201,7 +208,12 @@ def _optimizer(rate: float, updates: int) -> optax.GradientTransformation:
 
 
 def _write(
-    folder: Path, settings: dict[str, Any], result: Fit, outcome: Outcome, rounds: Rounds
+    folder: Path,
+    settings: dict[str, Any],
+    result: Fit,
+    outcome: Outcome,
+    rounds: Rounds,
+    seen: Watch | None,
 ) -> None:
     """Write what training came to, what took longest first."""
     save_reached(folder, jax.device_get(result.state.params))
@@ -210,6 +222,7 @@ def _write(
     if result.history:
         title = f"funprop train {settings['data']}: {settings['model']}"
         curve(folder / "report.png", in_bits(result.history), "bits_per_token", title)
+        draw_flow(folder, seen, title)
     write_settings(folder, settings | outcome.told(), outcome.finished)
     print(contents(folder))
 

@@ -15,6 +15,7 @@ from funprop.verify.judging.judge import FACTOR, UNITS, Verdict, compared, stack
 from funprop.verify.judging.on_device import on_gpu, rounded
 from funprop.verify.judging.rows import Findings, row, wrong
 from funprop.verify.report import Check
+from funprop.verify.stories import resting
 from funprop.verify.stories.case import Case
 from funprop.verify.subject import Subject
 from funprop.verify.truth import internals, near
@@ -74,10 +75,14 @@ def by_differences(
             if note is not None:
                 note = tuple(int(p) for p in np.unravel_index(note, x.shape))
         said = remark if note is None else _unjudged(note, one_by_one)
+        case = Case(tools, samples, k, verdict, [verdict.truth])
+        if not verdict.ok and one_by_one:
+            verdict, note = resting.settled(case)
+            said = note or said
         if verdict.ok:
             check = row(subject, k, verdict, said)
         else:
-            told = stories.told(Case(tools, samples, k, verdict, [verdict.truth]))
+            told = stories.told(case)
             check = wrong(subject, k, verdict, told, note=said)
         if not one_by_one:  # what is worst is a direction, and no element
             problem = check.problem.replace(f"at {list(check.worst)} it", "along a direction it")

@@ -7,6 +7,8 @@ say most, come first.
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -29,6 +31,7 @@ from funprop.verify.stories.jacobian import (
     not_transposed,
 )
 from funprop.verify.stories.links import links
+from funprop.verify.stories.loops import at_rest
 from funprop.verify.stories.numbers import (
     factor,
     ignores_cotangent,
@@ -47,7 +50,9 @@ from funprop.verify.stories.places import (
 )
 from funprop.verify.stories.reductions import reduced_otherwise
 from funprop.verify.stories.regions import at_places, by_index, by_place, by_sign, complement
+from funprop.verify.stories.resting import with_truth
 from funprop.verify.stories.steps import step
+from funprop.verify.stories.turns import other_sums, turn_edited
 from funprop.verify.stories.witnesses import with_witnesses
 from funprop.verify.truth.evaluate import NotWideError
 
@@ -119,6 +124,29 @@ def told(case: Case) -> Told | None:
                         return found
             except NotWideError:  # the truth is not known at the points that this story asks for
                 continue
+    if (case.long or case.tools.only_values) and (found := _of_a_turn(case)):
+        return found
     if case.long:
         return Told("", "in no way that is known here, and its steps are too many to be looked at")
     return None
+
+
+def _of_a_turn(case: Case) -> Told | None:
+    """The first story of a turn of the loop that the forward pass is, if it comes to rest."""
+    known = with_truth(case) if case.tools.only_values else case
+    rest = at_rest(known) if known else None
+    if rest is None:
+        return None
+    of_steps = [functools.partial(story, rest.case) for story in STEP_BY_STEP]
+    for told in (lambda: other_sums(rest), *of_steps, lambda: turn_edited(rest)):
+        with np.errstate(all="ignore"):
+            if found := told():
+                return found._replace(sentence=_named(found.sentence, rest.where))
+    return None
+
+
+def _named(sentence: str, loop: str) -> str:
+    """The sentence, with a step that stands nowhere in the user's code called what it is: it
+    multiplies the change of one turn."""
+    step = re.compile(r"`[^`]+`( at \S+)?")
+    return step.sub(lambda m: m[0] if m[1] else f"the turns of {loop}", sentence)

@@ -100,16 +100,26 @@ class Case:
         )
 
     def close(self, candidate: np.ndarray, to: np.ndarray | None = None) -> bool:
-        """Whether the candidate is the gradient that was found, at every element that is known."""
+        """Whether the candidate is the gradient that was found, at every element that is known.
+
+        Where what was found is hardly wrong the truth is close to it too, and explains nothing.
+        """
         v = self.verdict
-        to = v.got if to is None else to
-        if candidate.shape != to.shape:
+        if candidate.shape != v.got.shape or (to is None and not self._is_wrong(candidate)):
             return False
+        to = v.got if to is None else to
         known = np.isfinite(v.truth)
         slack = 4 * np.where(np.isfinite(v.allowed), v.allowed, 0) + 1e-6 * v.size
         with np.errstate(invalid="ignore"):
             far = np.abs(candidate - to)
         return bool(np.all((far <= slack) | ~known))
+
+    def _is_wrong(self, candidate: np.ndarray) -> bool:
+        """Whether the candidate is half as far from the truth as the gradient that was found."""
+        v = self.verdict
+        wrong = v.wrong & np.isfinite(v.error)
+        off = np.abs(candidate - v.truth)[wrong]
+        return not wrong.any() or bool(np.any(off > v.error[wrong] / 2))
 
     def truth_at(self, samples: list[Sample]) -> np.ndarray | None:
         """The leaf's true gradient at other samples; `None` where there is none."""

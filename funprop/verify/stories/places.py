@@ -69,7 +69,7 @@ def factors(got: np.ndarray, truth: np.ndarray, axis: int) -> np.ndarray:
 def plain(numbers: np.ndarray) -> np.ndarray:
     """Numbers of which those that are nearly whole are whole."""
     whole = np.round(numbers)
-    return np.where(np.abs(numbers - whole) < PLAIN, whole, numbers)
+    return np.where(np.abs(numbers - whole) < PLAIN, whole, numbers) + 0.0  # and no -0
 
 
 def in_words(factors: np.ndarray, axis: int, what: str, kind: str) -> tuple[str, str]:

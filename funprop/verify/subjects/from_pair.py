@@ -13,7 +13,7 @@ import numpy as np
 from funprop.verify.subject import is_floating
 
 if TYPE_CHECKING:
-    from jaxtyping import Array
+    from funprop.typing import Array
 
 
 def from_pair(

@@ -91,7 +91,9 @@ def noise(
     return Noise(moved, metrics, eps)
 
 
-def allowance(moved: np.ndarray, change: np.ndarray, value: np.ndarray, eps: float, own: float):
+def allowance(
+    moved: np.ndarray, change: np.ndarray, value: np.ndarray, eps: float, own: float
+) -> Any:
     """What is allowed, elementwise: by what rounding moves the element and, on average, its leaf;
     by the size of the change; and by the leaf's own rounding `own` where it is stored."""
     finite = np.nan_to_num(moved, nan=0.0, posinf=0.0)

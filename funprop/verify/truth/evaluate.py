@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from funprop.verify.truth.binding import bind
 from funprop.verify.truth.control_flow import CONTROL_FLOW
 from funprop.verify.truth.internals import (
-    bind,
     equations,
     inner_jaxprs,
     is_rule,

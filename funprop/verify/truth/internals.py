@@ -17,6 +17,8 @@ import jax
 import jax.core
 import numpy as np
 
+from funprop.verify.truth.binding import bind
+from funprop.verify.truth.kernels import taken_apart
 from funprop.verify.truth.primitives import CALLS, RULES
 
 GIVEN = "given_"  # begins the names of a rule's inputs that are not differentiated
@@ -52,6 +54,8 @@ def inner_jaxprs(eqn: Any) -> list[Any]:
     """The jaxprs that the equation holds among its parameters."""
     if eqn.primitive.name == "call_hi_primitive":
         return [plain_jaxpr(eqn)] if _takes_arrays(eqn) else []
+    if (kernel := taken_apart(eqn)) is not None:
+        return [kernel]
     found = []
     for value in eqn.params.values():
         for part in value if isinstance(value, (tuple, list)) else (value,):
@@ -64,7 +68,8 @@ def equations(jaxpr: Any, but: Collection[str] = ()) -> Iterator[Any]:
     """Every equation of a jaxpr, those of inner ones too, `but` for those of some primitives."""
     for eqn in open_jaxpr(jaxpr)[0].eqns:
         yield eqn
-        for inner in inner_jaxprs(eqn) if eqn.primitive.name not in but else ():
+        closed = eqn.primitive.name in but and taken_apart(eqn) is None
+        for inner in () if closed else inner_jaxprs(eqn):
             yield from equations(inner, but)
 
 
@@ -78,17 +83,10 @@ def steps(jaxpr: Any) -> int:
 
 
 def only_calls(eqn: Any) -> bool:
-    """Whether the equation only calls another jaxpr: under jit, remat, or with a custom rule."""
-    return eqn.primitive.name in CALLS or is_rule(eqn) or _is_hi_call(eqn)
-
-
-def bind(eqn: Any, inputs: Sequence[Any], params: dict[str, Any]) -> list[Any]:
-    """The outputs of the equation's primitive for these inputs and parameters."""
-    bound = eqn.primitive.get_bind_params(params)
-    functions, bound = bound if isinstance(bound, tuple) else ((), bound)
-    with eqn.ctx.manager if hasattr(eqn.ctx, "manager") else contextlib.nullcontext():
-        outputs = eqn.primitive.bind(*functions, *inputs, **bound)
-    return list(outputs) if eqn.primitive.multiple_results else [outputs]
+    """Whether the equation only calls another jaxpr: under jit, remat, with a custom rule, or as
+    an interpreted kernel."""
+    calls = eqn.primitive.name in CALLS or is_rule(eqn) or _is_hi_call(eqn)
+    return calls or taken_apart(eqn) is not None
 
 
 def scan_sizes(params: dict[str, Any]) -> tuple[int, int]:
@@ -274,3 +272,10 @@ def unfiltered_errors() -> Any:
     from jax._src import config
 
     return config.traceback_filtering("off")
+
+
+def at_source(eqn: Any) -> Any:
+    """A context in which what is traced is said to come from the line that the equation does."""
+    from jax._src import source_info_util
+
+    return source_info_util.user_context(eqn.source_info.traceback)

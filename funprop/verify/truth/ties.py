@@ -12,7 +12,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.verify.truth.internals import bind, equations, only_calls
+from funprop.verify.truth.binding import bind
+from funprop.verify.truth.internals import equations, only_calls
 
 
 def _above(first: Any, a: Any, b: Any) -> Any:

@@ -1,0 +1,1 @@
+"""How activations, cotangents and updates are spread, by layer, over training."""

@@ -1,0 +1,371 @@
+"""What one backward pass gives beside the gradient is what its definition says, in float64."""
+
+import functools
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import funprop as fp
+from funprop.params.frozen import trained
+from funprop.quantities.outer import second_moment
+from tests.cases import Case, both, build, labels, normal, positive, quickly
+
+
+def transformer(classes: int) -> fp.Layer:
+    block = fp.serial(
+        fp.residual(fp.serial(fp.layer_norm(), fp.self_attention(4, 2))),
+        fp.residual(fp.serial(fp.layer_norm(), fp.feed_forward(4, 3))),
+    )
+    return fp.serial(
+        fp.embedding(5, 4),
+        fp.learned_positions(4),
+        fp.repeat(block, 2),
+        fp.rms_norm(),
+        fp.dense(classes),
+    )
+
+
+def tied() -> fp.Layer:
+    return fp.reparam(
+        fp.serial(fp.dense(3, bias=False), fp.tanh(), fp.dense(5, bias=False)),
+        expand=lambda w: (fp.DenseParams(w, None), (), fp.DenseParams(w.T, None)),
+        initial=lambda params: params.dense_0.w,
+    )
+
+
+CROSS, SQUARED, BINARY = fp.softmax_cross_entropy(), fp.mean_squared(), fp.binary_cross_entropy()
+CASES = [
+    Case("mlp", fp.objective(fp.mlp(4, 3), CROSS), both(normal(5, 3), labels(5, classes=3))),
+    Case(
+        "mlp-over-time-weighted",
+        fp.objective(fp.mlp(3, 2, activation=fp.tanh), BINARY),
+        both(normal(4, 3, 2), lambda rng: jnp.asarray(rng.random((4, 3, 2))), positive(4)),
+    ),
+    Case(
+        "cnn",
+        fp.objective(fp.cnn(3, widths=(2, 2), norm=lambda: fp.group_norm(1)), CROSS),
+        both(normal(4, 4, 4, 1), labels(4, classes=3), positive(4)),
+    ),
+    Case(
+        "autoencoder",
+        fp.objective(fp.autoencoder((4, 2, 1), code=2, widths=(2,)), SQUARED),
+        both(normal(3, 4, 2, 1), normal(3, 4, 2, 1)),
+    ),
+    Case(
+        "rnn",
+        fp.objective(fp.rnn(2, fp.gru(2)), CROSS),
+        both(
+            both(normal(3, 3, 2), lambda rng: jnp.asarray([1, 3, 2])),
+            labels(3, classes=2),
+        ),
+    ),
+    Case(
+        "transformer",
+        fp.objective(transformer(3), CROSS),
+        both(labels(3, 4, classes=5), labels(3, 4, classes=3), positive(3, 4)),
+    ),
+    Case("tied", fp.objective(tied(), SQUARED), both(normal(4, 5), normal(4, 5))),
+    Case(
+        "frozen-below",
+        fp.objective(fp.freeze(fp.mlp(4, 3), "dense_0"), CROSS),
+        both(normal(5, 3), labels(5, classes=3)),
+    ),
+]
+SLOW = {"rnn", "transformer", "autoencoder"}
+MARKED = [c if c.id not in SLOW else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
+
+
+class Truth(NamedTuple):
+    """By their definitions, of flat params."""
+
+    each: Any
+    ggn: Any
+    hessian: Any
+
+
+def truth(objective: fp.Layer, params: Any, batch: Any) -> Truth:
+    """By JAX alone: per example from weights of one example, `J^T H J` and the Hessian whole."""
+    own, unravel = ravel_pytree(trained(params))
+    inputs, targets, *weights = batch
+    n = len(jax.tree.leaves(inputs)[0])
+    model, loss = objective.children
+
+    def whole(flat: Any) -> Any:
+        return fp.params.frozen.with_trained(params, unravel(flat))
+
+    def of_example(flat: Any, one: Any) -> Any:
+        w = one.reshape(n, *(1,) * (weights[0].ndim - 1)) * weights[0] if weights else one
+        return objective.forward(whole(flat), (inputs, targets, w))[0].total
+
+    def total(flat: Any) -> Any:
+        return objective.forward(whole(flat), batch)[0].total
+
+    def outputs(flat: Any) -> Any:
+        return model.forward(whole(flat), inputs)[0].ravel()
+
+    shape = jax.eval_shape(lambda: model.forward(params, inputs)[0]).shape
+
+    def of_outputs(y: Any) -> Any:
+        return loss.forward((), (y.reshape(shape), targets, *weights))[0].total
+
+    jacobian, curvature = jax.jacrev(outputs)(own), jax.hessian(of_outputs)(outputs(own))
+    each = jax.vmap(jax.grad(of_example), (None, 0))(own, jnp.eye(n))
+    return Truth(each, jacobian.T @ curvature @ jacobian, jax.jacfwd(jax.grad(total))(own))
+
+
+def flat(tree: Any) -> Any:
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+
+
+@pytest.mark.parametrize("case", MARKED, ids=lambda case: case.id)
+def test_quantities_are_what_their_definitions_say(case, x64):
+    params, batch, _ = build(case, jnp.float64)
+    vector = jax.tree.map(jnp.cos, trained(params))
+    layer = case.layer
+
+    def ours(params: Any, batch: Any) -> Any:
+        return {
+            "gradients": fp.per_example_gradients(layer)(params, batch),
+            "norms": fp.per_example_norms(layer)(params, batch),
+            "products": fp.per_example_dot_products(layer)(params, batch),
+            "variance": fp.gradient_variance(layer)(params, batch),
+            "diagonal": fp.ggn_diagonal(layer)(params, batch),
+            "ggn": fp.ggn_vector_product(layer)(params, vector, batch),
+            "hessian": fp.hessian_vector_product(layer)(params, vector, batch),
+        }
+
+    got = quickly(ours)(params, batch)
+    want = quickly(functools.partial(truth, layer))(params, batch)
+    b = len(want.each)
+    close = functools.partial(chex.assert_trees_all_close, rtol=1e-9, atol=1e-11)
+    close(jax.vmap(flat)(got["gradients"]), want.each)
+    close(got["norms"], jnp.linalg.norm(want.each, axis=1))
+    close(got["products"], want.each @ want.each.T)
+    close(flat(got["variance"]), jnp.var(want.each, axis=0, ddof=1))
+    close(flat(got["diagonal"]), jnp.diag(want.ggn))
+    close(flat(got["ggn"]), want.ggn @ flat(vector))
+    close(flat(got["hessian"]), want.hessian @ flat(vector))
+    assert b > 2 and bool((jnp.diag(want.ggn) > 0).any())
+    for name in ("gradients", "variance", "diagonal", "ggn", "hessian"):
+        assert jax.tree.structure(got[name]) == jax.tree.structure(trained(params))
+
+
+def test_a_part_of_a_matrix_is_chosen_by_name(x64):
+    params, batch, _ = build(CASES[0], jnp.float64)
+    vector = jax.tree.map(jnp.cos, params)
+    want = quickly(functools.partial(truth, CASES[0].layer))(params, batch)
+    chosen = flat(jax.tree.map(jnp.full_like, params, fp.where("dense_1", params)))
+    for product, matrix in (
+        (fp.hessian_vector_product, want.hessian),
+        (fp.ggn_vector_product, want.ggn),
+    ):
+        got = jax.jit(product(CASES[0].layer, "dense_1"))(params, vector, batch)
+        chex.assert_trees_all_close(
+            flat(got), chosen * (matrix @ (chosen * flat(vector))), atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("loss", [CROSS, fp.softmax_cross_entropy(0.2), BINARY, SQUARED])
+@pytest.mark.parametrize("drawn", [False, True], ids=["exact", "drawn"])
+def test_columns_of_a_loss_are_a_root_of_its_hessian(loss, drawn, x64):
+    rng = np.random.default_rng(0)
+    y, w = jnp.asarray(rng.standard_normal((2, 2, 3))), jnp.asarray([0.5, 2.0])
+    targets = jnp.asarray(rng.dirichlet(np.ones(3), (2, 2)))
+    one = fp.Sum(jnp.ones(()), jnp.zeros(()))
+    _, kept = loss.forward((), (y, targets, w))
+    curvature = loss.backward.curvature
+    if drawn:
+        keys = jax.random.split(jax.random.key(0), 40_000)
+        columns = jax.vmap(lambda key: curvature.sampled(kept, one, key))(keys) / 200
+    else:
+        columns = curvature.root(kept, one)
+    columns = columns.reshape(len(columns), 2, 6)
+    hessian = jax.hessian(lambda y: loss.forward((), (y, targets, w))[0].total)(y)
+    want = jnp.stack([hessian.reshape(2, 6, 2, 6)[i, :, i] for i in range(2)])
+    got = jnp.einsum("cni,cnj->nij", columns, columns)
+    chex.assert_trees_all_close(got, want, atol=0.06 if drawn else 1e-12)  # 5 deviations of 4e4
+
+
+def test_noise_scale_is_that_of_parts_of_one_example(x64):
+    case = next(c for c in CASES if c.id == "cnn")
+    params, batch, _ = build(case, jnp.float64)
+    got = jax.jit(fp.noise_scale(case.layer))(params, batch)
+    parts = fp.gradient_statistics(fp.backprop(case.layer), 4)(params, batch)
+    chex.assert_trees_all_close(got, parts.metrics["noise_scale"], rtol=1e-9)
+
+
+def test_random_signs_find_trace_and_diagonal(x64):
+    case = CASES[0]
+    params, batch, _ = build(case, jnp.float64)
+    product = fp.hessian_vector_product(case.layer)
+    want = jnp.diag(quickly(functools.partial(truth, case.layer))(params, batch).hessian)
+    find = functools.partial(fp.hutchinson_diagonal, lambda v: product(params, v, batch))
+    got = jax.jit(functools.partial(find, samples=4000))(params, jax.random.key(0))
+    chex.assert_trees_all_close(flat(got), want, atol=0.1 * float(jnp.abs(want).max()))
+    trace = fp.hutchinson_trace(lambda v: v, params, jax.random.key(0), samples=2)
+    assert [float(leaf) for leaf in jax.tree.leaves(trace)] == [12, 4, 12, 3]
+
+
+@pytest.mark.parametrize("b, t, i, o", [(7, 2, 5, 4), (9, 1, 3, 2), (5, 9, 2, 2), (8, 2, 6, 6)])
+def test_second_moments_of_a_few_examples_at_a_time(b, t, i, o, x64):
+    rng = np.random.default_rng(0)
+    rows, d = jnp.asarray(rng.standard_normal((b, t, i))), rng.standard_normal((3, b, t, o))
+    params = fp.DenseParams(jnp.ones((i, o)), jnp.ones(o))
+    got = jax.jit(second_moment)(params, rows, jnp.asarray(d))
+    chex.assert_trees_all_close(got.w, (np.einsum("bti,cbto->cbio", rows, d) ** 2).sum((0, 1)))
+    chex.assert_trees_all_close(got.b, (d.sum(2) ** 2).sum((0, 1)))
+
+
+# ------------------------------------------------------------------------------- Kronecker factors
+
+ONE_PLACE = [
+    Case("dense", fp.objective(fp.mlp(4, 3), CROSS), both(normal(1, 3), labels(1, classes=3))),
+    Case(
+        "conv",
+        fp.objective(fp.serial(fp.conv(2, (2, 3), padding="valid"), fp.flatten()), SQUARED),
+        both(normal(1, 2, 3, 2), normal(1, 2)),
+    ),
+]
+
+
+@pytest.mark.parametrize("case", ONE_PLACE, ids=lambda case: case.id)
+def test_factors_of_one_example_at_one_place_are_the_block_itself(case, x64):
+    params, batch, _ = build(case, jnp.float64)
+    found = jax.jit(fp.kfac_factors(case.layer, samples=None))(params, batch)
+    want = quickly(functools.partial(truth, case.layer))(params, batch).ggn
+    start = 0
+    for factors in jax.tree.leaves(found, is_leaf=lambda n: isinstance(n, fp.Factors)):
+        block = jnp.kron(factors.a, factors.g) / factors.weight  # the bias is the last row of `w`
+        end = start + len(block)
+        chex.assert_trees_all_close(want[start:end, start:end], block, atol=1e-12)
+        start = end
+    assert start == len(want)
+
+
+@pytest.mark.parametrize("sharing", ["expand", "reduce"])
+def test_factors_over_time_are_the_sums_of_their_papers(sharing, x64):
+    model, w = fp.dense(2, bias=False), jnp.asarray([1.0, 0.0, 3.0])
+    case = Case("time", fp.objective(model, SQUARED), both(normal(3, 4, 2), normal(3, 4, 2)))
+    params, (x, y), _ = build(case, jnp.float64)
+    a, g, weight = fp.kfac_factors(case.layer, samples=None, sharing=sharing)(params, (x, y, w))
+    d = jnp.sqrt(2 * w)[:, None, None, None] * jnp.eye(8).reshape(1, 8, 4, 2)  # [b, c, t, o]
+    if sharing == "reduce":
+        x, d = x.mean(1, keepdims=True), d.sum(2, keepdims=True)
+    chex.assert_trees_all_close(a, jnp.einsum("b,bti,btj->ij", w, x, x), atol=1e-12)
+    chex.assert_trees_all_close(g, jnp.einsum("bcti,bctj->ij", d, d), atol=1e-12)
+    assert weight == w.sum() * (4 if sharing == "expand" else 1)
+
+
+def test_every_layer_of_a_transformer_has_factors_or_a_diagonal():
+    case = next(c for c in CASES if c.id == "transformer")
+    params, batch, _ = build(case)
+    find = fp.kfac_factors(case.layer)
+    found = jax.eval_shape(lambda *args: find(*args, sample_key=jax.random.key(0)), params, batch)
+    kinds = (fp.Factors, fp.Diagonal)
+    parts = jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, kinds))
+    assert [type(part) for part in parts].count(fp.Factors) == 5
+    assert all(isinstance(part, kinds) for part in parts)
+    shapes = [part.a.shape for part in parts if isinstance(part, fp.Factors)]
+    assert shapes[:2] == [(2, 5, 5), (2, 5, 5)]  # of two copies, the bias among the inputs
+
+
+# --------------------------------------------------------------------------------------- bad input
+
+
+def raises(kind: type[Exception], *parts: str) -> Any:
+    return pytest.raises(kind, match=".*".join(parts))
+
+
+def test_what_cannot_be_is_refused_in_a_sentence():
+    mixing = fp.objective(fp.serial(fp.dense(3), fp.batch_norm()), CROSS)
+    batch = jnp.ones((4, 2)), jnp.zeros(4, int)
+    params, key = mixing.init(jax.random.key(0), batch), jax.random.key(1)
+    for quantity in (
+        fp.per_example_gradients,
+        fp.per_example_norms,
+        fp.per_example_dot_products,
+        fp.gradient_variance,
+        fp.noise_scale,
+        fp.ggn_diagonal,
+        functools.partial(fp.kfac_factors, samples=None),
+    ):
+        with raises(ValueError, "batch_norm mixes the examples of a batch in training"):
+            quantity(mixing)(params, batch, key)
+    plain = fp.objective(fp.dense(3), fp.mean_absolute())
+    batch = jnp.ones((4, 2)), jnp.ones((4, 3))
+    params = plain.init(key, batch)
+    with raises(ValueError, "ggn_diagonal needs a loss that says its Hessian", "mean_absolute"):
+        fp.ggn_diagonal(plain)(params, batch)
+    with raises(ValueError, "kfac_factors needs sample_key to draw labels from, got none"):
+        fp.kfac_factors(plain)(params, batch)
+    with raises(ValueError, "sharing", "expand", "reduce"):
+        fp.kfac_factors(plain, sharing="both")
+    with raises(ValueError, "noise_scale needs a batch of two examples or more, got 1"):
+        fp.noise_scale(plain)(params, (jnp.ones((1, 2)), jnp.ones((1, 3))))
+    with raises(ValueError, "vector must have the shapes of params"):
+        fp.hessian_vector_product(plain)(params, params._replace(w=jnp.ones(2)), batch)
+
+
+# ----------------------------------------------------------------------------------------- Laplace
+
+
+def test_laplace_is_the_posterior_itself_where_that_is_normal(x64):
+    """Linear regression with noise of deviation 1/2: mean, variance and evidence are known."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((8, 3)), rng.standard_normal((3, 1))
+    y, s, tau = x @ w + 0.5 * rng.standard_normal((8, 1)), 0.5, 2.0
+    precision = x.T @ x / s**2 + tau * np.eye(3)
+    mean = np.linalg.solve(precision, x.T @ y / s**2)
+    model = fp.dense(1, bias=False)
+    objective = fp.objective(model, SQUARED)
+    batches = [(jnp.asarray(x[:5]), jnp.asarray(y[:5])), (jnp.asarray(x[5:]), jnp.asarray(y[5:]))]
+    params = fp.DenseParams(jnp.asarray(mean), None)
+    given = {"prior_precision": tau, "scale": 1 / (2 * s**2)}
+    found = fp.laplace(objective, params, batches, **given)
+    at = jnp.asarray(rng.standard_normal((4, 3)))
+    drawn = found.outputs(model, at, jax.random.key(0), samples=20_000)
+    want = np.diag(at @ np.linalg.solve(precision, at.T))
+    chex.assert_trees_all_close(drawn.var(0)[:, 0], want, rtol=0.05)
+    chex.assert_trees_all_close(drawn.mean(0), at @ mean, atol=0.02)
+    # log N(y; 0, s^2 I + x x^T / tau), whose constant is of the likelihood
+    whole = s**2 * np.eye(8) + x @ x.T / tau
+    evidence = -(y.T @ np.linalg.solve(whole, y))[0, 0] / 2 - np.linalg.slogdet(whole)[1] / 2
+    assert float(found.log_evidence()) == pytest.approx(evidence + 8 * np.log(s))
+
+
+@pytest.mark.parametrize("structure", ["kronecker", "diagonal"])
+def test_laplace_draws_have_the_inverse_of_its_curvature(structure, x64):
+    params, batch, _ = build(CASES[0], jnp.float64)
+    given = {"structure": structure, "prior_precision": 0.3, "pattern": "dense_1"}
+    found = fp.laplace(CASES[0].layer, params, [batch], **given)
+    drawn = jax.vmap(found.sample)(jax.random.split(jax.random.key(0), 20_000))
+    chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf[0], drawn[0]), params[0])
+    assert jax.tree.structure(drawn) == jax.tree.structure(params)
+    if structure == "kronecker":
+        factors = fp.kfac_factors(CASES[0].layer, samples=None)(params, batch)[2]
+        curvature = jnp.kron(factors.a, factors.g) / factors.weight
+    else:
+        curvature = jnp.diag(flat(fp.ggn_diagonal(CASES[0].layer)(params, batch)[2]))
+    want = jnp.linalg.inv(curvature + 0.3 * jnp.eye(len(curvature)))
+    w = drawn[2]._replace(w=drawn[2].w - params[2].w[None], b=drawn[2].b - params[2].b[None])
+    rows = jnp.concatenate([w.w, w.b[:, None]], 1).reshape(20_000, -1)
+    chex.assert_trees_all_close(rows.T @ rows / 20_000, want, atol=0.04 * float(want.max()))
+
+
+def test_laplace_refuses_in_a_sentence():
+    params, batch, _ = build(CASES[0])
+    for wrong, told in (
+        ({"structure": "full"}, "structure must be"),
+        ({"prior_precision": 0.0}, "prior_precision must be positive"),
+        ({"pattern": "*/w"}, "pattern must mean whole layers"),
+        ({"pattern": "dense_7"}, "must match a name"),
+    ):
+        with raises(ValueError, told):
+            fp.laplace(CASES[0].layer, params, [batch], **wrong)
+    with raises(ValueError, "batches must hold at least one batch, got none"):
+        fp.laplace(CASES[0].layer, params, [])

@@ -1,0 +1,125 @@
+"""A step fits into a budget whenever a policy makes it fit, at the least work."""
+
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import funprop as fp
+from funprop.memory.account import Program, work_of
+from funprop.memory.blocks import Policy, blocks_of, under
+from funprop.trees import spec
+
+KEY = jax.random.key(0)
+draw = np.random.default_rng(0)
+X = draw.normal(size=(128, 16)).astype(np.float32)
+Y = draw.normal(size=(128, 1)).astype(np.float32)
+
+
+def block(wide):
+    inner = (fp.layer_norm(), fp.dense(wide), fp.gelu(), fp.dropout(0.3), fp.dense(16))
+    return fp.residual(fp.serial(*inner))
+
+
+model = fp.serial(
+    fp.named("deep", fp.repeat(block(48), 3)),
+    fp.named("wide", block(64)),
+    fp.dense(1),
+)
+objective = fp.objective(model, fp.mean_squared())
+BATCH = spec((X, Y))
+
+
+def gradient(layer, params):
+    return jax.jit(fp.backprop(layer))(params, (X, Y), KEY)
+
+
+@pytest.fixture(scope="module")
+def every():
+    """All policies: what each takes."""
+    blocks = blocks_of(objective, BATCH)
+    options = [b.policies(offloads=False) for b in blocks]
+    program = Program(BATCH, None)
+    made = {p: under(objective, blocks, p) for p in itertools.product(*options)}
+    return {p: program.account(layer) for p, layer in made.items()}
+
+
+@pytest.mark.slow  # compiles all policies
+def test_it_meets_the_budget_whenever_a_policy_does_at_the_least_work(every):
+    sizes = sorted({account.bytes for account in every.values()})
+    assert len(every) >= 8 and sizes[0] < 0.75 * sizes[-1]
+    for budget in [(a + b) // 2 for a, b in itertools.pairwise(sizes)] + sizes[:1]:
+        best = min(a.work for a in every.values() if a.bytes <= budget)
+        found = fp.within(objective, BATCH, budget)
+        assert found.bytes <= budget
+        keeping = next(iter(every.values())).work
+        assert found.work * keeping <= 1.05 * best
+    with pytest.raises(ValueError, match=f"bytes must be at least {sizes[0]:,}, the least that"):
+        fp.within(objective, BATCH, sizes[0] - 1)
+
+
+def test_what_fits_gives_the_same_gradient_and_says_what_it_costs():
+    plain = fp.within(objective, BATCH, 10**9)
+    assert plain.work == 1 and plain.tried == 1
+    found = fp.within(objective, BATCH, int(0.8 * plain.bytes))
+    assert found.bytes <= 0.8 * plain.bytes and 1 < found.work < 1.34
+    deep = found.chosen[0]
+    assert (deep.path, deep.copies) == ("deep", 3) and deep.policy.recompute > 0
+    params = objective.init(KEY, BATCH)
+    new, old = gradient(found.objective, params), gradient(objective, params)
+    chex.assert_trees_all_close(new[:3], old[:3], rtol=1e-5, atol=1e-5)
+    assert f"{found.bytes:,} bytes of {found.budget:,}" in str(found)
+    assert "recompute" in str(found)
+
+
+def test_copies_apart_give_the_gradient_of_the_whole():
+    """Some run again, some moved, some kept; with the keys of each."""
+    blocks = blocks_of(objective, BATCH)
+    assert [b.path for b in blocks][:2] == ["deep", "wide"]
+    policies = (Policy(1, 1, 1), Policy(0, 1, 0), *(Policy(0, 0, 1) for _ in blocks[2:]))
+    params = objective.init(KEY, BATCH)
+    new, old = gradient(under(objective, blocks, policies), params), gradient(objective, params)
+    chex.assert_trees_all_close(new[:3], old[:3], rtol=1e-5, atol=1e-5)
+
+
+def test_copies_that_record_stay_together():
+    normed = fp.serial(fp.repeat(fp.serial(fp.dense(16), fp.batch_norm(), fp.relu()), 3))
+    whole = fp.objective(fp.serial(normed, fp.dense(1)), fp.mean_squared())
+    (deep, *_) = blocks_of(whole, BATCH)
+    assert deep.policies(offloads=False) == [Policy(0, 0, 3), Policy(3, 0, 0)]
+    params = whole.init(KEY, BATCH)
+    train = fp.step(fp.backprop(under(whole, [deep], (Policy(3, 0, 0),))), optax.sgd(0.1))
+    other = fp.step(fp.backprop(whole), optax.sgd(0.1))
+    states = [s.update(s.init(params, KEY), (X, Y))[0].params for s in (train, other)]
+    chex.assert_trees_all_close(*states, rtol=1e-5, atol=1e-6)
+
+
+def test_an_update_takes_its_optimizer_too():
+    gradient_alone = fp.within(objective, BATCH, 10**9)
+    with jax.numpy_dtype_promotion("standard"):  # for optax
+        whole = fp.within(objective, BATCH, 10**9, optimizer=optax.adam(1e-3))
+    state = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(objective.init(KEY, BATCH)))
+    assert whole.bytes > gradient_alone.bytes + state / 2
+
+
+def test_work_counts_products_and_turns():
+    def turned(x, w):
+        return jax.lax.scan(lambda x, _: (x @ w, None), x, length=5)[0]
+
+    jaxpr = jax.make_jaxpr(turned)(jnp.zeros((4, 8)), jnp.zeros((8, 8))).jaxpr
+    assert work_of(jaxpr) == 5 * 2 * 4 * 8 * 8
+
+
+def test_what_cannot_be_is_said():
+    with pytest.raises(ValueError, match="bytes must be at least 1, got 0"):
+        fp.within(objective, BATCH, 0)
+    with pytest.raises(TypeError, match="bytes must be"):
+        fp.within(objective, BATCH, "8GB")
+    with pytest.raises(ValueError, match="transfer must be a positive number, got"):
+        fp.within(objective, BATCH, 10**9, transfer=-1)
+    with pytest.raises(TypeError, match="objective must be a layer"):
+        fp.within(fp.backprop(objective), BATCH, 10**9)
