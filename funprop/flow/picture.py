@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from funprop.checks import described
 from funprop.flow.spread import DECADES, Spread
 from funprop.flow.watch import Look, Watch
 from funprop.params.selection import fits
@@ -46,6 +47,7 @@ def gradient_flow(
 
     Raises:
       ModuleNotFoundError: without matplotlib.
+      TypeError: `seen` is something else.
       ValueError: nothing was seen, or `where` matches no layer.
 
     Example:
@@ -59,7 +61,10 @@ def gradient_flow(
       >>> len(gradient_flow(seen).axes)  # two columns of three
       6
     """
-    looks = list(seen.looks if isinstance(seen, Watch) else seen)
+    given = seen.looks if isinstance(seen, Watch) else seen
+    looks = list(given) if isinstance(given, list | tuple) else [given]
+    if not all(isinstance(look, Look) for look in looks):
+        raise TypeError(f"seen must be a Watch or a list of Look, got {described(seen)}")
     if not looks:
         raise ValueError("gradient_flow needs at least one look, got none; fit(..., watch=) looks")
     paths = _chosen(looks, where)

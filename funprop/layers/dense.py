@@ -62,6 +62,7 @@ def dense(
       TypeError: `x` is not of floating dtype, or the params are not `DenseParams`.
 
     Example:
+      >>> import jax
       >>> affine = dense(3)
       >>> params = affine.init(jax.random.key(0), jnp.zeros((5, 2)))
       >>> y, residuals = affine.forward(params, jnp.ones((5, 2)))

@@ -143,7 +143,9 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         grads = jax.tree.map(mean, gradient.grads)
         params = trained(state.params)
         wanted = {"value": gradient.loss * scale, "grad": grads, "value_fn": mean_loss}
-        wanted |= {"batch": batch, "key": key, "all_params": state.params}
+        whole = {"batch": batch, "key": key, "all_params": state.params}
+        if not takes_any or reads_batch(state.opt_state):  # `optax.lbfgs` refuses what it knows not
+            wanted |= whole
         if not takes_any:  # as of `optax.contrib.sam`
             wanted = {p.name: wanted[p.name] for p in takes if p.name in wanted}
         updates, opt_state = transform.update(grads, state.opt_state, params, **wanted)
@@ -155,6 +157,12 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         return new, losses(gradient), jnp.stack(finite)
 
     return Step(init, updating(propose), propose=propose, grad_fn=grad_fn)
+
+
+def reads_batch(opt_state: PyTree) -> bool:
+    """Whether a transform among those of a chain wants the batch: its state says so."""
+    told = jax.tree.leaves(opt_state, is_leaf=lambda node: hasattr(node, "reads_batch"))
+    return any(hasattr(node, "reads_batch") for node in told)
 
 
 def updating(propose: Callable[..., tuple[Any, dict[str, Sum], Any]]) -> Callable[..., Any]:
