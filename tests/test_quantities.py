@@ -155,6 +155,31 @@ def test_quantities_are_what_their_definitions_say(case, x64):
         assert jax.tree.structure(got[name]) == jax.tree.structure(trained(params))
 
 
+PICTURES = fp.serial(fp.conv(2, (2, 2)), fp.global_average_pool(), fp.dense(3))
+TABLE = fp.serial(fp.embedding(5, 2), fp.dense(3))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"), [(PICTURES, (0, 3, 3, 1)), (TABLE, (0, 2)), (TABLE, (2, 0))]
+)
+def test_of_nothing_every_sum_is_zero(model, shape):
+    objective, key = fp.objective(model, CROSS), jax.random.key(0)
+    integers = len(shape) == 2
+    full = tuple(max(n, 1) for n in shape)
+    params = model.init(key, jnp.zeros(full, int if integers else float))
+    batch = jnp.zeros(shape, int if integers else float), jnp.zeros(shape[: 1 + integers], int)
+    found = [
+        fp.per_example_gradients(objective)(params, batch),
+        fp.per_example_norms(objective)(params, batch),
+        fp.per_example_dot_products(objective)(params, batch),
+        fp.ggn_diagonal(objective)(params, batch),
+        fp.kfac_factors(objective)(params, batch, sample_key=key)[-1].g,
+        fp.clip_per_example(objective, 1.0)(params, batch).grads,
+        fp.laplace(objective, params, [batch]).curvature[-1].values,
+    ]
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(found))
+
+
 def test_a_part_of_a_matrix_is_chosen_by_name(x64):
     params, batch, _ = build(CASES[0], jnp.float64)
     vector = jax.tree.map(jnp.cos, params)
