@@ -180,6 +180,18 @@ def test_of_nothing_every_sum_is_zero(model, shape):
     assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(found))
 
 
+def test_a_gauss_newton_product_has_the_noise_and_the_say_of_the_objective(x64):
+    model = fp.serial(fp.dropout(0.5), fp.dense(2))  # linear in params: both matrices are one
+    objective, key = fp.objective(model, SQUARED), jax.random.key(0)
+    x, weights = jnp.ones((4, 3)).at[2].set(jnp.nan), jnp.array([1.0, 2.0, 0.0, 1.0])
+    batch = x, jnp.zeros((4, 2)), weights
+    params = objective.init(key, batch)
+    found = fp.ggn_vector_product(objective)(params, params, batch, key)
+    want = fp.hessian_vector_product(objective)(params, params, batch, key)
+    chex.assert_trees_all_close(found, want, rtol=1e-12)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(found))
+
+
 def test_a_part_of_a_matrix_is_chosen_by_name(x64):
     params, batch, _ = build(CASES[0], jnp.float64)
     vector = jax.tree.map(jnp.cos, params)

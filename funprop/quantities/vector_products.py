@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from funprop.arguments import check_given, check_trainable
 from funprop.as_function import as_function
 from funprop.checks import check_function, check_key
+from funprop.keys import split_key
 from funprop.layer import Layer
 from funprop.located import check_params
+from funprop.objectives import with_a_say
 from funprop.params.frozen import trained, with_trained
 from funprop.params.selection import Pattern, where
 from funprop.properties import mixing, refuse_mixing
@@ -107,14 +109,16 @@ def ggn_vector_product(objective: Layer, pattern: Pattern | None = None) -> Prod
         _check(objective, params, batch, key)
         own = trained(params)
         inputs, *targets = batch
+        inputs = with_a_say(inputs, *targets[1:])
+        model_key, loss_key = split_key(key, 2)  # the same noise as the objective's own
 
         def both(own: PyTree) -> tuple[PyTree, PyTree]:
             of_model, of_loss = expand(with_trained(params, own))
-            return outputs(of_model, inputs, key), of_loss
+            return outputs(of_model, inputs, model_key), of_loss
 
         def gradient(outputs: PyTree, of_loss: PyTree) -> PyTree:
             def of(outputs: PyTree, of_loss: PyTree) -> Any:
-                return total(of_loss, (outputs, *targets), None).total
+                return total(of_loss, (outputs, *targets), loss_key).total
 
             return jax.grad(of, (0, 1))(outputs, of_loss)
 
