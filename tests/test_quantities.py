@@ -192,6 +192,22 @@ def test_a_gauss_newton_product_has_the_noise_and_the_say_of_the_objective(x64):
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(found))
 
 
+def test_random_signs_in_16_bits_and_of_what_is_not_trained():
+    twice, key = lambda v: jax.tree.map(lambda leaf: 2 * leaf, v), jax.random.key(0)
+    for dtype in (jnp.bfloat16, jnp.float16):  # a sum of a thousand, in 16 bits, stops at half
+        found = fp.hutchinson_diagonal(twice, jnp.ones(3, dtype), key, samples=1000)
+        np.testing.assert_allclose(found, 2, rtol=1e-5)
+    like = {"a": jnp.ones(3), "b": fp.Frozen(jnp.ones(2))}
+    found = fp.hutchinson_trace(lambda v: twice(trained(v)), like, key)
+    assert len(jax.tree.leaves(found)) == 1 and float(found["a"]) == 6.0
+    with raises(ValueError, "product must have the shape", "3", "2"):
+        fp.hutchinson_trace(lambda v: v[:2], jnp.ones(3), key)
+    with raises(ValueError, "product must give what is like its vector, got None"):
+        fp.hutchinson_trace(lambda v: None, jnp.ones(3), key)
+    with raises(TypeError, "like/a must be of floats, got int"):
+        fp.hutchinson_trace(twice, {"a": jnp.ones(3, int)}, key)
+
+
 def test_a_part_of_a_matrix_is_chosen_by_name(x64):
     params, batch, _ = build(CASES[0], jnp.float64)
     vector = jax.tree.map(jnp.cos, params)
