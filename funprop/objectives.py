@@ -12,6 +12,7 @@ import numpy as np
 from funprop import trees
 from funprop.arguments import as_sum
 from funprop.checks import described
+from funprop.drawing import split
 from funprop.keys import split_key
 from funprop.layer import Layer, Recorded, check_layer, output_spec
 from funprop.located import located
@@ -69,7 +70,7 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
     def init(key: Any, batch: Any) -> PyTree:
         _check_batch(batch)
         batch = trees.canonical(batch)
-        model_key, loss_key = jax.random.split(key)
+        model_key, loss_key = split(key)
         params = parts[0].init(model_key, batch[0])
         outputs = output_spec(parts[0], params, batch[0])
         own = parts[1].init(loss_key, (outputs, *batch[1:]))

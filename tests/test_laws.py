@@ -246,6 +246,7 @@ GROUND = {
     "jitted",
     "checks",
     "mesh",
+    "drawing",
 }
 IMPORTS = {
     "values": set(),
@@ -255,7 +256,8 @@ IMPORTS = {
     "trees": {"values", "reprs"},
     "names": {"layer"},  # for the type alone
     "checks": {"trees", "values"},
-    "keys": {"checks"},
+    "drawing": {"trees"},
+    "keys": {"checks", "drawing"},
     "jitted": {"values", "trees", "checks"},
     "decoding": {"trees"},
     "formula": {"checks"},

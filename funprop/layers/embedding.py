@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.nn import initializers
 
 from funprop.decoding import Decoding, place
+from funprop.drawing import normal
 from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.layers.formulas import FORMULAS
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from funprop.typing import Array, Float, Int, Key
 
-SMALL = initializers.normal(0.02)  # as GPT-2's; a pure function
+SMALL = normal(0.02)  # as GPT-2's; a pure function
 
 
 class EmbeddingParams(NamedTuple):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jax.nn import initializers
 
+from funprop import drawing
 from funprop.decoding import Decoding, one_array
 from funprop.formula import told
 from funprop.layer import Layer, layer
@@ -230,8 +230,8 @@ def check_weights(w_x: Float[Array, "i _"], x: Steps) -> None:
 
 def orthogonal(key: Key[Array, ""], features: int, gates: int, like: Any) -> Float[Array, "o go"]:
     """One orthogonal matrix a gate, beside each other (made in float32: LAPACK knows no less)."""
-    make, keys = initializers.orthogonal(), jax.random.split(key, gates)
-    parts = [make(k, (features, features), wide_dtype(like.dtype)) for k in keys]
+    shape, dtype = (features, features), wide_dtype(like.dtype)
+    parts = [drawing.orthogonal(each, shape, dtype) for each in drawing.split(key, gates)]
     return jnp.concatenate(parts, axis=-1).astype(like.dtype)
 
 

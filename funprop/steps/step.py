@@ -21,7 +21,7 @@ from funprop.reprs import of_fields
 from funprop.steps.donating import Donating
 from funprop.steps.retraced import Retraced
 from funprop.transforms.transformed import call, objective_of, what_draws
-from funprop.trees import Sum, all_finite, is_float, wide_dtype, widen
+from funprop.trees import Sum, all_finite, copied, is_float, wide_dtype, widen
 
 if TYPE_CHECKING:
     from funprop.typing import PyTree
@@ -118,7 +118,7 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         opt_state = transform.init(trained(params))
         state = TrainState(params, opt_state, key, jnp.zeros((), jnp.int32))
         # Copies: the first update donates the state, and some transforms keep the params in it.
-        return jax.tree.map(jnp.copy, state)
+        return copied(state)
 
     def propose(
         state: TrainState, batch: PyTree, dloss: Any = None
