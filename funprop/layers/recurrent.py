@@ -18,7 +18,7 @@ from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.layers.formulas import FORMULAS
 from funprop.located import located
-from funprop.trees import Static, lifted, require_float, spec_string, wide_dtype
+from funprop.trees import Static, lifted, require_array, require_float, spec_string, wide_dtype
 from funprop.values import known, to_int32
 
 if TYPE_CHECKING:
@@ -269,6 +269,7 @@ def _pair(x: Any) -> tuple[Any, Any]:
 def _unpack(x: Any) -> tuple[Any, Any]:
     """`(x, lengths)`, `lengths` being `None` where there are none."""
     x, lengths = _pair(x) if isinstance(x, tuple) else (x, None)
+    require_array(x)
     if x.ndim != 3 or 0 in x.shape[1:]:
         raise ValueError(
             f"x must be [batch, time, i] with steps and inputs, got shape {tuple(x.shape)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -151,7 +152,8 @@ def per_example_dot_products(objective: Layer) -> Given:
 
 
 def _gram_of(grads: PyTree) -> Float[Array, "b b"]:
-    return sum(gram(widen(g).reshape(1, len(g), -1))[0] for g in jax.tree.leaves(grads))  # pyright: ignore
+    flat = (widen(g).reshape(1, len(g), math.prod(g.shape[1:])) for g in jax.tree.leaves(grads))
+    return sum(gram(rows)[0] for rows in flat)  # pyright: ignore
 
 
 class Moments(NamedTuple):
