@@ -61,8 +61,8 @@ def gradient_flow(
       >>> len(gradient_flow(seen).axes)  # two columns of three
       6
     """
-    given = seen.looks if isinstance(seen, Watch) else seen
-    looks = list(given) if isinstance(given, list | tuple) else [given]
+    given: Any = seen.looks if isinstance(seen, Watch) else seen
+    looks: list[Any] = list(given) if isinstance(given, list | tuple) else [given]
     if not all(isinstance(look, Look) for look in looks):
         raise TypeError(f"seen must be a Watch or a list of Look, got {described(seen)}")
     if not looks:
