@@ -112,6 +112,57 @@ def test_of_a_model_without_a_loss_the_python_takes_a_cotangent(any_ranks):
         np.testing.assert_allclose(gradients[name], wanted, rtol=1e-6, err_msg=name)
 
 
+# What people write in layers of their own, beyond what ours are made of.
+OWN = {
+    "ordered": lambda x: jnp.sort(x, 0) + x[jnp.argsort(x[:, 0])] + jax.lax.top_k(x, 4)[0],
+    "row beside": lambda x: (
+        jnp.fmod(x, 1 + jnp.abs(x[0])) * jnp.digitize(x, jnp.arange(3.0)).astype("f")
+    ),
+    "matrix": lambda x: jnp.linalg.solve(x, jnp.eye(4)) + jnp.linalg.cholesky(x @ x.T),
+    "complex": lambda x: jnp.abs(jnp.fft.rfft(x) * (1 + 2j)),
+    "pool": lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (2, 2), (1, 1), "SAME"),
+    "elementwise": lambda x: jnp.arctan(x) + jax.scipy.special.gammainc(2.0, jnp.abs(x)),
+    "groups": lambda x: jax.ops.segment_max(x, jnp.array([0, 1, 1, 0]), 2),
+    "keys": lambda x: jax.vmap(jax.random.uniform)(jax.random.split(KEY, 4)) * x,
+    "moved": lambda x: jax.device_put(x, jax.devices()[0]) * x,
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_layer_of_anybody_is_written_like_ours(name, any_ranks):
+    own = fp.from_function(lambda key, x: (), lambda params, x: OWN[name](x), name="own")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)), jnp.float32)
+    derived = fp.derive(own, (), x)
+    y, residuals = own.forward((), x)
+    dy = jnp.cos(jnp.arange(y.size)).reshape(y.shape)
+    found = run(derived, {}, x, dy)
+    np.testing.assert_allclose(found[0], y, rtol=1e-5, atol=1e-5)
+    want = own.backward((), residuals, dy)[1]
+    np.testing.assert_allclose(found[2], want, rtol=1e-4, atol=1e-5)
+
+
+def test_outputs_and_cotangents_have_their_own_structure(any_ranks):
+    def apply(params, x):
+        return {"y": (x["a"][0] * params, [x["a"][1]])}
+
+    own = fp.from_function(lambda key, x: jnp.ones(3), apply)
+    x = {"a": (jnp.ones((2, 3)), jnp.ones(2))}
+    y = own.forward(jnp.ones(3), x)[0]
+    found = run(fp.derive(own, jnp.ones(3), x), {"": jnp.ones(3)}, x, y)
+    assert jax.tree.structure((found[0], found[2])) == jax.tree.structure((y, x))
+    ids = jnp.arange(2)
+    table = fp.embedding(4, 3)
+    params = table.init(KEY, ids)
+    found = run(fp.derive(table, params, ids), by_name(params), ids, jnp.ones((2, 3)))
+    assert found[2] is None
+
+
+def test_a_model_that_does_nothing_is_written_too():
+    derived = fp.derive(fp.serial(), (), jnp.ones(2))
+    assert derived.text == "forward pass\n\nbackward pass"
+    assert run(derived, {}, 1.0, 2.0) == (1.0, {}, 2.0)
+
+
 def test_the_mathematics_follows_the_arrays_through_the_model():
     skip = fp.residual(fp.serial(fp.dense(4, bias=False), fp.tanh()))
     objective = fp.objective(fp.serial(fp.repeat(skip, 3), fp.dense(1)), fp.mean_squared())

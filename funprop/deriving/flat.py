@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
@@ -23,7 +25,14 @@ CALLS = {
     "checkpoint": "jaxpr",
     "remat2": "jaxpr",
 }
-SAME = {"stop_gradient", "copy", "copy_p", "optimization_barrier", "sharding_constraint"}
+SAME = {
+    "stop_gradient",
+    "copy",
+    "copy_p",
+    "optimization_barrier",
+    "sharding_constraint",
+    "device_put",
+}
 
 
 @dataclasses.dataclass(eq=False)
@@ -81,7 +90,7 @@ class Flat:
         return [value_of(atom) for atom in jaxpr.outvars]
 
     def const(self, const: Any, aval: Any) -> Value:
-        if not aval.shape:
+        if not aval.shape and not jnp.issubdtype(aval.dtype, jax.dtypes.extended):
             return Value((), aval.dtype, number=np.asarray(const))
         value = Value(aval.shape, aval.dtype)
         self.consts.append((value, const))
@@ -107,6 +116,11 @@ class Flat:
             return [Value((), np.int32, number=np.int32((default or [len(platforms) - 1])[0]))]
         if name == "cond" and takes[0].number is not None:
             return self.open(params["branches"][int(takes[0].number)], takes[1:], stack)
+        if name == "custom_linear_solve":  # its rules for derivatives have been applied
+            lengths = params["const_lengths"]
+            begin = lengths.matvec + lengths.vecmat
+            takes = [*takes[begin : begin + lengths.solve], *takes[sum(lengths) :]]
+            return self.open(params["jaxprs"].solve, takes, stack)
         gives = [Value(tuple(aval.shape), aval.dtype) for aval in avals]
         place = self.program.place(stack)
         self.operations.append(Operation(name, takes, gives, params, place))

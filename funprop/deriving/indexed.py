@@ -1,4 +1,5 @@
-"""Gathers, scatters, convolutions and windows: the primitives with long descriptions."""
+"""Gathers, scatters, convolutions, windows, sorting and matrices: the primitives with long
+descriptions."""
 
 from __future__ import annotations
 
@@ -6,11 +7,20 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from funprop.deriving.rules import call
-from funprop.deriving.text import Text, dtype_name, number
+from funprop.deriving.text import Text, dtype_name, number, tuple_of
 
 if TYPE_CHECKING:
     from funprop.deriving.flat import Operation
 
+SCATTERS = (
+    "scatter-min",
+    "scatter-max",
+    "scatter-sub",
+    "scatter_min",
+    "scatter_max",
+    "scatter_sub",
+)
+TRIANGLE = ("left_side", "lower", "transpose_a", "conjugate_a", "unit_diagonal")
 WINDOWS = {
     "reduce_window_max": ("-jnp.inf", "lax.max"),
     "reduce_window_min": ("jnp.inf", "lax.min"),
@@ -22,6 +32,11 @@ def _numbers(given: Any, kind: str) -> str:
     fields = [*getattr(given, "__dataclass_fields__", ()), *getattr(given, "_fields", ())]
     told = [(name, tuple(int(n) for n in getattr(given, name) or ())) for name in fields]
     return f"lax.{kind}({', '.join(f'{name}={n}' for name, n in told if n or 'batch' not in name)})"
+
+
+def _ints(sizes: Any) -> Any:
+    """A tuple of integers, or of such, without NumPy's own."""
+    return tuple(map(_ints, sizes)) if isinstance(sizes, tuple | list) else int(sizes)
 
 
 def _mode(mode: Any) -> str:
@@ -74,10 +89,10 @@ def convolved(operation: Operation, given: list[Text]) -> Text:
     told = (
         f"lax.ConvDimensionNumbers({tuple(d.lhs_spec)}, {tuple(d.rhs_spec)}, {tuple(d.out_spec)})"
     )
-    more = [f"window_strides={tuple(p['window_strides'])}", f"padding={tuple(p['padding'])}"]
+    more = [f"window_strides={_ints(p['window_strides'])}", f"padding={_ints(p['padding'])}"]
     for name in ("lhs_dilation", "rhs_dilation"):
         if p[name] and any(n != 1 for n in p[name]):
-            more.append(f"{name}={tuple(p[name])}")
+            more.append(f"{name}={_ints(p[name])}")
     more.append(f"dimension_numbers={told}")
     for name in ("feature_group_count", "batch_group_count"):
         if p[name] != 1:
@@ -95,7 +110,7 @@ def windowed(operation: Operation, given: list[Text]) -> Text:
         start,
         function,
         *(
-            str(tuple(p[name]))
+            str(_ints(p[name]))
             for name in (
                 "window_dimensions",
                 "window_strides",
@@ -108,11 +123,55 @@ def windowed(operation: Operation, given: list[Text]) -> Text:
     return call("lax.reduce_window", given, *more)
 
 
+def selected(operation: Operation, given: list[Text]) -> Text:
+    """What max pooling gives back; JAX has no other public name for it."""
+    p, (source, operand) = operation.params, given
+    start, function = WINDOWS[f"reduce_window_{'max' if p['select_prim'].name == 'ge' else 'min'}"]
+    sizes = [str(_ints(p[n])) for n in ("window_dimensions", "window_strides", "padding")]
+    pool = f"lambda x: lax.reduce_window(x, {start}, {function}, {', '.join(sizes)})"
+    return Text(f"jax.vjp({pool}, {operand.code})[1]({source.code})[0]")
+
+
+def factored(operation: Operation, given: list[Text]) -> Text:
+    p = operation.params
+    more = [f"{name}={p[name]}" for name in TRIANGLE if p[name]]
+    return call("lax.linalg.triangular_solve", given, *more)
+
+
+def divided(operation: Operation, given: list[Text]) -> Text:
+    sizes, axis = operation.params["sizes"], operation.params["axis"]
+    ends = [int(sum(sizes[: i + 1])) for i in range(len(sizes) - 1)]
+    return call("jnp.split", given, str(ends), f"axis={axis}")
+
+
+def ordered(operation: Operation, given: list[Text]) -> Text:
+    p = operation.params
+    keys = [f"num_keys={p['num_keys']}"] if p["num_keys"] != 1 else []
+    stable = [] if p["is_stable"] else ["is_stable=False"]
+    several = given if len(given) == 1 else [Text(tuple_of([text.code for text in given]))]
+    return call("lax.sort", several, f"dimension={p['dimension']}", *stable, *keys)
+
+
 INDEXED: dict[str, Callable[[Operation, list[Text]], Text]] = {
     "gather": gathered,
     **dict.fromkeys(
-        ("scatter", "scatter-add", "scatter_add", "scatter_mul", "scatter-mul"), scattered
+        ("scatter", "scatter-add", "scatter_add", "scatter_mul", "scatter-mul", *SCATTERS),
+        scattered,
     ),
     "conv_general_dilated": convolved,
     **dict.fromkeys(("reduce_window_max", "reduce_window_min", "reduce_window_sum"), windowed),
+    "reduce_xor": lambda o, t: call("lax.reduce_xor", t, str(_ints(o.params["axes"]))),
+    "fft": lambda o, t: call(
+        "lax.fft", t, repr(o.params["fft_type"].name), str(_ints(o.params["fft_lengths"]))
+    ),
+    "cholesky": lambda o, t: call("lax.linalg.cholesky", t, "symmetrize_input=False"),
+    "triangular_solve": factored,
+    "select_and_scatter_add": selected,
+}
+# What gives more than one array.
+SEVERAL: dict[str, Callable[[Operation, list[Text]], Text]] = {
+    "split": divided,
+    "sort": ordered,
+    "top_k": lambda o, t: call("lax.top_k", t, str(o.params["k"]), f"axis={o.params['axis']}"),
+    "lu": lambda o, t: call("lax.linalg.lu", t),
 }

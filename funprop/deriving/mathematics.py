@@ -257,7 +257,7 @@ def plain(lines: list[Line]) -> str:
     """Both passes as text: a column of layers, a column of formulas."""
     parts = []
     for title, rows in zip(("forward", "backward"), passes(lines, PLAIN), strict=True):
-        wide = max(len(row.path) + 2 * row.depth for row in rows)
+        wide = max((len(row.path) + 2 * row.depth for row in rows), default=0)
         parts.append(f"{title} pass")
         for row in rows:
             first, *rest = row.formula.split("; ")

@@ -89,10 +89,22 @@ def _returned(gives: Any, results: Iterator[str]) -> Iterator[str]:
     for tree in gives:
         if isinstance(tree, dict):
             yield "        {"
-            yield from (f"            {json.dumps(name)}: {next(results)}," for name in tree)
+            yield from (f"            {key!r}: {_tree(tree[key], results)}," for key in tree)
             yield "        },"
         else:
-            leaves = [next(results) for _ in jax.tree.leaves(tree)]
-            alone = jax.tree.structure(tree) == jax.tree.structure(0)
-            yield f"        {leaves[0] if alone else tuple_of(leaves)},"
+            yield f"        {_tree(tree, results)},"
     yield "    )"
+
+
+def _tree(tree: Any, results: Iterator[str]) -> str:
+    """A tree in Python; nodes that are none of Python's own as the tuple of their leaves."""
+    if tree is None:
+        return "None"
+    if isinstance(tree, dict):
+        return "{" + ", ".join(f"{key!r}: {_tree(tree[key], results)}" for key in tree) + "}"
+    if isinstance(tree, tuple | list):
+        parts = [_tree(part, results) for part in tree]
+        return tuple_of(parts) if isinstance(tree, tuple) else f"[{', '.join(parts)}]"
+    if jax.tree.structure(tree) == jax.tree.structure(0):
+        return next(results)
+    return tuple_of([next(results) for _ in jax.tree.leaves(tree)])

@@ -46,6 +46,12 @@ FUNCTIONS = {
     **{name: f"lax.{name}" for name in ("rem", "nextafter", "shift_left", "square", "cbrt")},
     **{name: f"lax.{name}" for name in ("shift_right_logical", "shift_right_arithmetic")},
     **{name: f"jnp.{name}" for name in ("tan", "sinh", "cosh", "asinh", "acosh", "atanh")},
+    **{name: f"lax.{name}" for name in ("asin", "acos", "atan", "bessel_i0e", "bessel_i1e")},
+    **{name: f"lax.{name}" for name in ("igamma", "igammac", "polygamma", "zeta")},
+    **{name: f"lax.{name}" for name in ("population_count", "clz", "real", "imag", "conj")},
+    **{name: f"lax.{name}_p.bind" for name in ("eq_to", "lt_to", "le_to")},
+    "regularized_incomplete_beta": "lax.betainc",
+    "complex": "lax.complex",
     "logistic": "jax.nn.sigmoid",
     "is_finite": "jnp.isfinite",
     "max": "jnp.maximum",
@@ -275,15 +281,4 @@ SHAPES: dict[str, Callable[[Operation, list[Text]], Text]] = {
         )
         for name in LAX_CUMULATIVE
     },
-    "random_seed": lambda o, t: call("jax.random.key", t),
-    "random_bits": lambda o, t: call(
-        "jax.random.bits",
-        t,
-        str(tuple(o.params["shape"])),
-        dtype_name(f"uint{o.params['bit_width']}"),
-    ),
-    "random_split": lambda o, t: call("jax.random.split", t, str(tuple(o.params["shape"]))),
-    "random_fold_in": lambda o, t: call("jax.random.fold_in", t),
-    "random_wrap": lambda o, t: call("jax.random.wrap_key_data", t),
-    "random_unwrap": lambda o, t: call("jax.random.key_data", t),
 }

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from funprop.deriving.drawn import DRAWN
 from funprop.deriving.flat import Flat, Operation, Value
-from funprop.deriving.indexed import INDEXED
+from funprop.deriving.indexed import INDEXED, SEVERAL
 from funprop.deriving.loops import LOOPS
 from funprop.deriving.rules import (
     ELEMENTWISE,
@@ -100,11 +101,13 @@ class Source:
         values, (result,) = operation.takes, operation.gives
         texts = [self.text(value) for value in values]
         bare = [text.number is not None for text in texts]
-        promotes = not FUNCTIONS.get(operation.name, "").startswith("lax.")
+        of_lax = FUNCTIONS.get(operation.name, "").startswith("lax.")
+        if of_lax or (operation.name == "div" and np.dtype(result.dtype).kind in "iu"):
+            return [self.whole(value) for value in values]  # these do not broadcast nor promote
         last = len(values) - 1
         for i, value in enumerate(values):
             alone = i == last and all(bare[1:] if operation.name == "select_n" else bare)
-            if bare[i] and (alone or not promotes):
+            if bare[i] and alone:
                 texts[i] = texts[i]._replace(code=f"{dtype_name(value.dtype)}({texts[i].code})")
         full = [v.shape for v, text in zip(values, texts, strict=True) if text.full]
         if np.broadcast_shapes(*full) != result.shape:
@@ -137,8 +140,9 @@ class Source:
         if name in LOOPS:
             LOOPS[name](self, operation)
             return
-        if name == "split":
-            self.split(operation)
+        if name in SEVERAL:
+            given = [self.whole(value) for value in operation.takes]
+            self.line(operation.gives, SEVERAL[name](operation, given).code, operation)
             return
         self.bind(operation, self.expression(operation))
 
@@ -149,7 +153,7 @@ class Source:
         given = [self.whole(value) for value in operation.takes]
         if name in REDUCTIONS:
             return reduction(operation, given)
-        rule = SHAPES.get(name) or INDEXED.get(name)
+        rule = SHAPES.get(name) or INDEXED.get(name) or DRAWN.get(name)
         if rule is None:
             raise ValueError(
                 f"{operation.place or 'the layer'}: derive knows no Python for JAX's {name}"
@@ -164,12 +168,6 @@ class Source:
             self.texts[value] = text._replace(full=True)
             return
         self.line([value], text.code, operation)
-
-    def split(self, operation: Operation) -> None:
-        sizes, axis = operation.params["sizes"], operation.params["axis"]
-        ends = [int(sum(sizes[: i + 1])) for i in range(len(sizes) - 1)]
-        code = self.code(operation.takes[0])
-        self.line(operation.gives, f"jnp.split({code}, {ends}, axis={axis})", operation)
 
     def line(self, values: list[Value], code: str, operation: Operation | None) -> None:
         if operation is not None:

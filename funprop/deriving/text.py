@@ -7,6 +7,8 @@ import keyword
 import re
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 COMPARE, ADD, MULTIPLY, UNARY, POWER, ATOM = range(6)  # Python's order of precedence
@@ -57,6 +59,8 @@ def number(value: Any, dtype: Any) -> str:
         return str(bool(value))
     if dtype.kind in "iu":
         return str(int(value))
+    if dtype.kind == "c":
+        return f"complex({complex(value).real!r}, {complex(value).imag!r})"
     if np.isnan(value):
         return "jnp.nan"
     if np.isinf(value):
@@ -66,7 +70,10 @@ def number(value: Any, dtype: Any) -> str:
 
 
 def array(value: Any) -> str:
-    """A constant array: a range, one number, or all of them."""
+    """A constant array: a range, one number, or all of them; or a random key."""
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        data, kind = array(jax.random.key_data(value)), jax.random.key_impl(value)
+        return f"jax.random.wrap_key_data({data}, impl={str(kind)!r})"
     value = np.asarray(value)
     dtype = dtype_name(value.dtype)
     counts = value.ndim == 1 and value.dtype.kind in "iu" and value.size > 2
