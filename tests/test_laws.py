@@ -267,7 +267,7 @@ IMPORTS = {
     "properties": {"layer", "names", "maps"},
     "params": GROUND,
     "arguments": GROUND | {"params"},
-    "quantities": GROUND | {"params", "arguments", "as_function"},
+    "quantities": GROUND | {"objectives", "params", "arguments", "as_function"},
     "functions": GROUND | {"params"},
     "linear_map": set(),
     "cotangents": GROUND,
