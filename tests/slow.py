@@ -1,8 +1,8 @@
 """Which tests are slow: measured, and kept in slow.txt; others are marked where they stand.
 
-What a newcomer runs shall take five minutes on two cores (six today). So the tests that take the most processor time
-are marked `slow`, until what is left takes `LEFT` seconds of it. `python -m pytest --record-slow`
-measures all that bear no mark of their own, and writes the list anew.
+What a newcomer runs shall take five minutes on two cores (six today). So the tests that take the
+most processor time are marked `slow`, until what is left takes `LEFT` seconds of it.
+`python -m pytest --record-slow` measures all that bear no mark of their own, and writes the list.
 """
 
 import os
