@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from funprop.combinators import check_same
 from funprop.decoding import Decoding, decoding_of, of_repeat
+from funprop.drawing import copies as copies_of
 from funprop.formula import Formula
 from funprop.keys import split_key
 from funprop.layer import Layer, output_spec, recorded
@@ -85,7 +86,7 @@ def reversible(f: Layer, g: Layer, copies: int | None = None) -> Layer:
         _check(x)
         if n is None:
             return init_one(key, x)
-        return jax.vmap(lambda key: init_one(key, x))(jax.random.split(key, n))
+        return copies_of(init_one, n)(key, x)
 
     def added(part: Layer, own: Any, to: Half, given: Half, key: Any, dtype: Any) -> Any:
         """What `part` makes of `given`, to be added to the other half; and its residuals."""

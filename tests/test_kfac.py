@@ -85,6 +85,17 @@ def test_what_cannot_be_is_refused_in_a_sentence():
             fp.kfac(OBJECTIVE, 0.1, **wrong)
 
 
+def test_within_a_chain_it_is_given_the_batch():
+    case = Case("deep", OBJECTIVE, both(normal(5, 3), labels(5, classes=3)))
+    params, batch, _ = build(case, jnp.float32)
+    alone = fp.kfac(OBJECTIVE, 0.1, samples=None)
+    found = []
+    for optimizer in (alone, optax.chain(optax.identity(), alone)):
+        train = fp.step(fp.backprop(OBJECTIVE), optimizer)
+        found.append(train.update(train.init(params, None), batch)[0].params)
+    jax.tree.map(np.testing.assert_array_equal, *found)
+
+
 @pytest.mark.slow
 def test_it_needs_fewer_steps_than_adam_on_the_autoencoder():
     from sklearn.datasets import load_digits

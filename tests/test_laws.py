@@ -291,7 +291,8 @@ IMPORTS = {
     "nonfinite": GROUND
     | {"arguments", "params", "inspect", "gradients", "rewrites", "transforms", "steps", "verify"},
     "deriving": GROUND | {"arguments", "params", "gradients"},
-    "flow": GROUND | {"arguments", "params", "gradients", "nonfinite", "steps", "transforms"},
+    "flow": GROUND
+    | {"arguments", "inspect", "params", "gradients", "nonfinite", "steps", "transforms"},
     "memory": GROUND | {"params", "gradients", "inspect", "rewrites", "steps", "verify"},
     "explaining": GROUND
     | {"arguments", "params", "inspect", "gradients", "steps", "nonfinite", "verify"},

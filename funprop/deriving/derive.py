@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -75,7 +74,7 @@ def derive(layer: Layer, params: PyTree, x: PyTree, *, key: Any = None) -> Deriv
     check_layer("layer", layer)
     specs = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(x))
     check_given(() if specs else x, key, None)
-    with objective_meant(layer, params, x) if isinstance(x, tuple) else nullcontext():
+    with objective_meant(layer, params, x):
         check_params(layer, params, x)
     places: list[Place] = []
     named = with_names(layer, places)

@@ -12,14 +12,7 @@ from funprop.deriving.text import Text, dtype_name, number, tuple_of
 if TYPE_CHECKING:
     from funprop.deriving.flat import Operation
 
-SCATTERS = (
-    "scatter-min",
-    "scatter-max",
-    "scatter-sub",
-    "scatter_min",
-    "scatter_max",
-    "scatter_sub",
-)
+SCATTERS = [f"scatter{how}" for how in ("", "_add", "_sub", "_mul", "_min", "_max")]
 TRIANGLE = ("left_side", "lower", "transpose_a", "conjugate_a", "unit_diagonal")
 WINDOWS = {
     "reduce_window_max": ("-jnp.inf", "lax.max"),
@@ -73,14 +66,8 @@ def gathered(operation: Operation, given: list[Text]) -> Text:
 
 def scattered(operation: Operation, given: list[Text]) -> Text:
     p = operation.params
-    names = {
-        "scatter-add": "scatter_add",
-        "scatter_mul": "scatter_mul",
-        "scatter-mul": "scatter_mul",
-    }
-    name = names.get(operation.name, operation.name.replace("-", "_"))
     d = _numbers(p["dimension_numbers"], "ScatterDimensionNumbers")
-    return call(f"lax.{name}", given, d, f"mode={_mode(p['mode'])}")
+    return call(f"lax.{operation.name.replace('-', '_')}", given, d, f"mode={_mode(p['mode'])}")
 
 
 def convolved(operation: Operation, given: list[Text]) -> Text:
@@ -154,10 +141,8 @@ def ordered(operation: Operation, given: list[Text]) -> Text:
 
 INDEXED: dict[str, Callable[[Operation, list[Text]], Text]] = {
     "gather": gathered,
-    **dict.fromkeys(
-        ("scatter", "scatter-add", "scatter_add", "scatter_mul", "scatter-mul", *SCATTERS),
-        scattered,
-    ),
+    # JAX writes some of their names with a dash.
+    **dict.fromkeys([*SCATTERS, *(name.replace("_", "-") for name in SCATTERS)], scattered),
     "conv_general_dilated": convolved,
     **dict.fromkeys(("reduce_window_max", "reduce_window_min", "reduce_window_sum"), windowed),
     "reduce_xor": lambda o, t: call("lax.reduce_xor", t, str(_ints(o.params["axes"]))),

@@ -10,6 +10,7 @@ import numpy as np
 from funprop.explaining.stats import Stats, stats, stats_of
 from funprop.formula import Formula
 from funprop.gradients import Gradient, backprop
+from funprop.inspect.saturated import passes_little
 from funprop.inspect.visits import Trail
 from funprop.layer import Layer
 from funprop.nonfinite.watch import Seen, watched_run
@@ -123,6 +124,6 @@ def _units(x: Any, y: Any, dy: Any, dx: Any) -> tuple[float, float, int]:
     flat = 0.0
     if dx is not None and dy is not None:
         dx, dy = np.asarray(dx, np.float64), np.asarray(dy, np.float64)
-        counts = (dy != 0) & (y != 0)
-        flat = float((np.abs(dx) < 0.02 * np.abs(dy))[counts].mean()) if counts.any() else 0.0
+        little, counts = passes_little(y, dy, dx)
+        flat = float(little.sum() / counts.sum()) if counts.any() else 0.0
     return float(silent.mean()), flat, int(np.prod(x.shape[:-1]))

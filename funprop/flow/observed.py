@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from funprop.flow.spread import SIZE, sums
 from funprop.gradients import backprop
+from funprop.inspect.saturated import passes_little
 from funprop.layer import Layer
 from funprop.names import below, title
 from funprop.params.frozen import trained
@@ -18,8 +19,6 @@ from funprop.trees import is_float
 
 if TYPE_CHECKING:
     from funprop.typing import PyTree
-
-FLAT = 0.02  # of its cotangent an elementwise layer passes on less: saturated
 
 
 class Part(NamedTuple):
@@ -130,8 +129,7 @@ def _units(y: Any, dy: Any, dx: Any) -> Any:
     arrays = [a for a in (y, dy, dx) if hasattr(a, "dtype") and is_float(a) and a.ndim]
     if len(arrays) < 3 or not y.shape == dy.shape == dx.shape:
         return jnp.zeros(4, jnp.float32)
-    counts = (dy != 0) & (y != 0)
-    flat = counts & (jnp.abs(dx) < FLAT * jnp.abs(dy))
+    flat, counts = passes_little(y, dy, dx)
     dead = (y == 0).all(tuple(range(y.ndim - 1)))
     told = (flat.sum(), counts.sum(), dead.sum(), dead.size)
     return jnp.stack([jnp.asarray(each, jnp.float32) for each in told])

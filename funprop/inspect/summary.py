@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -10,6 +9,7 @@ import jax
 from funprop import trees
 from funprop.checks import check_arrays
 from funprop.inspect.table import aligned, as_html, with_total
+from funprop.inspect.visits import noting
 from funprop.layer import Layer, check_layer
 from funprop.names import below, title
 from funprop.params.frozen import trained
@@ -91,17 +91,9 @@ def summary(model: Layer, x_spec: PyTree) -> Summary:
     outputs: dict[Place, str] = {}
     given: dict[Place, Any] = {}
 
-    def noted(node: Layer, at: Place) -> Layer:
-        children = [noted(child, (*at, i)) for i, child in enumerate(node.children)]
-        node = node.rebuild(*children) if children else node
-
-        def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-            y, residuals = node.forward(params, x, key)
-            outputs[at] = ", ".join(map(trees.spec_string, jax.tree.leaves(y)))
-            given[at] = params
-            return y, residuals
-
-        return dataclasses.replace(node, forward=forward)
+    def note(at: Place, call: tuple[Any, Any, Any], gives: tuple[Any, Any]) -> None:
+        outputs[at] = ", ".join(map(trees.spec_string, jax.tree.leaves(gives[0])))
+        given[at] = call[0]
 
     rows: list[Row] = []
     counted: set[int] = set()
@@ -125,7 +117,7 @@ def summary(model: Layer, x_spec: PyTree) -> Summary:
             add_rows((*at, i), name, layer.children[i], parts[i], inside[i])
 
     def run(params: PyTree, x: PyTree) -> None:
-        _, residuals = noted(model, ()).forward(params, x)
+        _, residuals = noting(model, note).forward(params, x)
         add_rows((), "", model, params, residuals)
 
     jax.eval_shape(run, params, x_spec)

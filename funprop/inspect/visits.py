@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
 from funprop.layer import Layer
 from funprop.names import below
+from funprop.params.selection import Place
 
 if TYPE_CHECKING:
     from funprop.typing import PyTree
@@ -100,6 +102,35 @@ def compiled_visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) ->
         visit._replace(params=p, x=here, key=k, y=None)
         for visit, (p, here, k) in zip(seen, values, strict=True)
     ]
+
+
+def noting(
+    model: Layer, note: Callable[[Place, tuple[Any, Any, Any], tuple[Any, Any]], None]
+) -> Layer:
+    """The same model; of every forward call of every node `note(place, given, gives)` hears: what
+    it was given, `(params, x, key)`, and gives, `(y, residuals)`, and where the node is.
+
+    Example:
+      >>> import jax.numpy as jnp, funprop as fp
+      >>> heard = []
+      >>> model = noting(fp.serial(fp.tanh()), lambda place, given, gives: heard.append(place))
+      >>> _ = model.forward((), jnp.zeros(3))
+      >>> heard
+      [(0,), ()]
+    """
+
+    def noted(node: Layer, at: Place) -> Layer:
+        children = [noted(child, (*at, i)) for i, child in enumerate(node.children)]
+        node = node.rebuild(*children) if children else node
+
+        def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+            y, residuals = node.forward(params, x, key)
+            note(at, (params, x, key), (y, residuals))
+            return y, residuals
+
+        return dataclasses.replace(node, forward=forward)
+
+    return noted(model, ())
 
 
 def places_of(trail: Trail) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -12,9 +12,6 @@ from funprop.gradients import backprop
 from funprop.layer import Layer
 from funprop.steps.step import step
 from funprop.verify.truth.internals import inner_jaxprs
-
-if TYPE_CHECKING:
-    pass
 
 # A number that is read and written takes as long as so many multiplications within a product.
 PASS = 16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from funprop import trees
+from funprop.inspect.visits import noting
 from funprop.layer import Layer, Recorded
 from funprop.memory.account import work_of
 from funprop.memory.turns import by_turns
@@ -141,24 +141,18 @@ def _kept(node: Layer, place: Place, calls: dict[Place, _Call]) -> int:
 def _calls(objective: Layer, batch: PyTree) -> dict[Place, _Call]:
     calls: dict[Place, _Call] = {}
 
-    def noted(node: Layer, at: Place) -> Layer:
-        children = [noted(child, (*at, i)) for i, child in enumerate(node.children)]
-        inner = node.rebuild(*children) if children else node
-
-        def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-            y, kept = inner.forward(params, x, key)
-            leaves = {id(leaf): leaf for leaf in jax.tree.leaves(kept)}
-            found = jax.tree.leaves(kept, is_leaf=lambda r: isinstance(r, Recorded))
-            records = any(isinstance(leaf, Recorded) for leaf in found)
-            p, given, k = jax.tree.map(_spec, (params, x, key))
-            calls[at] = _Call(p, given, k, trees.nbytes(list(leaves.values())), records)
-            return y, kept
-
-        return dataclasses.replace(inner, forward=forward)
+    def note(at: Place, given: tuple[Any, Any, Any], gives: tuple[Any, Any]) -> None:
+        kept = gives[1]
+        leaves = {id(leaf): leaf for leaf in jax.tree.leaves(kept)}
+        found = jax.tree.leaves(kept, is_leaf=lambda r: isinstance(r, Recorded))
+        records = any(isinstance(leaf, Recorded) for leaf in found)
+        size = trees.nbytes(list(leaves.values()))
+        params, x, key = jax.tree.map(_spec, given)
+        calls[at] = _Call(params, x, key, size, records)
 
     key = jax.eval_shape(lambda: jax.random.key(0))
     params = jax.eval_shape(objective.init, key, batch)
-    jax.eval_shape(noted(objective, ()).forward, params, batch, key)  # as in training
+    jax.eval_shape(noting(objective, note).forward, params, batch, key)  # as in training
     return calls
 
 

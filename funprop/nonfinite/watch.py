@@ -207,20 +207,8 @@ class _Watch:
         last = self.seen[-1] if self.seen else None
         own = not layer.children or last is None or last.gives[:4] != gives[:4]
         kept = self.keeping.get(number, ((), Numbers()))[1]
-        seen = Seen(
-            *(
-                layer,
-                trail,
-                during,
-                self.part,
-                given,
-                gives,
-                gradients,
-                self.sick[number],
-                own,
-                kept,
-            ),
-        )
+        numbered = given, gives, gradients, self.sick[number], own, kept
+        seen = Seen(layer, trail, during, self.part, *numbered)
         self.seen.append(seen)
         return seen
 

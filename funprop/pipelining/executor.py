@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,6 @@ from funprop.pipelining.cut import Cut
 from funprop.pipelining.schedule import KINDS, Schedule, between
 from funprop.rewrites.halves import backward_inputs, backward_params
 from funprop.transforms.microbatch import cast_like, summed_in
-
-if TYPE_CHECKING:
-    pass
 
 IDLE, F, B, W = range(1 + len(KINDS))
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from funprop.arguments import check_given
 from funprop.as_function import as_function
-from funprop.checks import check_key, check_string, described
+from funprop.checks import check_string, described, require_key
 from funprop.jitted import Jitted
 from funprop.layer import Layer, check_layer
 from funprop.params.frozen import trained, with_trained
@@ -47,6 +47,7 @@ class Posterior:
 
     def sample(self, key: Any) -> PyTree:
         """Params drawn from it; those that it is not of are as they are."""
+        require_key(key)
         return with_trained(self.params, add(trained(self.params), self._deviations(key)))
 
     def outputs(self, model: Layer, x: PyTree, key: Any, *, samples: int = 100) -> Array:
@@ -62,7 +63,8 @@ class Posterior:
         check_layer("model", model)
         samples = whole_number(samples, "samples", 1)
         own, function = trained(self.params), as_function(model)
-        keys = jax.random.split(_required(key), samples)
+        require_key(key)
+        keys = jax.random.split(key, samples)
         y, forward = jax.linearize(lambda p: function(with_trained(self.params, p), x), own)
         return jax.lax.map(lambda key: y + forward(self._deviations(key)), keys)
 
@@ -92,8 +94,11 @@ class Posterior:
     def _deviations(self, key: Any) -> PyTree:
         own = trained(self.params)
         count = len(jax.tree.leaves(self.curvature, is_leaf=_is_part))
-        keys = iter(jax.random.split(_required(key), max(count, 1)))
-        draw = lambda found, own: self._deviation(found, own, next(keys))  # noqa: E731
+        keys = iter(jax.random.split(key, max(count, 1)))
+
+        def draw(found: Any, own: Any) -> Any:
+            return self._deviation(found, own, next(keys))
+
         return jax.tree.map(draw, self.curvature, own, is_leaf=_is_part)
 
     def _deviation(self, found: Any, own: Any, key: Any) -> Any:
@@ -219,10 +224,3 @@ def _is_part(node: Any) -> bool:
 
 def _eigenvalues(found: Any) -> PyTree:
     return found.values if isinstance(found, Eigen) else found.diagonal
-
-
-def _required(key: Any) -> Any:
-    check_key(key)
-    if key is None:
-        raise TypeError("key must be a random key, as jax.random.key(0) is, got None")
-    return key

@@ -239,13 +239,13 @@ def noise_scale(objective: Layer) -> Given:
       (18.0, 16.0)
     """
     check_objective(objective)
-    norms, noting = squared_norms(objective), objective
+    norms = squared_norms(objective)
 
     def scale(params: PyTree, batch: PyTree, key: Any = None) -> Sum:
         b = _two_or_more("noise_scale", batch)
         refuse_mixing("noise_scale", mixing(objective, key), sharded=False)
         squares = total(one_pass(norms, objective, params, batch, key)[0])
-        grads, (_, whole) = one_pass(noting, objective, params, batch, key)
+        grads, (_, whole) = one_pass(objective, objective, params, batch, key)
         whole = jnp.where(whole == 0, 1, whole).astype(squares.dtype)
         weights = _weights(batch, whole, b)
         some = weights != 0

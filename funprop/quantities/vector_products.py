@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from funprop.arguments import check_given, check_trainable
 from funprop.as_function import as_function
-from funprop.checks import check_function, check_key, described
+from funprop.checks import check_function, described, require_key
 from funprop.keys import split_key
 from funprop.layer import Layer
 from funprop.located import check_params
@@ -201,9 +201,7 @@ def hutchinson_diagonal(
       [2.0, 2.0, 2.0]
     """
     check_function("product", product, "from a vector to its product with the matrix")
-    check_key(key)
-    if key is None:
-        raise TypeError("key must be a random key, as jax.random.key(0) is, got None")
+    require_key(key)
     samples = whole_number(samples, "samples", 1)
     like = trained(like)
     for path, leaf in jax.tree_util.tree_leaves_with_path(like):
