@@ -133,3 +133,41 @@ def test_what_cannot_be_watched_is_refused():
         fp.fit(plain, state, (X, Y), epochs=1, batch_size=8, watch=True)
     with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         fp.watch(every=0)
+
+
+def looks_of(*widths):
+    """A watch that looked once at each of these models."""
+    seen = fp.watch()
+    for width in widths:
+        line = fp.objective(fp.mlp(*width), fp.softmax_cross_entropy())
+        train = fp.step(fp.backprop(line), optax.sgd(0.1))
+        seen.look(train, train.init(line.init(KEY, (X, Y)), None), (X, Y), 0, 0)
+    return seen
+
+
+def test_what_is_no_look_has_no_picture():
+    for given in (3, None, [1], looks_of((3,)).looks[0]):
+        with pytest.raises(
+            TypeError, match=r"seen must be a watch\(\) or a list of its looks, got"
+        ):
+            gradient_flow(given)
+    with pytest.raises(ValueError, match="seen must hold looks of one model, got layers dense and"):
+        gradient_flow(looks_of((3,), (4, 3)))
+    seen = looks_of((3,))
+    for name, given in (("where", 3), ("title", 3), ("file", 3)):
+        with pytest.raises(TypeError, match=f"{name} must be a (string|path), got 3"):
+            gradient_flow(seen, **{name: given})
+
+
+def test_a_look_wants_numbers():
+    line = fp.objective(fp.mlp(3), fp.softmax_cross_entropy())
+    train = fp.step(fp.backprop(line), optax.sgd(0.1))
+    state, seen = train.init(line.init(KEY, (X, Y)), None), fp.watch()
+    for batch, epoch, update, said in (
+        ((X, "a"), 0, 0, "batch/1 must hold numbers, got 'a'"),
+        ((X, Y), "a", 0, "epoch must be a number, got 'a'"),
+        ((X, Y), 0, "a", "update must be an integer, got 'a'"),
+    ):
+        with pytest.raises(TypeError, match=said):
+            seen.look(train, state, batch, epoch, update)
+    assert not seen.looks

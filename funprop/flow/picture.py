@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from funprop.checks import check_string, described
 from funprop.flow.spread import DECADES, Spread
 from funprop.flow.watch import Look, Watch
 from funprop.params.selection import fits
@@ -46,7 +47,9 @@ def gradient_flow(
 
     Raises:
       ModuleNotFoundError: without matplotlib.
-      ValueError: nothing was seen, or `where` matches no layer.
+      TypeError: `seen` is neither a `Watch` nor looks, `file` no path, or `where` or `title` no
+        string.
+      ValueError: nothing was seen, the looks are not all of one model, or `where` matches no layer.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, funprop as fp
@@ -59,7 +62,10 @@ def gradient_flow(
       >>> len(gradient_flow(seen).axes)  # two columns of three
       6
     """
-    looks = list(seen.looks if isinstance(seen, Watch) else seen)
+    looks = _looks(seen)
+    check_string("title", title)
+    if not (file is None or isinstance(file, str | os.PathLike)):
+        raise TypeError(f"file must be a path, got {described(file)}")
     if not looks:
         raise ValueError("gradient_flow needs at least one look, got none; fit(..., watch=) looks")
     paths = _chosen(looks, where)
@@ -86,9 +92,23 @@ def gradient_flow(
     return figure
 
 
+def _looks(seen: Any) -> list[Look]:
+    looks = seen.looks if isinstance(seen, Watch) else seen
+    if not isinstance(looks, list | tuple) or not all(isinstance(look, Look) for look in looks):
+        raise TypeError(f"seen must be a watch() or a list of its looks, got {described(seen)}")
+    for look in looks:
+        if list(look.layers) != list(looks[0].layers):
+            raise ValueError(
+                "seen must hold looks of one model, got layers "
+                f"{', '.join(list(looks[0].layers)[:4])} and {', '.join(list(look.layers)[:4])}"
+            )
+    return list(looks)
+
+
 def _chosen(looks: Sequence[Look], where: str | None) -> list[str]:
     layers = looks[0].layers
     if where is not None:
+        check_string("where", where)
         paths = [path for path in layers if fits(path, where)]
         if not paths:
             some = ", ".join(list(layers)[:8])

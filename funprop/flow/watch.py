@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from funprop.checks import described
+from funprop.arguments import check_given
+from funprop.checks import described, is_number, is_scalar
 from funprop.flow.observed import Told, observed, parts_of, updates_of
 from funprop.flow.spread import Spread, spread
 from funprop.layer import Layer
@@ -76,10 +77,15 @@ class Watch:
         """One look, for loops of your own; `state` stays as it is.
 
         Raises:
-          TypeError: `step` is no step, or `state` not its state.
+          TypeError: `step` is no step, `state` not its state, `batch` no numbers, or `epoch` or
+            `update` no number.
           ValueError: the objective within `step` is not known.
         """
         objective = watchable(step)
+        check_given(batch, None, None)
+        if not (is_number(epoch) and is_scalar(epoch)):
+            raise TypeError(f"epoch must be a number, got {described(epoch)}")
+        update = whole_number(update, "update", 0)
         if self._of is not step:
             self._of, self._program = step, jax.jit(_program(step, objective, self.examples))
         told = jax.device_get(self._program(state, batch))
