@@ -73,3 +73,14 @@ def test_no_product_is_made_in_both_halves(case):
     second = products(of_params, params, residuals, kept)
     assert first and second
     assert first + second == products(case.layer.backward, params, residuals, dy)
+
+
+def test_the_second_half_wants_what_the_first_gave():
+    line, x = fp.dense(1), jnp.ones((3, 2))
+    params = line.init(jax.random.key(0), x)
+    y, residuals = line.forward(params, x)
+    for given in (None, y):
+        with pytest.raises(
+            TypeError, match=r"^kept must be what backward_inputs of dense gave, got"
+        ):
+            fp.backward_params(line)(params, residuals, given)

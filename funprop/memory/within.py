@@ -116,7 +116,8 @@ def within(
     check_layer("objective", objective, "objective(model, loss)")
     check_arrays("batch_spec", batch_spec)
     budget = whole_number(bytes, "bytes", 1)
-    if transfer is not None and not (isinstance(transfer, int | float) and transfer > 0):
+    number = isinstance(transfer, int | float) and not isinstance(transfer, bool)
+    if transfer is not None and not (number and 0 < transfer < math.inf):
         raise ValueError(f"transfer must be a positive number, got {described(transfer)}")
     batch = trees.canonical(trees.spec(batch_spec))
     return _Search(objective, Program(batch, optimizer), budget, transfer).run()

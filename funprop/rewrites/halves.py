@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from funprop.checks import described
 from funprop.layer import Layer, check_layer, leaf_of
 from funprop.params.frozen import trained
 from funprop.trees import Static
@@ -79,7 +80,7 @@ def backward_params(layer: Layer) -> Callable[[PyTree, PyTree, PyTree], PyTree]:
       `(params, residuals, kept) -> dparams`, with `kept` of `backward_inputs`.
 
     Raises:
-      TypeError: `layer` is none.
+      TypeError: `layer` is none; or, when called, `kept` is not of `backward_inputs`.
 
     Example: see `backward_inputs`.
       >>> import jax.numpy as jnp, funprop as fp
@@ -93,6 +94,10 @@ def backward_params(layer: Layer) -> Callable[[PyTree, PyTree, PyTree], PyTree]:
     second = _second(layer)
 
     def of_params(params: PyTree, residuals: PyTree, kept: PyTree) -> PyTree:
+        if not (isinstance(kept, tuple) and len(kept) == 2 and isinstance(kept[1], Static)):
+            raise TypeError(
+                f"kept must be what backward_inputs of {layer.name} gave, got {described(kept)}"
+            )
         found, spec = kept
         tree, specs = spec.value
         nothing = tree.unflatten(jnp.zeros(shape, dtype) for shape, dtype in specs)
