@@ -162,6 +162,4 @@ def drawn(runs: dict[str, list[dict[str, float]]], path: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    main(sys.argv[1])
+    main(sys.argv[1] if len(sys.argv) > 1 else "swap-the-backward.png")

@@ -10,22 +10,22 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-GROUPS = {
+GROUPS: dict[str, tuple[str, ...]] = {
     "Train": ("train", "finetune", "predict", "prepare"),
     "Look at a run": ("runs", "show", "explain", "debug"),
     "Check a gradient": ("verify",),
 }
-OPTIONS = {
+OPTIONS: dict[str, tuple[str, ...]] = {
     "The data": ("target", "task", "class_weights", "time", "group", "held_out", "image_size"),
     "The network and its training": (
         *("model", "low_rank", "where", "optimizer", "learning_rate", "epochs", "batch_size"),
         *("length", "seed", "backward", "nonfinite", "prompt"),
     ),
-    "The run folder": ("out", "restart", "override"),
+    "The run folder": ("out", "restart", "override", "watch"),
     "Many runs as one program": ("sweep", "seeds", "keep"),
     "Many devices and processes": ("processes", "distributed", "ordered"),
 }
-EXAMPLES = {
+EXAMPLES: dict[str, tuple[str, ...]] = {
     "": (
         "funprop train digits",
         "funprop train people.csv --target tier",
@@ -61,7 +61,7 @@ EXAMPLES = {
     ),
 }
 SHELLS = ("bash", "zsh", "fish")
-WORDS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+WORDS: dict[type, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 WORDS_OF = {"target": "COLUMN ...", "time": "COLUMN", "group": "COLUMN", "where": "PATTERN"}
 WORDS_OF |= {"sweep": "NAME=VALUES ...", "model": "NAME", "end_of_text": "TOKEN"}
 

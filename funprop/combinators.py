@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from funprop import trees
 from funprop.checks import check_function
 from funprop.decoding import of_parallel, of_repeat, of_residual, of_serial, through
+from funprop.drawing import copies
 from funprop.formula import Formula
 from funprop.keys import split_key
 from funprop.layer import Layer, output_spec
@@ -180,8 +181,10 @@ def repeat(layer: Layer, n: int) -> Layer:
     n = whole_number(n, "n", 1)
     (part,) = located((layer,))
 
+    draw = copies(part.init, n)
+
     def init(key: Any, x: PyTree) -> PyTree:
-        params = jax.vmap(lambda key: part.init(key, x))(jax.random.split(key, n))
+        params = draw(key, x)
         one = jax.eval_shape(part.init, key, x)
         check_same(layer, x, output_spec(part, one, x))
         return params

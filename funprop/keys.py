@@ -6,9 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import jax
-
 from funprop.checks import check_function
+from funprop.drawing import split
 
 if TYPE_CHECKING:
     from funprop.typing import Array, Key
@@ -38,4 +37,4 @@ def takes_key(function: Callable[..., Any], what: str) -> bool:
 
 def split_key(key: Key[Array, ""] | None, n: int) -> tuple[Any, ...]:
     """One key for each of `n` children; for no key, none for each."""
-    return (None,) * n if key is None else tuple(jax.random.split(key, n))
+    return (None,) * n if key is None else split(key, n)

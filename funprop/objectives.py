@@ -12,6 +12,7 @@ import numpy as np
 from funprop import trees
 from funprop.arguments import as_sum
 from funprop.checks import described
+from funprop.drawing import split
 from funprop.keys import split_key
 from funprop.layer import Layer, Recorded, check_layer, output_spec
 from funprop.located import located
@@ -69,7 +70,7 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
     def init(key: Any, batch: Any) -> PyTree:
         _check_batch(batch)
         batch = trees.canonical(batch)
-        model_key, loss_key = jax.random.split(key)
+        model_key, loss_key = split(key)
         params = parts[0].init(model_key, batch[0])
         outputs = output_spec(parts[0], params, batch[0])
         own = parts[1].init(loss_key, (outputs, *batch[1:]))
@@ -78,7 +79,7 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
     def forward(params: Any, batch: Any, key: Any = None) -> tuple[Sum, tuple[Any, Any, Any]]:
         _check_batch(batch)
         inputs, *targets = jax.tree.map(_in_jax, batch)
-        inputs = _with_a_say(inputs, *targets[1:])
+        inputs = with_a_say(inputs, *targets[1:])
         of_model, of_loss = node.split(params)
         model_key, loss_key = split_key(key, 2)
         outputs, model_kept = parts[0].forward(of_model, inputs, model_key)
@@ -123,7 +124,7 @@ def _in_jax(leaf: Any) -> Any:
     return jnp.asarray(leaf) if trees.is_float(leaf) else leaf
 
 
-def _with_a_say(inputs: PyTree, *weights: Any) -> PyTree:
+def with_a_say(inputs: PyTree, *weights: Any) -> PyTree:
     """`inputs`, zero where an example of weight zero has NaN or infinity. Its cotangents are zero,
     but times NaN they would be NaN in the gradient of every weight."""
     if not weights:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from funprop.reprs import of_fields
 from funprop.values import known
@@ -179,6 +180,23 @@ def path_string(path: tuple[Any, ...]) -> str:
     """
     named = tuple(key for key in path if getattr(key, "name", None) not in RESERVED)
     return jax.tree_util.keystr(named, simple=True, separator="/")
+
+
+def copied(tree: PyTree) -> PyTree:
+    """A copy of every array, in memory of its own; without a program to be compiled.
+
+    Example:
+      >>> one = jnp.ones(3)
+      >>> copied(one) is one
+      False
+    """
+
+    def one(leaf: Any) -> Any:
+        if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array):
+            return jnp.copy(leaf)
+        return jax.device_put(leaf, may_alias=False)
+
+    return jax.tree.map(one, tree)
 
 
 def spec_string(leaf: Any) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 LIST = Path(__file__).parent / "slow.txt"
-LEFT = 500.0  # seconds of processor time, where no program was compiled before
+LEFT = 400.0  # seconds of processor time, where no program was compiled before
 
 began = pytest.StashKey[float]()
 times: dict[str, float] = {}  # of those that ran, in the process that collects what workers report
@@ -33,8 +33,9 @@ def end(item):
 
 
 def note(report):
-    if report.when == "call":
-        times[report.nodeid] = dict(report.user_properties)["processor"]
+    told = dict(report.user_properties)
+    if report.when == "call" and "processor" in told:  # no doctest, which no conftest hears of
+        times[report.nodeid] = told["processor"]
 
 
 def record():

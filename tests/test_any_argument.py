@@ -424,6 +424,23 @@ ROWS = {
         "key": lambda o: fp.explain(OBJECTIVE, PARAMS, (X, X), key=o),
         "optimizer": lambda o: fp.explain(OBJECTIVE, PARAMS, (X, X), optimizer=o),
     },
+    "first_nonfinite": {
+        "objective": lambda o: fp.first_nonfinite(o, PARAMS, (X, X)),
+        "params": lambda o: fp.first_nonfinite(OBJECTIVE, o, (X, X)),
+        "batch|inputs|targets": lambda o: fp.first_nonfinite(OBJECTIVE, PARAMS, o),
+        "key": lambda o: fp.first_nonfinite(OBJECTIVE, PARAMS, (X, X), o),
+    },
+    "within": {
+        "objective|x must be an array": lambda o: fp.within(o, (X, X), 10**9),
+        "batch|inputs|targets": lambda o: fp.within(OBJECTIVE, o, 10**9),
+        "bytes": lambda o: fp.within(OBJECTIVE, (X, X), o),
+        "optimizer": lambda o: fp.within(OBJECTIVE, (X, X), 10**9, optimizer=o),
+    },
+    "watch": {
+        "every": lambda o: fp.watch(every=o),
+        "examples": lambda o: fp.watch(examples=o),
+    },
+    "gradient_flow": {"seen|at least one look": fp.gradient_flow},
     "find_nonfinite": {
         "grad_fn": lambda o: fp.find_nonfinite(o, PARAMS, (X, X)),
         "params": lambda o: fp.find_nonfinite(GRAD_FN, o, (X, X)),

@@ -407,6 +407,7 @@ def test_an_ignored_ctrl_c_stays_ignored(tmp_path):
 
 
 LONG = ("checkpoints", "flax_and_equinox", "gradient_through_training", "own_layer")
+LONG += ("swap_the_backward",)
 
 
 @pytest.mark.parametrize(

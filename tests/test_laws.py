@@ -246,6 +246,7 @@ GROUND = {
     "jitted",
     "checks",
     "mesh",
+    "drawing",
 }
 IMPORTS = {
     "values": set(),
@@ -255,7 +256,8 @@ IMPORTS = {
     "trees": {"values", "reprs"},
     "names": {"layer"},  # for the type alone
     "checks": {"trees", "values"},
-    "keys": {"checks"},
+    "drawing": {"trees"},
+    "keys": {"checks", "drawing"},
     "jitted": {"values", "trees", "checks"},
     "decoding": {"trees"},
     "formula": {"checks"},
@@ -265,7 +267,7 @@ IMPORTS = {
     "properties": {"layer", "names", "maps"},
     "params": GROUND,
     "arguments": GROUND | {"params"},
-    "quantities": GROUND | {"params", "arguments", "as_function"},
+    "quantities": GROUND | {"objectives", "params", "arguments", "as_function"},
     "functions": GROUND | {"params"},
     "linear_map": set(),
     "cotangents": GROUND,

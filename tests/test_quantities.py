@@ -155,6 +155,59 @@ def test_quantities_are_what_their_definitions_say(case, x64):
         assert jax.tree.structure(got[name]) == jax.tree.structure(trained(params))
 
 
+PICTURES = fp.serial(fp.conv(2, (2, 2)), fp.global_average_pool(), fp.dense(3))
+TABLE = fp.serial(fp.embedding(5, 2), fp.dense(3))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"), [(PICTURES, (0, 3, 3, 1)), (TABLE, (0, 2)), (TABLE, (2, 0))]
+)
+def test_of_nothing_every_sum_is_zero(model, shape):
+    objective, key = fp.objective(model, CROSS), jax.random.key(0)
+    integers = len(shape) == 2
+    full = tuple(max(n, 1) for n in shape)
+    params = model.init(key, jnp.zeros(full, int if integers else float))
+    batch = jnp.zeros(shape, int if integers else float), jnp.zeros(shape[: 1 + integers], int)
+    found = [
+        fp.per_example_gradients(objective)(params, batch),
+        fp.per_example_norms(objective)(params, batch),
+        fp.per_example_dot_products(objective)(params, batch),
+        fp.ggn_diagonal(objective)(params, batch),
+        fp.kfac_factors(objective)(params, batch, sample_key=key)[-1].g,
+        fp.clip_per_example(objective, 1.0)(params, batch).grads,
+        fp.laplace(objective, params, [batch]).curvature[-1].values,
+    ]
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(found))
+
+
+def test_a_gauss_newton_product_has_the_noise_and_the_say_of_the_objective(x64):
+    model = fp.serial(fp.dropout(0.5), fp.dense(2))  # linear in params: both matrices are one
+    objective, key = fp.objective(model, SQUARED), jax.random.key(0)
+    x, weights = jnp.ones((4, 3)).at[2].set(jnp.nan), jnp.array([1.0, 2.0, 0.0, 1.0])
+    batch = x, jnp.zeros((4, 2)), weights
+    params = objective.init(key, batch)
+    found = fp.ggn_vector_product(objective)(params, params, batch, key)
+    want = fp.hessian_vector_product(objective)(params, params, batch, key)
+    chex.assert_trees_all_close(found, want, rtol=1e-12)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(found))
+
+
+def test_random_signs_in_16_bits_and_of_what_is_not_trained():
+    twice, key = lambda v: jax.tree.map(lambda leaf: 2 * leaf, v), jax.random.key(0)
+    for dtype in (jnp.bfloat16, jnp.float16):  # a sum of a thousand, in 16 bits, stops at half
+        found = fp.hutchinson_diagonal(twice, jnp.ones(3, dtype), key, samples=1000)
+        np.testing.assert_allclose(found, 2, rtol=1e-5)
+    like = {"a": jnp.ones(3), "b": fp.Frozen(jnp.ones(2))}
+    found = fp.hutchinson_trace(lambda v: twice(trained(v)), like, key)
+    assert len(jax.tree.leaves(found)) == 1 and float(found["a"]) == 6.0
+    with raises(ValueError, "product must have the shape", "3", "2"):
+        fp.hutchinson_trace(lambda v: v[:2], jnp.ones(3), key)
+    with raises(ValueError, "product must give what is like its vector, got None"):
+        fp.hutchinson_trace(lambda v: None, jnp.ones(3), key)
+    with raises(TypeError, "like/a must be of floats, got int"):
+        fp.hutchinson_trace(twice, {"a": jnp.ones(3, int)}, key)
+
+
 def test_a_part_of_a_matrix_is_chosen_by_name(x64):
     params, batch, _ = build(CASES[0], jnp.float64)
     vector = jax.tree.map(jnp.cos, params)

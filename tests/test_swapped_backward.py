@@ -366,3 +366,9 @@ def test_spikes_and_their_surrogate_by_hand(surrogate):
 def test_what_does_not_fit_is_refused(use, error, sentence):
     with pytest.raises(error, match=sentence):
         use()
+
+
+@pytest.mark.parametrize("layer", [fp.lif(), fp.lstm(2)], ids=str)
+def test_what_is_no_array_over_time_is_refused(layer):
+    with pytest.raises(TypeError, match="x must be an array, got NoneType"):
+        layer.init(jax.random.key(0), None)

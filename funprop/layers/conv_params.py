@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
+from funprop.drawing import split
 from funprop.layers.windows import Numbers
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def initial(
     w_init: Callable[..., Array],
     b_init: Callable[..., Array],
 ) -> ConvParams:
-    w_key, b_key = jax.random.split(key)
+    w_key, b_key = split(key)
     b = b_init(b_key, w_shape[-1:], dtype) if bias else None
     return ConvParams(w_init(w_key, w_shape, dtype), b)
 

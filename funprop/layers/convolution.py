@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from funprop.decoding import Decoding, refused
+from funprop.drawing import he_normal
 from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.layers.conv_params import ConvParams, check_params, initial, places, pull_b
@@ -45,7 +46,7 @@ def conv(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     bias: bool = True,
-    w_init: Callable[..., Array] = initializers.he_normal(),  # noqa: B008  # a pure function
+    w_init: Callable[..., Array] = he_normal,
     b_init: Callable[..., Array] = initializers.zeros,
 ) -> Layer:
     """`y = x * w + b`: at every place of the window, the dense layer of what is under it.
@@ -167,7 +168,7 @@ def conv_transpose(
     padding: str | int | Sequence[tuple[int, int]] = "same",
     dilation: int | Sequence[int] = 1,
     bias: bool = True,
-    w_init: Callable[..., Array] = initializers.he_normal(),  # noqa: B008  # a pure function
+    w_init: Callable[..., Array] = he_normal,
     b_init: Callable[..., Array] = initializers.zeros,
 ) -> Layer:
     """A convolution of `x` with `stride - 1` zeros between its elements: space grows by `stride`.

@@ -147,7 +147,7 @@ def patches(x: X, kernel: Numbers, slide: Slide) -> Float[Array, "n t ki"]:
     product. Of one group."""
     seen = views(x, kernel, slide.stride, slide.padding, 0.0, slide.dilation)
     whole = jnp.concatenate(seen, -1)
-    return whole.reshape(len(x), -1, whole.shape[-1])
+    return whole.reshape(len(x), math.prod(whole.shape[1:-1]), whole.shape[-1])
 
 
 def spread_out(dy: Y, slide: Slide, sizes: Numbers, kernel: Numbers) -> X:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
 from funprop import trees
+from funprop.drawing import he_normal, split
 from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.layers.formulas import FORMULAS
@@ -41,7 +41,7 @@ def dense(
     features: int,
     *,
     bias: bool = True,
-    w_init: Callable[..., Array] = initializers.he_normal(),  # noqa: B008  # a pure function
+    w_init: Callable[..., Array] = he_normal,
     b_init: Callable[..., Array] = initializers.zeros,
 ) -> Layer:
     """`y = x w + b` over the last axis of `x`.
@@ -62,6 +62,7 @@ def dense(
       TypeError: `x` is not of floating dtype, or the params are not `DenseParams`.
 
     Example:
+      >>> import jax
       >>> affine = dense(3)
       >>> params = affine.init(jax.random.key(0), jnp.zeros((5, 2)))
       >>> y, residuals = affine.forward(params, jnp.ones((5, 2)))
@@ -73,7 +74,7 @@ def dense(
 
     def init(key: Key[Array, ""], x: Any) -> DenseParams:
         _check_input(x)
-        w_key, b_key = jax.random.split(key)
+        w_key, b_key = split(key)
         return DenseParams(
             w=w_init(w_key, (x.shape[-1], features), x.dtype),
             b=b_init(b_key, (features,), x.dtype) if bias else None,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.nn import initializers
 
 from funprop.decoding import Decoding, place
+from funprop.drawing import normal
 from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.layers.formulas import FORMULAS
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from funprop.typing import Array, Float, Int, Key
 
-SMALL = initializers.normal(0.02)  # as GPT-2's; a pure function
+SMALL = normal(0.02)  # as GPT-2's; a pure function
 
 
 class EmbeddingParams(NamedTuple):
@@ -116,7 +117,8 @@ def embedding(
     def looked_up(
         params: EmbeddingParams, x: Int[Array, "b *t"], dy: Float[Array, "b *t f"]
     ) -> tuple[Int[Array, "b t"], Float[Array, "b t f"]]:
-        ids, dy = x.reshape(len(x), -1), widen(dy).reshape(len(x), -1, features)
+        places = math.prod(x.shape[1:])
+        ids, dy = x.reshape(len(x), places), widen(dy).reshape(len(x), places, features)
         return ids, jnp.where(((ids >= 0) & (ids < rows))[..., None], dy, 0)
 
     marked = closed(backward, squares, looked_up=looked_up)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.nn import initializers
 
+from funprop import drawing
 from funprop.layer import Layer
 from funprop.layers.recurrent import (
     before,
@@ -88,9 +88,9 @@ def gru(features: int, *, keep: str = "gates") -> Layer:
     features, keep = whole_number(features, "features", 1), check_keep(keep)
 
     def init(key: Key[Array, ""], x: Any) -> GRUParams:
-        x_key, h_key = jax.random.split(key)
+        x_key, h_key = drawing.split(key)
         return GRUParams(
-            w_x=initializers.lecun_normal()(x_key, (x.shape[-1], 3 * features), x.dtype),
+            w_x=drawing.lecun_normal(x_key, (x.shape[-1], 3 * features), x.dtype),
             w_h=orthogonal(h_key, features, 3, x),
             b=jnp.zeros(3 * features, x.dtype),
             b_h=jnp.zeros(features, x.dtype),

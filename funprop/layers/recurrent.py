@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-from jax.nn import initializers
 
+from funprop import drawing
 from funprop.decoding import Decoding, one_array
 from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.layers.formulas import FORMULAS
 from funprop.located import located
-from funprop.trees import Static, lifted, require_float, spec_string, wide_dtype
+from funprop.trees import Static, lifted, require_array, require_float, spec_string, wide_dtype
 from funprop.values import known, to_int32
 
 if TYPE_CHECKING:
@@ -230,8 +230,8 @@ def check_weights(w_x: Float[Array, "i _"], x: Steps) -> None:
 
 def orthogonal(key: Key[Array, ""], features: int, gates: int, like: Any) -> Float[Array, "o go"]:
     """One orthogonal matrix a gate, beside each other (made in float32: LAPACK knows no less)."""
-    make, keys = initializers.orthogonal(), jax.random.split(key, gates)
-    parts = [make(k, (features, features), wide_dtype(like.dtype)) for k in keys]
+    shape, dtype = (features, features), wide_dtype(like.dtype)
+    parts = [drawing.orthogonal(each, shape, dtype) for each in drawing.split(key, gates)]
     return jnp.concatenate(parts, axis=-1).astype(like.dtype)
 
 
@@ -269,6 +269,7 @@ def _pair(x: Any) -> tuple[Any, Any]:
 def _unpack(x: Any) -> tuple[Any, Any]:
     """`(x, lengths)`, `lengths` being `None` where there are none."""
     x, lengths = _pair(x) if isinstance(x, tuple) else (x, None)
+    require_array(x)
     if x.ndim != 3 or 0 in x.shape[1:]:
         raise ValueError(
             f"x must be [batch, time, i] with steps and inputs, got shape {tuple(x.shape)}"

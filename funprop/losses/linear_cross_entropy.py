@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.nn import initializers
 
 from funprop import trees
+from funprop.drawing import normal
 from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.losses import by_example as examples
@@ -66,7 +66,7 @@ def linear_cross_entropy(
     smoothing: float = 0.0,
     z_loss: float = 0.0,
     bias: bool = False,
-    w_init: Callable[..., Array] = initializers.normal(0.02),  # noqa: B008  # a pure function
+    w_init: Callable[..., Array] = normal(0.02),  # noqa: B008  # a pure function
 ) -> Layer:
     """`softmax_cross_entropy` of `z = x w^T + b`, one term a row of `x`, with `w` its params.
 

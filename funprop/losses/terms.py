@@ -109,9 +109,10 @@ def apart_in_example(columns: Float[Array, "k *outputs"], terms: Float[Array, "b
     """Each column with one term of every example, zeros at the others: `[k t, *outputs]`, as the
     terms of one example must not be added up."""
     t = terms.shape[1:]
-    each = jnp.eye(math.prod(t), dtype=columns.dtype)
-    each = each.reshape(-1, 1, *t, *(1,) * (columns.ndim - 1 - terms.ndim))
-    return (columns[:, None] * each[None]).reshape(-1, *columns.shape[1:])
+    n = max(1, math.prod(t))  # a column of nothing, where there are no terms
+    each = jnp.eye(n, math.prod(t), dtype=columns.dtype)
+    each = each.reshape(n, 1, *t, *(1,) * (columns.ndim - 1 - terms.ndim))
+    return (columns[:, None] * each[None]).reshape(len(columns) * n, *columns.shape[1:])
 
 
 def pull_sum(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 GRID = 8  # of the copies of a repeat, policies are tried for so many shares
 MOST = 0.5  # of all that is kept: a block that keeps more is looked into
-REWRITES = {"keep": lambda layer: layer, "recompute": remat, "offload": offload}
+REWRITES: dict[str, Callable[[Layer], Layer]] = {
+    "keep": lambda layer: layer,
+    "recompute": remat,
+    "offload": offload,
+}
 
 
 class Policy(NamedTuple):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from jax.nn import initializers
-
 from funprop.combinators import residual, serial
+from funprop.drawing import normal
 from funprop.layer import Layer, check_layer, named
 from funprop.layers import attention, dense, gated, gelu_tanh, silu
 from funprop.values import whole_number
@@ -131,4 +130,4 @@ residual(network(norm, hidden, gated(silu), output)))
 
 
 def _dense(features: int, bias: bool, deviation: float = DEVIATION) -> Layer:
-    return dense(features, bias=bias, w_init=initializers.normal(deviation))
+    return dense(features, bias=bias, w_init=normal(deviation))

@@ -39,6 +39,7 @@ class KfacState(NamedTuple):
     curvature: Any
     inverses: Any
     momentum: Any
+    reads_batch = True  # a step gives it the batch, in a chain of transforms too
 
 
 def kfac(

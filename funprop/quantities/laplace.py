@@ -208,7 +208,8 @@ def _of_part(found: Any, mask: Any = True) -> Any:
     if isinstance(found, Diagonal):
         return found
     (a, u), (g, v) = (jnp.linalg.eigh(m) for m in (found.a, found.g))
-    values = a[..., :, None] * g[..., None, :] / found.weight[..., None, None]
+    weight = jnp.where(found.weight == 0, 1, found.weight)  # of nothing, both factors are zero
+    values = a[..., :, None] * g[..., None, :] / weight[..., None, None]
     return Eigen(u, v, jnp.maximum(values, 0))
 
 

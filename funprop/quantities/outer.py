@@ -77,7 +77,7 @@ def second_moment(params: Any, rows: Rows, d: Columns) -> Any:
         made = jnp.einsum("bti,cbto->cbio", rows, d, precision=HIGHEST)
         return jnp.square(made).sum((0, 1))
 
-    size = min(b, max(1, b * t * (i + c * o) // (c * i * o)))
+    size = max(1, min(b, b * t * (i + c * o) // max(1, c * i * o)))
     turns, rest = divmod(b, size)
     total = jnp.zeros((i, o), rows.dtype)
     if turns:
@@ -138,7 +138,7 @@ def factors(
     if sharing == "reduce":
         rows, d = rows.mean(1, keepdims=True), d.sum(2, keepdims=True)
     c, b, t, o = d.shape
-    x, y = rows.reshape(b * t, -1), d.reshape(c * b * t, o)
+    x, y = rows.reshape(b * t, rows.shape[-1]), d.reshape(c * b * t, o)
     n = jnp.ones(b, x.dtype) if examples is None else examples.astype(x.dtype)
     n = jnp.repeat(n, t)
     a = jnp.matmul((x if examples is None else x * n[:, None]).T, x, precision=HIGHEST)

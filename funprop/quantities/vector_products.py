@@ -10,14 +10,17 @@ import jax.numpy as jnp
 
 from funprop.arguments import check_given, check_trainable
 from funprop.as_function import as_function
-from funprop.checks import check_function, check_key
+from funprop.checks import check_function, check_key, described
+from funprop.keys import split_key
 from funprop.layer import Layer
 from funprop.located import check_params
+from funprop.objectives import with_a_say
 from funprop.params.frozen import trained, with_trained
 from funprop.params.selection import Pattern, where
 from funprop.properties import mixing, refuse_mixing
 from funprop.quantities.columns import check_objective
 from funprop.quantities.shared_params import expansion
+from funprop.trees import is_float, path_string, wide_dtype
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
@@ -107,14 +110,16 @@ def ggn_vector_product(objective: Layer, pattern: Pattern | None = None) -> Prod
         _check(objective, params, batch, key)
         own = trained(params)
         inputs, *targets = batch
+        inputs = with_a_say(inputs, *targets[1:])
+        model_key, loss_key = split_key(key, 2)  # the same noise as the objective's own
 
         def both(own: PyTree) -> tuple[PyTree, PyTree]:
             of_model, of_loss = expand(with_trained(params, own))
-            return outputs(of_model, inputs, key), of_loss
+            return outputs(of_model, inputs, model_key), of_loss
 
         def gradient(outputs: PyTree, of_loss: PyTree) -> PyTree:
             def of(outputs: PyTree, of_loss: PyTree) -> Any:
-                return total(of_loss, (outputs, *targets), None).total
+                return total(of_loss, (outputs, *targets), loss_key).total
 
             return jax.grad(of, (0, 1))(outputs, of_loss)
 
@@ -161,13 +166,14 @@ def hutchinson_trace(
       samples: how many products.
 
     Returns:
-      A number for every leaf, the trace of its own block; their sum is the trace of the whole.
+      A number for every leaf, the trace of its own block, in float32 at least; their sum is the
+      trace of the whole.
 
     Source: Hutchinson, Communications in Statistics 19 (1990).
 
     Raises:
-      TypeError: `product` is no function, or the key no random key.
-      ValueError: `samples` is not positive.
+      TypeError: `product` is no function, a leaf of `like` not of floats, or the key no random key.
+      ValueError: `samples` is not positive, or a product not like its vector.
 
     Example:
       >>> twice = lambda v: jax.tree.map(lambda leaf: 2 * leaf, v)
@@ -199,6 +205,11 @@ def hutchinson_diagonal(
     if key is None:
         raise TypeError("key must be a random key, as jax.random.key(0) is, got None")
     samples = whole_number(samples, "samples", 1)
+    like = trained(like)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(like):
+        if not isinstance(leaf, float) and not (hasattr(leaf, "dtype") and is_float(leaf)):
+            name = "/".join(filter(None, ("like", path_string(path))))
+            raise TypeError(f"{name} must be of floats, got {described(leaf)}")
     leaves, tree = jax.tree.flatten(like)
 
     def one(total: PyTree, key: Any) -> tuple[PyTree, None]:
@@ -209,10 +220,28 @@ def hutchinson_diagonal(
         ]
         vector = tree.unflatten(signs)
         found = product(vector)
-        return jax.tree.map(lambda t, v, p: t + v * p / samples, total, vector, found), None
+        _check_product(vector, found)
 
-    zeros = jax.tree.map(jnp.zeros_like, like)
-    return jax.lax.scan(one, zeros, jax.random.split(key, samples))[0]
+        def add(t: Any, v: Any, p: Any) -> Any:
+            return t + v.astype(t.dtype) * jnp.asarray(p, t.dtype)
+
+        return jax.tree.map(add, total, vector, found), None
+
+    # In float32 at least: a sum in 16 bits comes to rest long before it is whole.
+    zeros = jax.tree.map(lambda a: jnp.zeros(jnp.shape(a), wide_dtype(jnp.result_type(a))), like)
+    total, _ = jax.lax.scan(one, zeros, jax.random.split(key, samples))
+    return jax.tree.map(lambda t: t / samples, total)
+
+
+def _check_product(vector: PyTree, found: Any) -> None:
+    if jax.tree.structure(found) != jax.tree.structure(vector):
+        raise ValueError(f"product must give what is like its vector, got {described(found)}")
+    for (path, v), p in zip(
+        jax.tree_util.tree_leaves_with_path(vector), jax.tree.leaves(found), strict=True
+    ):
+        if jnp.shape(p) != v.shape:
+            name = "/".join(filter(None, ("product", path_string(path))))
+            raise ValueError(f"{name} must have the shape {v.shape}, got {jnp.shape(p)}")
 
 
 def _check(objective: Layer, params: PyTree, batch: PyTree, key: Any) -> None:

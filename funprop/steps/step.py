@@ -21,7 +21,7 @@ from funprop.reprs import of_fields
 from funprop.steps.donating import Donating
 from funprop.steps.retraced import Retraced
 from funprop.transforms.transformed import call, objective_of, what_draws
-from funprop.trees import Sum, all_finite, is_float, wide_dtype, widen
+from funprop.trees import Sum, all_finite, copied, is_float, wide_dtype, widen
 
 if TYPE_CHECKING:
     from funprop.typing import PyTree
@@ -118,7 +118,7 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         opt_state = transform.init(trained(params))
         state = TrainState(params, opt_state, key, jnp.zeros((), jnp.int32))
         # Copies: the first update donates the state, and some transforms keep the params in it.
-        return jax.tree.map(jnp.copy, state)
+        return copied(state)
 
     def propose(
         state: TrainState, batch: PyTree, dloss: Any = None
@@ -143,7 +143,9 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         grads = jax.tree.map(mean, gradient.grads)
         params = trained(state.params)
         wanted = {"value": gradient.loss * scale, "grad": grads, "value_fn": mean_loss}
-        wanted |= {"batch": batch, "key": key, "all_params": state.params}
+        whole = {"batch": batch, "key": key, "all_params": state.params}
+        if not takes_any or reads_batch(state.opt_state):  # `optax.lbfgs` refuses what it knows not
+            wanted |= whole
         if not takes_any:  # as of `optax.contrib.sam`
             wanted = {p.name: wanted[p.name] for p in takes if p.name in wanted}
         updates, opt_state = transform.update(grads, state.opt_state, params, **wanted)
@@ -155,6 +157,12 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
         return new, losses(gradient), jnp.stack(finite)
 
     return Step(init, updating(propose), propose=propose, grad_fn=grad_fn)
+
+
+def reads_batch(opt_state: PyTree) -> bool:
+    """Whether a transform among those of a chain wants the batch: its state says so."""
+    told = jax.tree.leaves(opt_state, is_leaf=lambda node: hasattr(node, "reads_batch"))
+    return any(hasattr(node, "reads_batch") for node in told)
 
 
 def updating(propose: Callable[..., tuple[Any, dict[str, Sum], Any]]) -> Callable[..., Any]:

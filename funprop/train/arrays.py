@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from funprop import trees
 from funprop.transforms import data_parallel, ordered
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def spread(
 
 def copies(tree: PyTree, mesh: jax.sharding.Mesh | None) -> PyTree:
     """A copy of `tree`, whole on every device of the mesh; every process has the same values."""
-    return jax.tree.map(jnp.copy, tree) if mesh is None else _copying(mesh)(tree)
+    return trees.copied(tree) if mesh is None else _copying(mesh)(tree)
 
 
 @functools.lru_cache(maxsize=32)

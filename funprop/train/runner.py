@@ -32,6 +32,8 @@ class Runner:
     """
 
     def __init__(self, update: Callable[..., Any], pick: Pick, donate: bool) -> None:
+        # Traced once, for the metrics and for the run: what is jitted within keeps its trace.
+        @functools.partial(jax.jit, inline=True)
         def updated(state: Any, data: PyTree, row: Any) -> Any:
             with expected():
                 return update(state, pick(data, row))

@@ -38,11 +38,7 @@ class Remainder(NamedTuple):
 
 
 class TaylorReport(NamedTuple):
-    """A row for each leaf. `print` shows it as a table.
-
-    Attributes:
-      rows: one for each differentiable leaf of the arguments.
-    """
+    """`rows`, one for each differentiable leaf of the arguments. `print` shows them as a table."""
 
     rows: tuple[Remainder, ...]
 

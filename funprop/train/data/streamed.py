@@ -81,9 +81,8 @@ class Streamed:
 
         def placed(leaf: Any) -> Any:
             if updates < long:
-                leaf = np.concatenate(
-                    [leaf, np.zeros((long - updates, *leaf.shape[1:]), leaf.dtype)]
-                )
+                missing = np.zeros((long - updates, *leaf.shape[1:]), leaf.dtype)
+                leaf = np.concatenate([leaf, missing])
             if self._mesh is None:
                 return jax.device_put(leaf)
             return _over(self._mesh, leaf, self._places, self.size)
@@ -93,7 +92,6 @@ class Streamed:
 
 
 def batch_of(data: PyTree, row: Any) -> PyTree:
-    """A batch of a block's."""
     return jax.tree.map(lambda leaf: leaf[row], data)
 
 
