@@ -33,7 +33,7 @@ def as_function(layer: Layer) -> Callable[..., PyTree]:
       `layer.backward`, where `jax.grad` over a bare `layer.forward` would bypass it.
 
     Raises:
-      TypeError: `layer` is none; or, when called, `x` is no numbers or `key` no random key; or, when
+      TypeError: `layer` is none; or, when called, `x` is no numbers or `key` no key; or, when
         differentiated, `backward` gives a cotangent of another shape than what it is of, or, in
         forward mode, cannot be transposed: it has a while loop or a callback in it.
 
