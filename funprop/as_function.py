@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
+from funprop.checks import check_key, check_numbers
 from funprop.cotangents import fitting, one_each
 from funprop.layer import Layer, check_layer
 from funprop.linear_map import linear_map
@@ -32,9 +33,9 @@ def as_function(layer: Layer) -> Callable[..., PyTree]:
       `layer.backward`, where `jax.grad` over a bare `layer.forward` would bypass it.
 
     Raises:
-      TypeError: `layer` is none; or, when differentiated, `backward` gives a cotangent of another
-        shape than what it is of, or, in forward mode, cannot be transposed: it has a while loop or
-        a callback in it.
+      TypeError: `layer` is none; or, when called, `x` is no numbers or `key` no key; or, when
+        differentiated, `backward` gives a cotangent of another shape than what it is of, or, in
+        forward mode, cannot be transposed: it has a while loop or a callback in it.
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -69,7 +70,13 @@ def as_function(layer: Layer) -> Callable[..., PyTree]:
         y = of_rule(y, params, x, residuals)
         return y, _tangent(layer, y, residuals, (params, x), tangents[1:3])
 
-    return functools.wraps(layer.forward)(lambda params, x, key=None: function(params, x, key))
+    @functools.wraps(layer.forward)
+    def checked(params: PyTree, x: PyTree, key: Any = None) -> PyTree:
+        check_numbers("x", x)
+        check_key(key)
+        return function(params, x, key)
+
+    return checked
 
 
 def _tangent(layer: Layer, y: PyTree, residuals: PyTree, inputs: Any, tangents: Any) -> PyTree:

@@ -153,3 +153,11 @@ def test_a_cotangent_of_another_shape_or_structure_is_told():
         jax.grad(lambda x: scaled(lambda params, x, dy: ((), dy.sum()))((), x).sum())(jnp.ones(3))
     with pytest.raises(TypeError, match=r"backward of scaled must give \(dparams, dx\)"):
         jax.grad(lambda x: scaled(lambda params, x, dy: ((), (dy,)))((), x).sum())(jnp.ones(3))
+
+
+def test_a_function_is_given_numbers_and_a_key():
+    f = fp.as_function(fp.dropout(0.5))
+    with pytest.raises(TypeError, match=r"^x must hold numbers, got 'a'"):
+        f((), "a")
+    with pytest.raises(TypeError, match=r"^key must be one random key, .*, got 3"):
+        f((), jnp.ones(2), 3)

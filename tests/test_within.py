@@ -119,7 +119,8 @@ def test_what_cannot_be_is_said():
         fp.within(objective, BATCH, 0)
     with pytest.raises(TypeError, match="bytes must be"):
         fp.within(objective, BATCH, "8GB")
-    with pytest.raises(ValueError, match="transfer must be a positive number, got"):
-        fp.within(objective, BATCH, 10**9, transfer=-1)
+    for given in (-1, float("inf"), True):
+        with pytest.raises(ValueError, match="transfer must be a positive number, got"):
+            fp.within(objective, BATCH, 10**9, transfer=given)
     with pytest.raises(TypeError, match="objective must be a layer"):
         fp.within(fp.backprop(objective), BATCH, 10**9)
