@@ -209,6 +209,11 @@ def test_what_has_no_python_is_said_in_one_sentence():
         ValueError, match="forward: odd: derive knows no Python for JAX's pure_callb"
     ):
         fp.derive(model, model.init(KEY, jnp.ones(2)), jnp.ones(2))
+    with pytest.raises(TypeError, match="^x must hold numbers, got 'a'"):
+        fp.derive(fp.tanh(), (), "a")
+    with pytest.raises(TypeError, match="^dense: x must be an array, got tuple"):
+        line = fp.serial(fp.dense(2), fp.relu())
+        fp.derive(line, line.init(KEY, jnp.ones((1, 2))), (jnp.ones((1, 2)), jnp.ones((1, 2))))
     with pytest.raises(TypeError, match="layer must be"):
         fp.derive(jnp.tanh, (), jnp.ones(2))
 

@@ -171,3 +171,5 @@ def test_a_look_wants_numbers():
         with pytest.raises(TypeError, match=said):
             seen.look(train, state, batch, epoch, update)
     assert not seen.looks
+    empty = seen.look(train, state, (X[:0], Y[:0]), 0, 0)
+    assert all(flow.dead == 0 for flow in empty.layers.values())

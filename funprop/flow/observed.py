@@ -130,7 +130,7 @@ def _units(y: Any, dy: Any, dx: Any) -> Any:
     if len(arrays) < 3 or not y.shape == dy.shape == dx.shape:
         return jnp.zeros(4, jnp.float32)
     flat, counts = passes_little(y, dy, dx)
-    dead = (y == 0).all(tuple(range(y.ndim - 1)))
+    dead = (y == 0).all(tuple(range(y.ndim - 1))) & (y.size > 0)  # of no examples none is
     told = (flat.sum(), counts.sum(), dead.sum(), dead.size)
     return jnp.stack([jnp.asarray(each, jnp.float32) for each in told])
 
