@@ -138,5 +138,9 @@ def test_what_cannot_be_is_said():
     for given in (-1, float("inf"), True):
         with pytest.raises(ValueError, match="transfer must be a positive number, got"):
             fp.within(objective, BATCH, 10**9, transfer=given)
+    with pytest.raises(
+        TypeError, match=r"objective must give a Sum, .* got the model serial alone"
+    ):
+        fp.within(model, BATCH, 10**9)
     with pytest.raises(TypeError, match="objective must be a layer"):
         fp.within(fp.backprop(objective), BATCH, 10**9)

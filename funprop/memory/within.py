@@ -6,9 +6,11 @@ import itertools
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import optax
 
 from funprop import trees
+from funprop.arguments import objective_meant
 from funprop.checks import check_arrays, described
 from funprop.inspect.table import aligned
 from funprop.layer import Layer, check_layer
@@ -120,7 +122,20 @@ def within(
     if transfer is not None and not (number and 0 < transfer < math.inf):
         raise ValueError(f"transfer must be a positive number, got {described(transfer)}")
     batch = trees.canonical(trees.spec(batch_spec))
+    if isinstance(batch, tuple) and batch:
+        _check_loss(objective, batch)
     return _Search(objective, Program(batch, optimizer), budget, transfer).run()
+
+
+def _check_loss(objective: Layer, batch: tuple[PyTree, ...]) -> None:
+    """Raise a `TypeError` where it is a model without a loss."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    try:
+        params = jax.eval_shape(objective.init, key, batch[0])
+    except Exception:  # then it takes the batch as it is
+        return
+    with objective_meant(objective, params, batch):
+        jax.eval_shape(objective.init, key, batch)
 
 
 class _Search:

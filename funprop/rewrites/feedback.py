@@ -108,6 +108,8 @@ def _one(leaf: Layer, used: Callable[[W, W], W]) -> Layer:
 
     def init(key: Any, x: PyTree) -> Any:
         params = leaf.init(key, x)
+        if isinstance(params, Feedback):
+            raise ValueError(f"{leaf.name} must get its way back once, got one that has its own")
         if not jax.tree.leaves(weights(params)):
             return params
         _check_alone(leaf, params, x)
