@@ -53,9 +53,15 @@ def forward_only(told: str, tree: PyTree) -> Any:
       TypeError: in reverse mode.
 
     Example:
-      >>> jax.grad(lambda x: forward_only("x has no reverse mode", x))(1.0)
-      Traceback (most recent call last):
-      TypeError: x has no reverse mode
+      >>> def sine(x):
+      ...     return forward_only("sine has no reverse mode", jnp.sin(x))
+      >>> float(jax.jvp(sine, (0.0,), (2.0,))[1])
+      2.0
+      >>> try:
+      ...     jax.grad(sine)(0.0)
+      ... except TypeError as error:
+      ...     print(error)
+      sine has no reverse mode
     """
 
     def back(_: Flat, dys: Flat) -> Flat:
