@@ -38,6 +38,25 @@ def tied() -> fp.Layer:
     )
 
 
+def language(model: fp.Layer, tied: bool) -> tuple[fp.Layer, fp.Layer]:
+    """An objective of tokens, and the same of a head that is a layer, and a plain loss of logits."""
+    ours = fp.language_model(model, 5, tied=tied, smoothing=0.1, **({} if tied else {"bias": True}))
+
+    def expand(params: Any) -> Any:
+        of_model, (w, b) = (params, (params[0].table, None)) if tied else params
+        return of_model, fp.DenseParams(w.T, b)
+
+    whole = fp.reparam(fp.serial(fp.named("", model), fp.dense(5, bias=not tied)), expand)
+    return ours, fp.objective(whole, fp.softmax_cross_entropy(0.1))
+
+
+GPT = fp.gpt(5, features=4, depth=2, heads=2, longest=4, hidden=3)
+WORDS = fp.serial(fp.embedding(5, 2), fp.repeat(fp.serial(fp.dense(2), fp.tanh()), 2))
+LANGUAGE = {
+    "tied-words": language(WORDS, tied=True),
+    "words": language(WORDS, tied=False),
+    "tied-gpt": language(GPT, tied=True),
+}
 CROSS, SQUARED, BINARY = fp.softmax_cross_entropy(), fp.mean_squared(), fp.binary_cross_entropy()
 CASES = [
     Case("mlp", fp.objective(fp.mlp(4, 3), CROSS), both(normal(5, 3), labels(5, classes=3))),
@@ -75,8 +94,12 @@ CASES = [
         fp.objective(fp.freeze(fp.mlp(4, 3), "dense_0"), CROSS),
         both(normal(5, 3), labels(5, classes=3)),
     ),
+    *(
+        Case(name, ours, both(labels(3, 4, classes=5), labels(3, 4, classes=5), positive(3, 4)))
+        for name, (ours, _) in LANGUAGE.items()
+    ),
 ]
-SLOW = {"rnn", "transformer", "autoencoder"}
+SLOW = {"rnn", "transformer", "autoencoder", "tied-gpt"}
 MARKED = [c if c.id not in SLOW else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
 
 
@@ -139,8 +162,9 @@ def test_quantities_are_what_their_definitions_say(case, x64):
             "hessian": fp.hessian_vector_product(layer)(params, vector, batch),
         }
 
+    plain = LANGUAGE[case.id][1] if case.id in LANGUAGE else layer
     got = quickly(ours)(params, batch)
-    want = quickly(functools.partial(truth, layer))(params, batch)
+    want = quickly(functools.partial(truth, plain))(params, batch)
     b = len(want.each)
     close = functools.partial(chex.assert_trees_all_close, rtol=1e-9, atol=1e-11)
     close(jax.vmap(flat)(got["gradients"]), want.each)
@@ -325,6 +349,24 @@ def test_every_layer_of_a_transformer_has_factors_or_a_diagonal():
     assert all(isinstance(part, kinds) for part in parts)
     shapes = [part.a.shape for part in parts if isinstance(part, fp.Factors)]
     assert shapes[:2] == [(2, 5, 5), (2, 5, 5)]  # of two copies, the bias among the inputs
+
+
+@pytest.mark.parametrize("name", ["tied-words", pytest.param("tied-gpt", marks=pytest.mark.slow)])
+def test_a_tied_table_has_a_diagonal_and_all_else_the_factors_of_its_own(name, x64):
+    case = next(c for c in CASES if c.id == name)
+    params, batch, _ = build(case, jnp.float64)
+    found, plain, diagonal = quickly(
+        lambda params, batch: (
+            *(fp.kfac_factors(one, samples=None)(params, batch) for one in LANGUAGE[name]),
+            fp.ggn_diagonal(case.layer)(params, batch),
+        )
+    )(params, batch)
+    chex.assert_trees_all_close(found, plain, rtol=1e-10, atol=1e-12)
+    chex.assert_trees_all_close(found.embedding.diagonal, diagonal.embedding, rtol=1e-10)
+    parts = jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, fp.Factors | fp.Diagonal))
+    assert [type(part) for part in parts].count(fp.Factors) == (1 if name == "tied-words" else 4)
+    empty = fp.kfac(case.layer, 0.1).init(params).curvature
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, empty)
 
 
 # --------------------------------------------------------------------------------------- bad input

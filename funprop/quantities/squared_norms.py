@@ -185,7 +185,7 @@ def _shared(node: Layer, *, made: bool = False) -> Layer:
 
 def norm_of_sum(node: Layer, params: PyTree, expanded: PyTree, found: PyTree, what: Plan) -> PyTree:
     """The squared norms of the gradient of `params`, of one part of it after the other."""
-    how, tied = what
+    how, tied, _ = what
     each = {p.place: p for p in parts(node.children[0], found)}
     squares = [total(each[place].tree) for place in how if how[place] == "squares"]
     squares += [each[place].tree.squares for place in how if how[place] == "both"]
