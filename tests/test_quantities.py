@@ -39,14 +39,15 @@ def tied() -> fp.Layer:
 
 
 def language(model: fp.Layer, tied: bool) -> tuple[fp.Layer, fp.Layer]:
-    """An objective of tokens, and the same of a head that is a layer, and a plain loss of logits."""
+    """An objective of tokens, and the same of a head that is a layer and a plain loss of logits."""
     ours = fp.language_model(model, 5, tied=tied, smoothing=0.1, **({} if tied else {"bias": True}))
 
     def expand(params: Any) -> Any:
         of_model, (w, b) = (params, (params[0].table, None)) if tied else params
         return of_model, fp.DenseParams(w.T, b)
 
-    whole = fp.reparam(fp.serial(fp.named("", model), fp.dense(5, bias=not tied)), expand)
+    plain = fp.serial(model, fp.dense(5, bias=not tied))
+    whole = fp.reparam(plain, expand, initial=lambda params: params[0])  # as tied ones
     return ours, fp.objective(whole, fp.softmax_cross_entropy(0.1))
 
 
@@ -99,7 +100,7 @@ CASES = [
         for name, (ours, _) in LANGUAGE.items()
     ),
 ]
-SLOW = {"rnn", "transformer", "autoencoder", "tied-gpt"}
+SLOW = {"rnn", "transformer", "autoencoder", "words", "tied-gpt"}
 MARKED = [c if c.id not in SLOW else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
 
 
@@ -402,8 +403,13 @@ def test_what_cannot_be_is_refused_in_a_sentence():
         fp.kfac_factors(plain, sharing="both")
     with raises(ValueError, "noise_scale needs a batch of two examples or more, got 1"):
         fp.noise_scale(plain)(params, (jnp.ones((1, 2)), jnp.ones((1, 3))))
-    with raises(ValueError, "vector must have the shapes of params"):
-        fp.hessian_vector_product(plain)(params, params._replace(w=jnp.ones(2)), batch)
+    for product in (fp.hessian_vector_product(plain), fp.ggn_vector_product(plain)):
+        with raises(ValueError, "vector/w must have the shape .2, 3. of params, got .2,."):
+            product(params, params._replace(w=jnp.ones(2)), batch)
+        with raises(ValueError, "vector must be like the gradient of params.*got list of 1 leaves"):
+            product(params, [jnp.ones(2)], batch)
+        with raises(TypeError, "vector/w must be an array, got 'one'"):
+            product(params, params._replace(w="one"), batch)
 
 
 # ----------------------------------------------------------------------------------------- Laplace
@@ -456,7 +462,9 @@ def test_laplace_refuses_in_a_sentence():
     params, batch, _ = build(CASES[0])
     for wrong, told in (
         ({"structure": "full"}, "structure must be"),
-        ({"prior_precision": 0.0}, "prior_precision must be positive"),
+        ({"prior_precision": 0.0}, "prior_precision must be positive and finite, got 0.0"),
+        ({"prior_precision": float("nan")}, "prior_precision must be positive and finite, got nan"),
+        ({"scale": float("inf")}, "scale must be positive and finite, got inf"),
         ({"pattern": "*/w"}, "pattern must mean whole layers"),
         ({"pattern": "dense_7"}, "must match a name"),
     ):

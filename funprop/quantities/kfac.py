@@ -21,7 +21,7 @@ from funprop.quantities.outer import Factors
 from funprop.quantities.shared_params import divided, expansion, key_of, parts, placed
 from funprop.quantities.squared_norms import is_shared
 from funprop.trees import wide_dtype, widen
-from funprop.values import number_within, whole_number
+from funprop.values import FINITE, number_within, seed_number, whole_number
 
 if TYPE_CHECKING:
     from funprop.typing import Array, Float, PyTree
@@ -106,8 +106,8 @@ def kfac(
     """
     check_objective(objective)
     if not callable(learning_rate):
-        learning_rate = number_within(learning_rate, "learning_rate", lambda x: x > 0, "positive")
-    damping = number_within(damping, "damping", lambda x: x > 0, "positive")
+        learning_rate = number_within(learning_rate, "learning_rate", *FINITE)
+    damping = number_within(damping, "damping", *FINITE)
     kl_clip = number_within(kl_clip, "kl_clip", lambda x: x > 0, "positive")
     below_one = lambda x: 0 <= x < 1, "at least 0 and below 1"
     momentum = number_within(momentum, "momentum", *below_one)
@@ -115,7 +115,7 @@ def kfac(
     every = whole_number(every, "every", 1)
     inverse_every = whole_number(inverse_every, "inverse_every", 1)
     samples = None if samples is None else whole_number(samples, "samples", 1)
-    seed = whole_number(seed, "seed", 0)
+    seed = seed_number(seed)
     check_sharing(sharing)
 
     def init(params: PyTree) -> KfacState:

@@ -98,11 +98,7 @@ def of_shared(node: Layer, how: How) -> Layer:
 
         seen = {place: p for place, p in of_parts.items() if isinstance(p.tree, Seen)}
         if seen:
-            columns = {
-                place: jax.tree.map(functools.partial(jnp.moveaxis, source=p.lead, destination=0), d)
-                for place, p in seen.items()
-                for d in (p.tree.dy,)
-            }
+            columns = {place: _first(p.lead, p.tree.dy) for place, p in seen.items()}
             pulled = functools.partial(_pulled, node, params, expanded, seen, how.meant)
             rest, _ = in_turn(lambda dy: (of_others(pulled(dy)), ()), columns)
         else:  # what no part has
@@ -140,12 +136,16 @@ def _pulled(
             for _ in range(part.lead):
                 one = functools.partial(_for_each_copy, one)
             grads = one(part.tree, seen[part.place].tree.residuals, dy[part.place])
-            first = functools.partial(jnp.moveaxis, source=part.lead, destination=0)
-            own = jax.tree.map(first, trained(untap(grads)[0]))
+            own = _first(part.lead, trained(untap(grads)[0]))
         values += jax.tree.leaves(own)
         axes += [0 if made else None] * len(jax.tree.leaves(own))
     tree = jax.tree.structure(trained(expanded))
     return jax.vmap(lambda values: trained(pull(params, tree.unflatten(values))), (axes,))(values)
+
+
+def _first(axis: int, tree: PyTree) -> PyTree:
+    """`tree` with this axis of every leaf in front."""
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0), tree)
 
 
 def _for_each_copy(one: Callable[..., PyTree], *trees: PyTree) -> PyTree:

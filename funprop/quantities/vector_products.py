@@ -268,10 +268,19 @@ def _like(own: PyTree, vector: PyTree) -> PyTree:
     if jax.tree.structure(vector) != tree:
         vector = trained(vector)
     if jax.tree.structure(vector) != tree:
-        raise ValueError("vector must be like the gradient of params, as fp.trained(params) is")
-    for of, leaf in zip(jax.tree.leaves(own), jax.tree.leaves(vector), strict=True):
+        raise ValueError(
+            "vector must be like the gradient of params, as fp.trained(params) is, got "
+            f"{described(vector)} of {len(jax.tree.leaves(vector))} leaves"
+        )
+    for (path, of), leaf in zip(
+        jax.tree_util.tree_leaves_with_path(own), jax.tree.leaves(vector), strict=True
+    ):
+        if not hasattr(leaf, "__array__") and not isinstance(leaf, float):
+            name = "/".join(filter(None, ("vector", path_string(path))))
+            raise TypeError(f"{name} must be an array, got {described(leaf)}")
         if jnp.shape(leaf) != jnp.shape(of):
+            name = "/".join(filter(None, ("vector", path_string(path))))
             raise ValueError(
-                f"vector must have the shapes of params, got {jnp.shape(leaf)} for {jnp.shape(of)}"
+                f"{name} must have the shape {jnp.shape(of)} of params, got {jnp.shape(leaf)}"
             )
     return jax.tree.map(lambda of, leaf: jnp.asarray(leaf, jnp.result_type(of)), own, vector)
