@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from funprop.checks import check_key, check_string, described
 from funprop.layer import Layer
+from funprop.quantities.closed_form import squares_over_first
 from funprop.quantities.columns import Quantity, Start, check_objective, with_columns
 from funprop.quantities.curvature import curvature_of
 from funprop.quantities.outer import Factors, factors, second_moment
@@ -172,7 +173,7 @@ def roots(who: str, samples: int | None, sample_key: Any) -> Start:
 
 
 def _squares(params: Any, grads: PyTree) -> PyTree:
-    return jax.tree.map(lambda g: jnp.square(widen(g)).sum(0), grads)
+    return jax.tree.map(lambda g: squares_over_first(widen(g)), grads)
 
 
 def _in_place(found: Callable[..., PyTree]) -> Callable[..., Diagonal]:

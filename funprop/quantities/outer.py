@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funprop.quantities.closed_form import closed, gram, outer_squares, sum_squares
+from funprop.quantities.closed_form import (
+    closed,
+    gram,
+    outer_squares,
+    squares_over_first,
+    sum_squares,
+)
 from funprop.trees import wide_dtype, widen
 
 if TYPE_CHECKING:
@@ -68,15 +74,16 @@ def second_moment(params: Any, rows: Rows, d: Columns) -> Any:
     """
     rows, d = widen(rows), widen(d)
     (c, b, t, o), i = d.shape, rows.shape[-1]
-    of_bias = jnp.square(d.sum(2)).sum((0, 1))
     if t == 1:
-        x, dy = jnp.square(rows[:, 0]), jnp.square(d[:, :, 0]).sum(0)
+        x, dy = jnp.square(rows[:, 0]), squares_over_first(d[:, :, 0])
+        of_bias = dy.sum(0)
         return placed(params, jnp.matmul(x.T, dy, precision=HIGHEST), of_bias)
 
     def some(rows: Rows, d: Columns) -> Float[Array, "i o"]:
         made = jnp.einsum("bti,cbto->cbio", rows, d, precision=HIGHEST)
-        return jnp.square(made).sum((0, 1))
+        return squares_over_first(made.reshape(c * len(rows), i, o))
 
+    of_bias = jnp.square(d.sum(2)).sum((0, 1))
     size = max(1, min(b, b * t * (i + c * o) // max(1, c * i * o)))
     turns, rest = divmod(b, size)
     total = jnp.zeros((i, o), rows.dtype)
@@ -141,8 +148,11 @@ def factors(
     x, y = rows.reshape(b * t, rows.shape[-1]), d.reshape(c * b * t, o)
     n = jnp.ones(b, x.dtype) if examples is None else examples.astype(x.dtype)
     n = jnp.repeat(n, t)
+    beside = params.b is not None and len(x) < x.shape[1]  # of rows and `a`, the smaller is copied
+    if beside:  # the input of a bias is one
+        x = jnp.concatenate([x, jnp.ones((len(x), 1), x.dtype)], 1)
     a = jnp.matmul((x if examples is None else x * n[:, None]).T, x, precision=HIGHEST)
-    if params.b is not None:  # its input is one
+    if params.b is not None and not beside:
         side = jnp.matmul(n, x, precision=HIGHEST)
         a = jnp.block([[a, side[:, None]], [side[None], n.sum().reshape(1, 1)]])
     return Factors(a, jnp.matmul(y.T, y, precision=HIGHEST), n.sum())

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from funprop.arguments import check_given
 from funprop.layer import Layer, leaf_of
 from funprop.properties import mixing, refuse_mixing
-from funprop.quantities.closed_form import closed_of, gram
+from funprop.quantities.closed_form import closed_of, gram, squares_over_first
 from funprop.quantities.columns import (
     Quantity,
     check_objective,
@@ -193,10 +193,9 @@ def gradient_variance(objective: Layer) -> Given:
         return Moments(placed(params, dw, dy.sum((0, 1))), second_moment(params, rows, d))
 
     def made(params: Any, grads: PyTree) -> Moments:
-        def summed(power: int) -> PyTree:
-            return jax.tree.map(lambda g: (widen(g) ** power).sum(0), grads)
-
-        return Moments(summed(1), summed(2))
+        wide = jax.tree.map(widen, grads)
+        summed = jax.tree.map(lambda g: g.sum(0), wide)
+        return Moments(summed, jax.tree.map(squares_over_first, wide))
 
     def variance(params: PyTree, batch: PyTree, key: Any = None) -> PyTree:
         b = _two_or_more("gradient_variance", batch)
