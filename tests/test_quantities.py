@@ -72,6 +72,20 @@ CASES = [
         both(normal(4, 4, 4, 1), labels(4, classes=3), positive(4)),
     ),
     Case(
+        "grouped",
+        fp.objective(
+            fp.serial(
+                fp.conv(4, (2, 2), groups=2),
+                fp.layer_norm(),
+                fp.conv(4, (2, 2), groups=4, padding="valid"),
+                fp.flatten(),
+                fp.dense(2, bias=False),
+            ),
+            CROSS,
+        ),
+        both(normal(3, 3, 2, 2), labels(3, classes=2), positive(3)),
+    ),
+    Case(
         "autoencoder",
         fp.objective(fp.autoencoder((4, 2, 1), code=2, widths=(2,)), SQUARED),
         both(normal(3, 4, 2, 1), normal(3, 4, 2, 1)),
@@ -100,7 +114,7 @@ CASES = [
         for name, (ours, _) in LANGUAGE.items()
     ),
 ]
-SLOW = {"rnn", "transformer", "autoencoder", "words", "tied-gpt"}
+SLOW = {"rnn", "transformer", "autoencoder", "grouped", "words", "tied-gpt"}
 MARKED = [c if c.id not in SLOW else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
 
 
@@ -178,6 +192,53 @@ def test_quantities_are_what_their_definitions_say(case, x64):
     assert b > 2 and bool((jnp.diag(want.ggn) > 0).any())
     for name in ("gradients", "variance", "diagonal", "ggn", "hessian"):
         assert jax.tree.structure(got[name]) == jax.tree.structure(trained(params))
+
+
+BINARY_NET = fp.quantised(
+    fp.serial(fp.dense(3), fp.layer_norm(), fp.dense(2)), "binary", inputs="binary"
+)
+OTHERS = {  # with closed forms that no definition above goes through
+    "grouped": (fp.serial(fp.conv(4, (2, 2), groups=2, stride=2), fp.flatten()), (3, 4, 4, 4)),
+    "depthwise": (fp.serial(fp.conv(4, (3,), groups=2, dilation=2), fp.rms_norm()), (3, 4, 2)),
+    "bare": (fp.serial(fp.layer_norm(scale=False, bias=False), fp.dense(2)), (3, 2)),
+    "feedback": (fp.feedback_alignment(fp.serial(fp.dense(2), fp.tanh(), fp.dense(3))), (3, 2)),
+    "ternary": (fp.quantised(fp.serial(fp.dense(3), fp.tanh(), fp.dense(2)), "ternary"), (3, 4, 2)),
+    "binary": (BINARY_NET, (3, 2)),
+    "positions": (fp.serial(fp.learned_positions(6), fp.dense(2, bias=False)), (3, 4, 2)),
+}
+
+
+def test_of_every_layer_each_gradient_is_that_of_the_example_alone(x64):
+    def inputs(name: str) -> Any:
+        model, shape = OTHERS[name]
+        x = jnp.asarray(np.random.default_rng(0).standard_normal(shape))
+        params = model.init(jax.random.key(0), x)
+        y = jax.eval_shape(lambda: model.forward(params, x)[0])
+        return params, (x, jnp.cos(jnp.arange(y.size, dtype=x.dtype)).reshape(y.shape))
+
+    def ours(given: Any) -> Any:
+        found = {}
+        for name, (params, batch) in given.items():
+            objective = fp.objective(OTHERS[name][0], SQUARED)
+            one = lambda w, o=objective, p=params, b=batch: fp.backprop(o)(p, (*b, w)).grads
+            found[name] = (
+                fp.per_example_gradients(objective)(params, batch),
+                fp.per_example_norms(objective)(params, batch),
+                fp.gradient_variance(objective)(params, batch),
+                jax.vmap(one)(jnp.eye(3)),
+                fp.clip_per_example(objective, 0.1)(params, batch).grads,
+            )
+        return found
+
+    found = quickly(ours)({name: inputs(name) for name in OTHERS})
+    for each, norms, variance, want, clipped in found.values():
+        close = functools.partial(chex.assert_trees_all_close, rtol=1e-9, atol=1e-11)
+        close(each, want)
+        rows = jax.vmap(flat)(want)
+        close(norms, jnp.linalg.norm(rows, axis=1))
+        close(flat(variance), jnp.var(rows, axis=0, ddof=1))
+        factors = jnp.minimum(1, 0.1 / jnp.linalg.norm(rows, axis=1))
+        close(flat(clipped), factors @ rows)
 
 
 PICTURES = fp.serial(fp.conv(2, (2, 2)), fp.global_average_pool(), fp.dense(3))

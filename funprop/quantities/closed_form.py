@@ -75,6 +75,17 @@ def closed(backward: Any, squares: Callable[..., tuple[Any, Any]], **more: Any) 
     return backward
 
 
+def by_each(backward: Any, each: Callable[..., tuple[Any, Any]]) -> Any:
+    """`backward`, with every example's gradient beside it (see `Closed.each`), from which the norms
+    are too: of a layer whose params are few."""
+
+    def squares(params: Any, residuals: PyTree, dy: PyTree) -> tuple[Squares, PyTree]:
+        grads, dx = each(params, residuals, dy)
+        return sum_squares(grads), dx
+
+    return closed(backward, squares, each=each)
+
+
 def closed_of(layer: Any) -> Closed | None:
     """What is known beside the backward of `layer`, if anything."""
     return getattr(layer.backward, "closed", None)

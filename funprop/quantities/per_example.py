@@ -57,18 +57,7 @@ def per_example_gradients(objective: Layer) -> Given:
     """
     check_objective(objective)
 
-    def each(leaf: Layer) -> Layer:
-        known, made = closed_of(leaf), gradients_of(leaf)
-        if known is None or known.each is None:
-            return made
-
-        def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-            grads, dx = known.each(params, residuals, dy)  # pyright: ignore
-            return jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params), dx
-
-        return leaf_of(leaf, backward=backward)
-
-    rewritten = over_examples(objective, lambda place: each)
+    rewritten = over_examples(objective, lambda place: gradients_of)
 
     def gradients(params: PyTree, batch: PyTree, key: Any = None) -> PyTree:
         refuse_mixing("per_example_gradients", mixing(objective, key), sharded=False)
