@@ -109,12 +109,31 @@ CASES = [
         fp.objective(fp.freeze(fp.mlp(4, 3), "dense_0"), CROSS),
         both(normal(5, 3), labels(5, classes=3)),
     ),
+    Case(
+        "low-rank",
+        fp.objective(fp.low_rank(fp.mlp(4, 3), "dense_0", 1, train="dense_1"), CROSS),
+        both(normal(5, 3), labels(5, classes=3)),
+    ),
+    Case(
+        "rewritten",
+        fp.objective(fp.remat(fp.serial(fp.dense(2), fp.repeat(fp.remat(fp.dense(2)), 2))), CROSS),
+        both(normal(4, 3), labels(4, classes=2), positive(4)),
+    ),
     *(
         Case(name, ours, both(labels(3, 4, classes=5), labels(3, 4, classes=5), positive(3, 4)))
         for name, (ours, _) in LANGUAGE.items()
     ),
 ]
-SLOW = {"rnn", "transformer", "autoencoder", "grouped", "words", "tied-gpt"}
+SLOW = {
+    "rnn",
+    "transformer",
+    "autoencoder",
+    "grouped",
+    "low-rank",
+    "rewritten",
+    "words",
+    "tied-gpt",
+}
 MARKED = [c if c.id not in SLOW else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
 
 
@@ -431,6 +450,21 @@ def test_a_tied_table_has_a_diagonal_and_all_else_the_factors_of_its_own(name, x
     chex.assert_trees_all_equal_shapes_and_dtypes(found, empty)
 
 
+def test_curvature_is_told_through_rewrites_of_the_loss(x64):
+    ours, case = LANGUAGE["words"][0], next(c for c in CASES if c.id == "words")
+    params, batch, _ = build(case, jnp.float64)
+    still, wide = fp.freeze(ours, "head"), fp.cast(ours, jnp.float64, param_dtype=jnp.float64)
+
+    def diagonals(params: Any, batch: Any) -> Any:
+        rest = fp.ggn_diagonal(still)(fp.frozen(ours, "head", params), batch)
+        return rest, *(fp.ggn_diagonal(one)(params, batch) for one in (wide, ours))
+
+    rest, cast, plain = quickly(diagonals)(params, batch)
+    chex.assert_trees_all_close(cast, plain, rtol=1e-12)
+    chex.assert_trees_all_close(rest[0], plain[0], rtol=1e-12)
+    assert rest.head is None
+
+
 # --------------------------------------------------------------------------------------- bad input
 
 
@@ -453,6 +487,11 @@ def test_what_cannot_be_is_refused_in_a_sentence():
     ):
         with raises(ValueError, "batch_norm mixes the examples of a batch in training"):
             quantity(mixing)(params, batch, key)
+    penalised = fp.language_model(WORDS, 5, z_loss=0.1)
+    tokens = jnp.zeros((2, 3), int)
+    told = "the loss must have no params for this, or be linear_cross_entropy without z_loss"
+    with raises(ValueError, told, "got head"):
+        fp.ggn_diagonal(penalised)(penalised.init(key, (tokens, tokens)), (tokens, tokens))
     plain = fp.objective(fp.dense(3), fp.mean_absolute())
     batch = jnp.ones((4, 2)), jnp.ones((4, 3))
     params = plain.init(key, batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from funprop.layer import Layer, layer
@@ -46,4 +47,5 @@ def unembedding() -> Layer:
         dx = product(d, params.w)  # dx[n,i] = sum_c dz[n,c] w[c,i]
         return params._replace(w=dw, b=db), dx.astype(x.dtype).reshape(x.shape)
 
-    return layer(forward=forward, backward=backward, name="unembedding")
+    made = layer(forward=forward, backward=backward, name="unembedding")
+    return dataclasses.replace(made, paramless=False)  # the loss makes them

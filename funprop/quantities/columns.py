@@ -158,8 +158,8 @@ def _columned(leaf: Layer, taking: Layer, start: Start) -> Layer:
                 return taking.backward(params, residuals, dy)
             if start is not its_own:
                 raise ValueError(
-                    f"the loss must have no params for this, got {leaf.name}: use a layer of them "
-                    "and softmax_cross_entropy"
+                    "the loss must have no params for this, or be linear_cross_entropy without "
+                    f"z_loss, got {leaf.name}: use a layer of them and softmax_cross_entropy"
                 )
             return taking.backward(params, residuals, jax.tree.map(lambda d: d[None], dy))
         kept = without_input(residuals)

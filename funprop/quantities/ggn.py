@@ -37,7 +37,8 @@ def ggn_diagonal(objective: Layer, *, samples: int | None = None) -> Callable[..
 
     Args:
       objective: a model and a loss that says its Hessian: `softmax_cross_entropy`,
-        `binary_cross_entropy`, `mean_squared`.
+        `binary_cross_entropy`, `mean_squared`, or `linear_cross_entropy` without `z_loss`, whose
+        outputs are its logits: all of them are made.
       samples: how many labels to draw for each term; exact if not given.
 
     Returns:
@@ -48,9 +49,9 @@ def ggn_diagonal(objective: Layer, *, samples: int | None = None) -> Callable[..
 
     Raises:
       TypeError: `objective` is no layer, or gives no `Sum`.
-      ValueError: `samples` is not positive; or, when called, the loss does not say its Hessian or
-        has params, there are samples and no `sample_key`, or there is a key and a layer mixes
-        examples (`batch_norm`).
+      ValueError: `samples` is not positive; or, when called, the loss does not say its Hessian,
+        there are samples and no `sample_key`, or there is a key and a layer mixes examples
+        (`batch_norm`).
 
     Example:
       >>> import funprop as fp
@@ -89,8 +90,8 @@ def kfac_factors(
     """The Kronecker factors of every layer's block of the Gauss-Newton matrix (K-FAC).
 
     Of a layer that is affine at each place, a dense layer (attention's projections are some) or a
-    convolution (of its patches), `Factors`; of all others (norms, tables, recurrences), the
-    `Diagonal` of their block, exactly or by the same samples.
+    convolution (of its patches), `Factors`; of all others (norms, tables, recurrences, params that
+    are used more than once), the `Diagonal` of their block, exactly or by the same samples.
 
     Args:
       objective: as of `ggn_diagonal`.
@@ -161,13 +162,18 @@ def roots(who: str, samples: int | None, sample_key: Any) -> Start:
         if known is None:
             raise ValueError(
                 f"{who} needs a loss that says its Hessian, as softmax_cross_entropy, "
-                f"binary_cross_entropy and mean_squared do, got {loss.name}"
+                "binary_cross_entropy and mean_squared do with their own backward, got "
+                f"{loss.name}"
             )
         if samples is None:
-            return known.root(residuals, dy), None, None
-        keys = jax.random.split(sample_key, samples)
-        drawn = [known.sampled(residuals, dy, key) for key in keys]
-        return jnp.stack(drawn) / samples**0.5, None, None
+            columns = known.root(residuals, dy)
+        else:
+            keys = jax.random.split(sample_key, samples)
+            drawn = [known.sampled(residuals, dy, key) for key in keys]
+            columns = jnp.stack(drawn) / samples**0.5
+        _, *others = loss.backward((), residuals, dy)[1]  # of targets and weights: none of these
+        none = [jnp.zeros((len(columns), *d.shape), d.dtype) for d in jax.tree.leaves(others)]
+        return columns, *jax.tree.unflatten(jax.tree.structure(others), none)
 
     return start
 
