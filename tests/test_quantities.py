@@ -11,6 +11,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import funprop as fp
+from funprop.layers import overlaps
 from funprop.params.frozen import trained
 from funprop.quantities.outer import second_moment
 from tests.cases import Case, both, build, labels, normal, positive, quickly
@@ -417,6 +418,35 @@ def test_factors_over_time_are_the_sums_of_their_papers(sharing, x64):
     chex.assert_trees_all_close(a, jnp.einsum("b,bti,btj->ij", w, x, x), atol=1e-12)
     chex.assert_trees_all_close(g, jnp.einsum("bcti,bctj->ij", d, d), atol=1e-12)
     assert weight == w.sum() * (4 if sharing == "expand" else 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "how"),
+    [
+        ((2, 5, 6, 2), (3, 2), {}),
+        ((2, 7, 2), (3,), {"padding": [(4, 0)], "dilation": 2}),
+        ((2, 3, 4, 1), (2, 3), {"padding": [(0, 0), (2, 3)]}),
+        ((2, 6, 5, 1), (2, 2), {"padding": "valid", "dilation": (2, 1)}),
+    ],
+)
+def test_inputs_of_a_window_have_the_moment_of_their_patches(shape, kernel, how, x64, monkeypatch):
+    """By overlaps, which pays for many channels alone."""
+    layer, tried = fp.conv(3, kernel, **how), []
+    monkeypatch.setattr(overlaps, "_pays", lambda *given: tried.append(given) is None)
+    x, w = jnp.asarray(np.random.default_rng(0).standard_normal(shape)), jnp.asarray([0.5, 2.0])
+    params = layer.init(jax.random.key(0), x)
+    objective = fp.objective(layer, SQUARED)
+    y = layer.forward(params, x)[0]
+    rows = layer.backward.closed.outer(x, y)[0]
+    rows = jnp.concatenate([rows, jnp.ones_like(rows[..., :1])], -1)
+    for more, weights in (((), jnp.ones(2)), ((w,), w)):
+        batch = x, jnp.zeros_like(y), *more
+        find = fp.kfac_factors(objective)
+        found = quickly(find)(params, batch, sample_key=jax.random.key(0))
+        want = jnp.einsum("b,bti,btj->ij", weights, rows, rows)
+        chex.assert_trees_all_close(found.a, want, rtol=1e-11, atol=1e-11)
+        assert found.weight == weights.sum() * rows.shape[1]
+    assert tried
 
 
 def test_every_layer_of_a_transformer_has_factors_or_a_diagonal():

@@ -14,6 +14,7 @@ from funprop.layer import Layer, layer
 from funprop.layers.conv_params import ConvParams, check_params, initial, places, pull_b
 from funprop.layers.convolve import convolve, patches, pull_w, pull_w_each, pull_x, spread_out
 from funprop.layers.formulas import FORMULAS
+from funprop.layers.overlaps import moment_of_patches
 from funprop.layers.windows import (
     Numbers,
     Pairs,
@@ -137,7 +138,11 @@ def conv(
         db = None if params.b is None else widen(places(dy)).sum(1)
         return ConvParams(dw, db), backward(params, x, dy)[1]
 
-    marked = by_outer(backward, taken) if groups == 1 else by_each(backward, each)
+    def moment(x: X, weights: Float[Array, " b"] | None) -> tuple[Array, Array]:
+        how, window = slide(x.shape[1:-1])
+        return moment_of_patches(widen(x), weights, window, how)
+
+    marked = by_outer(backward, taken, moment) if groups == 1 else by_each(backward, each)
     window, strides, pad, dilations = numbers(1 if axes is None else axes)
     reach = extent(window, dilations)  # token by token, over one axis
 

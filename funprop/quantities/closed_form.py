@@ -57,6 +57,9 @@ class Closed(NamedTuple):
       outer: of a weight and a bias, `(residuals, dy) -> (rows, d)`, `[b, t, i]` and `[b, t, o]`:
         the gradient of the weight is the sum of `rows^T d` over all places `t`, that of the bias
         the sum of `d`. All else follows from these two (see `outer`).
+      moment: `(residuals, weights) -> (a, sums)`: of these rows the sums of `row row^T`, `[i, i]`,
+        and of `row`, `[i]`, each times its example's weight, if there are any; where that may be
+        less work than from the rows. `w` is then as in `outer`.
       booked: of a loss with params.
     """
 
@@ -66,6 +69,7 @@ class Closed(NamedTuple):
     rows: Callable[..., Any] | None = None
     each: Callable[..., tuple[Any, Any]] | None = None
     outer: Callable[..., tuple[Any, Any]] | None = None
+    moment: Callable[..., tuple[Any, Any]] | None = None
     booked: Booking | None = None
 
 

@@ -9,6 +9,7 @@ says the two sides of its gradient (`Closed.outer`), else from every example's g
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,12 +42,15 @@ class Quantity(NamedTuple):
     Attributes:
       closed: `(params, rows, d) -> found` with the two sides of the gradient, `[b, t, i]` and
         `[c, b, t, o]` of `c` columns.
+      by_moment: `(params, rows, d, moment) -> found`, in the place of `closed` where the layer has
+        another way to the rows' second moment (`Closed.moment`).
       made: `(params, grads) -> found` with the gradient of every example for one column, the
         examples first; it is summed over columns.
     """
 
     closed: Callable[[Any, Float[Array, "b t i"], Float[Array, "c b t o"]], PyTree]
     made: Callable[[Any, PyTree], PyTree]
+    by_moment: Callable[..., PyTree] | None = None
 
 
 def its_own(loss: Layer, residuals: PyTree, dy: Sum) -> PyTree:
@@ -179,7 +183,10 @@ def _of_leaf(leaf: Layer, quantity: Quantity) -> Layer:
         rows = outer(residuals, dy[0])[0]  # pyright: ignore  # the same for all columns
         d = each_column(lambda d: outer(residuals, d)[1], dy)  # pyright: ignore
         dx = each_column(lambda d: leaf.backward(params, residuals, d)[1], dy)
-        return quantity.closed(params, rows, d), dx
+        if quantity.by_moment is None or known.moment is None:  # pyright: ignore
+            return quantity.closed(params, rows, d), dx
+        moment = functools.partial(known.moment, residuals)  # pyright: ignore
+        return quantity.by_moment(params, rows, d, moment), dx
 
     def by_example(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         def one(d: PyTree) -> tuple[PyTree, PyTree]:

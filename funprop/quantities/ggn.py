@@ -141,10 +141,10 @@ def check_sharing(sharing: Any) -> None:
 def factors_of(batch: PyTree, sharing: str) -> Quantity:
     """`Factors`, or a `Diagonal`, in the place of params."""
 
-    def closed(params: Any, rows: Any, d: Any) -> Factors:
-        return factors(params, rows, d, _weights(batch, rows), sharing)
+    def closed(params: Any, rows: Any, d: Any, moment: Any = None) -> Factors:
+        return factors(params, rows, d, _weights(batch, rows), sharing, moment)
 
-    return Quantity(closed, _in_place(_squares))
+    return Quantity(closed, _in_place(_squares), closed)
 
 
 def roots(who: str, samples: int | None, sample_key: Any) -> Start:
