@@ -23,7 +23,7 @@ from funprop.params.frozen import trained
 from funprop.params.tapped import untap
 from funprop.properties import mixing, refuse_mixing
 from funprop.quantities.closed_form import closed_of
-from funprop.quantities.curvature import output_of
+from funprop.quantities.curvature import Output, output_of
 from funprop.quantities.each_example import is_trained, without_input
 from funprop.quantities.shared_columns import How, of_shared, seeing
 from funprop.quantities.squared_norms import gradients_of, is_shared
@@ -113,16 +113,19 @@ def over_leaves(node: Layer, how: Callable[[Layer], Layer]) -> Layer:
 
 
 def _over_leaves(objective: Layer, quantity: Quantity, start: Start) -> Layer:
+    def output(leaf: Layer) -> Output | None:
+        """Of a loss with params, what the quantity is of, where that is of outputs."""
+        return None if start is its_own else output_of(leaf)
+
     def meant(leaf: Layer) -> Layer:
-        """What the quantity of a loss with params is of, where that is of its outputs."""
-        output = None if start is its_own else output_of(leaf)
-        return leaf if output is None else output.layer
+        two = output(leaf)
+        return leaf if two is None else two.layer
 
     def rewritten(leaf: Layer, take: Callable[[Layer], Layer]) -> Layer:
-        if meant(leaf) is leaf:
+        two = output(leaf)
+        if two is None:
             return _columned(leaf, take(leaf), start)
-        output = output_of(leaf)
-        return _in_two(leaf, output, rewritten(output.layer, take), rewritten(output.loss, take))
+        return _in_two(leaf, two, rewritten(two.layer, take), rewritten(two.loss, take))
 
     def of(leaf: Layer) -> Layer:
         return rewritten(leaf, of_shared_or_not)
@@ -134,7 +137,7 @@ def _over_leaves(objective: Layer, quantity: Quantity, start: Start) -> Layer:
     return over_leaves(objective, of)
 
 
-def _in_two(whole: Layer, output: Any, layer: Layer, loss: Layer) -> Layer:
+def _in_two(whole: Layer, output: Output, layer: Layer, loss: Layer) -> Layer:
     """A loss with params, as a layer with them and a loss of what that gives."""
 
     def forward(params: PyTree, batch: Any, key: Any = None) -> tuple[Sum, PyTree]:
