@@ -23,7 +23,7 @@ import funprop as fp
 from funprop.train import progress
 from funprop.train.output import lasting_output
 from funprop.train.runs import files as runs
-from funprop.train.runs import job, plots, sweep
+from funprop.train.runs import in_folder, job, plots, sweep
 from funprop.train.runs.debug import debug
 from funprop.train.runs.folder import run_folder
 from funprop.train.runs.tasks import iris, task
