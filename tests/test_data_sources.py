@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
-from funprop.train.data import batches
 from funprop.train.data.order import shuffled
 from funprop.train.data.prefetch import ahead
+from funprop.train.data.record_batches import RecordBatches
 from funprop.train.data.records import TRIED
 from tests.test_fit import DATA, KEY, N, X, Y, objective, stepped
 
@@ -402,7 +402,7 @@ def test_blocks_have_one_shape_and_little_memory(monkeypatch):
     monkeypatch.setattr("funprop.train.data.streamed.BLOCK_BYTES", 4 * 3 * 4 * 3)
     from funprop.train.data.streamed import Streamed
 
-    feed = Streamed(batches.RecordBatches(Grain(*DATA), 4, 3, "drop"), None)
+    feed = Streamed(RecordBatches(Grain(*DATA), 4, 3, "drop"), None)
     found = list(feed.blocks(0))
     assert [block.updates for block in found] == [1, 2, 2]
     assert {block.data[0].shape for block in found} == {(2, 4, 3)}

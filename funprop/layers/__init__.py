@@ -19,10 +19,12 @@ from funprop.layers.dense import DenseParams, dense
 from funprop.layers.dropout import dropout
 from funprop.layers.embedding import EmbeddingParams, embedding, learned_positions
 from funprop.layers.gated import gated
+from funprop.layers.group_norm import group_norm
 from funprop.layers.gru import GRUParams, gru
 from funprop.layers.lstm import LSTMParams, lstm
 from funprop.layers.merge import add, concatenate
-from funprop.layers.normalisation import NormParams, group_norm, layer_norm, rms_norm
+from funprop.layers.norm_params import NormParams
+from funprop.layers.normalisation import layer_norm, rms_norm
 from funprop.layers.pooling import (
     average_pool,
     global_average_pool,

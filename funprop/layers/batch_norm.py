@@ -15,12 +15,7 @@ from funprop.formula import told
 from funprop.layer import Layer, Recorded, layer
 from funprop.layers.formulas import FORMULAS
 from funprop.layers.moments import check_eps, inverse_root, moments
-from funprop.layers.normalisation import (
-    affine,
-    check_channels,
-    check_leaves,
-    scale_of,
-)
+from funprop.layers.norm_params import affine, check_channels, check_leaves, scale_of
 from funprop.trees import lifted, widen
 from funprop.values import real_number
 

@@ -12,10 +12,11 @@ import numpy as np
 from funprop.steps import Step
 from funprop.train.arguments import check_divides, check_sizes, check_state
 from funprop.train.arrays import copies
-from funprop.train.data.batches import MadeBatches, RecordBatches
 from funprop.train.data.feeds import Feed, InMemory, picked, picked_or_padding
 from funprop.train.data.in_memory import Last, arrays, blocks, epoch_rows
+from funprop.train.data.made_batches import MadeBatches
 from funprop.train.data.padding import WAYS_OUT, check_padding, one_shape
+from funprop.train.data.record_batches import RecordBatches
 from funprop.train.data.records import is_source
 from funprop.train.data.streamed import Streamed, batch_of
 from funprop.train.runner import Runner, runner
