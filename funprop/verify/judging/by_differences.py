@@ -91,7 +91,7 @@ def by_differences(
         if (not verdict.ok or is_vague(verdict)) and (rest := at_rest()):
             along = elements if one_by_one else some
             verdict, said = rest.judged(
-                k, hands[k], functools.partial(judged, along, of=rest.values, eps=EPS64)
+                k, hands[k], functools.partial(judged, along, of=rest.values)
             )
             verdict = shaped(verdict)
         if verdict.ok:

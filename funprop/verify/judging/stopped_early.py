@@ -16,14 +16,15 @@ import jax
 import numpy as np
 
 from funprop.verify.judging.judge import FACTOR, Verdict, compared, stacked
-from funprop.verify.subject import floats
+from funprop.verify.subject import floats, is_floating
 from funprop.verify.truth import near
 from funprop.verify.truth.evaluate import Evaluate
-from funprop.verify.truth.instruments import Instruments
+from funprop.verify.truth.instruments import EPS64, Instruments
 from funprop.verify.truth.internals import without_unused
 from funprop.verify.truth.rested import at_rest, stops_early
 from funprop.verify.truth.samples import Sample
 
+TINY = 2.0**-45  # so little hardly moves a result, but for what a search along a line makes of it
 VAGUE = 0.05  # of its size a slope may be unknown; what is known no better is asked for at rest
 
 
@@ -35,12 +36,15 @@ class Rested(NamedTuple):
       hands: the rule's gradients, [sample, *leaf] of each leaf.
       moves: how far from these they are where the loops stop.
       stops: how far the outputs are from rest where the loops stop, relative.
+      eps: how far the outputs at rest may be off, relative: a search along a line that compares
+        values moves no more where these agree to rounding.
     """
 
     values: Callable[[list[Any]], list[np.ndarray]]
     hands: list[np.ndarray] | None
     moves: list[np.ndarray]
     stops: float
+    eps: float
 
     def judged(
         self, k: int, hand: np.ndarray, slopes: Callable[..., tuple[Verdict, Any]]
@@ -51,18 +55,19 @@ class Rested(NamedTuple):
           k: which leaf; `hand`: the gradient as it runs.
           slopes: holds gradients, `hand=`, against the slopes at rest.
         """
-        found, _ = slopes(hand=hand)
+        found, _ = slopes(hand=hand, eps=self.eps)
         if self.hands is None:
             most = self.stops * found.size
         else:
-            exact, _ = slopes(hand=self.hands[k])
+            exact, _ = slopes(hand=self.hands[k], eps=self.eps)
             if not exact.ok:
                 return exact, "judged at rest: its loops were run until nothing moved"
             most = float(np.max(np.abs(self.moves[k]), initial=0))
         allowed = found.allowed + FACTOR * most
         verdict = compared(found.got, found.truth, allowed, found.size, False)
         off = most / (found.size or 1.0)
-        return verdict, f"judged as at rest: its loops stop early, which explains {off:.0e} of it"
+        early = f"its loops stop early, which moves the gradient by {off:.0e} of its size"
+        return verdict, f"judged as at rest: {early}"
 
 
 def rested(tools: Instruments, samples: list[Sample]) -> Rested | None:
@@ -87,13 +92,11 @@ def rested(tools: Instruments, samples: list[Sample]) -> Rested | None:
         return None
     if not all(np.isfinite(y).all() for y in here):
         return None
-    far = max(
-        (
-            float(np.max(np.abs(a - b), initial=0) / (np.max(np.abs(b), initial=0) + 1e-300))
-            for a, b in zip(map(np.asarray, stopped), here, strict=True)
-        ),
-        default=0.0,
-    )
+    far = _apart([np.asarray(y) for y in stopped], here)
+    try:
+        eps = max(EPS64, *(2 * _apart(values(inputs), here) for inputs in _all_but(samples[0])))
+    except Exception:
+        return None
     n, units = len(tools.subject.differentiable), [s.unit for s in samples]
     found = []
     try:
@@ -102,11 +105,24 @@ def rested(tools: Instruments, samples: list[Sample]) -> Rested | None:
                 run_rule = _of_rule(tools, evaluate, backward, n)
                 found.append(stacked([run_rule(s.inputs, s.dys) for s in samples], units))
     except Exception:  # a rule that runs in no float64: the outputs say how far it may be off
-        return Rested(values, None, [], far)
+        return Rested(values, None, [], far, eps)
     if not all(np.isfinite(g).all() for g in found[0]):
         return None
     moves = [np.abs(a - b) for a, b in zip(*found, strict=True)]
-    return Rested(values, found[0], moves, far)
+    return Rested(values, found[0], moves, far, eps)
+
+
+def _apart(values: list[np.ndarray], others: list[np.ndarray]) -> float:
+    """The largest distance, relative to the largest number of its array."""
+    return max(
+        float(np.max(np.abs(a - b), initial=0) / (np.max(np.abs(b), initial=0) + 1e-300))
+        for a, b in zip(values, others, strict=True)
+    )
+
+
+def _all_but(sample: Sample) -> list[list[Any]]:
+    """Inputs that are all but the sample's."""
+    return [[v * (1 + n * TINY) if is_floating(v) else v for v in sample.inputs] for n in (1, 2, 3)]
 
 
 def _of_rule(tools: Instruments, evaluate: Evaluate, backward: Any, n: int) -> Callable[..., Any]:
