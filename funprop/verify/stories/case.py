@@ -44,6 +44,7 @@ class Case:
       mathematics: whether the exact gradient was found to be right.
       own: how many of the samples it was found wrong at; those behind are there to test what is
         read off at these. All, if it is not said.
+      wrong: the leaves that are wrong, this one among them; it alone, if it is not said.
     """
 
     tools: Instruments
@@ -53,6 +54,7 @@ class Case:
     truths: list[np.ndarray]
     mathematics: bool = False
     own: int | None = None
+    wrong: tuple[int, ...] = ()
 
     @property
     def place(self) -> int:

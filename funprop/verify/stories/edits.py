@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -101,6 +101,32 @@ def steps(case: Case) -> list[Step]:
 
 
 def _steps(case: Case) -> list[Step]:
+    tools = case.tools
+    found, every = tools.kept("program of steps", tools, lambda: _running(case))
+
+    def arrays_of(inputs: list[Any]) -> Any:
+        return jax.tree.map(np.asarray, every(inputs))
+
+    try:
+        with jax.enable_x64(True):
+            first = case.samples[0]
+            arrays = tools.kept("arrays of steps", first, lambda: arrays_of(first.inputs))
+            others = arrays_of(case.with_other_leaf())
+    except Exception:  # a part of the forward pass that cannot be run so: no story of its steps
+        return []
+    steps = {n: s._replace(operands=[[] for _ in s.places], output=[]) for n, s in found.items()}
+    for (number, operands, output), (_, moved, _) in zip(arrays, others, strict=True):
+        n = int(number)
+        if not all(map(np.array_equal, operands, moved)):
+            steps[n] = steps[n]._replace(moves=True)
+        for turns, value in zip(steps[n].operands, operands, strict=True):
+            turns.append(value)
+        steps[n].output.extend(output)
+    return list(steps.values())
+
+
+def _running(case: Case) -> tuple[dict[int, Step], Callable[..., Any]]:
+    """Every equation, once the program has run, which gives their operands and outputs."""
     found: dict[int, Step] = {}
 
     def run(inputs: list[Any]) -> list[Any]:
@@ -118,8 +144,7 @@ def _steps(case: Case) -> list[Step]:
                 _is_piecewise(eqn),
                 False,
             )
-            empty = [[] for _ in places]
-            step = Step(where, name, *kinds, ran.equation, ran.first, places, empty, [])
+            step = Step(where, name, *kinds, ran.equation, ran.first, places, [], [])
             found.setdefault(ran.equation, step)
             arrays.append((ran.equation, [inputs[i] for i in places], outputs[:1] if one else []))
             return outputs
@@ -127,22 +152,7 @@ def _steps(case: Case) -> list[Step]:
         graph.walked(case, inputs, visit)
         return arrays
 
-    try:
-        with jax.enable_x64(True):
-            every = case.tools.jit(run)
-            arrays, others = (
-                jax.tree.map(np.asarray, every(inputs))
-                for inputs in (case.samples[0].inputs, case.with_other_leaf())
-            )
-    except Exception:  # a part of the forward pass that cannot be run so: no story of its steps
-        return []
-    for (number, operands, output), (_, moved, _) in zip(arrays, others, strict=True):
-        if not all(map(np.array_equal, operands, moved)):
-            found[int(number)] = found[int(number)]._replace(moves=True)
-        for turns, value in zip(found[int(number)].operands, operands, strict=True):
-            turns.append(value)
-        found[int(number)].output.extend(output)
-    return list(found.values())
+    return found, case.tools.jit(run)
 
 
 def edits(case: Case) -> list[Edit]:

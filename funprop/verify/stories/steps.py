@@ -31,7 +31,7 @@ def step(case: Case) -> Told | None:
         return None
     variants = [np.array([edit[i] for edit in tried]) for i in (0, 1, 2, 4)]
     try:
-        found = graph.gradients(case, functools.partial(edited, case), *variants)
+        found = graph.gradients(case, "edits", functools.partial(edited, case), *variants)
     except Exception:  # a part of the forward pass that cannot be run so: no story of its steps
         return None
     for edit, gradient in zip(tried, found, strict=True):
