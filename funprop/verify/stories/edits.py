@@ -157,7 +157,7 @@ def _running(case: Case) -> tuple[dict[int, Step], Callable[..., Any]]:
 
 def edits(case: Case) -> list[Edit]:
     """Every edit that makes a difference at the first sample, the likeliest kinds first."""
-    bank = _Bank(case)
+    bank = case.tools.kept("bank", case.samples[0], lambda: _Bank(case))
     found: list[list[Edit]] = [[], [], [], []]
     uses: list[tuple[Step, int, Turns]] = []
     for step in steps(case):
@@ -184,26 +184,43 @@ def edits(case: Case) -> list[Edit]:
 
 
 class _Bank:
-    """The values that the forward pass computes, by shape."""
+    """The values that the forward pass computes, by shape: names, turns, and which are the same."""
 
     def __init__(self, case: Case):
-        self.by_shape: dict[tuple[int, ...], dict[graph.Key, tuple[str, Turns]]] = {}
+        by_shape: dict[tuple[int, ...], dict[graph.Key, tuple[str, Turns]]] = {}
         for key, name, arrays in graph.values(case):
-            own = self.by_shape.setdefault(arrays[0].shape, {})
+            own = by_shape.setdefault(arrays[0].shape, {})
             own.setdefault(key, (name, []))[1].append(arrays[0])
+        self._kinds: dict[tuple[int, ...], list[Turns]] = {}
+        self._kind_of: dict[int, tuple[Turns, int]] = {}
+        self._found = {
+            shape: [(name, self.kind(turns)) for name, turns in values.values()]
+            for shape, values in by_shape.items()
+        }
+
+    def kind(self, value: Turns) -> int:
+        """The same number for values of a shape that are the same."""
+        if id(value) not in self._kind_of:
+            kinds = self._kinds.setdefault(value[0].shape, [])
+            same = (i for i, other in enumerate(kinds) if _same(other, value))
+            kind = next(same, len(kinds))
+            if kind == len(kinds):
+                kinds.append(value)
+            self._kind_of[id(value)] = value, kind  # with the value, or its id may be used again
+        return self._kind_of[id(value)][1]
 
     def others(self, value: Turns) -> Iterator[tuple[int, str]]:
         """Numbers and names of the values of a shape, those that are the same left out."""
-        seen = [value]
-        for i, (name, other) in enumerate(self.by_shape.get(value[0].shape, {}).values()):
-            if not any(_same(other, s) for s in seen):
-                seen.append(other)
+        seen = {self.kind(value)}
+        for i, (name, kind) in enumerate(self._found.get(value[0].shape, ())):
+            if kind not in seen:
+                seen.add(kind)
                 yield i, name
 
     def find(self, value: Turns) -> tuple[int, str] | None:
         """Number and name of this value."""
-        for i, (name, other) in enumerate(self.by_shape.get(value[0].shape, {}).values()):
-            if _same(other, value):
+        for i, (name, kind) in enumerate(self._found.get(value[0].shape, ())):
+            if kind == self.kind(value):
                 return i, name
         return None
 
@@ -236,7 +253,7 @@ def _straight(step: Step) -> Told:
 def _exchanges(uses: list[tuple[Step, int, Turns]], bank: _Bank) -> Iterator[Edit]:
     """Two operands, each in the place of the other."""
     for (first, i, a), (second, j, b) in itertools.combinations(uses, 2):
-        if a[0].shape != b[0].shape or _same(a, b):
+        if a[0].shape != b[0].shape or bank.kind(a) == bank.kind(b):
             continue
         here, there = bank.find(a), bank.find(b)
         if here is None or there is None:
