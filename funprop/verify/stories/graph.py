@@ -74,7 +74,7 @@ def gradients(
     Returns:
       `[variant, sample, *leaf]`, divided by each sample's unit.
     """
-    tools, leaves = case.tools, case.wrong or (case.leaf,)
+    tools, leaves = case.tools, case.together
     places = [tools.subject.differentiable[k] for k in leaves]
 
     def gradient(variant: Any, inputs: list[Any], dys: list[Any]) -> Any:

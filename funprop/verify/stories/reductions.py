@@ -75,7 +75,7 @@ def reduced_otherwise(case: Case) -> Told | None:
             fitting = _fitting(case)
             if not fitting:
                 return None
-            leaves = case.wrong or (case.leaf,)  # of all at once: most of the time is compiling
+            leaves = case.together  # of all at once: most of the time is compiling
             name, own = f"reduced otherwise {leaves}", leaves.index(case.leaf)
             places = [case.tools.subject.differentiable[k] for k in leaves]
             every = case.tools.kept(
