@@ -25,6 +25,9 @@ from funprop.verify.truth.rested import at_rest, stops_early
 from funprop.verify.truth.samples import Sample
 
 TINY = 2.0**-45  # so little hardly moves a result, but for what a search along a line makes of it
+NEAR = (
+    0.25  # of itself a result may be from rest; further off it is no solution, and not meant as one
+)
 VAGUE = 0.05  # of its size a slope may be unknown; what is known no better is asked for at rest
 
 
@@ -71,7 +74,8 @@ class Rested(NamedTuple):
 
 
 def rested(tools: Instruments, samples: list[Sample]) -> Rested | None:
-    """The function and its rule at rest; `None` where they do not come there from the inputs."""
+    """The function and its rule at rest; `None` where they do not come there from the inputs, or
+    from far off: a loop that halves until it is below one is no solver that stops early."""
     try:
         with jax.enable_x64(True):
             plain, backward, _ = tools.wide_jaxprs
@@ -93,6 +97,8 @@ def rested(tools: Instruments, samples: list[Sample]) -> Rested | None:
     if not all(np.isfinite(y).all() for y in here):
         return None
     far = _apart([np.asarray(y) for y in stopped], here)
+    if far > NEAR:
+        return None
     try:
         eps = max(EPS64, *(2 * _apart(values(inputs), here) for inputs in _all_but(samples[0])))
     except Exception:
