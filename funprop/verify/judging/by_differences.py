@@ -74,13 +74,8 @@ def by_differences(
         wide = None if verdict.ok else in_float64()
         if wide and judged(elements if one_by_one else some, wide[k], eps)[0].ok:
             verdict, remark = rounded(verdict, tools.eps)
-
-        def shaped(verdict: Verdict, shape: Any = x.shape if one_by_one else None) -> Verdict:
-            if shape is None:  # else the directions are the elements
-                return verdict
-            return Verdict(*(p.reshape(len(samples), *shape) for p in verdict[:4]), *verdict[4:])
-
-        verdict = shaped(verdict)
+        shape = x.shape if one_by_one else (len(some),)  # the directions are the elements, or not
+        verdict = _shaped(verdict, shape)
         if one_by_one and note is not None:
             note = tuple(int(p) for p in np.unravel_index(note, x.shape))
         said = remark if note is None else _unjudged(note, one_by_one)
@@ -88,12 +83,13 @@ def by_differences(
             case = Case(tools, samples, k, verdict, [verdict.truth])
             verdict, note = resting.settled(case)
             said = note or said
-        if (not verdict.ok or is_vague(verdict)) and (rest := at_rest()):
+        rest = at_rest() if not verdict.ok or is_vague(verdict) else None
+        if rest and rest.may_judge(verdict):
             along = elements if one_by_one else some
             verdict, said = rest.judged(
                 k, hands[k], functools.partial(judged, along, of=rest.values)
             )
-            verdict = shaped(verdict)
+            verdict = _shaped(verdict, shape)
         if verdict.ok:
             check = row(subject, k, verdict, said)
         else:
@@ -106,6 +102,12 @@ def by_differences(
     if not any(check.problem for check in checks):
         checks += _laws(subject, tools, samples[0])
     return Findings(checks, [reason], [])
+
+
+def _shaped(verdict: Verdict, shape: tuple[int, ...]) -> Verdict:
+    """The verdict with what it has of each direction in this shape."""
+    got, true, far, allowed = (p.reshape(len(p), *shape) for p in verdict[:4])
+    return Verdict(got, true, far, allowed, verdict.size, verdict.exact)
 
 
 def _in_float64(tools: Instruments, samples: list[Sample]) -> list[np.ndarray] | None:

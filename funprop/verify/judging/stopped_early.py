@@ -25,9 +25,7 @@ from funprop.verify.truth.rested import at_rest, stops_early
 from funprop.verify.truth.samples import Sample
 
 TINY = 2.0**-45  # so little hardly moves a result, but for what a search along a line makes of it
-NEAR = (
-    0.25  # of itself a result may be from rest; further off it is no solution, and not meant as one
-)
+NEAR = 0.25  # of itself a result may be from rest: what is further off is no solution
 VAGUE = 0.05  # of its size a slope may be unknown; what is known no better is asked for at rest
 
 
@@ -48,6 +46,11 @@ class Rested(NamedTuple):
     moves: list[np.ndarray]
     stops: float
     eps: float
+
+    def may_judge(self, verdict: Verdict) -> bool:
+        """Whether a gradient with this verdict is to be judged at rest: one that is as it should be
+        where the loops stop, so far as is known, only where that is close to rest."""
+        return not verdict.ok or self.stops <= VAGUE
 
     def judged(
         self, k: int, hand: np.ndarray, slopes: Callable[..., tuple[Verdict, Any]]
@@ -119,11 +122,12 @@ def rested(tools: Instruments, samples: list[Sample]) -> Rested | None:
 
 
 def _apart(values: list[np.ndarray], others: list[np.ndarray]) -> float:
-    """The largest distance, relative to the largest number of its array."""
-    return max(
-        float(np.max(np.abs(a - b), initial=0) / (np.max(np.abs(b), initial=0) + 1e-300))
-        for a, b in zip(values, others, strict=True)
+    """The largest distance, relative to the largest number."""
+    apart, size = (
+        max((float(np.max(np.abs(v), initial=0)) for v in arrays), default=0.0)
+        for arrays in ([a - b for a, b in zip(values, others, strict=True)], others)
     )
+    return apart / (size + 1e-300)
 
 
 def _all_but(sample: Sample) -> list[list[Any]]:
