@@ -106,10 +106,9 @@ def train(
         "restart": restart,
         "override": override,
     }
-    if sweep or seeds is not None:
-        given |= {"sweep": sweep, "seeds": 1 if seeds is None else seeds, "keep": keep}
     from funprop.train.compilation import cache_compilations, compiling
-    from funprop.train.processes import joined, launch
+    from funprop.train.launching import launch
+    from funprop.train.processes import joined
 
     if sweep or seeds is not None:
         given |= {"sweep": sweep, "seeds": 1 if seeds is None else seeds, "keep": keep}

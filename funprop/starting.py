@@ -37,16 +37,25 @@ def _end(*_: Any) -> None:
 def started() -> None:
     """From here on Ctrl-C is a `KeyboardInterrupt` again."""
     if signal.getsignal(signal.SIGINT) is _end:
-        signal.signal(signal.SIGINT, _interrupt)
+        signal.signal(signal.SIGINT, interrupt)
 
 
-def _interrupt(number: int, frame: Any) -> None:
-    """As Python does it; but what is raised while garbage is collected, Python would swallow, and
-    where XLA has compiled for long that is what comes next: then a moment later."""
-    if frame is not None and frame.f_code.co_name == "_xla_gc_callback":
-        threading.Timer(0.01, _thread.interrupt_main).start()
-        return
-    signal.default_int_handler(number, frame)
+def interrupt(number: int, frame: Any) -> None:
+    """As Python does it, but for where it would be lost."""
+    if not lost(number, frame):
+        signal.default_int_handler(number, frame)
+
+
+def lost(number: int, frame: Any) -> bool:
+    """Whether Python would swallow what is raised here; the signal then comes again a moment later.
+
+    It swallows what is raised while garbage is collected, and where XLA has compiled for long that
+    is what comes next.
+    """
+    if frame is None or frame.f_code.co_name != "_xla_gc_callback":
+        return False
+    threading.Timer(0.01, _thread.interrupt_main, (number,)).start()
+    return True
 
 
 if (

@@ -23,6 +23,7 @@ import funprop as fp
 from funprop.train import processes
 from funprop.train.arrays import spread
 from funprop.train.checkpoints import Checkpoints
+from funprop.train.launching import launch
 from funprop.train.loop import Loop
 from funprop.train.runs import job
 from funprop.train.runs.files import read_history
@@ -43,7 +44,7 @@ def train(out, **options):
 
 @pytest.mark.slow  # those that end together, below, are quick
 def test_two_processes_give_the_bits_of_one(tmp_path, capfd, monkeypatch):
-    processes.launch(2, train, tmp_path / "two", ordered=4)
+    launch(2, train, tmp_path / "two", ordered=4)
     printed = capfd.readouterr().out
     assert len(re.findall("iris: 120 examples", printed)) == 1  # process 0 alone prints
     monkeypatch.setattr(job, "verify_task", job.verify_task)  # for `train` to replace
@@ -66,7 +67,7 @@ def unequal():
 
 def test_unequal_data_are_refused():
     with pytest.raises(ValueError, match=r"^process 1 has other data than process 0$"):
-        processes.launch(2, unequal)
+        launch(2, unequal)
 
 
 def killed():
@@ -79,7 +80,7 @@ def killed():
 def test_all_end_where_one_is_killed():
     start = time.perf_counter()
     with pytest.raises(ChildProcessError, match=r"^process 1 of 2 ended with code -9$"):
-        processes.launch(2, killed)
+        launch(2, killed)
     assert time.perf_counter() - start < AT_ONCE
 
 
@@ -160,7 +161,7 @@ def heard_here_only():
 
 @pytest.mark.skipif(not Path("/proc/self/net/tcp").exists(), reason="asks Linux")
 def test_the_coordinator_of_own_processes_listens_on_loopback():
-    processes.launch(2, heard_here_only)
+    launch(2, heard_here_only)
 
 
 @SLOW
@@ -182,7 +183,7 @@ def raised():
 
 def test_all_end_where_one_raises(capfd):
     with pytest.raises(ChildProcessError, match=r"^process 1 of 2 ended with code 1$"):
-        processes.launch(2, raised)
+        launch(2, raised)
     assert "ArithmeticError: this process is wrong" in capfd.readouterr().err
 
 
@@ -263,7 +264,7 @@ def test_one_digest_on_any_number_of_devices_and_processes(tmp_path, monkeypatch
                 continue
             flag = f"--xla_force_host_platform_device_count={devices // n}"
             monkeypatch.setenv("XLA_FLAGS", flag)
-            processes.launch(n, bits, tmp_path / "bits")
+            launch(n, bits, tmp_path / "bits")
             *counts, mlp, records, gpt = (tmp_path / "bits").read_text().split()
             assert counts == [str(devices), str(n)]
             found[devices, n] = mlp, records, gpt
@@ -298,7 +299,7 @@ def written_with_one_full_disk(folder):
 
 @SLOW
 def test_a_save_that_fails_in_one_process_is_told_in_all_and_tried_again(tmp_path, capfd):
-    processes.launch(2, written_with_one_full_disk, tmp_path)
+    launch(2, written_with_one_full_disk, tmp_path)
     told = f"the checkpoint of update 2 could not be written to {tmp_path}: {{}}File too large; "
     told += "training goes on, and it is tried again"
     for i, who in enumerate(("process 1: ", "")):
@@ -332,11 +333,11 @@ def often(*args):
 @SLOW
 def test_one_of_two_is_killed_and_any_number_go_on(tmp_path, monkeypatch):
     """Two go on, and are killed again; one process ends it, to the same bits."""
-    processes.launch(2, train_until, tmp_path / "whole", None)
+    launch(2, train_until, tmp_path / "whole", None)
     for k in (6, 4):
         start = time.perf_counter()
         with pytest.raises(ChildProcessError, match=r"^process 1 of 2 ended with code -9$"):
-            processes.launch(2, train_until, tmp_path / "run", k)
+            launch(2, train_until, tmp_path / "run", k)
         assert time.perf_counter() - start < 60 + AT_ONCE  # it starts and compiles, too
         found = Checkpoints(tmp_path / "run" / "checkpoints").all(check=True)
         assert found and not any(c.problem for c in found)

@@ -15,28 +15,22 @@ from funprop.params import trained
 from funprop.rewrites import autodiff, merged
 from funprop.steps import step
 from funprop.train.checkpoints import Checkpoints
-from funprop.train.fit import Fit, fit
 from funprop.train.pretrained import to_pretrained
+from funprop.train.runs import in_folder
 from funprop.train.runs.adapters import Tuned, drawing, text_of, tuned_by, verify_adapters
 from funprop.train.runs.corpus import Text
 from funprop.train.runs.files import (
-    CHECKPOINTS,
     check_choice,
     check_installed,
     check_rate,
     check_seed,
-    contents,
-    save_reached,
-    write_history,
-    write_run,
-    write_settings,
 )
-from funprop.train.runs.folder import FREE, run_folder, say_finished
-from funprop.train.runs.outcome import NonFinite, Outcome, check_outcome, guarded, outcome_of
-from funprop.train.runs.plots import curve
-from funprop.train.runs.recorded import recorded
+from funprop.train.runs.folder import checkpoints_of
+from funprop.train.runs.in_folder import Shown
+from funprop.train.runs.outcome import NonFinite, Outcome, guarded
 from funprop.train.runs.replay import Work
-from funprop.train.runs.rounds import Rounds, in_bits
+from funprop.train.runs.rounds import Rounds
+from funprop.train.stopping import Row
 from funprop.values import whole_number
 
 MODEL = "model"  # within the run's folder: what transformers loads
@@ -118,13 +112,9 @@ def finetune(
     tuned = tuned_by(settings)
     text = text_of(settings, tuned.loaded)
     work = _work(tuned, text, settings)
-    size = 2 * trees.nbytes(tuned.params)  # a checkpoint, and the model
-    with run_folder(
-        f"{settings['model']}-tuned", out, settings, size, restart=restart, override=override
-    ) as (place, finished):
-        if finished:
-            say_finished(place, finished)
-            return place
+    title = f"funprop finetune {settings['model']}: {settings['data']}"
+
+    def begin(place: Path) -> Shown:
         few, all_of_them = trees.size(trained(tuned.params)), trees.size(tuned.loaded.params)
         print(
             f"{text.title}\n{tuned.loaded}\n{few:,} params in adapters of rank {rank} at {where} "
@@ -133,24 +123,27 @@ def finetune(
         verify_adapters(tuned, settings)
         draw = drawing(tuned.loaded, text, prompt, jax.random.key(seed))
         windows = text.held_out[0].shape[1]
-        shown = Rounds(place, windows, measure(_grad_fn(tuned, settings)), draw)
-        kept = {k: v for k, v in settings.items() if k not in (*FREE, "batch_size")}
-        result = fit(
-            work.step,
-            work.state,
-            work.data,
-            held_out=text.held_out,
-            measure=shown.measure,
-            progress=lambda: recorded(lambda: shown, place),
-            checkpoints=Checkpoints(
-                place / CHECKPOINTS, seconds=SECONDS, keep=1, settings=kept, override=override
-            ),
-            **work.options,
-        )
-        outcome = outcome_of(work, result)
-        write_run(place, lambda at: _write(at, settings, tuned, result, outcome, shown))
-        check_outcome(outcome, place)
-    return place
+        shown = Rounds(place, windows, measure(_grad_fn(tuned, settings)), draw).shown(title)
+
+        def write(place: Path, params: Any, history: Sequence[Row], outcome: Outcome) -> None:
+            if not outcome.diverged:
+                to_pretrained(place / MODEL, merged(params), tuned.loaded)
+            shown.write(place, params, history, outcome)
+
+        return shown._replace(write=write)
+
+    own = in_folder.Job(
+        name=f"{settings['model']}-tuned",
+        title=title,
+        settings=settings,
+        work=work,
+        held_out=text.held_out,
+        nbytes=2 * trees.nbytes(tuned.params),  # a checkpoint, and the model
+        begin=begin,
+        saved=trained,
+        checkpoints=_checkpoints,
+    )
+    return in_folder.train(own, out, restart=restart, override=override)
 
 
 def work_of(settings: dict[str, Any]) -> Work:
@@ -176,23 +169,6 @@ def _work(tuned: Tuned, text: Text, settings: dict[str, Any]) -> Work:
     return Work(training, state, text.batch, {"epochs": epochs, "updates": updates, "seed": seed})
 
 
-def _write(
-    place: Path,
-    settings: dict[str, Any],
-    tuned: Tuned,
-    result: Fit,
-    outcome: Outcome,
-    rounds: Rounds,
-) -> None:
-    """Write what training came to, what took longest first."""
-    params = jax.device_get(result.state.params)
-    save_reached(place, trained(params))
-    if not outcome.diverged:
-        to_pretrained(place / MODEL, merged(params), tuned.loaded)
-    write_history(place, result.history)
-    rounds.write(place)
-    if result.history:
-        title = f"funprop finetune {settings['model']}: {settings['data']}"
-        curve(place / "report.png", in_bits(result.history), "bits_per_token", title)
-    write_settings(place, settings | outcome.told(), outcome.finished)
-    print(contents(place))
+def _checkpoints(place: Path, settings: dict[str, Any], override: bool) -> Checkpoints:
+    """One, and rarely: it holds the frozen weights too."""
+    return checkpoints_of(place, settings, override, seconds=SECONDS, keep=1)

@@ -245,10 +245,12 @@ def _finished(folder: Path, settings: dict[str, Any]) -> str:
     return found["stopped"] if found["files"] == digests_of_files(folder) else ""
 
 
-def checkpoints_of(folder: Path, settings: dict[str, Any], override: bool) -> Checkpoints:
-    """Where a run of the command is kept."""
+def checkpoints_of(
+    folder: Path, settings: dict[str, Any], override: bool, **how: Any
+) -> Checkpoints:
+    """Where a run of the command is kept; and how, as `Checkpoints` takes it."""
     kept = {name: value for name, value in settings.items() if name not in (*FREE, "batch_size")}
-    return Checkpoints(folder / CHECKPOINTS, settings=kept, override=override)
+    return Checkpoints(folder / CHECKPOINTS, settings=kept, override=override, **how)
 
 
 def say_finished(folder: Path, why: str) -> None:

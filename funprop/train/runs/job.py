@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,14 +11,13 @@ import jax
 import numpy as np
 
 from funprop import trees
-from funprop.flow.watch import Watch
 from funprop.gradients import measure
 from funprop.inspect.summary import summary
 from funprop.layer import Layer
 from funprop.steps import step
 from funprop.train import processes
 from funprop.train.arrays import spread
-from funprop.train.fit import Fit, fit
+from funprop.train.runs import in_folder
 from funprop.train.runs.choices import (
     built,
     examples,
@@ -29,21 +29,16 @@ from funprop.train.runs.choices import (
 from funprop.train.runs.files import (
     check_choice,
     check_installed,
-    contents,
-    save_reached,
-    write_history,
-    write_run,
-    write_settings,
 )
-from funprop.train.runs.flow import draw_flow, watching
-from funprop.train.runs.folder import checkpoints_of, run_folder, say_finished
-from funprop.train.runs.outcome import NonFinite, Outcome, check_outcome, guarded, outcome_of
+from funprop.train.runs.in_folder import Shown
+from funprop.train.runs.outcome import NonFinite, Outcome, guarded
 from funprop.train.runs.plots import draw
 from funprop.train.runs.recorded import display
 from funprop.train.runs.replay import Work
 from funprop.train.runs.sources import OPTIONS, name_of, task_of
 from funprop.train.runs.told import report
 from funprop.train.runs.verified import verify_task
+from funprop.train.stopping import Row
 from funprop.train.task import Task
 
 
@@ -102,37 +97,22 @@ def train(
     }
     check_installed()
     processes.check_same((chosen.train, chosen.test), settings)
-
     chosen, network, whole = built(chosen, model)
     work = _work(chosen, whole, settings, all_devices)
-    with run_folder(
-        name_of(name), out, settings, trees.nbytes(work.state), restart=restart, override=override
-    ) as (folder, finished):
-        if finished:
-            say_finished(folder, finished)
-            return folder
+    title = "funprop train {name}: {model}, {optimizer}, learning rate {learning_rate:g}"
+    title = title.format(name=name_of(name), **settings)
+
+    def begin(folder: Path) -> Shown:
         _describe(chosen, name_of(name), network, batch_size)
         verify_task(whole, work.state.params, chosen)
         by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
         print(f"Training by {by}: {optimizer}, learning rate {rate:g}, seed {seed}\n")
-        seen = watching(watch)
-        result = fit(
-            work.step,
-            work.state,
-            work.data,
-            held_out=chosen.test,
-            measure=measure(grad_fn_of(whole, backward)),
-            progress=display(folder),
-            checkpoints=checkpoints_of(folder, settings, override),
-            watch=seen,
-            **work.options,
-        )
-        outcome = outcome_of(work, result)
-        if processes.first():
-            told = settings, result, outcome, seen
-            write_run(folder, lambda place: _write(place, chosen, network, *told))
-        check_outcome(outcome, folder)
-    return folder
+        write = functools.partial(_write, chosen, network, title)
+        return Shown(measure(grad_fn_of(whole, backward)), display(folder), write)
+
+    size = trees.nbytes(work.state)
+    own = in_folder.Job(name_of(name), title, settings, work, chosen.test, size, begin)
+    return in_folder.train(own, out, restart=restart, override=override, watch=watch)
 
 
 def work_of(settings: dict[str, Any]) -> Work:
@@ -166,28 +146,20 @@ def _describe(chosen: Task, title: str, network: Layer, batch_size: int) -> None
 
 
 def _write(
-    folder: Path,
     chosen: Task,
     network: Layer,
-    settings: dict[str, Any],
-    result: Fit,
+    title: str,
+    folder: Path,
+    params: Any,
+    history: Sequence[Row],
     outcome: Outcome,
-    seen: Watch | None,
 ) -> None:
-    """Write what training came to, what took longest first; then say how good it is."""
-    params = jax.device_get(result.state.params)
-    save_reached(folder, params)
-    write_history(folder, result.history)
+    """What the task keeps, and a picture; and say how good the model is."""
     if chosen.write is not None:
         chosen.write(folder)
     forward = jax.jit(lambda p, x: network.forward(p, x)[0])
     outputs = jax.device_get(forward(params, chosen.test[0]))
     if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(outputs)):
         print(f"\n{report(chosen, outputs)}\n")
-    if result.history:
-        title = "funprop train {name}: {model}, {optimizer}, learning rate {learning_rate:g}"
-        title = title.format(name=name_of(settings["data"]), **settings)
-        draw(folder / "report.png", chosen, result.history, outputs, title)
-        draw_flow(folder, seen, title)
-    write_settings(folder, settings | outcome.told(), outcome.finished)
-    print(contents(folder))
+    if history:
+        draw(folder / "report.png", chosen, history, outputs, title)

@@ -14,6 +14,9 @@ from funprop import trees
 from funprop.train import processes
 from funprop.train.progress import silent
 from funprop.train.runs.files import write_text
+from funprop.train.runs.in_folder import Shown
+from funprop.train.runs.plots import curve
+from funprop.train.runs.recorded import recorded
 from funprop.train.stopping import Row
 
 SAMPLES = "samples.txt"
@@ -60,7 +63,7 @@ class Rounds(silent):
             print(f"going on after round {self.turn}\n", flush=True)
 
     def epoch(self, row: Row, epochs: int) -> None:
-        bits = in_bits([row])[0]
+        bits = _in_bits([row])[0]
         speed = row["examples_per_second"] * self.length
         print(
             f"round {row['epoch']:g}/{epochs}  bits per token {bits['bits_per_token']:.3f}, "
@@ -71,6 +74,16 @@ class Rounds(silent):
             print(f"{_quoted(self.samples[self.turn])}\n", flush=True)
         if row["epoch"] % 1 == 0 and processes.first():  # no part of a round
             self.write(self.folder)
+
+    def shown(self, title: str) -> Shown:
+        """What a run shows and leaves behind; `report.png` has the title."""
+
+        def write(folder: Path, params: Any, history: Sequence[Row], outcome: Any) -> None:
+            self.write(folder)
+            if history:
+                curve(folder / "report.png", _in_bits(history), "bits_per_token", title)
+
+        return Shown(self.measure, lambda: recorded(lambda: self, self.folder), write)
 
     def write(self, folder: Path) -> None:
         """The samples so far."""
@@ -88,7 +101,7 @@ def _read(folder: Path) -> dict[int, str]:
     return {int(n): sample.strip("\n") for n, sample in zip(parts[::2], parts[1::2], strict=True)}
 
 
-def in_bits(history: Sequence[Row]) -> list[Row]:
+def _in_bits(history: Sequence[Row]) -> list[Row]:
     """The losses of a history in bits."""
     return [
         {"epoch": row["epoch"]}

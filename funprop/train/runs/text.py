@@ -13,7 +13,6 @@ import numpy as np
 import optax
 
 from funprop import trees
-from funprop.flow.watch import Watch
 from funprop.gradients import backprop, measure
 from funprop.layer import Layer
 from funprop.losses import LinearParams
@@ -22,26 +21,18 @@ from funprop.rewrites import autodiff, remat
 from funprop.steps import step
 from funprop.train import processes
 from funprop.train.arrays import spread
-from funprop.train.fit import Fit, fit
+from funprop.train.runs import in_folder
 from funprop.train.runs.corpus import BYTES, TIME, Text, library, text_files, token_file
 from funprop.train.runs.files import (
     check_choice,
     check_installed,
     check_rate,
     check_seed,
-    contents,
-    save_reached,
-    write_history,
-    write_run,
-    write_settings,
 )
-from funprop.train.runs.flow import draw_flow, watching
-from funprop.train.runs.folder import checkpoints_of, run_folder, say_finished
-from funprop.train.runs.outcome import NonFinite, Outcome, check_outcome, guarded, outcome_of
-from funprop.train.runs.plots import curve
-from funprop.train.runs.recorded import recorded
+from funprop.train.runs.in_folder import Shown
+from funprop.train.runs.outcome import NonFinite, guarded
 from funprop.train.runs.replay import Work
-from funprop.train.runs.rounds import Rounds, in_bits
+from funprop.train.runs.rounds import Rounds
 from funprop.train.runs.sources import name_of
 
 UPDATES = 100  # a round, after which it is measured and a sample is drawn
@@ -128,41 +119,21 @@ def train(
     network, grad_fn = _model(text, settings)
     work = _work(text, settings, all_devices)
     params, sample_key = work.state.params, jax.random.split(jax.random.key(seed), 3)[2]
-    by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
-    name = name_of(data)
-    size = trees.nbytes(work.state)
-    with run_folder(name, out, settings, size, restart=restart, override=override) as (
-        folder,
-        finished,
-    ):
-        if finished:
-            say_finished(folder, finished)
-            return folder
+    title = f"funprop train {data}: {model}"
+
+    def begin(folder: Path) -> Shown:
+        by = "the hand-written backward pass" if backward == "manual" else "jax.vjp"
         print(
             f"{text.title}\n{model}, {trees.size(params):,} params, by {by}; {rounds} rounds of "
             f"{UPDATES} updates of {batch} windows of {TIME} tokens\n",
             flush=True,
         )
         draw = _drawing(network, sample_key) if text.vocabulary == BYTES else None
-        rounds_shown = Rounds(folder, TIME, measure(grad_fn), draw)
-        seen = watching(watch)
-        result = fit(
-            work.step,
-            work.state,
-            work.data,
-            held_out=text.held_out,
-            measure=rounds_shown.measure,
-            progress=lambda: recorded(lambda: rounds_shown, folder),
-            checkpoints=checkpoints_of(folder, settings, override),
-            watch=seen,
-            **work.options,
-        )
-        outcome = outcome_of(work, result)
-        if processes.first():
-            told = settings, result, outcome, rounds_shown, seen
-            write_run(folder, lambda place: _write(place, *told))
-        check_outcome(outcome, folder)
-    return folder
+        return Rounds(folder, TIME, measure(grad_fn), draw).shown(title)
+
+    size = trees.nbytes(work.state)
+    own = in_folder.Job(name_of(data), title, settings, work, text.held_out, size, begin)
+    return in_folder.train(own, out, restart=restart, override=override, watch=watch)
 
 
 def work_of(settings: dict[str, Any]) -> Work:
@@ -205,26 +176,6 @@ def _optimizer(rate: float, updates: int) -> optax.GradientTransformation:
         schedule, weight_decay=0.1, mask=lambda p: jax.tree.map(lambda leaf: leaf.ndim > 2, p)
     )
     return optax.chain(optax.clip_by_global_norm(1.0), decay)
-
-
-def _write(
-    folder: Path,
-    settings: dict[str, Any],
-    result: Fit,
-    outcome: Outcome,
-    rounds: Rounds,
-    seen: Watch | None,
-) -> None:
-    """Write what training came to, what took longest first."""
-    save_reached(folder, jax.device_get(result.state.params))
-    write_history(folder, result.history)
-    rounds.write(folder)
-    if result.history:
-        title = f"funprop train {settings['data']}: {settings['model']}"
-        curve(folder / "report.png", in_bits(result.history), "bits_per_token", title)
-        draw_flow(folder, seen, title)
-    write_settings(folder, settings | outcome.told(), outcome.finished)
-    print(contents(folder))
 
 
 def _drawing(network: Layer, key: Any) -> Callable[[Any, int], str]:

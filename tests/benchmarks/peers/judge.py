@@ -3,17 +3,21 @@
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from tests.benchmarks.peers.listed import PEERS
 
-DEVIATIONS = 3
+CHANCE = (
+    0.003  # of a false alarm for a peer: what three standard deviations are where seeds are many
+)
 
 
 def wrong(work: str, runs: list[dict[str, Any]]) -> list[str]:
     """What is wrong with the runs of one work, a sentence each.
 
-    The training loss of a peer after the last epoch that all runs have, its mean over seeds, is to
-    be within 3 standard deviations of the runs of all others.
+    The training loss of a peer after the last epoch that all runs have, its mean over seeds, is
+    compared with the others' by a t-test, whose spread is the one among the seeds of each peer; or,
+    where each has one seed, among the others.
     """
     found, by = [], {}
     at = min(len(run["losses"]) for run in runs) - 1  # timed runs may end earlier
@@ -29,22 +33,30 @@ def wrong(work: str, runs: list[dict[str, Any]]) -> list[str]:
                 if count != wanted
             ]
             break
-    for peer, some in by.items():
-        if PEERS[peer].own_init:
+    losses = {
+        peer: {run["seed"]: run["losses"][at] for run in some}
+        for peer, some in by.items()
+        if not PEERS[peer].own_init
+    }
+    several = [list(some.values()) for some in losses.values() if len(some) > 1]
+    freedom = sum(len(some) - 1 for some in several)
+    among_seeds = sum((len(some) - 1) * np.var(some, ddof=1) for some in several)
+    means = {peer: np.mean(list(some.values())) for peer, some in losses.items()}
+    for peer, mean in means.items():
+        others = [other for name, other in means.items() if name != peer]
+        if not freedom and len(others) < 2:
             continue
-        others = [
-            run["losses"][at]
-            for other, theirs in by.items()
-            for run in theirs
-            if other != peer and not PEERS[other].own_init
-        ]
-        if len(others) < 2:
-            continue
-        mean, around, spread = np.mean([r["losses"][at] for r in some]), np.mean(others), 0.0
-        spread = np.std(others, ddof=1)
-        if abs(mean - around) > DEVIATIONS * spread:
+        if freedom:
+            variance, degrees = among_seeds / freedom, freedom
+            # The others may have drawn the same params from a seed: they count as one.
+            error = np.sqrt(2 * variance / len(losses[peer]))
+        else:
+            variance, degrees = np.var(others, ddof=1), len(others) - 1
+            error = np.sqrt(variance * (1 + 1 / len(others)))
+        around = np.mean(others)
+        if 2 * stats.t.sf(abs(mean - around) / error, degrees) < CHANCE:
             found.append(
-                f"{work}: the loss of {peer} is {mean:.4f}, the others' at {around:.4f} "
-                f"± {spread:.4f}"
+                f"{work}: the loss of {peer} is {mean:.4f}, the others' at {around:.4f}; "
+                f"runs are {np.sqrt(variance):.4f} apart"
             )
     return found
