@@ -80,16 +80,20 @@ def check_trainable(params: PyTree) -> None:
             )
 
 
-def check_given(batch: PyTree, key: Any, dloss: Any) -> None:
+def check_given(batch: PyTree, key: Any, dloss: Any, name: str = "batch") -> None:
     """What every grad_fn asks of what it is called with, beside params.
+
+    Args:
+      batch, key, dloss: these.
+      name: of what is called `batch` here.
 
     Raises:
       TypeError: a leaf of the batch holds no numbers, the key is no random key, or `dloss` no
         number.
       ValueError: an integer of the batch does not fit in the 32 bits that JAX has.
     """
-    check_numbers("batch", batch)
-    check_integers(batch)
+    check_numbers(name, batch)
+    check_integers(batch, name)
     check_key(key)
     if dloss is not None and not (is_number(dloss) and is_scalar(dloss)):
         raise TypeError(f"dloss must be one number, got {described(dloss)}")

@@ -15,7 +15,7 @@ from funprop.checks import check_function
 from funprop.decoding import of_parallel, of_repeat, of_residual, of_serial, through
 from funprop.drawing import copies
 from funprop.formula import Formula
-from funprop.keys import split_key
+from funprop.keys import split_key, stacked_keys
 from funprop.layer import Layer, output_spec
 from funprop.located import located
 from funprop.names import params_of
@@ -193,7 +193,7 @@ def repeat(layer: Layer, n: int) -> Layer:
         for leaf in jax.tree.leaves(params):
             if leaf.shape[:1] != (n,):
                 raise ValueError(f"params must have a leading axis of {n}, got {leaf.shape}")
-        keys = None if key is None else jax.random.split(key, n)
+        keys = stacked_keys(key, n)
 
         def one(x: PyTree, copy: Any) -> tuple[PyTree, PyTree]:
             y, kept = part.forward(copy[0], x, copy[1])

@@ -52,10 +52,10 @@ def direct_feedback(*layers: Layer) -> Layer:
       >>> params.serial_0.dense.w.shape, params.feedback_0.frozen.shape
       ((5, 6), (2, 6))
     """
-    if len(layers) < 2:
-        raise ValueError(f"direct_feedback must have at least two layers, got {len(layers)}")
     for one in layers:
         check_layer("layer", one)
+    if len(layers) < 2:
+        raise ValueError(f"direct_feedback must have at least two layers, got {len(layers)}")
     children = []
     for i, one in enumerate(layers[:-1], start=1):
         children += [one, _feedback(layers[i:])]

@@ -16,6 +16,7 @@ import jax
 from jax.core import Tracer
 from jax.nn import initializers
 
+from funprop.checks import require_key
 from funprop.trees import spec
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def in_haste(
     )
 
     def call(key: Any, *static: Any) -> Any:
+        require_key(key)
         quick = size(key, *static) <= LARGE and _may(key)
         return jitted(key, static) if quick else function(key, *static)
 

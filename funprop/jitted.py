@@ -43,7 +43,7 @@ class Jitted:
         return getattr(self.jitted, name)
 
 
-def check_integers(batch: Any) -> None:
+def check_integers(batch: Any, name: str = "batch") -> None:
     """Raise where NumPy's integers do not fit in the 32 bits that JAX gives them.
 
     On its way into a compiled function JAX cuts an `int64` to its lower 32 bits without a word: a
@@ -64,7 +64,7 @@ def check_integers(batch: Any) -> None:
         return
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         if _is_wide(leaf):
-            dtype_in_jax(leaf, "/".join(filter(None, ("batch", path_string(path)))))
+            dtype_in_jax(leaf, "/".join(filter(None, (name, path_string(path)))))
 
 
 def _is_wide(leaf: Any) -> bool:

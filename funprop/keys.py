@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from funprop.checks import check_function
+import jax
+
+from funprop.checks import check_function, check_key, require_key
 from funprop.drawing import split
 
 if TYPE_CHECKING:
@@ -14,10 +16,16 @@ if TYPE_CHECKING:
 
 
 def with_key(function: Callable[..., Any], what: str) -> Callable[..., Any]:
-    """`function(params, x)` lifted to `(params, x, key=None)`; one that takes a key stays."""
-    if takes_key(function, what):
-        return lambda params, x, key=None: function(params, x, key)
-    return lambda params, x, key=None: function(params, x)
+    """`function(params, x)` lifted to `(params, x, key=None)`; one that takes a key stays, and a
+    key that is none is refused."""
+    if not takes_key(function, what):
+        return lambda params, x, key=None: function(params, x)
+
+    def with_checked(params: Any, x: Any, key: Any = None) -> Any:
+        check_key(key)
+        return function(params, x, key)
+
+    return with_checked
 
 
 def takes_key(function: Callable[..., Any], what: str) -> bool:
@@ -38,3 +46,11 @@ def takes_key(function: Callable[..., Any], what: str) -> bool:
 def split_key(key: Key[Array, ""] | None, n: int) -> tuple[Any, ...]:
     """One key for each of `n` children; for no key, none for each."""
     return (None,) * n if key is None else split(key, n)
+
+
+def stacked_keys(key: Key[Array, ""] | None, n: int) -> Any:
+    """One key for each of `n` copies, as an array; `None` for no key."""
+    if key is None:
+        return None
+    require_key(key)
+    return jax.random.split(key, n)

@@ -9,12 +9,17 @@ transpose, each traced only where it is run.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+
+from funprop.trees import is_float
+
+if TYPE_CHECKING:
+    from funprop.typing import PyTree
 
 Flat = list[Any]
 Map = Callable[[Flat, Flat], Flat]
@@ -37,6 +42,45 @@ def linear_map(
     avals = tuple(map(jax.typeof, like))
     return linear_map_p.bind(
         *residuals, *xs, across=across, back=back, n=len(residuals), avals=avals
+    )
+
+
+def forward_only(told: str, tree: PyTree) -> Any:
+    """`tree`, which is differentiated in forward mode as ever, and in reverse mode fails with what
+    is told: for what has loops that JAX cannot run backwards.
+
+    Raises:
+      TypeError: in reverse mode.
+
+    Example:
+      >>> def sine(x):
+      ...     return forward_only("sine has no reverse mode", jnp.sin(x))
+      >>> float(jax.jvp(sine, (0.0,), (2.0,))[1])
+      2.0
+      >>> try:
+      ...     jax.grad(sine)(0.0)
+      ... except TypeError as error:
+      ...     print(error)
+      sine has no reverse mode
+    """
+
+    def back(_: Flat, dys: Flat) -> Flat:
+        raise TypeError(told)
+
+    @jax.custom_jvp
+    def same(xs: Flat) -> Flat:
+        return xs
+
+    @same.defjvp
+    def _(primals: Any, tangents: Any) -> tuple[Flat, Flat]:
+        (xs,), (dxs,) = primals, tangents
+        return xs, linear_map(lambda _, dxs: dxs, back, [], dxs, xs)
+
+    leaves, structure = jax.tree.flatten(tree)
+    floats = [is_float(leaf) for leaf in leaves]
+    moved = iter(same([leaf for leaf, moves in zip(leaves, floats, strict=True) if moves]))
+    return structure.unflatten(
+        next(moved) if moves else leaf for leaf, moves in zip(leaves, floats, strict=True)
     )
 
 

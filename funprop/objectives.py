@@ -107,7 +107,9 @@ def objective(model: Layer, loss: Layer, /, **metrics: Callable[..., Sum]) -> La
 
 def _check_batch(batch: Any) -> None:
     if not isinstance(batch, tuple) or len(batch) not in (2, 3):
-        raise ValueError("batch must be (inputs, targets) or (inputs, targets, weights)")
+        raise ValueError(
+            f"batch must be (inputs, targets) or (inputs, targets, weights), got {described(batch)}"
+        )
     for name, part in zip(("inputs", "targets", "weights"), batch, strict=False):
         if not jax.tree.leaves(part):
             raise TypeError(f"{name} must be an array, got {described(part)}")

@@ -11,7 +11,7 @@ from funprop.combinators import check_same
 from funprop.decoding import Decoding, decoding_of, of_repeat
 from funprop.drawing import copies as copies_of
 from funprop.formula import Formula
-from funprop.keys import split_key
+from funprop.keys import split_key, stacked_keys
 from funprop.layer import Layer, output_spec, recorded
 from funprop.located import located
 from funprop.names import params_of
@@ -124,7 +124,7 @@ def reversible(f: Layer, g: Layer, copies: int | None = None) -> Layer:
             for leaf in jax.tree.leaves(params):
                 if leaf.shape[:1] != (n,):
                     raise ValueError(f"params must have a leading axis of {n}, got {leaf.shape}")
-            keys = None if key is None else jax.random.split(key, n)
+            keys = stacked_keys(key, n)
 
             def copy(halves: Pair, given: Any) -> tuple[Pair, Any]:
                 return couple(given[0], halves, given[1], x.dtype)
@@ -144,7 +144,7 @@ def reversible(f: Layer, g: Layer, copies: int | None = None) -> Layer:
             x, dx, dparams = uncouple(copy[0], *both, copy[1], dtype)
             return (x, dx), dparams
 
-        keys = None if key is None or n is None else jax.random.split(key, n)
+        keys = None if n is None else stacked_keys(key, n)
         if n is None:
             (_, dx), dparams = one(both, (params, key))
         elif is_updating(params):

@@ -3,6 +3,7 @@ traced, and integers of every width. Imports nothing of ours."""
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from funprop.typing import Array, Int, Num
 
 LARGEST = np.iinfo(np.int32).max
+FINITE = (lambda x: 0 < x < math.inf), "positive and finite"  # for number_within
 
 
 def whole_number(value: Any, name: str, least: int | None = None) -> int:
@@ -86,6 +88,25 @@ def number_within(value: Any, name: str, holds: Callable[[float], bool], told: s
     number = real_number(value, name)
     if not holds(number):
         raise ValueError(f"{name} must be {told}, got {number}")
+    return number
+
+
+def seed_number(seed: Any) -> int:
+    """`seed` as an `int` that a random key can be made of, no two of which give the same.
+
+    Raises:
+      TypeError: it is no integer.
+      ValueError: it is out of range.
+
+    Example:
+      >>> seed_number(2**32)
+      Traceback (most recent call last):
+        ...
+      ValueError: seed must be from 0 to 2**32 - 1, got 4294967296
+    """
+    number = whole_number(seed, "seed")
+    if not 0 <= number < 2**32:
+        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {number}")
     return number
 
 

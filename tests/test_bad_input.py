@@ -327,7 +327,7 @@ def test_fit_is_given_something_else():
     refused("epochs must be an integer, got True", epochs=True)
     refused("seed must be an integer, got PRNGKeyArray", seed=KEY)
     refused("stop must be a list of rules, got function", stop=fp.at_least("loss", 1))
-    refused("progress must be a function that makes a display, got True", progress=True)
+    refused("progress must be None or a function that makes a display, got True", progress=True)
     refused("mesh must be a jax.sharding.Mesh, got int", mesh=8)
     refused(
         "measure must be a function, as fp.measure makes it, got Step", measure=train, **measured

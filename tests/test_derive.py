@@ -119,6 +119,11 @@ OWN = {
         jnp.fmod(x, 1 + jnp.abs(x[0])) * jnp.digitize(x, jnp.arange(3.0)).astype("f")
     ),
     "matrix": lambda x: jnp.linalg.solve(x, jnp.eye(4)) + jnp.linalg.cholesky(x @ x.T),
+    "decomposed": lambda x: (
+        jnp.linalg.qr(x)[1] + jnp.linalg.eigh(x @ x.T)[1] + jnp.linalg.svd(x)[1]
+    ),
+    "expm": lambda x: jax.scipy.linalg.expm(x),  # which chooses among five
+    "tridiagonal": lambda x: jax.lax.linalg.tridiagonal_solve(x[0], 5 + x[1], x[2], x),
     "complex": lambda x: jnp.abs(jnp.fft.rfft(x) * (1 + 2j)),
     "pool": lambda x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (2, 2), (1, 1), "SAME"),
     "elementwise": lambda x: jnp.arctan(x) + jax.scipy.special.gammainc(2.0, jnp.abs(x)),
@@ -209,6 +214,11 @@ def test_what_has_no_python_is_said_in_one_sentence():
         ValueError, match="forward: odd: derive knows no Python for JAX's pure_callb"
     ):
         fp.derive(model, model.init(KEY, jnp.ones(2)), jnp.ones(2))
+    with pytest.raises(TypeError, match=r"^x must hold numbers, got 'a'"):
+        fp.derive(fp.tanh(), (), "a")
+    with pytest.raises(TypeError, match=r"^dense: x must be an array, got tuple"):
+        line = fp.serial(fp.dense(2), fp.relu())
+        fp.derive(line, line.init(KEY, jnp.ones((1, 2))), (jnp.ones((1, 2)), jnp.ones((1, 2))))
     with pytest.raises(TypeError, match="layer must be"):
         fp.derive(jnp.tanh, (), jnp.ones(2))
 

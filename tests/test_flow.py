@@ -171,3 +171,15 @@ def test_a_look_wants_numbers():
         with pytest.raises(TypeError, match=said):
             seen.look(train, state, batch, epoch, update)
     assert not seen.looks
+    empty = seen.look(train, state, (X[:0], Y[:0]), 0, 0)
+    assert all(flow.dead == 0 for flow in empty.layers.values())
+
+
+def test_updates_of_adapters_are_those_of_their_layer():
+    line = fp.low_rank(fp.serial(fp.dense(4), fp.tanh(), fp.dense(3)), "*dense*", 1)
+    whole = fp.objective(line, fp.softmax_cross_entropy())
+    train = fp.step(fp.backprop(whole), optax.sgd(0.1))
+    state = train.init(whole.init(KEY, (X, Y)), None)
+    look = fp.watch().look(train, state, (X, Y), 0, 0)
+    sizes = [flow.update and flow.update.size for flow in look.layers.values()]
+    assert sizes == [X.shape[1] + 4, None, 4 + 3]  # both factors of each, and nothing frozen

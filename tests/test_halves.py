@@ -84,3 +84,26 @@ def test_the_second_half_wants_what_the_first_gave():
             TypeError, match=r"^kept must be what backward_inputs of dense gave, got"
         ):
             fp.backward_params(line)(params, residuals, given)
+
+
+def test_what_is_not_of_one_forward_pass_is_refused():
+    model, x = fp.serial(fp.dense(3), fp.tanh(), fp.dense(2)), jnp.ones((4, 6))
+    params = model.init(jax.random.key(0), x)
+    y, residuals = model.forward(params, x)
+    first, second = fp.backward_inputs(model), fp.backward_params(model)
+    _, kept = first(params, residuals, y)
+    other = fp.backward_inputs(fp.dense(2))(params.dense_1, residuals[2], y)[1]
+    pass_of = "params, residuals and dy must be of one pass of serial, got dy"
+    for call, told in (
+        (lambda: first(params, residuals, None), "dy must be the cotangent of what serial gave"),
+        (lambda: first(params, residuals, "a"), "dy must hold numbers, got 'a'"),
+        (lambda: first(params, residuals, 3.0), f"{pass_of} 3.0: "),
+        (lambda: first(params, residuals, y[:2]), f"{pass_of} float32[2,2]: dense_1: dot_general"),
+        (lambda: first(params, None, y), "residuals must be those of serial, a tuple of 3, got No"),
+        (lambda: second(params, residuals[:2], kept), "residuals must be those of serial, a tuple"),
+        (lambda: first(params[:2], residuals, y), "params must be a tuple of 3, one a layer, got"),
+        (lambda: second(params, residuals, other), "kept must be what backward_inputs of serial"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=f"^{re.escape(told)}") as error:
+            call()
+        assert len(str(error.value)) < 200

@@ -216,7 +216,7 @@ def test_a_diverged_run_is_written_and_raises(tmp_path, monkeypatch):
 
 def test_what_has_been_trained_is_written_elsewhere_where_the_folder_is_gone(tmp_path, monkeypatch):
     quick(monkeypatch)
-    real = job.fit
+    real = in_folder.fit
 
     def fit(*args, **kwargs):
         result = real(*args, **kwargs)
@@ -224,7 +224,7 @@ def test_what_has_been_trained_is_written_elsewhere_where_the_folder_is_gone(tmp
         (tmp_path / "run").touch()
         return result
 
-    monkeypatch.setattr(job, "fit", fit)
+    monkeypatch.setattr(in_folder, "fit", fit)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(OSError, match=r"directory.*; what was reached is in .*funprop-"):
         job.train("iris", out=tmp_path / "run")

@@ -80,9 +80,16 @@ def test_what_cannot_be_is_refused_in_a_sentence():
     own = fp.trained(params)
     with pytest.raises(ValueError, match="kfac needs params and the batch of the update"):
         optimizer.update(own, optimizer.init(own), own)
-    for wrong in ({"damping": 0.0}, {"momentum": 1.0}, {"every": 0}, {"sharing": "both"}):
+    inf, nan = float("inf"), float("nan")
+    for wrong in (
+        *({"damping": 0.0}, {"damping": inf}, {"damping": nan}, {"kl_clip": nan}),
+        *({"momentum": 1.0}, {"decay": nan}, {"every": 0}, {"sharing": "both"}),
+        *({"seed": 2**70}, {"seed": -1}),
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             fp.kfac(OBJECTIVE, 0.1, **wrong)
+    with pytest.raises(ValueError, match="learning_rate must be positive and finite, got inf"):
+        fp.kfac(OBJECTIVE, inf)
 
 
 def test_within_a_chain_it_is_given_the_batch():

@@ -256,7 +256,7 @@ IMPORTS = {
     "trees": {"values", "reprs"},
     "names": {"layer"},  # for the type alone
     "checks": {"trees", "values"},
-    "drawing": {"trees"},
+    "drawing": {"trees", "checks"},
     "keys": {"checks", "drawing"},
     "jitted": {"values", "trees", "checks"},
     "decoding": {"trees"},
@@ -269,7 +269,7 @@ IMPORTS = {
     "arguments": GROUND | {"params"},
     "quantities": GROUND | {"objectives", "params", "arguments", "as_function"},
     "functions": GROUND | {"params"},
-    "linear_map": set(),
+    "linear_map": {"trees"},
     "cotangents": GROUND,
     "as_function": GROUND | {"linear_map", "cotangents"},
     "combinators": GROUND | {"params"},
@@ -293,12 +293,14 @@ IMPORTS = {
     "deriving": GROUND | {"arguments", "params", "gradients"},
     "flow": GROUND
     | {"arguments", "inspect", "params", "gradients", "nonfinite", "steps", "transforms"},
-    "memory": GROUND | {"params", "gradients", "inspect", "rewrites", "steps", "verify"},
+    "memory": GROUND
+    | {"params", "arguments", "gradients", "inspect", "rewrites", "steps", "verify"},
     "explaining": GROUND
     | {"arguments", "params", "inspect", "gradients", "steps", "nonfinite", "verify"},
     "sharding": GROUND
     | {"params", "arguments", "inspect", "gradients", "rewrites", "transforms", "steps"},
-    "pipelining": GROUND | {"params", "arguments", "gradients", "rewrites", "transforms"},
+    "pipelining": GROUND
+    | {"params", "arguments", "gradients", "linear_map", "rewrites", "transforms"},
     "verify": GROUND | {"params", "functions", "inspect", "version", "imported"},
 }
 # Imported where used: a table in a terminal; what a pair is of.

@@ -255,3 +255,21 @@ def test_keys_of_the_old_style_draw_what_they_always_did():
         told = f"key must be one random key, as jax.random.key(0) makes it, got {got}"
         raises(TypeError, told, lambda key=key: step.init(params, key))
         raises(TypeError, told, lambda key=key: fp.backprop(objective)(params, batch, key))
+
+
+MODELS_WITH_NOISE = {
+    "serial": fp.serial(fp.dense(6), fp.dropout(0.5)),
+    "repeat": fp.repeat(fp.residual(fp.serial(fp.dense(6), fp.dropout(0.5))), 2),
+    "reversible": fp.reversible(fp.dense(3), fp.dense(3), copies=2),
+    "remat": fp.remat(fp.serial(fp.dense(6), fp.dropout(0.5))),
+}
+
+
+@pytest.mark.parametrize("name", MODELS_WITH_NOISE)
+def test_a_layer_is_given_one_key_or_none(name):
+    model, x = MODELS_WITH_NOISE[name], jnp.ones((2, 6))
+    params = model.init(KEY, x)
+    for key in (3, "a", jnp.ones(3), jax.random.split(KEY)):
+        for call in (lambda k: model.init(k, x), lambda k: model.forward(params, x, k)):
+            with pytest.raises(TypeError, match=r"key must be one random key, .*, got"):
+                call(key)

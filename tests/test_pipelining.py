@@ -74,6 +74,11 @@ def changed(stage, time, slot):
         ([], "rows must be of one length, got []"),
         ([[("F", 0)], []], "rows must be of one length, got [1, 0]"),
         ([[None], [None]], "rows must have a slot, got none"),
+        ([[("F", -1)]], "rows must have microbatches from 0, got ('F', -1)"),
+        (
+            [[("F", 10**9)]],  # no list is made of so many
+            "rows must have F of each microbatch once and in order, got [1000000000]",
+        ),
         (None, "rows must be a table"),
         ([["F0"]], "rows must be a table"),
         ([[("F", "0")]], "rows must be a table"),
@@ -95,6 +100,7 @@ def changed(stage, time, slot):
 def test_a_table_that_does_not_hold_together_is_refused(rows, told):
     with pytest.raises((ValueError, TypeError), match=re.escape(told)):
         fp.Schedule(rows)
+    raises(TypeError, "name must be a string, got 3", lambda: fp.Schedule(GOOD, 3))
 
 
 def test_the_picture_has_a_cell_for_each_slot():
@@ -221,3 +227,9 @@ def test_one_device_is_a_pipeline_too():
         for each in (fp.microbatch(grad_fn, 2), fp.backprop(objective))
     )
     chex.assert_trees_all_close(got, want, rtol=1e-5)
+    raises(
+        TypeError,
+        "pipeline has no reverse mode, only jax.jvp: take jax.grad of microbatch(backprop("
+        "objective), 2), whose sums are the same",
+        lambda: jax.grad(lambda params: grad_fn(params, (X, X)).loss)(params),
+    )

@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -25,7 +26,7 @@ from funprop.train.arrays import spread
 from funprop.train.checkpoints import Checkpoints
 from funprop.train.launching import launch
 from funprop.train.loop import Loop
-from funprop.train.runs import job
+from funprop.train.runs import in_folder, job
 from funprop.train.runs.files import read_history
 from funprop.train.runs.folder import checkpoints_of
 from funprop.train.runs.tasks import task
@@ -61,6 +62,10 @@ def unequal():
     processes.check_same(data, {"rate": 1})
     assert processes.anywhere(jax.process_index() == 1)
     assert processes.of_first(jax.process_index() + 7) == 7
+    assert processes.largest(jax.process_index() + 7) == 8
+    loop = SimpleNamespace(mesh=True)  # of a signal that one alone has heard
+    heard = Loop._signalled(loop, lambda: "terminated" if jax.process_index() == 1 else "")
+    assert heard == "terminated"
     data[1][0] = jax.process_index()
     processes.check_same(data, {"rate": 1})
 
@@ -320,7 +325,7 @@ def train_until(out, k):
         return finish(self, *args)
 
     Loop._finish = finished
-    job.checkpoints_of = often
+    in_folder.checkpoints_of = often
     train(out, ordered=4)
 
 
@@ -342,7 +347,7 @@ def test_one_of_two_is_killed_and_any_number_go_on(tmp_path, monkeypatch):
         found = Checkpoints(tmp_path / "run" / "checkpoints").all(check=True)
         assert found and not any(c.problem for c in found)
     monkeypatch.setattr(job, "verify_task", job.verify_task)  # for `train` to replace
-    monkeypatch.setattr(job, "checkpoints_of", often)
+    monkeypatch.setattr(in_folder, "checkpoints_of", often)
     with jax.numpy_dtype_promotion("standard"):
         train(tmp_path / "run", ordered=4)
     one, two = ((tmp_path / name / "params.safetensors").read_bytes() for name in ("whole", "run"))

@@ -11,6 +11,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import funprop as fp
+from funprop.layers import overlaps
 from funprop.params.frozen import trained
 from funprop.quantities.outer import second_moment
 from tests.cases import Case, both, build, labels, normal, positive, quickly
@@ -38,6 +39,26 @@ def tied() -> fp.Layer:
     )
 
 
+def language(model: fp.Layer, tied: bool) -> tuple[fp.Layer, fp.Layer]:
+    """An objective of tokens, and the same of a head that is a layer and a plain loss of logits."""
+    ours = fp.language_model(model, 5, tied=tied, smoothing=0.1, **({} if tied else {"bias": True}))
+
+    def expand(params: Any) -> Any:
+        of_model, (w, b) = (params, (params[0].table, None)) if tied else params
+        return of_model, fp.DenseParams(w.T, b)
+
+    plain = fp.serial(model, fp.dense(5, bias=not tied))
+    whole = fp.reparam(plain, expand, initial=lambda params: params[0])  # as tied ones
+    return ours, fp.objective(whole, fp.softmax_cross_entropy(0.1))
+
+
+GPT = fp.gpt(5, features=4, depth=2, heads=2, longest=4, hidden=3)
+WORDS = fp.serial(fp.embedding(5, 2), fp.repeat(fp.serial(fp.dense(2), fp.tanh()), 2))
+LANGUAGE = {
+    "tied-words": language(WORDS, tied=True),
+    "words": language(WORDS, tied=False),
+    "tied-gpt": language(GPT, tied=True),
+}
 CROSS, SQUARED, BINARY = fp.softmax_cross_entropy(), fp.mean_squared(), fp.binary_cross_entropy()
 CASES = [
     Case("mlp", fp.objective(fp.mlp(4, 3), CROSS), both(normal(5, 3), labels(5, classes=3))),
@@ -50,6 +71,20 @@ CASES = [
         "cnn",
         fp.objective(fp.cnn(3, widths=(2, 2), norm=lambda: fp.group_norm(1)), CROSS),
         both(normal(4, 4, 4, 1), labels(4, classes=3), positive(4)),
+    ),
+    Case(
+        "grouped",
+        fp.objective(
+            fp.serial(
+                fp.conv(4, (2, 2), groups=2),
+                fp.layer_norm(),
+                fp.conv(4, (2, 2), groups=4, padding="valid"),
+                fp.flatten(),
+                fp.dense(2, bias=False),
+            ),
+            CROSS,
+        ),
+        both(normal(3, 3, 2, 2), labels(3, classes=2), positive(3)),
     ),
     Case(
         "autoencoder",
@@ -75,8 +110,31 @@ CASES = [
         fp.objective(fp.freeze(fp.mlp(4, 3), "dense_0"), CROSS),
         both(normal(5, 3), labels(5, classes=3)),
     ),
+    Case(
+        "low-rank",
+        fp.objective(fp.low_rank(fp.mlp(4, 3), "dense_0", 1, train="dense_1"), CROSS),
+        both(normal(5, 3), labels(5, classes=3)),
+    ),
+    Case(
+        "rewritten",
+        fp.objective(fp.remat(fp.serial(fp.dense(2), fp.repeat(fp.remat(fp.dense(2)), 2))), CROSS),
+        both(normal(4, 3), labels(4, classes=2), positive(4)),
+    ),
+    *(
+        Case(name, ours, both(labels(3, 4, classes=5), labels(3, 4, classes=5), positive(3, 4)))
+        for name, (ours, _) in LANGUAGE.items()
+    ),
 ]
-SLOW = {"rnn", "transformer", "autoencoder"}
+SLOW = {
+    "rnn",
+    "transformer",
+    "autoencoder",
+    "grouped",
+    "low-rank",
+    "rewritten",
+    "words",
+    "tied-gpt",
+}
 MARKED = [c if c.id not in SLOW else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
 
 
@@ -139,8 +197,9 @@ def test_quantities_are_what_their_definitions_say(case, x64):
             "hessian": fp.hessian_vector_product(layer)(params, vector, batch),
         }
 
+    plain = LANGUAGE[case.id][1] if case.id in LANGUAGE else layer
     got = quickly(ours)(params, batch)
-    want = quickly(functools.partial(truth, layer))(params, batch)
+    want = quickly(functools.partial(truth, plain))(params, batch)
     b = len(want.each)
     close = functools.partial(chex.assert_trees_all_close, rtol=1e-9, atol=1e-11)
     close(jax.vmap(flat)(got["gradients"]), want.each)
@@ -153,6 +212,53 @@ def test_quantities_are_what_their_definitions_say(case, x64):
     assert b > 2 and bool((jnp.diag(want.ggn) > 0).any())
     for name in ("gradients", "variance", "diagonal", "ggn", "hessian"):
         assert jax.tree.structure(got[name]) == jax.tree.structure(trained(params))
+
+
+BINARY_NET = fp.quantised(
+    fp.serial(fp.dense(3), fp.layer_norm(), fp.dense(2)), "binary", inputs="binary"
+)
+OTHERS = {  # with closed forms that no definition above goes through
+    "grouped": (fp.serial(fp.conv(4, (2, 2), groups=2, stride=2), fp.flatten()), (3, 4, 4, 4)),
+    "depthwise": (fp.serial(fp.conv(4, (3,), groups=2, dilation=2), fp.rms_norm()), (3, 4, 2)),
+    "bare": (fp.serial(fp.layer_norm(scale=False, bias=False), fp.dense(2)), (3, 2)),
+    "feedback": (fp.feedback_alignment(fp.serial(fp.dense(2), fp.tanh(), fp.dense(3))), (3, 2)),
+    "ternary": (fp.quantised(fp.serial(fp.dense(3), fp.tanh(), fp.dense(2)), "ternary"), (3, 4, 2)),
+    "binary": (BINARY_NET, (3, 2)),
+    "positions": (fp.serial(fp.learned_positions(6), fp.dense(2, bias=False)), (3, 4, 2)),
+}
+
+
+def test_of_every_layer_each_gradient_is_that_of_the_example_alone(x64):
+    def inputs(name: str) -> Any:
+        model, shape = OTHERS[name]
+        x = jnp.asarray(np.random.default_rng(0).standard_normal(shape))
+        params = model.init(jax.random.key(0), x)
+        y = jax.eval_shape(lambda: model.forward(params, x)[0])
+        return params, (x, jnp.cos(jnp.arange(y.size, dtype=x.dtype)).reshape(y.shape))
+
+    def ours(given: Any) -> Any:
+        found = {}
+        for name, (params, batch) in given.items():
+            objective = fp.objective(OTHERS[name][0], SQUARED)
+            one = lambda w, o=objective, p=params, b=batch: fp.backprop(o)(p, (*b, w)).grads
+            found[name] = (
+                fp.per_example_gradients(objective)(params, batch),
+                fp.per_example_norms(objective)(params, batch),
+                fp.gradient_variance(objective)(params, batch),
+                jax.vmap(one)(jnp.eye(3)),
+                fp.clip_per_example(objective, 0.1)(params, batch).grads,
+            )
+        return found
+
+    found = quickly(ours)({name: inputs(name) for name in OTHERS})
+    for each, norms, variance, want, clipped in found.values():
+        close = functools.partial(chex.assert_trees_all_close, rtol=1e-9, atol=1e-11)
+        close(each, want)
+        rows = jax.vmap(flat)(want)
+        close(norms, jnp.linalg.norm(rows, axis=1))
+        close(flat(variance), jnp.var(rows, axis=0, ddof=1))
+        factors = jnp.minimum(1, 0.1 / jnp.linalg.norm(rows, axis=1))
+        close(flat(clipped), factors @ rows)
 
 
 PICTURES = fp.serial(fp.conv(2, (2, 2)), fp.global_average_pool(), fp.dense(3))
@@ -314,6 +420,35 @@ def test_factors_over_time_are_the_sums_of_their_papers(sharing, x64):
     assert weight == w.sum() * (4 if sharing == "expand" else 1)
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel", "how"),
+    [
+        ((2, 5, 6, 2), (3, 2), {}),
+        ((2, 7, 2), (3,), {"padding": [(4, 0)], "dilation": 2}),
+        ((2, 3, 4, 1), (2, 3), {"padding": [(0, 0), (2, 3)]}),
+        ((2, 6, 5, 1), (2, 2), {"padding": "valid", "dilation": (2, 1)}),
+    ],
+)
+def test_inputs_of_a_window_have_the_moment_of_their_patches(shape, kernel, how, x64, monkeypatch):
+    """By overlaps, which pays for many channels alone."""
+    layer, tried = fp.conv(3, kernel, **how), []
+    monkeypatch.setattr(overlaps, "_pays", lambda *given: tried.append(given) is None)
+    x, w = jnp.asarray(np.random.default_rng(0).standard_normal(shape)), jnp.asarray([0.5, 2.0])
+    params = layer.init(jax.random.key(0), x)
+    objective = fp.objective(layer, SQUARED)
+    y = layer.forward(params, x)[0]
+    rows = layer.backward.closed.outer(x, y)[0]
+    rows = jnp.concatenate([rows, jnp.ones_like(rows[..., :1])], -1)
+    for more, weights in (((), jnp.ones(2)), ((w,), w)):
+        batch = x, jnp.zeros_like(y), *more
+        find = fp.kfac_factors(objective)
+        found = quickly(find)(params, batch, sample_key=jax.random.key(0))
+        want = jnp.einsum("b,bti,btj->ij", weights, rows, rows)
+        chex.assert_trees_all_close(found.a, want, rtol=1e-11, atol=1e-11)
+        assert found.weight == weights.sum() * rows.shape[1]
+    assert tried
+
+
 def test_every_layer_of_a_transformer_has_factors_or_a_diagonal():
     case = next(c for c in CASES if c.id == "transformer")
     params, batch, _ = build(case)
@@ -325,6 +460,39 @@ def test_every_layer_of_a_transformer_has_factors_or_a_diagonal():
     assert all(isinstance(part, kinds) for part in parts)
     shapes = [part.a.shape for part in parts if isinstance(part, fp.Factors)]
     assert shapes[:2] == [(2, 5, 5), (2, 5, 5)]  # of two copies, the bias among the inputs
+
+
+@pytest.mark.parametrize("name", ["tied-words", pytest.param("tied-gpt", marks=pytest.mark.slow)])
+def test_a_tied_table_has_a_diagonal_and_all_else_the_factors_of_its_own(name, x64):
+    case = next(c for c in CASES if c.id == name)
+    params, batch, _ = build(case, jnp.float64)
+    found, plain, diagonal = quickly(
+        lambda params, batch: (
+            *(fp.kfac_factors(one, samples=None)(params, batch) for one in LANGUAGE[name]),
+            fp.ggn_diagonal(case.layer)(params, batch),
+        )
+    )(params, batch)
+    chex.assert_trees_all_close(found, plain, rtol=1e-10, atol=1e-12)
+    chex.assert_trees_all_close(found.embedding.diagonal, diagonal.embedding, rtol=1e-10)
+    parts = jax.tree.leaves(found, is_leaf=lambda node: isinstance(node, fp.Factors | fp.Diagonal))
+    assert [type(part) for part in parts].count(fp.Factors) == (1 if name == "tied-words" else 4)
+    empty = fp.kfac(case.layer, 0.1).init(params).curvature
+    chex.assert_trees_all_equal_shapes_and_dtypes(found, empty)
+
+
+def test_curvature_is_told_through_rewrites_of_the_loss(x64):
+    ours, case = LANGUAGE["words"][0], next(c for c in CASES if c.id == "words")
+    params, batch, _ = build(case, jnp.float64)
+    still, wide = fp.freeze(ours, "head"), fp.cast(ours, jnp.float64, param_dtype=jnp.float64)
+
+    def diagonals(params: Any, batch: Any) -> Any:
+        rest = fp.ggn_diagonal(still)(fp.frozen(ours, "head", params), batch)
+        return rest, *(fp.ggn_diagonal(one)(params, batch) for one in (wide, ours))
+
+    rest, cast, plain = quickly(diagonals)(params, batch)
+    chex.assert_trees_all_close(cast, plain, rtol=1e-12)
+    chex.assert_trees_all_close(rest[0], plain[0], rtol=1e-12)
+    assert rest.head is None
 
 
 # --------------------------------------------------------------------------------------- bad input
@@ -349,6 +517,11 @@ def test_what_cannot_be_is_refused_in_a_sentence():
     ):
         with raises(ValueError, "batch_norm mixes the examples of a batch in training"):
             quantity(mixing)(params, batch, key)
+    penalised = fp.language_model(WORDS, 5, z_loss=0.1)
+    tokens = jnp.zeros((2, 3), int)
+    told = "the loss must have no params for this, or be linear_cross_entropy without z_loss"
+    with raises(ValueError, told, "got head"):
+        fp.ggn_diagonal(penalised)(penalised.init(key, (tokens, tokens)), (tokens, tokens))
     plain = fp.objective(fp.dense(3), fp.mean_absolute())
     batch = jnp.ones((4, 2)), jnp.ones((4, 3))
     params = plain.init(key, batch)
@@ -360,8 +533,13 @@ def test_what_cannot_be_is_refused_in_a_sentence():
         fp.kfac_factors(plain, sharing="both")
     with raises(ValueError, "noise_scale needs a batch of two examples or more, got 1"):
         fp.noise_scale(plain)(params, (jnp.ones((1, 2)), jnp.ones((1, 3))))
-    with raises(ValueError, "vector must have the shapes of params"):
-        fp.hessian_vector_product(plain)(params, params._replace(w=jnp.ones(2)), batch)
+    for product in (fp.hessian_vector_product(plain), fp.ggn_vector_product(plain)):
+        with raises(ValueError, "vector/w must have the shape .2, 3. of params, got .2,."):
+            product(params, params._replace(w=jnp.ones(2)), batch)
+        with raises(ValueError, "vector must be like the gradient of params.*got list of 1 leaves"):
+            product(params, [jnp.ones(2)], batch)
+        with raises(TypeError, "vector/w must be an array, got 'one'"):
+            product(params, params._replace(w="one"), batch)
 
 
 # ----------------------------------------------------------------------------------------- Laplace
@@ -414,7 +592,9 @@ def test_laplace_refuses_in_a_sentence():
     params, batch, _ = build(CASES[0])
     for wrong, told in (
         ({"structure": "full"}, "structure must be"),
-        ({"prior_precision": 0.0}, "prior_precision must be positive"),
+        ({"prior_precision": 0.0}, "prior_precision must be positive and finite, got 0.0"),
+        ({"prior_precision": float("nan")}, "prior_precision must be positive and finite, got nan"),
+        ({"scale": float("inf")}, "scale must be positive and finite, got inf"),
         ({"pattern": "*/w"}, "pattern must mean whole layers"),
         ({"pattern": "dense_7"}, "must match a name"),
     ):

@@ -346,6 +346,11 @@ def test_spikes_and_their_surrogate_by_hand(surrogate):
             ValueError,
             "'dens' must match a name, the nearest are dense_1, dense_0",
         ),
+        (
+            lambda: fp.sign_symmetric(fp.feedback_alignment(fp.dense(2))).init(KEY, jnp.ones(3)),
+            ValueError,
+            "dense must get its way back once, got one that has its own",
+        ),
         (lambda: fp.lif(1.5), ValueError, "decay must be from 0 to 1, got 1.5"),
         (lambda: fp.lif(surrogate="relu"), ValueError, "one of fast_sigmoid, arctan, got 'relu'"),
         (

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 import funprop as fp
+import funprop.memory.within as search
 from funprop.memory.account import Program, work_of
 from funprop.memory.blocks import Policy, blocks_of, under
 from funprop.trees import spec
@@ -38,28 +39,43 @@ def gradient(layer, params):
     return jax.jit(fp.backprop(layer))(params, (X, Y), KEY)
 
 
-@pytest.fixture(scope="module")
-def every():
-    """All policies: what each takes."""
-    blocks = blocks_of(objective, BATCH)
+def gpt():
+    tokens = jax.ShapeDtypeStruct((8, 32), jnp.int32)
+    deep = fp.gpt(64, features=16, depth=8, heads=2, longest=32)
+    return fp.language_model(deep, 64), (tokens, tokens)
+
+
+MODELS = {"mlp": lambda: (objective, BATCH), "gpt": gpt}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def every(request):
+    """A model, and what each of its policies takes."""
+    layer, batch = MODELS[request.param]()
+    blocks, program = blocks_of(layer, batch), Program(batch, None)
     options = [b.policies(offloads=False) for b in blocks]
-    program = Program(BATCH, None)
-    made = {p: under(objective, blocks, p) for p in itertools.product(*options)}
-    return {p: program.account(layer) for p, layer in made.items()}
+    accounts = {p: program.account(under(layer, blocks, p)) for p in itertools.product(*options)}
+    return layer, batch, accounts
 
 
 @pytest.mark.slow  # compiles all policies
-def test_it_meets_the_budget_whenever_a_policy_does_at_the_least_work(every):
-    sizes = sorted({account.bytes for account in every.values()})
-    assert len(every) >= 8 and sizes[0] < 0.75 * sizes[-1]
+@pytest.mark.parametrize("few", [64, 0], ids=["by trying", "along the curve"])
+def test_it_meets_the_budget_whenever_a_policy_does_at_the_least_work(every, few, monkeypatch):
+    """Both ways to choose; with what is known, nothing is compiled again."""
+    layer, batch, accounts = every
+    monkeypatch.setattr(search, "FEW", few)
+    monkeypatch.setattr(search, "under", lambda layer, blocks, policies: policies)
+    monkeypatch.setattr(Program, "account", lambda program, policies: accounts[policies])
+    sizes = sorted({account.bytes for account in accounts.values()})
+    keeping = next(iter(accounts.values()))
+    assert len(accounts) >= 8 and sizes[0] < 0.75 * keeping.bytes
     for budget in [(a + b) // 2 for a, b in itertools.pairwise(sizes)] + sizes[:1]:
-        best = min(a.work for a in every.values() if a.bytes <= budget)
-        found = fp.within(objective, BATCH, budget)
+        best = min(a.work for a in accounts.values() if a.bytes <= budget)
+        found = fp.within(layer, batch, budget)
         assert found.bytes <= budget
-        keeping = next(iter(every.values())).work
-        assert found.work * keeping <= 1.05 * best
+        assert found.work * keeping.work <= 1.05 * best
     with pytest.raises(ValueError, match=f"bytes must be at least {sizes[0]:,}, the least that"):
-        fp.within(objective, BATCH, sizes[0] - 1)
+        fp.within(layer, batch, sizes[0] - 1)
 
 
 def test_what_fits_gives_the_same_gradient_and_says_what_it_costs():
@@ -122,5 +138,9 @@ def test_what_cannot_be_is_said():
     for given in (-1, float("inf"), True):
         with pytest.raises(ValueError, match="transfer must be a positive number, got"):
             fp.within(objective, BATCH, 10**9, transfer=given)
+    with pytest.raises(
+        TypeError, match=r"objective must give a Sum, .* got the model serial alone"
+    ):
+        fp.within(model, BATCH, 10**9)
     with pytest.raises(TypeError, match="objective must be a layer"):
         fp.within(fp.backprop(objective), BATCH, 10**9)

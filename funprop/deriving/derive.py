@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
-from funprop.arguments import check_given, objective_meant
+from funprop.arguments import check_given
 from funprop.deriving.mathematics import latex, lines_of, plain
 from funprop.deriving.module import module
 from funprop.deriving.trace import Place, Program, traced, with_names
@@ -73,9 +73,8 @@ def derive(layer: Layer, params: PyTree, x: PyTree, *, key: Any = None) -> Deriv
     """
     check_layer("layer", layer)
     specs = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(x))
-    check_given(() if specs else x, key, None)
-    with objective_meant(layer, params, x):
-        check_params(layer, params, x)
+    check_given(() if specs else x, key, None, name="x")
+    check_params(layer, params, x)
     places: list[Place] = []
     named = with_names(layer, places)
     spec = jax.eval_shape(lambda p, x: layer.forward(p, x, None)[0], params, x)

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 
 SCATTERS = [f"scatter{how}" for how in ("", "_add", "_sub", "_mul", "_min", "_max")]
 TRIANGLE = ("left_side", "lower", "transpose_a", "conjugate_a", "unit_diagonal")
+DECOMPOSED = {  # what of each is more than how it is computed
+    "eig": ("compute_left_eigenvectors", "compute_right_eigenvectors"),
+    "eigh": ("lower", "sort_eigenvalues", "subset_by_index"),
+    "hessenberg": (),
+    "householder_product": (),
+    "qr": ("full_matrices", "pivoting"),
+    "schur": ("compute_schur_vectors", "sort_eig_vals"),
+    "svd": ("full_matrices", "compute_uv", "subset_by_index"),
+    "tridiagonal_solve": (),
+}
 WINDOWS = {
     "reduce_window_max": ("-jnp.inf", "lax.max"),
     "reduce_window_min": ("jnp.inf", "lax.min"),
@@ -125,6 +135,17 @@ def factored(operation: Operation, given: list[Text]) -> Text:
     return call("lax.linalg.triangular_solve", given, *more)
 
 
+def decomposed(operation: Operation, given: list[Text]) -> Text:
+    p = operation.params
+    if p.get("select_callable") is not None:
+        raise LookupError("a function of somebody's")
+    more = ["symmetrize_input=False"] if operation.name == "eigh" else []
+    more += [f"{name}={p[name]}" for name in DECOMPOSED[operation.name] if p[name] is not None]
+    text = call(f"lax.linalg.{operation.name}", given, *more)
+    alone = operation.name == "eig" and len(operation.gives) == 1  # a list all the same
+    return Text(f"{text.code}[0]") if alone else text
+
+
 def divided(operation: Operation, given: list[Text]) -> Text:
     sizes, axis = operation.params["sizes"], operation.params["axis"]
     ends = [int(sum(sizes[: i + 1])) for i in range(len(sizes) - 1)]
@@ -159,4 +180,5 @@ SEVERAL: dict[str, Callable[[Operation, list[Text]], Text]] = {
     "sort": ordered,
     "top_k": lambda o, t: call("lax.top_k", t, str(o.params["k"]), f"axis={o.params['axis']}"),
     "lu": lambda o, t: call("lax.linalg.lu", t),
+    **dict.fromkeys(DECOMPOSED, decomposed),
 }

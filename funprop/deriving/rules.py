@@ -101,6 +101,8 @@ def elementwise(operation: Operation, given: list[Text]) -> Text:
         return Text(f"~{given[0].within(UNARY)}", UNARY)
     if name == "integer_pow":
         return Text(f"{given[0].within(POWER + 1)} ** {params['y']}", POWER)
+    if name == "select_n" and len(given) > 3:
+        return call("lax.select_n", given)
     if name == "select_n":
         return call("jnp.where", [given[0], *given[:0:-1]])
     if name == "clamp":
@@ -249,6 +251,10 @@ SHAPES: dict[str, Callable[[Operation, list[Text]], Text]] = {
     "transpose": transposed,
     "reshape": _reshaped,
     "iota": _iota,
+    **dict.fromkeys(
+        ("empty", "empty2"),
+        lambda o, t: Text(f"jnp.zeros({tuple(o.gives[0].shape)}, {dtype_name(o.gives[0].dtype)})"),
+    ),  # whose numbers nobody reads
     "squeeze": lambda o, t: Text(f"{t[0].atom}.squeeze({_axis(o.params['dimensions'])})"),
     "expand_dims": lambda o, t: Text(f"jnp.expand_dims({t[0].code}, {o.params['dimensions']})"),
     "rev": lambda o, t: call("jnp.flip", t, _axis(o.params["dimensions"])),

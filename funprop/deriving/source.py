@@ -102,7 +102,8 @@ class Source:
         texts = [self.text(value) for value in values]
         bare = [text.number is not None for text in texts]
         of_lax = FUNCTIONS.get(operation.name, "").startswith("lax.")
-        if of_lax or (operation.name == "div" and np.dtype(result.dtype).kind in "iu"):
+        several = operation.name == "select_n" and len(values) > 3
+        if of_lax or several or (operation.name == "div" and np.dtype(result.dtype).kind in "iu"):
             return [self.whole(value) for value in values]  # these do not broadcast nor promote
         last = len(values) - 1
         for i, value in enumerate(values):
@@ -142,7 +143,13 @@ class Source:
             return
         if name in SEVERAL:
             given = [self.whole(value) for value in operation.takes]
-            self.line(operation.gives, SEVERAL[name](operation, given).code, operation)
+            gives = operation.gives
+            if name == "svd" and len(gives) == 3:  # the primitive's order is not the function's
+                gives = [gives[1], gives[0], gives[2]]
+            try:
+                self.line(gives, SEVERAL[name](operation, given).code, operation)
+            except LookupError:
+                raise unknown(operation) from None
             return
         self.bind(operation, self.expression(operation))
 
@@ -155,9 +162,7 @@ class Source:
             return reduction(operation, given)
         rule = SHAPES.get(name) or INDEXED.get(name) or DRAWN.get(name)
         if rule is None:
-            raise ValueError(
-                f"{operation.place or 'the layer'}: derive knows no Python for JAX's {name}"
-            )
+            raise unknown(operation)
         return rule(operation, given)
 
     def bind(self, operation: Operation, text: Text) -> None:
@@ -195,3 +200,9 @@ class Source:
         self.write(f"# {place.stage}: {place.path or place.layer.name}")
         for part in said.split("; ") if said else ():
             self.write(f"#   {part}")
+
+
+def unknown(operation: Operation) -> ValueError:
+    """That there is no rule for a primitive, and in which layer it is."""
+    where = operation.place or "the layer"
+    return ValueError(f"{where}: derive knows no Python for JAX's {operation.name}")

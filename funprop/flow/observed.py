@@ -130,7 +130,7 @@ def _units(y: Any, dy: Any, dx: Any) -> Any:
     if len(arrays) < 3 or not y.shape == dy.shape == dx.shape:
         return jnp.zeros(4, jnp.float32)
     flat, counts = passes_little(y, dy, dx)
-    dead = (y == 0).all(tuple(range(y.ndim - 1)))
+    dead = (y == 0).all(tuple(range(y.ndim - 1))) & (y.size > 0)  # of no examples none is
     told = (flat.sum(), counts.sum(), dead.sum(), dead.size)
     return jnp.stack([jnp.asarray(each, jnp.float32) for each in told])
 
@@ -143,8 +143,10 @@ def updates_of(objective: Layer, before: PyTree, after: PyTree) -> list[tuple[An
         if not node.children:
             found.append(_by_copy(old, new, copies, depth))
             return
-        if old is None or (node.shares and not node.hands_on):  # which is whose, nobody can tell
-            olds = news = (None,) * len(node.children)
+        if old is None or (node.shares and not node.hands_on):
+            # Which is whose, nobody can tell; but all are those of a leaf alone, as an adapter's.
+            alone = len(node.children) == 1 and not node.children[0].children
+            olds, news = ((old,), (new,)) if alone else ((None,) * len(node.children),) * 2
         else:
             olds, news = node.split(old), node.split(new)
         n, deeper = copies * (node.copies or 1), depth + (node.copies is not None)

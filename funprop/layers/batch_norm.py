@@ -14,11 +14,10 @@ import jax.numpy as jnp
 from funprop.formula import told
 from funprop.layer import Layer, Recorded, layer
 from funprop.layers.formulas import FORMULAS
-from funprop.layers.moments import inverse_root, moments
+from funprop.layers.moments import check_eps, inverse_root, moments
 from funprop.layers.normalisation import (
     affine,
     check_channels,
-    check_eps,
     check_leaves,
     scale_of,
 )

@@ -12,8 +12,9 @@ from funprop.drawing import he_normal
 from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.layers.conv_params import ConvParams, check_params, initial, places, pull_b
-from funprop.layers.convolve import convolve, patches, pull_w, pull_x, spread_out
+from funprop.layers.convolve import convolve, patches, pull_w, pull_w_each, pull_x, spread_out
 from funprop.layers.formulas import FORMULAS
+from funprop.layers.overlaps import moment_of_patches
 from funprop.layers.windows import (
     Numbers,
     Pairs,
@@ -23,8 +24,9 @@ from funprop.layers.windows import (
     kernel_numbers,
     pad_pairs,
 )
+from funprop.quantities.closed_form import by_each
 from funprop.quantities.outer import by_outer
-from funprop.trees import lifted
+from funprop.trees import lifted, widen
 from funprop.values import whole_number
 
 if TYPE_CHECKING:
@@ -130,7 +132,17 @@ def conv(
         how, window = slide(x.shape[1:-1])
         return patches(x.astype(dy.dtype), window, how), places(dy)
 
-    marked = by_outer(backward, taken) if groups == 1 else backward
+    def each(params: ConvParams, x: X, dy: Y) -> tuple[ConvParams, X]:
+        how, window = slide(x.shape[1:-1])
+        dw = pull_w_each(x, dy, how, window)
+        db = None if params.b is None else widen(places(dy)).sum(1)
+        return ConvParams(dw, db), backward(params, x, dy)[1]
+
+    def moment(x: X, weights: Float[Array, " b"] | None) -> tuple[Array, Array]:
+        how, window = slide(x.shape[1:-1])
+        return moment_of_patches(widen(x), weights, window, how)
+
+    marked = by_outer(backward, taken, moment) if groups == 1 else by_each(backward, each)
     window, strides, pad, dilations = numbers(1 if axes is None else axes)
     reach = extent(window, dilations)  # token by token, over one axis
 

@@ -22,7 +22,7 @@ from jax import lax
 from funprop.layers import depthwise
 from funprop.layers.chunks import sum_of_chunks
 from funprop.layers.windows import Numbers, Slide, extent, views
-from funprop.trees import wide_dtype
+from funprop.trees import wide_dtype, widen
 
 if TYPE_CHECKING:
     from funprop.typing import Array, Float
@@ -148,6 +148,22 @@ def patches(x: X, kernel: Numbers, slide: Slide) -> Float[Array, "n t ki"]:
     seen = views(x, kernel, slide.stride, slide.padding, 0.0, slide.dilation)
     whole = jnp.concatenate(seen, -1)
     return whole.reshape(len(x), math.prod(whole.shape[1:-1]), whole.shape[-1])
+
+
+def pull_w_each(x: X, dy: Y, slide: Slide, kernel: Numbers) -> Float[Array, "n *kernel i o"]:
+    """`dw` of every example, in float32 at least: for each place of the window the sum over space
+    of what it saw times `dy`, group by group."""
+    groups, o = slide.groups, dy.shape[-1] // slide.groups
+    i, t = x.shape[-1] // groups, math.prod(dy.shape[1:-1])
+    d = widen(dy).reshape(len(dy), t, groups, o)
+    each = []
+    for seen in views(x, kernel, slide.stride, slide.padding, 0.0, slide.dilation):
+        s = seen.astype(d.dtype).reshape(len(x), t, groups, i)
+        if i == 1:  # no product of matrices
+            each.append((s * d).sum(1)[:, None])
+        else:
+            each.append(jnp.einsum("ntgi,ntgo->nigo", s, d, precision=lax.Precision.HIGHEST))
+    return jnp.stack(each, 1).reshape(len(x), *kernel, i, groups * o)
 
 
 def spread_out(dy: Y, slide: Slide, sizes: Numbers, kernel: Numbers) -> X:

@@ -121,7 +121,15 @@ def embedding(
         ids, dy = x.reshape(len(x), places), widen(dy).reshape(len(x), places, features)
         return ids, jnp.where(((ids >= 0) & (ids < rows))[..., None], dy, 0)
 
-    marked = closed(backward, squares, looked_up=looked_up)
+    def each(
+        params: EmbeddingParams, x: Int[Array, "b *t"], dy: Float[Array, "b *t f"]
+    ) -> tuple[EmbeddingParams, None]:
+        ids, dy = looked_up(params, x, dy)
+        tables = jnp.zeros((len(x), rows, features), dy.dtype)
+        at = tables.at[jnp.arange(len(x))[:, None], ids]
+        return EmbeddingParams(at.add(dy, mode="drop", wrap_negative_indices=False)), None
+
+    marked = closed(backward, squares, looked_up=looked_up, each=each)
     return layer(init=make, forward=forward, backward=marked, name="embedding", pointwise=True)
 
 
@@ -179,6 +187,13 @@ def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> La
         dtable = jnp.zeros_like(table).at[: dy.shape[-2]].set(rows.astype(table.dtype))
         return EmbeddingParams(dtable), dy.astype(dtype.value)
 
+    def each(
+        params: EmbeddingParams, dtype: Static, dy: Float[Array, "b *s t f"]
+    ) -> tuple[EmbeddingParams, Float[Array, "b *s t f"]]:
+        rows = widen(dy).sum(tuple(range(1, dy.ndim - 2)))
+        more = params.table.shape[0] - rows.shape[1]
+        return EmbeddingParams(jnp.pad(rows, ((0, 0), (0, more), (0, 0)))), dy.astype(dtype.value)
+
     def squares(
         params: EmbeddingParams, dtype: Static, dy: Float[Array, "b *s t f"]
     ) -> tuple[Float[Array, " b"], Float[Array, "b *s t f"]]:
@@ -201,7 +216,7 @@ def learned_positions(longest: int, *, init: Callable[..., Array] = SMALL) -> La
     return layer(
         init=make,
         forward=forward,
-        backward=closed(backward, squares),
+        backward=closed(backward, squares, each=each),
         name="learned_positions",
         decoding=Decoding(prefill, advance),
     )

@@ -7,12 +7,14 @@ The American Statistician 37 (1983), the corrected two-pass algorithm.
 
 from __future__ import annotations
 
+import numbers
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 
 from funprop.trees import widen
+from funprop.values import real_number, short
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,3 +69,20 @@ def deviations(
     """`x` less its mean, which is given as its distance from one of the numbers, the first, say.
     Differences of near numbers are exact."""
     return widen(x) - widen(first) - mean
+
+
+def check_eps(eps: float) -> float:
+    """`eps`, or an error where it does not keep a constant `x` from a division by zero, or where it
+    is the number of features, which other libraries ask for in its place."""
+    whole = isinstance(eps, (tuple, list)) or (
+        isinstance(eps, numbers.Integral) and eps > 0 and eps is not True
+    )
+    eps = eps if whole else real_number(eps, "eps")
+    if whole or eps > 1:
+        raise ValueError(
+            f"eps must be a small number, got {short(eps)}: the number of features is found from "
+            "the input"
+        )
+    if not eps > 0:
+        raise ValueError(f"eps must be positive, got {eps}")
+    return real_number(eps, "eps")

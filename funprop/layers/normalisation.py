@@ -8,7 +8,6 @@ sum of squares overflows there, from numbers of about 1e18 on, the output is NaN
 from __future__ import annotations
 
 import math
-import numbers
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,9 +16,10 @@ from jax import lax
 from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.layers.formulas import FORMULAS
-from funprop.layers.moments import deviations, inverse_root, moments
+from funprop.layers.moments import check_eps, deviations, inverse_root, moments
+from funprop.layers.norm_examples import by_example
 from funprop.trees import lifted, require_float, widen
-from funprop.values import real_number, short, whole_number
+from funprop.values import whole_number
 
 if TYPE_CHECKING:
     from funprop.typing import Array, Float, Key
@@ -81,7 +81,12 @@ def layer_norm(eps: float = 1e-5, *, scale: bool = True, bias: bool = True) -> L
         dparams, dx, mean_du = _backward_over_rows(params, deviations(x, x[..., :1], mean), r, dy)
         return dparams, (dx - r * mean_du).astype(x.dtype)
 
-    return layer(init=init, forward=forward, backward=backward, name="layer_norm", pointwise=True)
+    def normalised(residuals: tuple[X, Rows, Rows]) -> X:
+        x, mean, r = residuals
+        return deviations(x, x[..., :1], mean) * r
+
+    marked = by_example(backward, normalised)
+    return layer(init=init, forward=forward, backward=marked, name="layer_norm", pointwise=True)
 
 
 @told(FORMULAS["rms_norm"])
@@ -121,7 +126,8 @@ def rms_norm(eps: float = 1e-6, *, scale: bool = True) -> Layer:
         dparams, dx, _ = _backward_over_rows(params, widen(x), r, dy)
         return dparams, dx.astype(x.dtype)
 
-    return layer(init=init, forward=forward, backward=backward, name="rms_norm", pointwise=True)
+    marked = by_example(backward, lambda residuals: widen(residuals[0]) * residuals[1])
+    return layer(init=init, forward=forward, backward=marked, name="rms_norm", pointwise=True)
 
 
 def _backward_over_rows(params: NormParams, w: X, r: Rows, dy: X) -> tuple[NormParams, X, Rows]:
@@ -200,11 +206,14 @@ def group_norm(groups: int, eps: float = 1e-5, *, scale: bool = True, bias: bool
         u = affine(params, found.normalised(rows), x)
         return u.reshape(x.shape), (x, mean[:, 0, ::each], found.r[:, 0, ::each])
 
-    def backward(params: NormParams, residuals: Any, dy: X) -> tuple[NormParams, X]:
+    def centred(residuals: Any) -> tuple[Float[Array, "b s c"], Float[Array, "b 1 c"]]:
         x, *statistics = residuals
         rows, c = flat(x), x.shape[-1]
         first, mean, r = (spread(s, c) for s in (rows[:, 0, :: c // groups], *statistics))
-        w = deviations(rows, first, mean)
+        return deviations(rows, first, mean), r
+
+    def backward(params: NormParams, residuals: Any, dy: X) -> tuple[NormParams, X]:
+        x, (w, r) = residuals[0], centred(residuals)
         dy, scale = flat(dy).astype(w.dtype), scale_of(params, w)
         sum_dy = dy.sum(1)  # sum_s dy[b,s,c]
         sum_dyw = (dy * w).sum(1)  # sum_s dy[b,s,c] w[b,s,c]
@@ -213,7 +222,12 @@ def group_norm(groups: int, eps: float = 1e-5, *, scale: bool = True, bias: bool
         dparams = _cotangents(params, (r[:, 0] * sum_dyw).sum(0), sum_dy.sum(0))
         return dparams, dx.reshape(x.shape).astype(x.dtype)
 
-    return layer(init=init, forward=forward, backward=backward, name="group_norm")
+    def normalised(residuals: Any) -> X:
+        w, r = centred(residuals)
+        return (w * r).reshape(residuals[0].shape)
+
+    marked = by_example(backward, normalised)
+    return layer(init=init, forward=forward, backward=marked, name="group_norm")
 
 
 # --------------------------------------------------------------------- what normalisations share
@@ -281,20 +295,3 @@ def _check_groups(x: Any, groups: int) -> None:
         raise ValueError(f"x must be [batch, *space, channels], got shape {tuple(x.shape)}")
     if x.shape[-1] % groups:
         raise ValueError(f"channels must divide into {groups} groups, got {x.shape[-1]} channels")
-
-
-def check_eps(eps: float) -> float:
-    """`eps`, or an error where it does not keep a constant `x` from a division by zero, or where it
-    is the number of features, which other libraries ask for in its place."""
-    whole = isinstance(eps, (tuple, list)) or (
-        isinstance(eps, numbers.Integral) and eps > 0 and eps is not True
-    )
-    eps = eps if whole else real_number(eps, "eps")
-    if whole or eps > 1:
-        raise ValueError(
-            f"eps must be a small number, got {short(eps)}: the number of features is found from "
-            "the input"
-        )
-    if not eps > 0:
-        raise ValueError(f"eps must be positive, got {eps}")
-    return real_number(eps, "eps")

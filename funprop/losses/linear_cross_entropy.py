@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from funprop import trees
@@ -26,6 +25,7 @@ from funprop.losses.smoothed import Smoothed, each
 from funprop.losses.targets import given
 from funprop.losses.targets import labels as check_labels
 from funprop.losses.terms import pull_sum, spoiled, zero_at
+from funprop.losses.unembedding import as_two
 from funprop.mesh import split_by_xla
 from funprop.quantities.closed_form import Booking, closed
 from funprop.trees import Sum, spread, weighted_sum, widen
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     Rows = Float[Array, "n i"]
 
-HIGH = jax.lax.Precision.HIGHEST
 CHUNK = 1024  # classes
 FEW, MOST = 64, 256  # rows: fewer add up `dw` too often, more are in no cache
 ON_CPU, ELSEWHERE = 2**25, 2**29  # bytes: a GPU wants large products, and has the memory
@@ -268,6 +267,7 @@ def linear_cross_entropy(
 
     own = Booking(passes, summed)
     marked = closed(backward, squares, weighted=weighted, rows=gradient_rows, booked=own)
+    marked = as_two(marked, smoothing, z_loss)
     return layer(init=init, forward=forward, backward=marked, name="linear_cross_entropy")
 
 

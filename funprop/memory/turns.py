@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from funprop.keys import stacked_keys
 from funprop.layer import Layer, leaf_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def by_turns(node: Layer, runs: Sequence[tuple[Rewrite, int]]) -> Layer:
     bounds = list(itertools.pairwise(ends))
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, tuple[PyTree, ...]]:
-        keys = None if key is None else jax.random.split(key, n)
+        keys = stacked_keys(key, n)
         residuals = []
         for part, (first, end) in zip(parts, bounds, strict=True):
 

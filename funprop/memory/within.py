@@ -6,9 +6,11 @@ import itertools
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import optax
 
 from funprop import trees
+from funprop.arguments import objective_meant
 from funprop.checks import check_arrays, described
 from funprop.inspect.table import aligned
 from funprop.layer import Layer, check_layer
@@ -120,7 +122,20 @@ def within(
     if transfer is not None and not (number and 0 < transfer < math.inf):
         raise ValueError(f"transfer must be a positive number, got {described(transfer)}")
     batch = trees.canonical(trees.spec(batch_spec))
+    if isinstance(batch, tuple) and batch:
+        _check_loss(objective, batch)
     return _Search(objective, Program(batch, optimizer), budget, transfer).run()
+
+
+def _check_loss(objective: Layer, batch: tuple[PyTree, ...]) -> None:
+    """Raise a `TypeError` where it is a model without a loss."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    try:
+        params = jax.eval_shape(objective.init, key, batch[0])
+    except Exception:  # then it takes the batch as it is
+        return
+    with objective_meant(objective, params, batch):
+        jax.eval_shape(objective.init, key, batch)
 
 
 class _Search:
@@ -137,14 +152,12 @@ class _Search:
         plain = tuple(options[0] for options in self.options)
         if self.fits(plain):
             return self.told(plain, plain)
-        every = math.prod(map(len, self.options)) <= FEW
-        policies = list(itertools.product(*self.options)) if every else self.curve()
-        leanest = max(policies, key=self.saves)
-        fits = self.fits(leanest)  # which says how far the estimate is to be believed, too
-        if every:
-            best = self.first(policies, plain, leanest)
+        if math.prod(map(len, self.options)) <= FEW:
+            best = self.first(list(itertools.product(*self.options)), plain)
         else:
-            best = self.bisected(policies, plain) if fits else None
+            self.without_those_that_save_nothing()
+            policies = self.curve()
+            best = self.bisected(policies) if self.fits(policies[-1]) else None
         if best is None:
             least = min(account.bytes for account in self.found.values())
             raise ValueError(
@@ -153,9 +166,11 @@ class _Search:
             )
         return self.told(best, plain)
 
-    def first(self, policies: list[Policies], plain: Policies, lean: Policies) -> Policies | None:
+    def first(self, policies: list[Policies], plain: Policies) -> Policies | None:
         """The first to fit in the order of work; those that seem hopeless are tried last of all,
         and only where none else fits."""
+        lean = max(policies, key=self.saves)
+        self.fits(lean)  # which says how far the estimate is to be believed
         most, saved = self.found[plain].bytes, max(1, self.saves(lean))
         share = (most - self.found[lean].bytes) / saved
         wanted = most - self.budget
@@ -163,7 +178,21 @@ class _Search:
         likely = [p for p in ordered if DOUBT * max(share, 0.1) * self.saves(p) >= wanted]
         return next(filter(self.fits, likely), None) or next(filter(self.fits, ordered), None)
 
-    def bisected(self, policies: list[Policies], plain: Policies) -> Policies:
+    def without_those_that_save_nothing(self) -> None:
+        """Leaves blocks at the end of the forward pass as they are that, run again, save nothing:
+        when they are, the residuals of all others are still there."""
+        lean = max(self.curve(), key=self.saves)
+        self.fits(lean)
+        for i in reversed(range(len(self.blocks))):
+            if self.blocks[i].copies > 1:
+                return
+            kept = (*lean[:i], self.options[i][0], *lean[i + 1 :])
+            self.fits(kept)
+            if self.found[kept].bytes > self.found[lean].bytes:
+                return
+            self.options[i], lean = self.options[i][:1], kept
+
+    def bisected(self, policies: list[Policies]) -> Policies:
         """Along the curve, which goes from much work and few bytes to the other end."""
         low, high = 0, len(policies) - 1  # the last fits
         while low < high:
@@ -181,6 +210,8 @@ class _Search:
                 for work, saved, policies in best
                 for o in options
             ]
+            # Of equal ones that which saves early: what is kept first is kept longest.
+            more.sort(key=lambda point: point[2], reverse=True)
             more.sort(key=lambda point: (point[0], -point[1]))
             best, most = [], -1
             for point in more:

@@ -13,6 +13,7 @@ from funprop.checks import described
 from funprop.gradients import Gradient, backprop, metrics_of
 from funprop.keys import split_key
 from funprop.layer import Layer, recorded
+from funprop.linear_map import forward_only
 from funprop.located import check_params
 from funprop.pipelining.cut import cut
 from funprop.pipelining.executor import Device, Sums
@@ -112,6 +113,11 @@ def pipeline(
         )
         # Compiled as one also where nothing around it is: else JAX compiles each operation alone.
         sums: Sums = jax.jit(over_mesh)(params, batch, key, dloss)
+        sums = forward_only(
+            "pipeline has no reverse mode, only jax.jvp: take jax.grad of microbatch(backprop("
+            f"objective), {n}), whose sums are the same",
+            sums,
+        )
         found = records.unflatten([*sums.stem, *sums.inside, *sums.head])
         grads = parts.replaced(sums.others, sums.blocks)
         return Gradient(grads, sums.loss.total, sums.loss.weight, metrics_of(found), found)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from funprop.checks import check_string
 from funprop.pipelining.picture import as_svg, as_text
 from funprop.values import short
 
@@ -43,6 +46,7 @@ class Schedule:
       name: of the schedule, for its picture.
 
     Raises:
+      TypeError: `rows` is no such table, or `name` no string.
       ValueError: the rows differ in length; a stage has a slot twice, or not at all, or those of a
         kind out of the microbatches' order; or a slot comes before what it needs: `F` after that of
         the stage before, `B` after its `F` and the `B` of the stage behind, `W` after its `B`.
@@ -61,6 +65,7 @@ class Schedule:
     name: str = "schedule"
 
     def __post_init__(self) -> None:
+        check_string("name", self.name)
         object.__setattr__(self, "rows", _slots(self.rows))
         _check(self.rows, self.starts())
 
@@ -131,10 +136,13 @@ def _slots(rows: object) -> tuple[Row, ...]:
     def one(slot: object) -> Slot | None:
         if slot is None:
             return None
+        kind: Any
+        microbatch: Any
         kind, microbatch = slot if isinstance(slot, tuple) and len(slot) == 2 else (None, None)
-        if not isinstance(kind, str) or type(microbatch) is not int:
+        whole = isinstance(microbatch, int | np.integer) and not isinstance(microbatch, bool)
+        if not (isinstance(kind, str) and whole):
             raise TypeError(f"{wanted}, got {short(slot)}")
-        return Slot(kind, microbatch)
+        return Slot(kind, int(microbatch))
 
     if not isinstance(rows, tuple | list) or not all(isinstance(r, tuple | list) for r in rows):
         raise TypeError(f"{wanted}, got {short(rows)}")
@@ -144,13 +152,16 @@ def _slots(rows: object) -> tuple[Row, ...]:
 def _check(rows: tuple[Row, ...], starts: dict[tuple[str, int, int], int]) -> None:
     if not rows or len({len(row) for row in rows}) > 1:
         raise ValueError(f"rows must be of one length, got {short([len(row) for row in rows])}")
-    n = max((slot.microbatch for row in rows for slot in row if slot), default=-1) + 1
-    if n == 0:
+    slots = [slot for row in rows for slot in row if slot]
+    if not slots:
         raise ValueError("rows must have a slot, got none")
+    if (least := min(slots, key=lambda slot: slot.microbatch)).microbatch < 0:
+        raise ValueError(f"rows must have microbatches from 0, got {short(tuple(least))}")
+    n = max(slot.microbatch for slot in slots) + 1
     for stage, row in enumerate(rows):
         for kind in KINDS:
             got = [slot.microbatch for slot in row if slot and slot.kind == kind]
-            if got != list(range(n)):
+            if len(got) != n or got != list(range(n)):
                 raise ValueError(
                     f"rows must have {kind} of each microbatch once and in order, got {short(got)} "
                     f"for {n} in stage {stage}"

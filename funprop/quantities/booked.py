@@ -128,7 +128,9 @@ def _booked(leaf: Layer, *, budget: int, stands: bool) -> Layer:
 
         return _marking(leaf_of(leaf, forward=forward, backward=noted))
 
-    def closed(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[Booked, PyTree]:
+    def closed(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[Any, PyTree]:
+        if not is_trained(params):
+            return leaf.backward(params, residuals, dy)
         if known.each is not None:
             made = jax.eval_shape(known.each, params, residuals, dy)
             if nbytes(made[0]) <= nbytes((residuals, dy)):

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     Squares = Float[Array, " b"]
 
 
+AT_ONCE = 8  # of what is added up
+
+
 class Booking(NamedTuple):
     """What a loss with params keeps, of its own, to have the weighted sum without another pass.
 
@@ -54,6 +57,9 @@ class Closed(NamedTuple):
       outer: of a weight and a bias, `(residuals, dy) -> (rows, d)`, `[b, t, i]` and `[b, t, o]`:
         the gradient of the weight is the sum of `rows^T d` over all places `t`, that of the bias
         the sum of `d`. All else follows from these two (see `outer`).
+      moment: `(residuals, weights) -> (a, sums)`: of these rows the sums of `row row^T`, `[i, i]`,
+        and of `row`, `[i]`, each times its example's weight, if there are any; where that may be
+        less work than from the rows. `w` is then as in `outer`.
       booked: of a loss with params.
     """
 
@@ -63,6 +69,7 @@ class Closed(NamedTuple):
     rows: Callable[..., Any] | None = None
     each: Callable[..., tuple[Any, Any]] | None = None
     outer: Callable[..., tuple[Any, Any]] | None = None
+    moment: Callable[..., tuple[Any, Any]] | None = None
     booked: Booking | None = None
 
 
@@ -70,6 +77,17 @@ def closed(backward: Any, squares: Callable[..., tuple[Any, Any]], **more: Any) 
     """`backward`, with what is known beside it (see `Closed`)."""
     backward.closed = Closed(squares, **more)
     return backward
+
+
+def by_each(backward: Any, each: Callable[..., tuple[Any, Any]]) -> Any:
+    """`backward`, with every example's gradient beside it (see `Closed.each`), from which the norms
+    are too: of a layer whose params are few."""
+
+    def squares(params: Any, residuals: PyTree, dy: PyTree) -> tuple[Squares, PyTree]:
+        grads, dx = each(params, residuals, dy)
+        return sum_squares(grads), dx
+
+    return closed(backward, squares, each=each)
 
 
 def closed_of(layer: Any) -> Closed | None:
@@ -81,6 +99,28 @@ def sum_squares(grads: PyTree) -> Squares:
     """The squared norm of each example, of gradients with the examples along their first axis."""
     leaves = [widen(leaf) for leaf in jax.tree.leaves(grads)]
     return sum((leaf * leaf).sum(tuple(range(1, leaf.ndim))) for leaf in leaves)  # pyright: ignore
+
+
+def squares_over_first(a: Float[Array, "n *rest"]) -> Float[Array, "*rest"]:
+    """The sum of the squares over the first axis, a few at a time: XLA's own goes through memory in
+    strides, and takes ten times as long on a CPU where what is behind that axis is large.
+
+    Example:
+      >>> squares_over_first(jnp.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
+      [10.0, 20.0]
+    """
+
+    def some(total: Any, start: Any, size: int) -> Any:
+        for i in range(size):
+            one = jax.lax.dynamic_index_in_dim(a, start + i, 0, keepdims=False)
+            total = total + one * one
+        return total
+
+    total = jnp.zeros(a.shape[1:], a.dtype)
+    turns, rest = divmod(len(a), AT_ONCE)
+    if turns:
+        total = jax.lax.fori_loop(0, turns, lambda i, t: some(t, i * AT_ONCE, AT_ONCE), total)
+    return some(total, turns * AT_ONCE, rest)
 
 
 def outer_squares(x: Float[Array, "b *t i"], dy: Float[Array, "b *t o"]) -> Squares:

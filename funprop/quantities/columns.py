@@ -9,6 +9,7 @@ says the two sides of its gradient (`Closed.outer`), else from every example's g
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,9 +23,12 @@ from funprop.params.frozen import trained
 from funprop.params.tapped import untap
 from funprop.properties import mixing, refuse_mixing
 from funprop.quantities.closed_form import closed_of
+from funprop.quantities.curvature import Output, output_of
 from funprop.quantities.each_example import is_trained, without_input
-from funprop.quantities.squared_norms import gradients_of
-from funprop.trees import Sum, add
+from funprop.quantities.shared_columns import How, of_shared, seeing
+from funprop.quantities.squared_norms import gradients_of, is_shared
+from funprop.quantities.turns import each_column, in_turn
+from funprop.trees import Sum
 
 if TYPE_CHECKING:
     from funprop.typing import Array, Float, PyTree
@@ -38,12 +42,15 @@ class Quantity(NamedTuple):
     Attributes:
       closed: `(params, rows, d) -> found` with the two sides of the gradient, `[b, t, i]` and
         `[c, b, t, o]` of `c` columns.
+      by_moment: `(params, rows, d, moment) -> found`, in the place of `closed` where the layer has
+        another way to the rows' second moment (`Closed.moment`).
       made: `(params, grads) -> found` with the gradient of every example for one column, the
         examples first; it is summed over columns.
     """
 
     closed: Callable[[Any, Float[Array, "b t i"], Float[Array, "c b t o"]], PyTree]
     made: Callable[[Any, PyTree], PyTree]
+    by_moment: Callable[..., PyTree] | None = None
 
 
 def its_own(loss: Layer, residuals: PyTree, dy: Sum) -> PyTree:
@@ -106,70 +113,89 @@ def over_leaves(node: Layer, how: Callable[[Layer], Layer]) -> Layer:
 
 
 def _over_leaves(objective: Layer, quantity: Quantity, start: Start) -> Layer:
-    return over_leaves(objective, lambda leaf: _columned(leaf, quantity, start))
+    def output(leaf: Layer) -> Output | None:
+        """Of a loss with params, what the quantity is of, where that is of outputs."""
+        return None if start is its_own else output_of(leaf)
+
+    def meant(leaf: Layer) -> Layer:
+        two = output(leaf)
+        return leaf if two is None else two.layer
+
+    def rewritten(leaf: Layer, take: Callable[[Layer], Layer]) -> Layer:
+        two = output(leaf)
+        if two is None:
+            return _columned(leaf, take(leaf), start)
+        return _in_two(leaf, two, rewritten(two.layer, take), rewritten(two.loss, take))
+
+    def of(leaf: Layer) -> Layer:
+        return rewritten(leaf, of_shared_or_not)
+
+    def of_shared_or_not(leaf: Layer) -> Layer:
+        return of_shared(leaf, how) if is_shared(leaf) else _of_leaf(leaf, quantity)
+
+    how = How(of, lambda leaf: rewritten(leaf, seeing), meant, quantity.made)
+    return over_leaves(objective, of)
 
 
-def _columned(leaf: Layer, quantity: Quantity, start: Start) -> Layer:
-    made = gradients_of(leaf)
-    known = closed_of(leaf)
-    outer = known.outer if known is not None else None
+def _in_two(whole: Layer, output: Output, layer: Layer, loss: Layer) -> Layer:
+    """A loss with params, as a layer with them and a loss of what that gives."""
 
-    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        return (leaf if outer else made).forward(params, x, key)
+    def forward(params: PyTree, batch: Any, key: Any = None) -> tuple[Sum, PyTree]:
+        x, targets, *weights = batch
+        y, kept = layer.forward(params, output.cleaned(x, *weights), key)
+        total, kept_of_loss = loss.forward((), (y, targets, *weights), key)
+        return total, (kept, kept_of_loss)
+
+    def backward(params: PyTree, residuals: PyTree, dy: Sum) -> tuple[PyTree, PyTree]:
+        kept, kept_of_loss = residuals
+        _, (d, *rest) = loss.backward((), kept_of_loss, dy)
+        found, dx = layer.backward(params, kept, d)
+        return found, (dx, *rest)
+
+    return leaf_of(whole, forward=forward, backward=backward)
+
+
+def _columned(leaf: Layer, taking: Layer, start: Start) -> Layer:
+    """`leaf` whose backward takes columns as `taking` does, where it has params; a loss starts
+    them."""
 
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        if is_trained(params):
+            if not isinstance(dy, Sum) or is_shared(leaf):
+                return taking.backward(params, residuals, dy)
+            if start is not its_own:
+                raise ValueError(
+                    "the loss must have no params for this, or be linear_cross_entropy without "
+                    f"z_loss, got {leaf.name}: use a layer of them and softmax_cross_entropy"
+                )
+            return taking.backward(params, residuals, jax.tree.map(lambda d: d[None], dy))
+        kept = without_input(residuals)
         if isinstance(dy, Sum):
-            return _of_loss(params, residuals, dy)
-        if not is_trained(params):
-            kept = without_input(residuals)
-            return trained(params), _each(lambda d: leaf.backward(params, kept, d)[1], dy)
-        if outer is None:
-            return _in_turn(lambda d: _made(params, residuals, d), dy)
-        rows, d = _sides(outer, residuals, dy)
-        dx = _each(lambda d: leaf.backward(params, residuals, d)[1], dy)
-        return quantity.closed(params, rows, d), dx
-
-    def _of_loss(params: PyTree, residuals: PyTree, dy: Sum) -> tuple[PyTree, PyTree]:
-        if not is_trained(params):
-            kept = without_input(residuals)
             return trained(params), start(leaf, kept, dy)
-        found, dx = _made(params, residuals, dy)
-        if start is not its_own:
-            raise ValueError(
-                f"the loss must have no params for this, got {leaf.name}: use a layer of them and "
-                "softmax_cross_entropy"
-            )
-        return found, jax.tree.map(lambda d: d[None], dx)
+        return trained(params), each_column(lambda d: leaf.backward(params, kept, d)[1], dy)
 
-    def _made(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        grads, dx = made.backward(params, residuals, dy)
-        return quantity.made(params, grads), dx
-
-    return leaf_of(leaf, forward=forward, backward=backward)
+    return leaf_of(taking, backward=backward)
 
 
-def _sides(outer: Any, residuals: PyTree, dy: Any) -> tuple[Any, Any]:
-    """The rows, which are the same for all columns, and the other side of each."""
-    return outer(residuals, dy[0])[0], _each(lambda d: outer(residuals, d)[1], dy)
+def _of_leaf(leaf: Layer, quantity: Quantity) -> Layer:
+    """`leaf` with the quantity in the place of its `dparams`, from columns."""
+    made, known = gradients_of(leaf), closed_of(leaf)
+    outer = known.outer if known is not None else None
 
+    def by_outer(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        rows = outer(residuals, dy[0])[0]  # pyright: ignore  # the same for all columns
+        d = each_column(lambda d: outer(residuals, d)[1], dy)  # pyright: ignore
+        dx = each_column(lambda d: leaf.backward(params, residuals, d)[1], dy)
+        if quantity.by_moment is None or known.moment is None:  # pyright: ignore
+            return quantity.closed(params, rows, d), dx
+        moment = functools.partial(known.moment, residuals)  # pyright: ignore
+        return quantity.by_moment(params, rows, d, moment), dx
 
-def _each(one: Callable[[PyTree], PyTree], dy: PyTree) -> PyTree:
-    """`one` of every column; a single one needs no map."""
-    if len(jax.tree.leaves(dy)[0]) > 1:
-        return jax.vmap(one)(dy)
-    return jax.tree.map(lambda d: d[None], one(jax.tree.map(lambda d: d[0], dy)))
+    def by_example(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        def one(d: PyTree) -> tuple[PyTree, PyTree]:
+            grads, dx = made.backward(params, residuals, d)
+            return quantity.made(params, grads), dx
 
+        return in_turn(one, dy)
 
-def _in_turn(one: Callable[[PyTree], tuple[PyTree, PyTree]], dy: PyTree) -> tuple[PyTree, PyTree]:
-    """What `one` finds of every column, summed one after the other, and each column's `dx`."""
-    found, dx = one(jax.tree.map(lambda d: d[0], dy))
-    first = jax.tree.map(lambda d: d[None], dx)
-    if len(jax.tree.leaves(dy)[0]) == 1:
-        return found, first
-    rest = jax.tree.map(lambda d: d[1:], dy)
-    found, others = jax.lax.scan(lambda total, d: _added(total, one(d)), found, rest)
-    return found, jax.tree.map(lambda *d: jnp.concatenate(d), first, others)
-
-
-def _added(total: PyTree, one: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-    return add(total, one[0]), one[1]
+    return leaf_of(leaf, backward=by_outer) if outer else leaf_of(made, backward=by_example)

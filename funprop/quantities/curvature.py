@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from funprop.layer import Layer
 
 
 class Curvature(NamedTuple):
@@ -29,3 +32,29 @@ def curved(backward: Any, curvature: Curvature) -> Any:
 def curvature_of(layer: Any) -> Curvature | None:
     """What is known of the Hessian of a loss, if anything."""
     return getattr(layer.backward, "curvature", None)
+
+
+class Output(NamedTuple):
+    """A loss with params as two layers, of which the Gauss-Newton matrix is: what gives the outputs
+    that a plain loss is of.
+
+    Attributes:
+      layer: with the loss's params, from its inputs to those outputs.
+      loss: without params, of them; it says its Hessian.
+      cleaned: `(inputs, *weights) -> inputs`, without NaN where a weight of zero hides them.
+    """
+
+    layer: Layer
+    loss: Layer
+    cleaned: Callable[..., Any]
+
+
+def with_output(backward: Any, output: Output) -> Any:
+    """`backward` of a loss with params, with the two layers that it is made of."""
+    backward.output = output
+    return backward
+
+
+def output_of(layer: Any) -> Output | None:
+    """The two layers that a loss with params is made of, if it is."""
+    return getattr(layer.backward, "output", None)

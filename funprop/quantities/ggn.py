@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from funprop.checks import check_key, check_string, described
 from funprop.layer import Layer
+from funprop.quantities.closed_form import squares_over_first
 from funprop.quantities.columns import Quantity, Start, check_objective, with_columns
 from funprop.quantities.curvature import curvature_of
 from funprop.quantities.outer import Factors, factors, second_moment
@@ -36,7 +37,8 @@ def ggn_diagonal(objective: Layer, *, samples: int | None = None) -> Callable[..
 
     Args:
       objective: a model and a loss that says its Hessian: `softmax_cross_entropy`,
-        `binary_cross_entropy`, `mean_squared`.
+        `binary_cross_entropy`, `mean_squared`, or `linear_cross_entropy` without `z_loss`, whose
+        outputs are its logits: all of them are made.
       samples: how many labels to draw for each term; exact if not given.
 
     Returns:
@@ -47,9 +49,9 @@ def ggn_diagonal(objective: Layer, *, samples: int | None = None) -> Callable[..
 
     Raises:
       TypeError: `objective` is no layer, or gives no `Sum`.
-      ValueError: `samples` is not positive; or, when called, the loss does not say its Hessian or
-        has params, there are samples and no `sample_key`, or there is a key and a layer mixes
-        examples (`batch_norm`).
+      ValueError: `samples` is not positive; or, when called, the loss does not say its Hessian,
+        there are samples and no `sample_key`, or there is a key and a layer mixes examples
+        (`batch_norm`).
 
     Example:
       >>> import funprop as fp
@@ -88,8 +90,8 @@ def kfac_factors(
     """The Kronecker factors of every layer's block of the Gauss-Newton matrix (K-FAC).
 
     Of a layer that is affine at each place, a dense layer (attention's projections are some) or a
-    convolution (of its patches), `Factors`; of all others (norms, tables, recurrences), the
-    `Diagonal` of their block, exactly or by the same samples.
+    convolution (of its patches), `Factors`; of all others (norms, tables, recurrences, params that
+    are used more than once), the `Diagonal` of their block, exactly or by the same samples.
 
     Args:
       objective: as of `ggn_diagonal`.
@@ -139,10 +141,10 @@ def check_sharing(sharing: Any) -> None:
 def factors_of(batch: PyTree, sharing: str) -> Quantity:
     """`Factors`, or a `Diagonal`, in the place of params."""
 
-    def closed(params: Any, rows: Any, d: Any) -> Factors:
-        return factors(params, rows, d, _weights(batch, rows), sharing)
+    def closed(params: Any, rows: Any, d: Any, moment: Any = None) -> Factors:
+        return factors(params, rows, d, _weights(batch, rows), sharing, moment)
 
-    return Quantity(closed, _in_place(_squares))
+    return Quantity(closed, _in_place(_squares), closed)
 
 
 def roots(who: str, samples: int | None, sample_key: Any) -> Start:
@@ -160,19 +162,24 @@ def roots(who: str, samples: int | None, sample_key: Any) -> Start:
         if known is None:
             raise ValueError(
                 f"{who} needs a loss that says its Hessian, as softmax_cross_entropy, "
-                f"binary_cross_entropy and mean_squared do, got {loss.name}"
+                "binary_cross_entropy and mean_squared do with their own backward, got "
+                f"{loss.name}"
             )
         if samples is None:
-            return known.root(residuals, dy), None, None
-        keys = jax.random.split(sample_key, samples)
-        drawn = [known.sampled(residuals, dy, key) for key in keys]
-        return jnp.stack(drawn) / samples**0.5, None, None
+            columns = known.root(residuals, dy)
+        else:
+            keys = jax.random.split(sample_key, samples)
+            drawn = [known.sampled(residuals, dy, key) for key in keys]
+            columns = jnp.stack(drawn) / samples**0.5
+        _, *others = loss.backward((), residuals, dy)[1]  # of targets and weights: none of these
+        none = [jnp.zeros((len(columns), *d.shape), d.dtype) for d in jax.tree.leaves(others)]
+        return columns, *jax.tree.unflatten(jax.tree.structure(others), none)
 
     return start
 
 
 def _squares(params: Any, grads: PyTree) -> PyTree:
-    return jax.tree.map(lambda g: jnp.square(widen(g)).sum(0), grads)
+    return jax.tree.map(lambda g: squares_over_first(widen(g)), grads)
 
 
 def _in_place(found: Callable[..., PyTree]) -> Callable[..., Diagonal]:

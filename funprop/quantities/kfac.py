@@ -18,8 +18,10 @@ from funprop.quantities.columns import check_objective, with_columns
 from funprop.quantities.each_example import is_trained
 from funprop.quantities.ggn import Diagonal, check_sharing, factors_of, roots
 from funprop.quantities.outer import Factors
+from funprop.quantities.shared_params import divided, expansion, key_of, parts, placed
+from funprop.quantities.squared_norms import is_shared
 from funprop.trees import wide_dtype, widen
-from funprop.values import number_within, whole_number
+from funprop.values import FINITE, number_within, seed_number, whole_number
 
 if TYPE_CHECKING:
     from funprop.typing import Array, Float, PyTree
@@ -104,8 +106,8 @@ def kfac(
     """
     check_objective(objective)
     if not callable(learning_rate):
-        learning_rate = number_within(learning_rate, "learning_rate", lambda x: x > 0, "positive")
-    damping = number_within(damping, "damping", lambda x: x > 0, "positive")
+        learning_rate = number_within(learning_rate, "learning_rate", *FINITE)
+    damping = number_within(damping, "damping", *FINITE)
     kl_clip = number_within(kl_clip, "kl_clip", lambda x: x > 0, "positive")
     below_one = lambda x: 0 <= x < 1, "at least 0 and below 1"
     momentum = number_within(momentum, "momentum", *below_one)
@@ -113,7 +115,7 @@ def kfac(
     every = whole_number(every, "every", 1)
     inverse_every = whole_number(inverse_every, "inverse_every", 1)
     samples = None if samples is None else whole_number(samples, "samples", 1)
-    seed = whole_number(seed, "seed", 0)
+    seed = seed_number(seed)
     check_sharing(sharing)
 
     def init(params: PyTree) -> KfacState:
@@ -193,13 +195,14 @@ def _map(function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
 
 def _empty(node: Layer, params: Any, lead: int) -> PyTree:
     """`Factors` and `Diagonal`s of zeros in the place of params, with `lead` axes of copies."""
+    if is_shared(node):
+        return _empty_shared(node, params, lead)
     if not node.children or node.shares:
         known = closed_of(node)
         if not is_trained(trained(params)):
             return trained(params)
         if known is None or known.outer is None:
-            wide = jax.tree.map(lambda p: jnp.zeros(p.shape, wide_dtype(p.dtype)), trained(params))
-            return Diagonal(wide)
+            return _empty_diagonal(trained(params))
         w, copies = params.w, params.w.shape[:lead]
         dtype = wide_dtype(w.dtype)
         i = math.prod(w.shape[lead:-1]) + (params.b is not None)
@@ -208,6 +211,29 @@ def _empty(node: Layer, params: Any, lead: int) -> PyTree:
     lead += node.copies is not None
     each = zip(node.children, node.split(params), strict=True)
     return node.join(params, [_empty(child, own, lead) for child, own in each])
+
+
+def _empty_shared(node: Layer, params: Any, lead: int) -> PyTree:
+    """Of the parts with params of their own, and a `Diagonal` for what is left."""
+    leaves = jax.tree.leaves(params)
+    copies = leaves[0].shape[:lead] if leaves else ()
+    one = jax.tree.map(lambda p: jnp.zeros(p.shape[lead:], p.dtype), params)
+    expand = expansion(node)[0]
+    of_parts = {p.place: p for p in parts(node.children[0], jax.eval_shape(expand, one))}
+    whole, own, others = divided(node, one)
+    values = {
+        key_of(ids): _empty(of_parts[place].layer, of_parts[place].tree, of_parts[place].lead)
+        for place, ids in own.items()
+    }
+    flat = jax.tree.leaves(one)
+    for ids in others:
+        values[key_of(ids)] = _empty_diagonal(jax.tree.map(flat.__getitem__, ids))
+    found = placed(whole, values, lambda ids: ids)
+    return jax.tree.map(lambda z: jnp.zeros((*copies, *z.shape), z.dtype), found)
+
+
+def _empty_diagonal(params: PyTree) -> Diagonal:
+    return Diagonal(jax.tree.map(lambda p: jnp.zeros(p.shape, wide_dtype(p.dtype)), params))
 
 
 def _averaged(old: Any, new: Any, weight: Any, rest: Any) -> Any:

@@ -20,7 +20,7 @@ from funprop.quantities.columns import check_objective, with_columns
 from funprop.quantities.ggn import DIAGONAL, Diagonal, factors_of, roots
 from funprop.quantities.outer import Factors
 from funprop.trees import add, widen
-from funprop.values import number_within, whole_number
+from funprop.values import FINITE, number_within, whole_number
 
 if TYPE_CHECKING:
     from funprop.typing import Array, Float, PyTree
@@ -162,8 +162,8 @@ def laplace(
 
     Raises:
       TypeError: `objective` is no layer.
-      ValueError: `structure` is neither; a number is not positive; there are no batches; the
-        pattern matches nothing, or a part of a layer with factors; or as `ggn_diagonal`.
+      ValueError: `structure` is neither; a number is not positive and finite; there are no batches;
+        the pattern matches nothing, or a part of a layer with factors; or as `ggn_diagonal`.
 
     Example:
       >>> import funprop as fp
@@ -180,7 +180,7 @@ def laplace(
     if structure not in ("kronecker", "diagonal"):
         raise ValueError(f'structure must be "kronecker" or "diagonal", got {described(structure)}')
     given = {"prior_precision": prior_precision, "scale": scale}
-    tau, scale = (number_within(n, name, lambda n: n > 0, "positive") for name, n in given.items())
+    tau, scale = (number_within(n, name, *FINITE) for name, n in given.items())
     mask = None if pattern is None else where(pattern, trained(params))
 
     @Jitted

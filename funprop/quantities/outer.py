@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funprop.quantities.closed_form import closed, gram, outer_squares, sum_squares
+from funprop.quantities.closed_form import (
+    closed,
+    gram,
+    outer_squares,
+    squares_over_first,
+    sum_squares,
+)
 from funprop.trees import wide_dtype, widen
 
 if TYPE_CHECKING:
@@ -29,8 +35,13 @@ if TYPE_CHECKING:
 HIGHEST = jax.lax.Precision.HIGHEST  # what is summed to a norm, or inverted
 
 
-def by_outer(backward: Any, taken: Callable[[PyTree, PyTree], tuple[Rows, D]]) -> Any:
-    """`backward`, marked with the closed forms that follow from `taken` (see `Closed.outer`)."""
+def by_outer(
+    backward: Any,
+    taken: Callable[[PyTree, PyTree], tuple[Rows, D]],
+    moment: Callable[..., tuple[Any, Any]] | None = None,
+) -> Any:
+    """`backward`, marked with the closed forms that follow from `taken` (see `Closed.outer`), and
+    with the rows' `moment`, if there is another way to it (see `Closed.moment`)."""
 
     def squares(params: Any, residuals: PyTree, dy: PyTree) -> tuple[Float[Array, " b"], PyTree]:
         rows, d = taken(residuals, dy)
@@ -43,7 +54,7 @@ def by_outer(backward: Any, taken: Callable[[PyTree, PyTree], tuple[Rows, D]]) -
         rows, d = taken(residuals, dy)
         return placed(params, _each(rows, d), widen(d).sum(1)), backward(params, residuals, dy)[1]
 
-    return closed(backward, squares, each=each, outer=taken)
+    return closed(backward, squares, each=each, outer=taken, moment=moment)
 
 
 def _each(rows: Rows, d: D) -> Float[Array, "b i o"]:
@@ -68,15 +79,16 @@ def second_moment(params: Any, rows: Rows, d: Columns) -> Any:
     """
     rows, d = widen(rows), widen(d)
     (c, b, t, o), i = d.shape, rows.shape[-1]
-    of_bias = jnp.square(d.sum(2)).sum((0, 1))
     if t == 1:
-        x, dy = jnp.square(rows[:, 0]), jnp.square(d[:, :, 0]).sum(0)
+        x, dy = jnp.square(rows[:, 0]), squares_over_first(d[:, :, 0])
+        of_bias = dy.sum(0)
         return placed(params, jnp.matmul(x.T, dy, precision=HIGHEST), of_bias)
 
     def some(rows: Rows, d: Columns) -> Float[Array, "i o"]:
         made = jnp.einsum("bti,cbto->cbio", rows, d, precision=HIGHEST)
-        return jnp.square(made).sum((0, 1))
+        return squares_over_first(made.reshape(c * len(rows), i, o))
 
+    of_bias = jnp.square(d.sum(2)).sum((0, 1))
     size = max(1, min(b, b * t * (i + c * o) // max(1, c * i * o)))
     turns, rest = divmod(b, size)
     total = jnp.zeros((i, o), rows.dtype)
@@ -125,11 +137,16 @@ class Factors(NamedTuple):
 
 
 def factors(
-    params: Any, rows: Rows, d: Columns, examples: Float[Array, " b"] | None, sharing: str
+    params: Any,
+    rows: Rows,
+    d: Columns,
+    examples: Float[Array, " b"] | None,
+    sharing: str,
+    moment: Callable[[Any], tuple[Any, Any]] | None = None,
 ) -> Factors:
     """The factors of a layer that is used at `t` places: each place by itself ("expand"), or the
     mean of its inputs and the sum of its cotangents ("reduce"). `examples` are their weights, if
-    they have any.
+    they have any; `moment` of them is that of the rows, where these are not to be made.
 
     Source: Martens and Grosse, arXiv:1503.05671; with many places, Grosse and Martens,
     arXiv:1602.01407, and Eschenhagen et al., arXiv:2311.00636.
@@ -140,9 +157,20 @@ def factors(
     c, b, t, o = d.shape
     x, y = rows.reshape(b * t, rows.shape[-1]), d.reshape(c * b * t, o)
     n = jnp.ones(b, x.dtype) if examples is None else examples.astype(x.dtype)
-    n = jnp.repeat(n, t)
+    n, weights = jnp.repeat(n, t), None if examples is None else n
+    g = jnp.matmul(y.T, y, precision=HIGHEST)
+    if moment is not None and sharing == "expand":
+        a, side = moment(weights)
+        return Factors(a if params.b is None else _bordered(a, side, n), g, n.sum())
+    beside = params.b is not None and len(x) < x.shape[1]  # of rows and `a`, the smaller is copied
+    if beside:  # the input of a bias is one
+        x = jnp.concatenate([x, jnp.ones((len(x), 1), x.dtype)], 1)
     a = jnp.matmul((x if examples is None else x * n[:, None]).T, x, precision=HIGHEST)
-    if params.b is not None:  # its input is one
-        side = jnp.matmul(n, x, precision=HIGHEST)
-        a = jnp.block([[a, side[:, None]], [side[None], n.sum().reshape(1, 1)]])
-    return Factors(a, jnp.matmul(y.T, y, precision=HIGHEST), n.sum())
+    if params.b is not None and not beside:
+        a = _bordered(a, jnp.matmul(n, x, precision=HIGHEST), n)
+    return Factors(a, g, n.sum())
+
+
+def _bordered(a: Any, side: Any, n: Any) -> Any:
+    """The second moment of inputs with a one behind them."""
+    return jnp.block([[a, side[:, None]], [side[None], n.sum().reshape(1, 1)]])

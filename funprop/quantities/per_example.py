@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from funprop.arguments import check_given
 from funprop.layer import Layer, leaf_of
 from funprop.properties import mixing, refuse_mixing
-from funprop.quantities.closed_form import closed_of, gram
+from funprop.quantities.closed_form import closed_of, gram, squares_over_first
 from funprop.quantities.columns import (
     Quantity,
     check_objective,
@@ -57,18 +57,7 @@ def per_example_gradients(objective: Layer) -> Given:
     """
     check_objective(objective)
 
-    def each(leaf: Layer) -> Layer:
-        known, made = closed_of(leaf), gradients_of(leaf)
-        if known is None or known.each is None:
-            return made
-
-        def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-            grads, dx = known.each(params, residuals, dy)  # pyright: ignore
-            return jax.tree.map(lambda g, p: g.astype(p.dtype), grads, params), dx
-
-        return leaf_of(leaf, backward=backward)
-
-    rewritten = over_examples(objective, lambda place: each)
+    rewritten = over_examples(objective, lambda place: gradients_of)
 
     def gradients(params: PyTree, batch: PyTree, key: Any = None) -> PyTree:
         refuse_mixing("per_example_gradients", mixing(objective, key), sharded=False)
@@ -193,10 +182,9 @@ def gradient_variance(objective: Layer) -> Given:
         return Moments(placed(params, dw, dy.sum((0, 1))), second_moment(params, rows, d))
 
     def made(params: Any, grads: PyTree) -> Moments:
-        def summed(power: int) -> PyTree:
-            return jax.tree.map(lambda g: (widen(g) ** power).sum(0), grads)
-
-        return Moments(summed(1), summed(2))
+        wide = jax.tree.map(widen, grads)
+        summed = jax.tree.map(lambda g: g.sum(0), wide)
+        return Moments(summed, jax.tree.map(squares_over_first, wide))
 
     def variance(params: PyTree, batch: PyTree, key: Any = None) -> PyTree:
         b = _two_or_more("gradient_variance", batch)

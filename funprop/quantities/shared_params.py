@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -24,22 +24,22 @@ class Part(NamedTuple):
       place: which child of which child it is.
       layer: itself.
       tree: what stands in its place of a tree like the model's params.
-      stacked: whether it is within a `repeat`.
+      lead: how many axes of copies its params have in front.
     """
 
     place: Place
     layer: Layer
     tree: Any
-    stacked: bool
+    lead: int
 
 
-def parts(layer: Layer, tree: PyTree, place: Place = (), stacked: bool = False) -> Iterator[Part]:
+def parts(layer: Layer, tree: PyTree, place: Place = (), lead: int = 0) -> Iterator[Part]:
     """The parts of a model, from the first to the last, by the mirror law."""
     if not layer.children or layer.shares:
-        yield Part(place, layer, tree, stacked)
+        yield Part(place, layer, tree, lead)
         return
     for i, (child, sub) in enumerate(zip(layer.children, layer.split(tree), strict=True)):
-        yield from parts(child, sub, (*place, i), stacked or layer.copies is not None)
+        yield from parts(child, sub, (*place, i), lead + (layer.copies is not None))
 
 
 def expansion(node: Layer) -> tuple[Callable[..., PyTree], Callable[..., PyTree]]:
@@ -70,10 +70,13 @@ class Plan(NamedTuple):
       how: by the part's place: "squares", its squared norms; "gradients", its gradient; "both",
         squared norms and all that their closed form is made of.
       tied: pairs of places with one table between them, which the first looks rows up in.
+      own: of each part whose trained params are params of the node, used there alone, those: a tree
+        of their numbers among the node's.
     """
 
     how: dict[Place, str]
     tied: list[tuple[Place, Place]]
+    own: dict[Place, Any]
 
 
 class Both(NamedTuple):
@@ -108,11 +111,65 @@ def plan(node: Layer, params: PyTree, *, all_made: bool = False) -> Plan:
     }
     tied = []
     for (a, of_a), (b, of_b) in itertools.permutations(found, 2):
-        if all_made or a.stacked or b.stacked or not of_a or not of_b:
+        if all_made or a.lead or b.lead or not of_a or not of_b:
             continue
         one, two = closed_of(a.layer), closed_of(b.layer)
         same = uses(of_a[0]) == sorted([of_a[0], of_b[0]])
         if same and one and two and one.looked_up and two.rows and alone(of_a[1:] + of_b[1:]):
             how[a.place] = how[b.place] = "both"
             tied.append((a.place, b.place))
-    return Plan(how, tied)
+    number = {v: i for i, v in enumerate(traced.jaxpr.invars)}
+    own = {
+        p.place: jax.tree.map(lambda i: number[out[i]], trained(p.tree))
+        for p, places in found
+        if places and alone(places)
+    }
+    return Plan(how, tied, own)
+
+
+class Division(NamedTuple):
+    """The trained params of a node that shares some, part by part, each a tree of their numbers.
+
+    Attributes:
+      whole: of all.
+      own: of each part of the node's child whose params stand there as they are, used there alone.
+      others: what is left, in the largest pieces.
+    """
+
+    whole: Any
+    own: dict[Place, Any]
+    others: list[Any]
+
+
+def divided(node: Layer, params: PyTree) -> Division:
+    """Which trained params of `node` are those of one part, and which are not."""
+    leaves, tree = jax.tree.flatten(params)
+    whole = trained(tree.unflatten(range(len(leaves))))
+    own, there, others = plan(node, params).own, [], []
+    placed(whole, {key_of(ids): ids for ids in own.values()}, lambda ids: None, there.append)
+    own = {place: ids for place, ids in own.items() if key_of(ids) in map(key_of, there)}
+    placed(whole, {key_of(ids): ids for ids in own.values()}, others.append)
+    return Division(whole, own, others)
+
+
+def placed(
+    whole: PyTree,
+    values: Mapping[Any, Any],
+    other: Callable[[PyTree], Any],
+    found: Callable[[Any], Any] = lambda value: value,
+) -> PyTree:
+    """`whole`, a tree of numbers, with `found(value)` in the place of every part that `values` has
+    one of (see `key_of`), and `other(part)` in that of the largest of which it has nothing."""
+    key = key_of(whole)
+    if key in values:
+        return found(values[key])
+    inside = any(set(key[0]) & set(numbers) for numbers, _ in values)
+    if not inside or isinstance(whole, int):
+        return other(whole) if key[0] else whole
+    parts, tree = jax.tree.flatten(whole, is_leaf=lambda part: part is not whole)
+    return tree.unflatten([placed(part, values, other, found) for part in parts])
+
+
+def key_of(numbers: PyTree) -> tuple[tuple[int, ...], Any]:
+    """By what `placed` finds a part."""
+    return tuple(jax.tree.leaves(numbers)), jax.tree.structure(numbers)

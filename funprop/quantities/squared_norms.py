@@ -104,6 +104,8 @@ def _squares(leaf: Layer) -> Layer:
         return gradients_of(leaf, sum_squares)
 
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        if not is_trained(params):
+            return leaf.backward(params, residuals, dy)
         return known.squares(params, residuals, dy)
 
     return leaf_of(leaf, backward=backward)
@@ -113,6 +115,16 @@ def gradients_of(leaf: Layer, then: Callable[[PyTree], PyTree] = lambda grads: g
     """`leaf` with the gradient of each example in the place of `dparams`, or what is made of it."""
     if is_shared(leaf):
         return _shared(leaf, made=True)
+    known = closed_of(leaf)
+
+    def closed(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        if not is_trained(params):
+            return leaf.backward(params, residuals, dy)
+        grads, dx = known.each(params, residuals, dy)  # pyright: ignore
+        return then(jax.tree.map(lambda g, p: g.astype(p.dtype), grads, trained(params))), dx
+
+    if known is not None and known.each is not None:
+        return leaf_of(leaf, backward=closed)
 
     def backward(params: PyTree, kept: Kept, dy: PyTree) -> tuple[PyTree, PyTree]:
         if not is_trained(params):
@@ -185,7 +197,7 @@ def _shared(node: Layer, *, made: bool = False) -> Layer:
 
 def norm_of_sum(node: Layer, params: PyTree, expanded: PyTree, found: PyTree, what: Plan) -> PyTree:
     """The squared norms of the gradient of `params`, of one part of it after the other."""
-    how, tied = what
+    how, tied, _ = what
     each = {p.place: p for p in parts(node.children[0], found)}
     squares = [total(each[place].tree) for place in how if how[place] == "squares"]
     squares += [each[place].tree.squares for place in how if how[place] == "both"]

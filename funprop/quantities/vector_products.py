@@ -19,6 +19,7 @@ from funprop.params.frozen import trained, with_trained
 from funprop.params.selection import Pattern, where
 from funprop.properties import mixing, refuse_mixing
 from funprop.quantities.columns import check_objective
+from funprop.quantities.curvature import output_of
 from funprop.quantities.shared_params import expansion
 from funprop.trees import is_float, path_string, wide_dtype
 from funprop.values import whole_number
@@ -77,7 +78,8 @@ def ggn_vector_product(objective: Layer, pattern: Pattern | None = None) -> Prod
     `J` of the model's outputs in params, `H` of the loss in the outputs.
 
     Of any loss, as `H` is the derivative of the loss's own backward; with a loss that is convex in
-    the outputs the matrix has no negative eigenvalue.
+    the outputs the matrix has no negative eigenvalue. Of `linear_cross_entropy` the outputs are the
+    logits; of another loss with params, `H` is in these too.
 
     Args:
       objective: of a model and a loss, `objective(model, loss)`, or such a one with shared params.
@@ -103,7 +105,9 @@ def ggn_vector_product(objective: Layer, pattern: Pattern | None = None) -> Prod
     """
     check_objective(objective)
     expand, (model, loss) = two_parts(objective)
-    outputs, total = as_function(model), as_function(loss)
+    output = output_of(loss)
+    outputs, total = as_function(model), as_function(loss if output is None else output.loss)
+    logits = None if output is None else as_function(output.layer)
 
     def product(params: PyTree, vector: PyTree, batch: PyTree, key: Any = None) -> PyTree:
         refuse_mixing("ggn_vector_product", mixing(objective, key), sharded=False)
@@ -115,7 +119,10 @@ def ggn_vector_product(objective: Layer, pattern: Pattern | None = None) -> Prod
 
         def both(own: PyTree) -> tuple[PyTree, PyTree]:
             of_model, of_loss = expand(with_trained(params, own))
-            return outputs(of_model, inputs, model_key), of_loss
+            y = outputs(of_model, inputs, model_key)
+            if output is None or logits is None:
+                return y, of_loss
+            return logits(of_loss, output.cleaned(y, *targets[1:])), ()
 
         def gradient(outputs: PyTree, of_loss: PyTree) -> PyTree:
             def of(outputs: PyTree, of_loss: PyTree) -> Any:
@@ -261,10 +268,19 @@ def _like(own: PyTree, vector: PyTree) -> PyTree:
     if jax.tree.structure(vector) != tree:
         vector = trained(vector)
     if jax.tree.structure(vector) != tree:
-        raise ValueError("vector must be like the gradient of params, as fp.trained(params) is")
-    for of, leaf in zip(jax.tree.leaves(own), jax.tree.leaves(vector), strict=True):
+        raise ValueError(
+            "vector must be like the gradient of params, as fp.trained(params) is, got "
+            f"{described(vector)} of {len(jax.tree.leaves(vector))} leaves"
+        )
+    for (path, of), leaf in zip(
+        jax.tree_util.tree_leaves_with_path(own), jax.tree.leaves(vector), strict=True
+    ):
+        if not hasattr(leaf, "__array__") and not isinstance(leaf, float):
+            name = "/".join(filter(None, ("vector", path_string(path))))
+            raise TypeError(f"{name} must be an array, got {described(leaf)}")
         if jnp.shape(leaf) != jnp.shape(of):
+            name = "/".join(filter(None, ("vector", path_string(path))))
             raise ValueError(
-                f"vector must have the shapes of params, got {jnp.shape(leaf)} for {jnp.shape(of)}"
+                f"{name} must have the shape {jnp.shape(of)} of params, got {jnp.shape(leaf)}"
             )
     return jax.tree.map(lambda of, leaf: jnp.asarray(leaf, jnp.result_type(of)), own, vector)

@@ -17,6 +17,7 @@ from funprop.maps import map_layers
 from funprop.params.frozen import trained
 from funprop.params.roles import is_statistic
 from funprop.quantities.closed_form import Booking, closed, closed_of
+from funprop.quantities.curvature import curvature_of, curved, output_of, with_output
 from funprop.rewrites.own_residuals import with_own, without_own
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ def _cast_params(leaf: Layer, compute_dtype: DTypeLike, param_dtype: DTypeLike) 
                 lambda p, *rest: _floats_like(p, on_cast(own.summed)(p, *rest)),
             )
         backward = closed(backward, **known._replace(**on_params)._asdict())
+    if (curvature := curvature_of(leaf)) is not None:  # of what is kept, without params
+        backward = curved(backward, curvature)
+    if (output := output_of(leaf)) is not None:
+        inner = _cast_params(output.layer, compute_dtype, param_dtype)
+        backward = with_output(backward, output._replace(layer=inner))
     return dataclasses.replace(
         leaf,
         init=init,

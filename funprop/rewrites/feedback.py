@@ -13,6 +13,7 @@ from funprop.decoding import through
 from funprop.formula import with_other
 from funprop.layer import Layer, leaf_of
 from funprop.params.selection import Pattern
+from funprop.quantities.closed_form import Closed, closed, closed_of
 from funprop.rewrites.own_weights import map_own, weights, with_weights
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def _one(leaf: Layer, used: Callable[[W, W], W]) -> Layer:
 
     def init(key: Any, x: PyTree) -> Any:
         params = leaf.init(key, x)
+        if isinstance(params, Feedback):
+            raise ValueError(f"{leaf.name} must get its way back once, got one that has its own")
         if not jax.tree.leaves(weights(params)):
             return params
         _check_alone(leaf, params, x)
@@ -129,9 +132,29 @@ def _one(leaf: Layer, used: Callable[[W, W], W]) -> Layer:
         of_params = leaf.forward(params.forward, still(x), key)[0]
         return trees.add(of_params, leaf.forward(still(back(params)), x, key)[0])
 
+    if (known := closed_of(leaf)) is not None and known.each is not None:
+        squares, each = _by_example(known, back)
+        backward = closed(backward, squares, each=each)
     passes = {"init": init, "forward": forward, "backward": backward, "intended": intended}
     formula = with_other(leaf.formula, "w", "B", "B", only="dx")
     return leaf_of(leaf, formula=formula, decoding=through(leaf, own), **passes)
+
+
+def _by_example(known: Closed, back: Callable[[Feedback], Any]) -> tuple[Any, Any]:
+    """Of each example, the squared norm and the gradient: those of the layer itself, which do not
+    depend on its weights."""
+
+    def squares(params: Any, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        own = back(params) if isinstance(params, Feedback) else params
+        return known.squares(own, residuals, dy)
+
+    def each(params: Any, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        if not isinstance(params, Feedback):
+            return known.each(params, residuals, dy)  # pyright: ignore
+        grads, dx = known.each(back(params), residuals, dy)  # pyright: ignore
+        return Feedback(grads, None), dx
+
+    return squares, each
 
 
 def _check_alone(leaf: Layer, params: PyTree, x: PyTree) -> None:

@@ -11,6 +11,7 @@ from funprop.layer import Layer, leaf_of
 from funprop.maps import map_layers
 from funprop.params.frozen import Frozen, as_frozen, thawed
 from funprop.params.selection import Pattern, Place, map_places, places, within
+from funprop.quantities.curvature import output_of, with_output
 from funprop.rewrites.copies import apart
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def frozen_part(layer: Layer) -> Layer:
         dparams, dx = layer.backward(thawed(params), residuals, dy)
         return (None if isinstance(params, Frozen) else dparams), dx
 
+    if (output := output_of(layer)) is not None:
+        backward = with_output(backward, output._replace(layer=frozen_part(output.layer)))
     passes = {"init": init, "forward": forward, "backward": backward}
     told = {"decoding": through(layer, thawed), "intended": meant_through(layer, thawed)}
     return leaf_of(layer, frozen=True, **passes, **told)

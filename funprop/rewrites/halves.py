@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from funprop.checks import described
+from funprop.checks import check_numbers, described
 from funprop.layer import Layer, check_layer, leaf_of
+from funprop.names import below
 from funprop.params.frozen import trained
 from funprop.trees import Static
 
 if TYPE_CHECKING:
     from funprop.typing import PyTree
+
+MISFITS = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # of what is no such array
 
 
 @jax.tree_util.register_dataclass
@@ -47,7 +51,8 @@ def backward_inputs(layer: Layer) -> Callable[[PyTree, PyTree, PyTree], tuple[Py
       that reached it.
 
     Raises:
-      TypeError: `layer` is none.
+      TypeError: `layer` is none; or, when called, `dy` is no cotangent.
+      ValueError: when called, `params`, `residuals` and `dy` are not of one forward pass of it.
 
     Example:
       >>> import jax.numpy as jnp, funprop as fp
@@ -63,7 +68,8 @@ def backward_inputs(layer: Layer) -> Callable[[PyTree, PyTree, PyTree], tuple[Py
     first = _first(layer)
 
     def inputs(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        kept, dx = first.backward(params, residuals, dy)
+        with _of_one_forward(layer, params, residuals, dy):
+            kept, dx = first.backward(params, residuals, dy)
         leaves, tree = jax.tree.flatten(dy)
         return dx, (kept, Static((tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves))))
 
@@ -81,6 +87,7 @@ def backward_params(layer: Layer) -> Callable[[PyTree, PyTree, PyTree], PyTree]:
 
     Raises:
       TypeError: `layer` is none; or, when called, `kept` is not of `backward_inputs`.
+      ValueError: when called, `params`, `residuals` and `kept` are not of one forward pass.
 
     Example: see `backward_inputs`.
       >>> import jax.numpy as jnp, funprop as fp
@@ -101,9 +108,47 @@ def backward_params(layer: Layer) -> Callable[[PyTree, PyTree, PyTree], PyTree]:
         found, spec = kept
         tree, specs = spec.value
         nothing = tree.unflatten(jnp.zeros(shape, dtype) for shape, dtype in specs)
-        return second.backward(_paired(layer, params, found), residuals, nothing)[0]
+        pairs = _paired(layer, params, found)
+        with _of_one_forward(layer, params, residuals, nothing):
+            return second.backward(pairs, residuals, nothing)[0]
 
     return of_params
+
+
+@contextmanager
+def _of_one_forward(layer: Layer, params: PyTree, residuals: PyTree, dy: PyTree) -> Iterator[None]:
+    """Within, what fails because these do not go together fails with a sentence that says so."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) not in MISFITS:  # JAX's own, with more to tell
+            raise
+        check_numbers("dy", dy)
+        leaves = jax.tree.leaves(dy)
+        if not leaves:
+            raise TypeError(
+                f"dy must be the cotangent of what {layer.name} gave, got {described(dy)}"
+            ) from None
+        _check_mirror(layer, params, residuals, "")
+        got = ", ".join(map(described, leaves[:2]))
+        why = str(error).partition("\n")[0][:90]
+        raise ValueError(
+            f"params, residuals and dy must be of one pass of {layer.name}, got dy {got}: {why}"
+        ) from error
+
+
+def _check_mirror(node: Layer, params: PyTree, residuals: PyTree, path: str) -> None:
+    """Raise a `ValueError` where params or residuals have not the form that the mirror law asks."""
+    if not node.children:
+        return
+    n = len(node.children)
+    if not isinstance(residuals, tuple) or len(residuals) < n:
+        at = f" at {path}" if path else ""
+        got = f"{len(residuals)}" if isinstance(residuals, tuple) else described(residuals)
+        raise ValueError(f"residuals must be those of {node.name}{at}, a tuple of {n}, got {got}")
+    each = zip(node.children, node.split(params), residuals, below(path, node), strict=False)
+    for child, own, kept, name in each:
+        _check_mirror(child, own, kept, name)
 
 
 def _is_whole(node: Layer) -> bool:
@@ -168,5 +213,7 @@ def _paired(node: Layer, params: Any, kept: Any) -> Any:
     """`params` with what was kept beside those of each part."""
     if _is_whole(node) or node.shares:
         return _Paired(params, kept) if isinstance(kept, Kept) else params
+    if not (node.flat or (isinstance(kept, tuple) and len(kept) == len(node.children))):
+        raise TypeError(f"kept must be what backward_inputs of {node.name} gave, got another's")
     each = zip(node.children, node.split(params), node.split(kept), strict=True)
     return node.join(params, [_paired(*one) for one in each])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +15,7 @@ from funprop.formula import Formula, with_other
 from funprop.layer import Layer, leaf_of
 from funprop.params.frozen import trained
 from funprop.params.selection import Pattern
+from funprop.quantities.closed_form import by_each, closed, closed_of
 from funprop.rewrites.own_residuals import with_own, without_own
 from funprop.rewrites.own_weights import map_own, weights, with_weights
 from funprop.trees import is_float
@@ -138,14 +140,22 @@ def _one(leaf: Layer, to: Format, inputs: Format | None) -> Layer:
         return y, with_own(leaf, kept, _of_inputs(_within, x) if clipped else None)
 
     def backward(params: Any, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        return passed(leaf.backward, params, residuals, dy)
+
+    def passed(back: Callable[..., Any], params: Any, residuals: PyTree, dy: PyTree) -> Any:
+        """What `back` gives, for the gradient of the batch or for each example's."""
         residuals, masks = without_own(leaf, residuals)
-        dparams, dx = leaf.backward(rounded(params), residuals, dy)
+        dparams, dx = back(rounded(params), residuals, dy)
         if to.clipped:
             own = weights(trained(params))
             dparams = with_weights(lambda w, d: jnp.where(_within(w), d, 0), own, dparams)
         if masks is not None:
             dx = with_weights(lambda mask, d: jnp.where(mask, d, 0), masks, dx)
         return dparams, dx
+
+    if (known := closed_of(leaf)) is not None and known.each is not None:
+        each, squares = (functools.partial(passed, of) for of in (known.each, known.squares))
+        backward = by_each(backward, each) if to.clipped else closed(backward, squares, each=each)
 
     def intended(params: Any, x: PyTree, key: Any = None) -> PyTree:
         """The layer of what is rounded as forward does it, its slope as said."""

@@ -75,7 +75,9 @@ def check_options(held_out: Any, measure: Any, stop: Any, progress: Any, mesh: A
         if not callable(rule):
             raise TypeError(f"stop must hold rules, functions of the history, got {_told(rule)}")
     if progress is not None and not callable(progress):
-        raise TypeError(f"progress must be a function that makes a display, got {_told(progress)}")
+        raise TypeError(
+            f"progress must be None or a function that makes a display, got {_told(progress)}"
+        )
     if mesh is None:
         return
     check_mesh(mesh)

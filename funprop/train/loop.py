@@ -18,7 +18,7 @@ from funprop.train.arrays import copies
 from funprop.train.callbacks.protocol import Callbacks
 from funprop.train.checkpoints import Checkpoints
 from funprop.train.data.feeds import Block, Feed
-from funprop.train.interrupts import INTERRUPTED
+from funprop.train.interrupts import CODES
 from funprop.train.out_of_range import look_into
 from funprop.train.progress import Progress
 from funprop.train.reached import Reached
@@ -108,9 +108,7 @@ class Loop:
         self.reached = reached
         self.looked, self.failed = False, ""
         # Processes must do the same, so what hangs on signals and clocks is agreed upon.
-        self.anywhere, self.of_first = (
-            (processes.anywhere, processes.of_first) if mesh else (bool, int)
-        )
+        self.of_first = processes.of_first if mesh else int
         self.read = time.perf_counter()
 
     def run(self, noted: Callable[[], str]) -> str:
@@ -246,10 +244,11 @@ class Loop:
         return next(filter(None, (rule(self.history) for rule in self.stop)), None) or ""
 
     def _signalled(self, noted: Callable[[], str]) -> str:
-        word = noted()
         if not self.mesh:
-            return word
-        return (processes.words_of_first(word) or INTERRUPTED) if self.anywhere(bool(word)) else ""
+            return noted()
+        # Some may not have heard of it yet.
+        code = processes.largest(CODES.get(noted(), 0))
+        return next((word for word in CODES if CODES[word] == code), "")
 
     def _adapt(self, call: Call) -> None:
         """How many updates shall be in the next call."""

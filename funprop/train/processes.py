@@ -127,6 +127,13 @@ def anywhere(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
 
 
+def largest(number: int) -> int:
+    """The largest number that any process has; all of them must ask."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.asarray(number, np.int32)).max())
+
+
 def of_first(number: int) -> int:
     """The number that the first process has; all of them must ask."""
     if jax.process_count() == 1:

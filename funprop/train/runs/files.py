@@ -21,6 +21,7 @@ from funprop.train.checkpoints.folder import check_installed as checkpoints_inst
 from funprop.train.params_file import save
 from funprop.train.stopping import Row
 from funprop.train.whole_file import whole_file
+from funprop.values import seed_number
 from funprop.version import __version__
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ def check_rate(rate: float) -> None:
 
 def check_seed(seed: int) -> None:
     """Raise a `ValueError` where a seed is none of a random key's."""
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
+    seed_number(seed)
 
 
 def check_installed() -> None:

@@ -14,7 +14,6 @@ from funprop.gradients import backprop, measure
 from funprop.params import trained
 from funprop.rewrites import autodiff, merged
 from funprop.steps import step
-from funprop.train.checkpoints import Checkpoints
 from funprop.train.pretrained import to_pretrained
 from funprop.train.runs import in_folder
 from funprop.train.runs.adapters import Tuned, drawing, text_of, tuned_by, verify_adapters
@@ -25,7 +24,6 @@ from funprop.train.runs.files import (
     check_rate,
     check_seed,
 )
-from funprop.train.runs.folder import checkpoints_of
 from funprop.train.runs.in_folder import Shown
 from funprop.train.runs.outcome import NonFinite, Outcome, guarded
 from funprop.train.runs.replay import Work
@@ -141,7 +139,7 @@ def finetune(
         nbytes=2 * trees.nbytes(tuned.params),  # a checkpoint, and the model
         begin=begin,
         saved=trained,
-        checkpoints=_checkpoints,
+        keep={"seconds": SECONDS, "keep": 1},
     )
     return in_folder.train(own, out, restart=restart, override=override)
 
@@ -167,8 +165,3 @@ def _work(tuned: Tuned, text: Text, settings: dict[str, Any]) -> Work:
     training = guarded(step(_grad_fn(tuned, settings), optimizer), settings["nonfinite"])
     state = training.init(tuned.params, jax.random.key(seed))
     return Work(training, state, text.batch, {"epochs": epochs, "updates": updates, "seed": seed})
-
-
-def _checkpoints(place: Path, settings: dict[str, Any], override: bool) -> Checkpoints:
-    """One, and rarely: it holds the frozen weights too."""
-    return checkpoints_of(place, settings, override, seconds=SECONDS, keep=1)

@@ -11,7 +11,6 @@ import jax
 from funprop import trees
 from funprop.flow.watch import Watch
 from funprop.train import processes
-from funprop.train.checkpoints import Checkpoints
 from funprop.train.fit import Fit, fit
 from funprop.train.progress import Progress
 from funprop.train.runs.files import (
@@ -56,7 +55,7 @@ class Job(NamedTuple):
       nbytes: what will be written, about.
       begin: says what will be trained, and checks it.
       saved: of the params, those that are written.
-      checkpoints: where the run is kept, as `checkpoints_of`.
+      keep: how often it is kept, as `Checkpoints` takes it.
     """
 
     name: str
@@ -67,7 +66,7 @@ class Job(NamedTuple):
     nbytes: int
     begin: Callable[[Path], Shown]
     saved: Callable[[PyTree], PyTree] = lambda params: params
-    checkpoints: Callable[[Path, dict[str, Any], bool], Checkpoints] = checkpoints_of
+    keep: dict[str, Any] = {}  # nobody changes it
 
 
 def train(
@@ -98,7 +97,7 @@ def train(
             held_out=job.held_out,
             measure=shown.measure,
             progress=shown.progress,
-            checkpoints=job.checkpoints(folder, settings, override),
+            checkpoints=checkpoints_of(folder, settings, override, **job.keep),
             watch=seen,
             **work.options,
         )
