@@ -14,12 +14,13 @@ from funprop.verify.judging import laws
 from funprop.verify.judging.judge import FACTOR, UNITS, Verdict, compared, stacked
 from funprop.verify.judging.on_device import on_gpu, rounded
 from funprop.verify.judging.rows import Findings, row, wrong
+from funprop.verify.judging.stopped_early import is_vague, rested
 from funprop.verify.report import Check
 from funprop.verify.stories import resting
 from funprop.verify.stories.case import Case
 from funprop.verify.subject import Subject
 from funprop.verify.truth import internals, near
-from funprop.verify.truth.differences import Limit, limit, slope, steps
+from funprop.verify.truth.differences import Limit, Slope, limit, slope, steps
 from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.instruments import EPS64, Instruments
 from funprop.verify.truth.samples import Sample
@@ -42,21 +43,25 @@ def by_differences(
     eps, values = _highest(tools, samples[0])
     exact = eps == EPS64 and on_gpu()  # else there is nothing to forgive by it
     in_float64 = functools.cache(lambda: _in_float64(tools, samples) if exact else None)
+    at_rest = functools.cache(lambda: rested(tools, samples))
     checks = []
     for k, i in enumerate(subject.differentiable):
         x = np.asarray(samples[0].inputs[i], np.float64)
-
-        def outputs(value: np.ndarray, i: int = i) -> list[np.ndarray]:
-            inputs = samples[0].inputs
-            return values([*inputs[:i], value, *inputs[i + 1 :]])
 
         def judged(
             directions: list[np.ndarray],
             hand: np.ndarray = hands[k],
             working: float = tools.eps,
-            x: np.ndarray = x,
+            of: Any = values,
+            eps: float = eps,
+            i: int = i,
         ) -> tuple[Verdict, Any]:
+            def outputs(value: np.ndarray) -> list[np.ndarray]:
+                inputs = samples[0].inputs
+                return of([*inputs[:i], value, *inputs[i + 1 :]])
+
             got = np.array([[np.sum(g * d) for d in directions] for g in hand])
+            x = np.asarray(samples[0].inputs[i], np.float64)
             return _judged(outputs, x, directions, samples, got, eps, working)
 
         elements = list(np.eye(x.size).reshape(x.size, *x.shape)) if x.size <= FEW_WRONG else []
@@ -69,20 +74,26 @@ def by_differences(
         wide = None if verdict.ok else in_float64()
         if wide and judged(elements if one_by_one else some, wide[k], eps)[0].ok:
             verdict, remark = rounded(verdict, tools.eps)
-        if one_by_one:  # the directions are the elements
-            got, true, far, allowed = (p.reshape(len(samples), *x.shape) for p in verdict[:4])
-            verdict = Verdict(got, true, far, allowed, verdict.size, False)
-            if note is not None:
-                note = tuple(int(p) for p in np.unravel_index(note, x.shape))
+        shape = x.shape if one_by_one else (len(some),)  # the directions are the elements, or not
+        verdict = _shaped(verdict, shape)
+        if one_by_one and note is not None:
+            note = tuple(int(p) for p in np.unravel_index(note, x.shape))
         said = remark if note is None else _unjudged(note, one_by_one)
-        case = Case(tools, samples, k, verdict, [verdict.truth])
         if not verdict.ok and one_by_one:
+            case = Case(tools, samples, k, verdict, [verdict.truth])
             verdict, note = resting.settled(case)
             said = note or said
+        rest = at_rest() if not verdict.ok or is_vague(verdict) else None
+        if rest and rest.may_judge(verdict):
+            along = elements if one_by_one else some
+            verdict, said = rest.judged(
+                k, hands[k], functools.partial(judged, along, of=rest.values)
+            )
+            verdict = _shaped(verdict, shape)
         if verdict.ok:
             check = row(subject, k, verdict, said)
         else:
-            told = stories.told(case)
+            told = stories.told(Case(tools, samples, k, verdict, [verdict.truth]))
             check = wrong(subject, k, verdict, told, note=said)
         if not one_by_one:  # what is worst is a direction, and no element
             problem = check.problem.replace(f"at {list(check.worst)} it", "along a direction it")
@@ -91,6 +102,12 @@ def by_differences(
     if not any(check.problem for check in checks):
         checks += _laws(subject, tools, samples[0])
     return Findings(checks, [reason], [])
+
+
+def _shaped(verdict: Verdict, shape: tuple[int, ...]) -> Verdict:
+    """The verdict with what it has of each direction in this shape."""
+    got, true, far, allowed = (p.reshape(len(p), *shape) for p in verdict[:4])
+    return Verdict(got, true, far, allowed, verdict.size, verdict.exact)
 
 
 def _in_float64(tools: Instruments, samples: list[Sample]) -> list[np.ndarray] | None:
@@ -137,14 +154,20 @@ def _judged(
 ) -> tuple[Verdict, Any]:
     """The verdict along the directions, and the first of them along which there is no slope."""
 
-    def terms(value: np.ndarray, sample: Sample) -> np.ndarray:
-        ys = outputs(value)
+    def terms(value: np.ndarray, sample: Sample, known: dict[bytes, Any]) -> np.ndarray:
+        key = value.tobytes()
+        if key not in known:
+            known[key] = outputs(value)
+        ys = known[key]
         return np.concatenate([(y * d).ravel() for y, d in zip(ys, sample.dys, strict=True)])
 
+    def along(direction: np.ndarray) -> list[Slope]:
+        known: dict[bytes, Any] = {}  # the samples share their inputs
+        of = [functools.partial(terms, sample=s, known=known) for s in samples]
+        return [slope(one, x, direction, eps) for one in of]
+
     units = np.array([s.unit for s in samples])[:, None]
-    slopes = [
-        [slope(functools.partial(terms, sample=s), x, d, eps) for d in directions] for s in samples
-    ]
+    slopes = list(zip(*map(along, directions), strict=True))
     true = np.array([[s.value for s in one] for one in slopes]) / units
     error = np.array([[s.error for s in one] for one in slopes]) / units
     missing = None

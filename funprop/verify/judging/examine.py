@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -78,14 +79,15 @@ def examine(
         failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
         return Findings([misfit(subject, failed)], [], [])
     verdicts, remarks = _combined(measured, samples, tools)
+    bad = [k for k, verdict in enumerate(verdicts) if not verdict.ok]
     checks = []
     for k, (verdict, remark) in enumerate(zip(verdicts, remarks, strict=True)):
         if verdict.ok:
             checks.append(row(subject, k, verdict, remark))
         else:
-            told = stories.told(_case(tools, measured, samples, k, verdict))
+            case = _case(tools, measured, samples, k, verdict)
+            told = stories.told(dataclasses.replace(case, wrong=tuple(bad)))
             checks.append(wrong(subject, k, verdict, told, note=remark, given=len(here)))
-    bad = [k for k, verdict in enumerate(verdicts) if not verdict.ok]
     notes: list[str] = []
     examples: list[Example] = []
     beyond = thorough and first and not tools.many and measured.exact is not None

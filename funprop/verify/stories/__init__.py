@@ -22,7 +22,7 @@ from funprop.verify.stories.axes import (
     shifted,
     transposed,
 )
-from funprop.verify.stories.case import KINDS, Case, Told
+from funprop.verify.stories.case import KINDS, LONG, Case, Told
 from funprop.verify.stories.cotangents import on_its_way
 from funprop.verify.stories.inputs import moved, overwritten, partial_sum, replaced
 from funprop.verify.stories.jacobian import (
@@ -104,6 +104,8 @@ STEP_BY_STEP = (whole_term, term, step, reduced_otherwise, on_its_way)
 # Told of the given inputs alone they would say no more, and they take the longest.
 EVERYWHERE = (reduced_otherwise, on_its_way)
 
+CUT = "were looked at for other leaves alone, which are wrong too"
+
 
 def told(case: Case) -> Told | None:
     """The first story that fits; `None` where none does.
@@ -127,7 +129,8 @@ def told(case: Case) -> Told | None:
     if (case.long or case.tools.only_values) and (found := _of_a_turn(case)):
         return found
     if case.long:
-        return Told("", "in no way that is known here, and its steps are too many to be looked at")
+        cut = "are too many to be looked at" if case.steps > LONG else CUT
+        return Told("", f"in no way that is known here, and its steps {cut}")
     return None
 
 

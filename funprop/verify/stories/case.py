@@ -14,6 +14,7 @@ from funprop.verify.truth.internals import steps
 from funprop.verify.truth.samples import Sample
 
 LONG = 120  # steps of a forward pass, every turn of a scan counted
+TOGETHER = 150  # steps that are looked at one by one, counted for each leaf that is wrong
 
 # Each has a heading in docs/stories.md, with the usual cause and the remedy.
 KINDS = (
@@ -44,6 +45,7 @@ class Case:
       mathematics: whether the exact gradient was found to be right.
       own: how many of the samples it was found wrong at; those behind are there to test what is
         read off at these. All, if it is not said.
+      wrong: the leaves that are wrong, this one among them; it alone, if it is not said.
     """
 
     tools: Instruments
@@ -53,6 +55,7 @@ class Case:
     truths: list[np.ndarray]
     mathematics: bool = False
     own: int | None = None
+    wrong: tuple[int, ...] = ()
 
     @property
     def place(self) -> int:
@@ -60,11 +63,20 @@ class Case:
         return self.tools.subject.differentiable[self.leaf]
 
     @property
+    def steps(self) -> int:
+        """How many steps the forward pass has."""
+        return self.tools.kept("steps", self.tools, lambda: steps(self.tools.wide_plain))
+
+    @property
+    def together(self) -> tuple[int, ...]:
+        """The wrong leaves for which its steps are looked at one by one: the first few."""
+        return (self.wrong or (self.leaf,))[: max(1, TOGETHER // max(1, self.steps))]
+
+    @property
     def long(self) -> bool:
-        """Whether the forward pass has too many steps to be looked at one by one: programs that do
-        so take a quarter of a second a step to compile."""
-        tools = self.tools
-        return tools.kept("steps", tools, lambda: steps(tools.wide_plain)) > LONG
+        """Whether the forward pass has too many steps to be looked at one by one, or too many for
+        as many leaves: programs that do so take up to a quarter of a second a step to compile."""
+        return self.steps > LONG or self.leaf not in self.together
 
     @property
     def short(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -101,6 +101,32 @@ def steps(case: Case) -> list[Step]:
 
 
 def _steps(case: Case) -> list[Step]:
+    tools = case.tools
+    found, every = tools.kept("program of steps", tools, lambda: _running(case))
+
+    def arrays_of(inputs: list[Any]) -> Any:
+        return jax.tree.map(np.asarray, every(inputs))
+
+    try:
+        with jax.enable_x64(True):
+            first = case.samples[0]
+            arrays = tools.kept("arrays of steps", first, lambda: arrays_of(first.inputs))
+            others = arrays_of(case.with_other_leaf())
+    except Exception:  # a part of the forward pass that cannot be run so: no story of its steps
+        return []
+    steps = {n: s._replace(operands=[[] for _ in s.places], output=[]) for n, s in found.items()}
+    for (number, operands, output), (_, moved, _) in zip(arrays, others, strict=True):
+        n = int(number)
+        if not all(map(np.array_equal, operands, moved)):
+            steps[n] = steps[n]._replace(moves=True)
+        for turns, value in zip(steps[n].operands, operands, strict=True):
+            turns.append(value)
+        steps[n].output.extend(output)
+    return list(steps.values())
+
+
+def _running(case: Case) -> tuple[dict[int, Step], Callable[..., Any]]:
+    """Every equation, once the program has run, which gives their operands and outputs."""
     found: dict[int, Step] = {}
 
     def run(inputs: list[Any]) -> list[Any]:
@@ -118,8 +144,7 @@ def _steps(case: Case) -> list[Step]:
                 _is_piecewise(eqn),
                 False,
             )
-            empty = [[] for _ in places]
-            step = Step(where, name, *kinds, ran.equation, ran.first, places, empty, [])
+            step = Step(where, name, *kinds, ran.equation, ran.first, places, [], [])
             found.setdefault(ran.equation, step)
             arrays.append((ran.equation, [inputs[i] for i in places], outputs[:1] if one else []))
             return outputs
@@ -127,27 +152,12 @@ def _steps(case: Case) -> list[Step]:
         graph.walked(case, inputs, visit)
         return arrays
 
-    try:
-        with jax.enable_x64(True):
-            every = case.tools.jit(run)
-            arrays, others = (
-                jax.tree.map(np.asarray, every(inputs))
-                for inputs in (case.samples[0].inputs, case.with_other_leaf())
-            )
-    except Exception:  # a part of the forward pass that cannot be run so: no story of its steps
-        return []
-    for (number, operands, output), (_, moved, _) in zip(arrays, others, strict=True):
-        if not all(map(np.array_equal, operands, moved)):
-            found[int(number)] = found[int(number)]._replace(moves=True)
-        for turns, value in zip(found[int(number)].operands, operands, strict=True):
-            turns.append(value)
-        found[int(number)].output.extend(output)
-    return list(found.values())
+    return found, case.tools.jit(run)
 
 
 def edits(case: Case) -> list[Edit]:
     """Every edit that makes a difference at the first sample, the likeliest kinds first."""
-    bank = _Bank(case)
+    bank = case.tools.kept("bank", case.samples[0], lambda: _Bank(case))
     found: list[list[Edit]] = [[], [], [], []]
     uses: list[tuple[Step, int, Turns]] = []
     for step in steps(case):
@@ -174,26 +184,43 @@ def edits(case: Case) -> list[Edit]:
 
 
 class _Bank:
-    """The values that the forward pass computes, by shape."""
+    """The values that the forward pass computes, by shape: names, turns, and which are the same."""
 
     def __init__(self, case: Case):
-        self.by_shape: dict[tuple[int, ...], dict[graph.Key, tuple[str, Turns]]] = {}
+        by_shape: dict[tuple[int, ...], dict[graph.Key, tuple[str, Turns]]] = {}
         for key, name, arrays in graph.values(case):
-            own = self.by_shape.setdefault(arrays[0].shape, {})
+            own = by_shape.setdefault(arrays[0].shape, {})
             own.setdefault(key, (name, []))[1].append(arrays[0])
+        self._kinds: dict[tuple[int, ...], list[Turns]] = {}
+        self._kind_of: dict[int, tuple[Turns, int]] = {}
+        self._found = {
+            shape: [(name, self.kind(turns)) for name, turns in values.values()]
+            for shape, values in by_shape.items()
+        }
+
+    def kind(self, value: Turns) -> int:
+        """The same number for values of a shape that are the same."""
+        if id(value) not in self._kind_of:
+            kinds = self._kinds.setdefault(value[0].shape, [])
+            same = (i for i, other in enumerate(kinds) if _same(other, value))
+            kind = next(same, len(kinds))
+            if kind == len(kinds):
+                kinds.append(value)
+            self._kind_of[id(value)] = value, kind  # with the value, or its id may be used again
+        return self._kind_of[id(value)][1]
 
     def others(self, value: Turns) -> Iterator[tuple[int, str]]:
         """Numbers and names of the values of a shape, those that are the same left out."""
-        seen = [value]
-        for i, (name, other) in enumerate(self.by_shape.get(value[0].shape, {}).values()):
-            if not any(_same(other, s) for s in seen):
-                seen.append(other)
+        seen = {self.kind(value)}
+        for i, (name, kind) in enumerate(self._found.get(value[0].shape, ())):
+            if kind not in seen:
+                seen.add(kind)
                 yield i, name
 
     def find(self, value: Turns) -> tuple[int, str] | None:
         """Number and name of this value."""
-        for i, (name, other) in enumerate(self.by_shape.get(value[0].shape, {}).values()):
-            if _same(other, value):
+        for i, (name, kind) in enumerate(self._found.get(value[0].shape, ())):
+            if kind == self.kind(value):
                 return i, name
         return None
 
@@ -226,7 +253,7 @@ def _straight(step: Step) -> Told:
 def _exchanges(uses: list[tuple[Step, int, Turns]], bank: _Bank) -> Iterator[Edit]:
     """Two operands, each in the place of the other."""
     for (first, i, a), (second, j, b) in itertools.combinations(uses, 2):
-        if a[0].shape != b[0].shape or _same(a, b):
+        if a[0].shape != b[0].shape or bank.kind(a) == bank.kind(b):
             continue
         here, there = bank.find(a), bank.find(b)
         if here is None or there is None:

@@ -121,8 +121,48 @@ class Flow(NamedTuple):
         return self.pulled(np.array([i for i, _ in sent]), flat, sample)
 
 
+class _Passes(NamedTuple):
+    """The forward pass with every place of it in sight, the same for every leaf.
+
+    Attributes:
+      run: `(inputs, added=None) -> the outputs, and the value at every place`.
+      every: `(inputs, dys) -> the cotangents at every place, and the values`.
+      names: of the places; `steps`: the equations.
+    """
+
+    run: Callable[..., tuple[list[Any], list[Any]]]
+    every: Callable[..., tuple[list[Any], list[Any]]]
+    names: list[tuple[str, bool]]
+    steps: list[Step]
+
+
 def flow(case: Case) -> Flow | None:
     """The gradient on its way; `None` where the forward pass cannot be taken apart."""
+    tools, samples = case.tools, case.samples
+    try:
+        with jax.enable_x64(True):
+            passes = tools.kept("program of places", tools, lambda: _passes(case))
+            if passes is None:
+                return None
+            found = [
+                tools.kept("places", s, lambda s=s: passes.every(s.inputs, s.dys)) for s in samples
+            ]
+            other = passes.every(case.with_other_leaf(), samples[0].dys)[1]
+    except Exception:  # a part of the forward pass that cannot be run so: no story of its parts
+        return None
+    units = [s.unit for s in samples]
+    places = []
+    for i, (where, is_use) in enumerate(passes.names):
+        values = [np.asarray(v[i]) for _, v in found]
+        cotangents = [np.asarray(c[i]) / u for (c, _), u in zip(found, units, strict=True)]
+        moved = not np.array_equal(values[0], np.asarray(other[i]), equal_nan=True)
+        alive = moved and bool(np.any(cotangents[0])) and bool(np.isfinite(cotangents[0]).all())
+        places.append(Place(where, is_use, values, cotangents, alive))
+    return Flow(case, places, list(passes.steps), _puller(case, places, passes.run))
+
+
+def _passes(case: Case) -> _Passes | None:
+    """The forward pass of all leaves; `None` where its places hold too many numbers."""
     names: list[tuple[str, bool]] = []
     steps: list[Step] = []
     subject = case.tools.subject
@@ -161,34 +201,18 @@ def flow(case: Case) -> Flow | None:
         inputs = [at(v, path or "an input") if is_floating(v) else v for v, path in named]
         return floats(graph.evaluate(around)(case.tools.wide_plain, *inputs)), values
 
-    def passing(inputs: list[Any], dys: list[Any], zeros: list[Any]) -> Any:
+    def passing(inputs: list[Any], dys: list[Any]) -> Any:
         def total(added: list[Any]) -> Any:
             ys, values = run(inputs, added)
             return sum(jnp.sum(y * d) for y, d in zip(ys, dys, strict=True)), values
 
-        return jax.grad(total, has_aux=True)(zeros)
+        return jax.grad(total, has_aux=True)([jnp.zeros(spec.shape) for spec in specs])
 
-    try:
-        with jax.enable_x64(True):
-            inputs = [jnp.asarray(v) for v in case.samples[0].inputs]
-            specs = jax.eval_shape(lambda inputs: run(inputs)[1], inputs)
-            if sum(spec.size for spec in specs) > graph.NUMBERS // 10:
-                return None
-            zeros = [np.zeros(spec.shape) for spec in specs]
-            every = case.tools.jit(passing)
-            found = [every(s.inputs, s.dys, zeros) for s in case.samples]
-            other = every(case.with_other_leaf(), case.samples[0].dys, zeros)[1]
-    except Exception:  # a part of the forward pass that cannot be run so: no story of its parts
+    inputs = [jnp.asarray(v) for v in case.samples[0].inputs]
+    specs = jax.eval_shape(lambda inputs: run(inputs)[1], inputs)
+    if sum(spec.size for spec in specs) > graph.NUMBERS // 10:
         return None
-    units = [s.unit for s in case.samples]
-    places = []
-    for i, (where, is_use) in enumerate(names):
-        values = [np.asarray(v[i]) for _, v in found]
-        cotangents = [np.asarray(c[i]) / u for (c, _), u in zip(found, units, strict=True)]
-        moved = not np.array_equal(values[0], np.asarray(other[i]), equal_nan=True)
-        alive = moved and bool(np.any(cotangents[0])) and bool(np.isfinite(cotangents[0]).all())
-        places.append(Place(where, is_use, values, cotangents, alive))
-    return Flow(case, places, list(steps), _puller(case, places, run))
+    return _Passes(run, case.tools.jit(passing), names, steps)
 
 
 def _puller(case: Case, places: list[Place], run: Callable[..., Any]) -> Callable[..., np.ndarray]:
@@ -208,9 +232,13 @@ def _puller(case: Case, places: list[Place], run: Callable[..., Any]) -> Callabl
         return back(sent)[0]
 
     every = case.tools.jit(jax.vmap(pull, (0, 0, None)))
+    most = 0
 
     def pulled(which: np.ndarray, flat: np.ndarray, sample: int) -> np.ndarray:
+        nonlocal most
+        n, most = len(which), max(most, len(which))  # what was compiled takes fewer, too
+        which, flat = np.resize(which, most), np.resize(flat, (most, flat.shape[1]))
         with jax.enable_x64(True):
-            return np.asarray(every(which, flat, case.samples[sample].inputs))
+            return np.asarray(every(which, flat, case.samples[sample].inputs))[:n]
 
     return pulled

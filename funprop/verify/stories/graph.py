@@ -13,6 +13,7 @@ from funprop.verify.stories.case import Case
 from funprop.verify.subject import floats, is_floating
 from funprop.verify.truth import internals
 from funprop.verify.truth.evaluate import Evaluate
+from funprop.verify.truth.samples import Sample
 
 NUMBERS = 2_000_000  # at once, of all variants of the forward pass that a story tries
 
@@ -58,31 +59,48 @@ def variants_affordable(case: Case, n: int) -> bool:
     return n > 0 and n * numbers <= NUMBERS
 
 
-def gradients(case: Case, run: Callable[..., list[Any]], *variants: Any) -> np.ndarray:
+def gradients(
+    case: Case, what: str, run: Callable[..., list[Any]], *variants: np.ndarray
+) -> np.ndarray:
     """The leaf's gradient of many variants of the forward pass.
 
+    Of all leaves that are wrong it is had at once: most of the time is compiling.
+
     Args:
+      what: names `run`, which is the same for every leaf.
       run: `(variant, inputs) -> outputs` of the forward pass in that variant.
       *variants: arrays, one variant in each place of their leading axis.
 
     Returns:
       `[variant, sample, *leaf]`, divided by each sample's unit.
     """
-    leaf = case.place
+    tools, leaves = case.tools, case.together
+    places = [tools.subject.differentiable[k] for k in leaves]
 
     def gradient(variant: Any, inputs: list[Any], dys: list[Any]) -> Any:
-        def total(value: Any) -> Any:
-            ys = floats(run(variant, [*inputs[:leaf], value, *inputs[leaf + 1 :]]))
+        def total(values: list[Any]) -> Any:
+            changed = dict(zip(places, values, strict=True))
+            ys = floats(run(variant, [changed.get(i, v) for i, v in enumerate(inputs)]))
             return sum(jnp.sum(y * d) for y, d in zip(ys, dys, strict=True))
 
-        return jax.grad(total)(inputs[leaf])
+        return jax.grad(total)([inputs[i] for i in places])
 
+    def program() -> Callable[..., Any]:
+        one_by_one = _one_by_one(gradient) if _factors(case) else None
+        return tools.jit(one_by_one or jax.vmap(gradient, (0, None, None)))
+
+    every = tools.kept(f"program of {what} {leaves}", tools, program)
+    same = f"{what} {leaves} {hash(b''.join(np.asarray(v).tobytes() for v in variants))}"
     with jax.enable_x64(True):
-        every = case.tools.jit(
-            _one_by_one(gradient) if _factors(case) else jax.vmap(gradient, (0, None, None))
-        )
-        found = [np.asarray(every(variants, s.inputs, s.dys)) / s.unit for s in case.samples]
-    return np.stack(found, axis=1)
+
+        def at(s: Sample) -> list[np.ndarray]:
+            return [np.asarray(g) / s.unit for g in every(variants, s.inputs, s.dys)]
+
+        found = [
+            at(s) if len(leaves) == 1 else tools.kept(same, s, lambda s=s: at(s))
+            for s in case.samples
+        ]
+    return np.stack([parts[leaves.index(case.leaf)] for parts in found], axis=1)
 
 
 # XLA on CPUs waits for ever in programs that hold many batched factorisations, for work that no

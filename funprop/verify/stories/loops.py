@@ -233,9 +233,9 @@ def one_turn(case: Case) -> Rest:
     first, n = known[id(case.samples[0].inputs)][0], len(case.samples[0].inputs)
 
     def part(jaxpr: Any, more: list[str], at: list[Sample]) -> Case:
-        return dataclasses.replace(
-            case, tools=cast("Any", _Part(case.tools, jaxpr, more)), samples=at
-        )
+        name = f"part {len(more)}"  # one for every leaf, that they share what is compiled
+        tools = case.tools.kept(name, loop, lambda: _Part(case.tools, jaxpr, more))
+        return dataclasses.replace(case, tools=cast("Any", tools), samples=at)
 
     return Rest(
         part(loop.whole, [*[RESULT] * len(first), SUM], samples),
@@ -284,7 +284,7 @@ def gradients(rest: Rest, sums: Sequence[np.ndarray]) -> np.ndarray:
         return jax.grad(value)(inputs[leaf])
 
     every = case.tools.kept(
-        "by sums", case.tools, lambda: case.tools.jit(jax.vmap(gradient, (0, None, None)))
+        f"by sums {leaf}", case.tools, lambda: case.tools.jit(jax.vmap(gradient, (0, None, None)))
     )
     with jax.enable_x64(True):
         found = [

@@ -206,7 +206,7 @@ def _found(case: Case) -> list[Edge]:
         still = np.array(scales)
         still[:, shifts] = 0
         variants = np.concatenate([scales, still]) if shifts else scales
-        parts = _parts(case, graph.gradients(case, run, variants), len(scales))
+        parts = _parts(case, graph.gradients(case, "edges", run, variants), len(scales))
     except Exception:  # a part of the forward pass that cannot be run so: no story of its parts
         return []
     several = zip(itertools.cycle(groups), parts, strict=False)

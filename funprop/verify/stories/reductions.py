@@ -75,10 +75,20 @@ def reduced_otherwise(case: Case) -> Told | None:
             fitting = _fitting(case)
             if not fitting:
                 return None
-            every = case.tools.jit(
-                lambda inputs, dys: [_gradient(case, v, inputs, dys) for v in fitting]
+            leaves = case.together  # of all at once: most of the time is compiling
+            name, own = f"reduced otherwise {leaves}", leaves.index(case.leaf)
+            places = [case.tools.subject.differentiable[k] for k in leaves]
+            every = case.tools.kept(
+                f"program of what is {name}",
+                case.tools,
+                lambda: case.tools.jit(
+                    lambda inputs, dys: [_gradients(case, v, places, inputs, dys) for v in fitting]
+                ),
             )
-            per_sample = [every(s.inputs, s.dys) for s in case.samples]
+            per_sample = [
+                [g[own] for g in case.tools.kept(name, s, lambda s=s: every(s.inputs, s.dys))]
+                for s in case.samples
+            ]
     except Exception:  # a part of the forward pass that cannot be run so
         return None
     for variant, found in zip(fitting, zip(*per_sample, strict=True), strict=True):
@@ -123,12 +133,15 @@ def _runs(case: Case, variant: Axes) -> bool:
     return [y.shape for y in floats(ys)] == [d.shape for d in case.samples[0].dys]
 
 
-def _gradient(case: Case, variant: Axes, inputs: list[Any], dys: list[Any]) -> Any:
-    def total(leaf: Any) -> Any:
-        ys = _run(case, variant, [*inputs[: case.place], leaf, *inputs[case.place + 1 :]])
+def _gradients(
+    case: Case, variant: Axes, places: list[int], inputs: list[Any], dys: list[Any]
+) -> list[Any]:
+    def total(leaves: list[Any]) -> Any:
+        changed = dict(zip(places, leaves, strict=True))
+        ys = _run(case, variant, [changed.get(i, v) for i, v in enumerate(inputs)])
         return sum(jnp.sum(y * d) for y, d in zip(floats(ys), dys, strict=True))
 
-    return jax.grad(total)(inputs[case.place])
+    return jax.grad(total)([inputs[i] for i in places])
 
 
 def values_otherwise(case: Case) -> list[tuple[Axes, dict[graph.Key, list[np.ndarray]]]]:
@@ -147,8 +160,16 @@ def values_otherwise(case: Case) -> list[tuple[Axes, dict[graph.Key, list[np.nda
             fitting = _fitting(case)
             if not fitting:
                 return []
-            run = case.tools.jit(lambda inputs: every(inputs, fitting))
-            found = [jax.tree.map(np.asarray, run(s.inputs)) for s in case.samples]
+            tools, name = case.tools, "values reduced otherwise"
+            run = tools.kept(
+                f"program of {name}",
+                tools,
+                lambda: tools.jit(lambda inputs: every(inputs, fitting)),
+            )
+            found = [
+                tools.kept(name, s, lambda s=s: jax.tree.map(np.asarray, run(s.inputs)))
+                for s in case.samples
+            ]
     except Exception:  # a part of the forward pass that cannot be run so
         return []
     return [

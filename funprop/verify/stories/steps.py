@@ -31,7 +31,7 @@ def step(case: Case) -> Told | None:
         return None
     variants = [np.array([edit[i] for edit in tried]) for i in (0, 1, 2, 4)]
     try:
-        found = graph.gradients(case, functools.partial(edited, case), *variants)
+        found = graph.gradients(case, "edits", functools.partial(edited, case), *variants)
     except Exception:  # a part of the forward pass that cannot be run so: no story of its steps
         return None
     for edit, gradient in zip(tried, found, strict=True):
@@ -43,12 +43,12 @@ def step(case: Case) -> Told | None:
 def edited(case: Case, edit: tuple[Any, Any, Any, Any], inputs: list[Any]) -> list[Any]:
     """The outputs of the forward pass with an edit that is told by numbers."""
     kind, place, other, second = edit
-    taken = _Taken(case, inputs)
+    taken, replaced = _Taken(case, inputs), ((place, other), (second[0], second[1]))
 
     def visit(eqn: Any, ran: graph.Run, inputs: list[Any], run: Any) -> list[Any]:
         moved, is_moved = list(inputs), jnp.zeros((), bool)
         for i, value in graph.operands(inputs):
-            for at, which in ((place, other), (second[0], second[1])):
+            for at, which in replaced:
                 here = (kind == AT) & (at == ran.first + i)
                 shift = taken(value.shape, which, ran.turn) - lax.stop_gradient(value)
                 moved[i] = moved[i] + jnp.where(here, shift, 0)
@@ -82,12 +82,19 @@ class _Taken:
     def __init__(self, case: Case, inputs: list[Any]):
         self._by_shape: dict[tuple[int, ...], dict[graph.Key, list[Any]]] = {}
         self._stacks: dict[tuple[tuple[int, ...], int], Any] = {}
+        self._taken: dict[tuple[tuple[int, ...], int, int], Any] = {}
         for key, _, value in graph.computed(case, inputs):
             turns = self._by_shape.setdefault(value.shape, {}).setdefault(key, [])
             turns.append(lax.stop_gradient(value))
 
     def __call__(self, shape: tuple[int, ...], which: Any, turn: int) -> Any:
         """The value of number `which` of its shape, at a turn."""
+        key = shape, turn, id(which)
+        if key not in self._taken:  # once for all places: most of the time is compiling
+            self._taken[key] = self._take(shape, which, turn)
+        return self._taken[key]
+
+    def _take(self, shape: tuple[int, ...], which: Any, turn: int) -> Any:
         if (shape, turn) not in self._stacks:
             every = self._by_shape.get(shape, {}).values()
             found = [turns[min(turn, len(turns) - 1)] for turns in every]

@@ -125,7 +125,7 @@ def _programs(rest: Rest) -> tuple[Any, Any, Any]:
 
     jit = case.tools.jit
     return (
-        jit(jax.vmap(jacobian, (0, None))),
+        turn.tools.kept("jacobians", turn.tools, lambda: jit(jax.vmap(jacobian, (0, None)))),
         jit(jax.vmap(pull, (0, 0, None))),
-        jit(arrive),
+        case.tools.kept("arriving", case.tools, lambda: jit(arrive)),
     )

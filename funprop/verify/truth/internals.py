@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.core
+import jax.extend.core
 import numpy as np
 
 from funprop.verify.truth.binding import bind
@@ -71,6 +72,15 @@ def equations(jaxpr: Any, but: Collection[str] = ()) -> Iterator[Any]:
         closed = eqn.primitive.name in but and taken_apart(eqn) is None
         for inner in () if closed else inner_jaxprs(eqn):
             yield from equations(inner, but)
+
+
+def without_unused(jaxpr: Any) -> Any:
+    """The jaxpr without what no output needs, in inner ones too."""
+    from jax.interpreters import partial_eval
+
+    opened, consts = open_jaxpr(jaxpr)
+    needed, _ = partial_eval.dce_jaxpr(opened, [True] * len(opened.outvars), instantiate=True)
+    return jax.extend.core.ClosedJaxpr(needed, consts)
 
 
 def steps(jaxpr: Any) -> int:

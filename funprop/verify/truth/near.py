@@ -6,7 +6,7 @@ What `stop_gradient` gives is held as it is at the input: it is not meant to mov
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from funprop.verify.truth.control_flow import CONTROL_FLOW
 from funprop.verify.truth.differences import SIDED, Limit, limit, steps
 from funprop.verify.truth.evaluate import Evaluate, NotWideError
 from funprop.verify.truth.instruments import EPS64, Instruments
-from funprop.verify.truth.internals import equations, inner_jaxprs
+from funprop.verify.truth.internals import equations, inner_jaxprs, open_jaxpr
 from funprop.verify.truth.samples import Sample
 
 TOGETHER = 8  # directions of one run
@@ -50,12 +50,32 @@ class Sides(NamedTuple):
 def by_values(jaxpr: Any) -> bool:
     """Whether slopes from values can be had: no `stop_gradient` hides in a loop or a branch."""
     return not any(
-        eqn.primitive.name == "stop_gradient"
+        True
         for outer in equations(jaxpr)
         if outer.primitive.name in CONTROL_FLOW
-        for jaxpr in inner_jaxprs(outer)
-        for eqn in equations(jaxpr)
+        for inner in inner_jaxprs(outer)
+        for _ in _moving_stops(inner)
     )
+
+
+def _moving_stops(jaxpr: Any) -> Iterator[Any]:
+    """Every `stop_gradient` that values pass on their way to the outputs: not those of the factors
+    that a linear solver alone is given, which are to follow its matrix."""
+    opened, _ = open_jaxpr(jaxpr)
+    needed = {id(atom) for atom in opened.outvars}
+    for eqn in reversed(opened.eqns):
+        if not any(id(v) in needed for v in eqn.outvars):
+            continue
+        if eqn.primitive.name == "stop_gradient":
+            yield eqn
+        inputs = eqn.invars
+        if eqn.primitive.name == "custom_linear_solve":
+            lengths = eqn.params["const_lengths"]
+            inputs = [*inputs[: lengths.matvec], *inputs[sum(lengths) :]]
+        else:
+            for inner in inner_jaxprs(eqn):
+                yield from _moving_stops(inner)
+        needed.update(map(id, inputs))
 
 
 def at_places(
@@ -162,7 +182,8 @@ class Held:
 
     def __init__(self, jaxpr: Any, run: Evaluate):
         self.jaxpr, self.run = jaxpr, run
-        self.any = any(eqn.primitive.name == "stop_gradient" for eqn in equations(jaxpr))
+        self._stops = set(map(id, _moving_stops(jaxpr)))
+        self.any = bool(self._stops)
 
     def stops(self, inputs: list[Any]) -> list[list[Any]]:
         """What they give at these inputs, those in loops and branches left out."""
@@ -170,7 +191,7 @@ class Held:
 
         def kept(eqn: Any, values: list[Any], go: Any) -> list[Any]:
             outputs = go(values)
-            if eqn.primitive.name == "stop_gradient":
+            if id(eqn) in self._stops:
                 found.append(outputs)
             return outputs
 
@@ -183,7 +204,7 @@ class Held:
         rest = iter(stops)
 
         def replaced(eqn: Any, values: list[Any], go: Any) -> list[Any]:
-            return next(rest) if eqn.primitive.name == "stop_gradient" else go(values)
+            return next(rest) if id(eqn) in self._stops else go(values)
 
         return floats(self._ran(inputs, replaced))
 
