@@ -72,9 +72,7 @@ class Job(NamedTuple):
 def train(
     job: Job, out: Path | None, *, restart: bool, override: bool, watch: bool = False
 ) -> Path:
-    """Train, and write the run's folder; or go on with the run that is there.
-
-    A run that is finished is left as it is.
+    """Train, and write the run's folder. A run that is there is gone on with, or left if finished.
 
     Raises:
       ValueError: the folder cannot be taken (see `run_folder`).
