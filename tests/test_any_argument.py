@@ -412,7 +412,7 @@ ROWS = {
         "batch|x must": lambda o: fp.calibrate(BATCH_NORM, NORM_PARAMS, o),
     },
     "derive": {
-        "layer|objective": lambda o: fp.derive(o, PARAMS, (X, X)),
+        "layer|objective|params": lambda o: fp.derive(o, PARAMS, (X, X)),
         "params": lambda o: fp.derive(OBJECTIVE, o, (X, X)),
         "x|batch|inputs|targets": lambda o: fp.derive(OBJECTIVE, PARAMS, o),
         "key": lambda o: fp.derive(OBJECTIVE, PARAMS, (X, X), key=o),

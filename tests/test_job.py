@@ -167,7 +167,7 @@ def quick(monkeypatch, model=lambda: fp.mlp(4, 3)):
 
 def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path, monkeypatch):
     quick(monkeypatch)
-    monkeypatch.setattr(job, "fit", None)  # is not reached
+    monkeypatch.setattr(in_folder, "fit", None)  # is not reached
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("nowhere")
     for out, words in (

@@ -10,7 +10,7 @@ import pytest
 
 import funprop as fp
 from funprop.train import Fit
-from funprop.train.runs import corpus, text
+from funprop.train.runs import corpus, in_folder, text
 from funprop.trees import lifted
 from tests.cases import quickly
 
@@ -250,7 +250,9 @@ def test_the_text_job_refuses(given, words, tmp_path):
 
 def test_the_text_job_interrupted_at_once_writes_what_there_is(tmp_path, monkeypatch):
     monkeypatch.setattr(text, "SIZES", {"features": 32, "depth": 2, "heads": 2})
-    monkeypatch.setattr(text, "fit", lambda step, state, *_, **__: Fit(state, [], "interrupted"))
+    monkeypatch.setattr(
+        in_folder, "fit", lambda step, state, *_, **__: Fit(state, [], "interrupted")
+    )
     with jax.numpy_dtype_promotion("standard"), pytest.raises(SystemExit) as ended:
         text.train(epochs=2, out=tmp_path / "run")
     assert ended.value.code == 130
