@@ -5,12 +5,15 @@ is in arguments.py."""
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from funprop.trees import path_string, spec_string
 from funprop.values import short
@@ -138,3 +141,21 @@ def check_arrays(name: str, tree: PyTree) -> None:
         if not array or (isinstance(leaf, np.ndarray) and not is_number(leaf)):
             where = "/".join(filter(None, (name, path_string(path))))
             raise TypeError(f"{where} must be an array, got {described(leaf)}")
+
+
+def check_known(name: str, tree: PyTree) -> None:
+    """Raise a `TypeError` where the numbers of a leaf are not known yet, as inside `jax.jit`."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if isinstance(leaf, Tracer | jax.ShapeDtypeStruct):
+            where = "/".join(filter(None, (name, path_string(path))))
+            why = "a specification" if isinstance(leaf, jax.ShapeDtypeStruct) else "a traced array"
+            raise TypeError(
+                f"{where} must hold known numbers, got {why}; call it outside jit"
+            )
+
+
+def to_path(name: str, given: Any) -> Path:
+    """The path that is given, or a `TypeError`."""
+    if not isinstance(given, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, got {type(given).__name__}")
+    return Path(given)

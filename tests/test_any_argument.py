@@ -517,3 +517,20 @@ def test_taken_or_refused_in_one_sentence(name, argument):
             assert type(error) in (ValueError, TypeError), (kind, error)
             assert len(told) < 250 and "\n" not in told, (kind, told)
             assert re.search(argument, told), (kind, told)
+
+
+@pytest.mark.parametrize("name", ["verify", "explain", "first_nonfinite", "save"])
+def test_numbers_that_are_traced_are_refused_in_one_sentence(name, tmp_path):
+    objective = fp.objective(fp.mlp(3, 2), fp.softmax_cross_entropy())
+    batch = jnp.ones((2, 3)), jnp.zeros(2, jnp.int32)
+    params = objective.init(jax.random.key(0), batch)
+
+    def run(params):
+        if name == "save":
+            fp.save(tmp_path / "params", params)
+        else:
+            getattr(fp, name)(objective, params, batch)
+
+    told = r"dense_0/w must hold known numbers, got a traced array; call it outside jit$"
+    with pytest.raises(TypeError, match=told):
+        jax.jit(run)(params)

@@ -146,7 +146,7 @@ def test_what_cannot_be_saved(tmp_path):
         (TypeError, "params: at params expected an array, got Layer", fp.dense(2)),
         (
             TypeError,
-            "params: at w expected values, got ShapeDtypeStruct",
+            "params/w must hold known numbers, got a specification; call it outside jit",
             {"w": jax.ShapeDtypeStruct((2,), jnp.float32)},
         ),
     ):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from funprop.arguments import check_given, check_optimizer, check_trainable, objective_meant, run
-from funprop.checks import described
+from funprop.checks import check_known, described
 from funprop.explaining import page, report
 from funprop.explaining.calls import Call, calls_of
 from funprop.explaining.notes import Note, notes_of
@@ -148,6 +148,8 @@ def explained(
         raise TypeError(f"batch must be (inputs, targets), got {described(batch)}")
     with objective_meant(objective, params, batch):
         check_params(objective, params, batch)
+        check_known("params", params)
+        check_known("batch", batch)
         check_trainable(params)
         run(objective, params, batch, key)
     gradient, calls = calls_of(objective, params, batch, key)

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from funprop.checks import to_path
 from funprop.names import label
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ UNITS, LAYERS = 8, 12  # no more in a network that is drawn unit by unit
 
 def write(told: Explanation, path: str | os.PathLike[str]) -> None:
     """Write the page."""
+    file = to_path("path", path)
     parts = {
         "TITLE": html.escape(_title(told)),
         "STYLE": (HERE / "page.css").read_text(encoding="utf-8"),
@@ -34,7 +36,7 @@ def write(told: Explanation, path: str | os.PathLike[str]) -> None:
     page = (HERE / "page.html").read_text(encoding="utf-8")
     for name, part in parts.items():
         page = page.replace(f"@{name}@", part)
-    Path(path).write_text(page, encoding="utf-8")
+    file.write_text(page, encoding="utf-8")
 
 
 def data(told: Explanation) -> dict[str, Any]:

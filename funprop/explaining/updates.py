@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optax
 
+from funprop.checks import described
 from funprop.explaining.stats import Stats, stats
 from funprop.gradients import Gradient
 from funprop.layer import Layer
@@ -58,7 +59,13 @@ def applied(gradient: Gradient, params: PyTree, optimizer: Any, opt_state: Any =
 
     one = step(known, optimizer)
     state: TrainState = one.init(params, None)
-    state = state if opt_state is None else state._replace(opt_state=opt_state)
+    if opt_state is not None:
+        if jax.tree.structure(opt_state) != jax.tree.structure(state.opt_state):
+            raise ValueError(
+                "opt_state must be the optimizer's for these params, as optimizer.init(params) is, "
+                f"got {described(opt_state)}"
+            )
+        state = state._replace(opt_state=opt_state)
     assert one.propose is not None
     return one.propose(state, ())[0].params
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.arguments import check_given, check_grad_fn, check_trainable
+from funprop.checks import check_known
 from funprop.gradients import Gradient, backprop
 from funprop.jitted import Jitted
 from funprop.layer import Layer, check_layer
@@ -68,6 +69,8 @@ def find_nonfinite(
     """
     check_grad_fn(grad_fn)
     check_given(batch, key, dloss)
+    check_known("params", params)
+    check_known("batch", batch)
     check_trainable(params)
     gradient = Jitted(lambda params, batch, key, dloss: call(grad_fn, params, batch, key, dloss))(
         params, batch, key, dloss

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
+from funprop.checks import check_known, to_path
 from funprop.train.named import implementation, is_key
 from funprop.train.whole_file import whole_file
 from funprop.trees import path_string, spec_string
@@ -62,7 +62,8 @@ def save(path: str | os.PathLike[str], params: PyTree) -> None:
     _installed()
     from safetensors.numpy import save as packed
 
-    file = _path(path)
+    file = to_path("path", path)
+    check_known("params", params)
     leaves = _by_name("params", params)
     arrays = {name: _stored(name, leaf) for name, leaf in leaves.items()}
     _warn_where_not_finite("params", arrays)
@@ -105,7 +106,7 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
     _installed()
     from safetensors import SafetensorError, safe_open
 
-    file = _path(path)
+    file = to_path("path", path)
     with file.open("rb"):  # says in Python's own words what is missing or not allowed
         pass
     expected = _by_name("like", like)
@@ -138,12 +139,6 @@ def _installed() -> None:
         ) from None
 
 
-def _path(path: Any) -> Path:
-    if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"path must be a path, got {type(path).__name__}")
-    return Path(path)
-
-
 def _by_name(what: str, tree: PyTree) -> dict[str, Any]:
     """The leaves of a tree under their names, each an array or a spec."""
     leaves: dict[str, Any] = {}
@@ -174,8 +169,6 @@ def _raw(leaf: Any) -> Any:
 
 
 def _stored(name: str, leaf: Any) -> Any:
-    if isinstance(leaf, Tracer | jax.ShapeDtypeStruct):
-        raise TypeError(f"params: at {name} expected values, got {type(leaf).__name__}")
     if isinstance(leaf, jax.Array):
         if leaf.is_deleted():
             raise ValueError(f"params: {name} was donated to an update and is gone")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from funprop.checks import check_known
 from funprop.inspect.visits import compiled_visits
 from funprop.layer import Layer
 from funprop.located import check_params
@@ -76,6 +77,8 @@ def verify(
       >>> [(finding.path, finding.story) for finding in report.findings]
       [('square/dx', 'factor')]
     """
+    for i, arg in enumerate(args):
+        check_known(f"args[{i}]", arg)
     if isinstance(target, Layer):
         if reference is not None:
             raise TypeError("reference must not be given for a layer: its forward pass is it")

@@ -6,8 +6,8 @@ import csv as writing
 import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
+from funprop.checks import to_path
 from funprop.train.callbacks.protocol import Rows, Start, numbers
 from funprop.train.stopping import Row
 from funprop.train.whole_file import whole_file
@@ -36,7 +36,7 @@ class csv(Rows):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = to_path("path", path)
         self.columns: list[str] = []
         self.rows: list[dict[str, float]] = []
 

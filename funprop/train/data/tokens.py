@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from funprop.checks import to_path
 from funprop.train.data.token_files import Layout, layout
 from funprop.values import LARGEST, whole_number
 
@@ -64,7 +65,7 @@ class Tokens:
     ) -> None:
         if not isinstance(path, str | os.PathLike):
             raise TypeError(f"path must be that of a file, got {type(path).__name__}")
-        self.path, self.length = Path(path), whole_number(length, "length", 1)
+        self.path, self.length = to_path("path", path), whole_number(length, "length", 1)
         if vocabulary is not None:
             whole_number(vocabulary, "vocabulary", 1)
         self._given = dtype, vocabulary
