@@ -531,6 +531,6 @@ def test_numbers_that_are_traced_are_refused_in_one_sentence(name, tmp_path):
         else:
             getattr(fp, name)(objective, params, batch)
 
-    told = r"dense_0/w must hold known numbers, got a traced array; call it outside jit$"
+    told = r"dense_0/w must hold known numbers, got a traced array; call it outside jit"
     with pytest.raises(TypeError, match=told):
         jax.jit(run)(params)
