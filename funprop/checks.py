@@ -149,9 +149,7 @@ def check_known(name: str, tree: PyTree) -> None:
         if isinstance(leaf, Tracer | jax.ShapeDtypeStruct):
             where = "/".join(filter(None, (name, path_string(path))))
             why = "a specification" if isinstance(leaf, jax.ShapeDtypeStruct) else "a traced array"
-            raise TypeError(
-                f"{where} must hold known numbers, got {why}; call it outside jit"
-            )
+            raise TypeError(f"{where} must hold known numbers, got {why}; call it outside jit")
 
 
 def to_path(name: str, given: Any) -> Path:

@@ -28,6 +28,7 @@ def main() -> None:
             raise lasting.problem
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
+        exec("")  # else Python ends by the signal, where it was raised in code that was a string
         code = INTERRUPTED
     except Exception as error:
         if debugging:

@@ -37,25 +37,22 @@ def _end(*_: Any) -> None:
 def started() -> None:
     """From here on Ctrl-C is a `KeyboardInterrupt` again."""
     if signal.getsignal(signal.SIGINT) is _end:
-        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupts_come_again()
 
 
-def interrupt(number: int, frame: Any) -> None:
-    """As Python does it, but for where it would be lost."""
-    if not lost(number, frame):
-        signal.default_int_handler(number, frame)
+def interrupts_come_again() -> None:
+    """Where an interrupt is raised in what Python only prints and goes on from (a callback of the
+    collection of garbage or of a weak reference), it comes again a moment later."""
+    sys.unraisablehook = _again
 
 
-def lost(number: int, frame: Any) -> bool:
-    """Whether Python would swallow what is raised here; the signal then comes again a moment later.
-
-    It swallows what is raised while garbage is collected, and where XLA has compiled for long that
-    is what comes next.
-    """
-    if frame is None or frame.f_code.co_name != "_xla_gc_callback":
-        return False
+def _again(unraisable: Any) -> None:
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    number = getattr(unraisable.exc_value, "number", signal.SIGINT)
     threading.Timer(0.01, _thread.interrupt_main, (number,)).start()
-    return True
 
 
 if (

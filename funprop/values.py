@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from funprop.typing import Array, Int, Num
 
 LARGEST = np.iinfo(np.int32).max
-FINITE = (lambda x: 0 < x < math.inf), "positive and finite"  # for number_within
+FINITE: tuple[Callable[[float], bool], str] = (  # for number_within
+    lambda x: 0 < x < math.inf,
+    "positive and finite",
+)
 
 
 def whole_number(value: Any, name: str, least: int | None = None) -> int:

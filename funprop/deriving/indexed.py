@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SCATTERS = [f"scatter{how}" for how in ("", "_add", "_sub", "_mul", "_min", "_max")]
 TRIANGLE = ("left_side", "lower", "transpose_a", "conjugate_a", "unit_diagonal")
-DECOMPOSED = {  # what of each is more than how it is computed
+DECOMPOSED: dict[str, tuple[str, ...]] = {  # what of each is more than how it is computed
     "eig": ("compute_left_eigenvectors", "compute_right_eigenvectors"),
     "eigh": ("lower", "sort_eigenvalues", "subset_by_index"),
     "hessenberg": (),

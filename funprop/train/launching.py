@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 from multiprocessing import connection, resource_tracker
 from typing import Any
 
-from funprop.starting import TERMINATED, interrupt, lost
+from funprop.starting import TERMINATED, interrupts_come_again
 from funprop.train.interrupts import WORDS, Stopped
 from funprop.train.processes import HOST, joined
 
 A_MOMENT = 0.2  # seconds in which a system notes that a process has been killed
+TIDYING = 5.0  # seconds in which all that are interrupted take away what they began
 UNTIL_KILLED = 60  # seconds; a launcher that lives needs a moment
 SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
@@ -89,13 +90,11 @@ def _wait(running: list[Any], pipes: list[Any]) -> None:
             for i in waiting:
                 with contextlib.suppress(OSError):  # it has ended meanwhile
                     pipes[i].send_bytes(str(int(number)).encode())
-        told = _told([pipes[i] for i in waiting])
-        if told:
-            time.sleep(A_MOMENT)
+        told = _told(waiting, pipes)
         codes = _ended(waiting)
         # Where one was killed, what others say of it is no reason.
         if told and min(codes.values(), default=0) >= 0:
-            raise ValueError(told[0]) if told[0] else KeyboardInterrupt
+            raise ValueError(next(filter(None, told))) if any(told) else KeyboardInterrupt
         # One that was killed has a code below zero; others may have failed for the lack of it.
         for i in sorted(codes, key=lambda i: codes[i]):
             if codes[i] and not number:
@@ -107,13 +106,26 @@ def _wait(running: list[Any], pipes: list[Any]) -> None:
         raise Stopped(WORDS[number])
 
 
-def _told(pipes: list[Any]) -> list[str]:
-    """What processes say of why they cannot go on; nothing of an interrupt."""
+def _told(waiting: dict[int, Any], pipes: list[Any]) -> list[str]:
+    """What processes say of why they cannot go on; nothing of an interrupt.
+
+    The others are given a moment to say so too, or for the system to note that they were killed;
+    those that are interrupted, time to take away what they began.
+    """
+    told = _heard(waiting, pipes)
+    end = time.monotonic() + (A_MOMENT if any(told) else TIDYING)
+    while told and time.monotonic() < end and len(told) + len(_ended(waiting)) < len(waiting):
+        time.sleep(A_MOMENT / 10)
+        told += _heard(waiting, pipes)
+    return told
+
+
+def _heard(waiting: dict[int, Any], pipes: list[Any]) -> list[str]:
     told = []
-    for pipe in pipes:
+    for i in waiting:
         with contextlib.suppress(EOFError, OSError):  # it has ended
-            if pipe.poll():
-                told.append(pipe.recv())
+            if pipes[i].poll():
+                told.append(pipes[i].recv())
     return told
 
 
@@ -125,12 +137,13 @@ def _ended(processes: dict[int, Any]) -> dict[int, int]:
 class _Terminated(KeyboardInterrupt):
     """SIGTERM, as Ctrl-C is."""
 
+    number = signal.SIGTERM
+
 
 @contextlib.contextmanager
 def _terminating() -> Iterator[None]:
-    def note(number: int, frame: Any) -> None:
-        if not lost(number, frame):
-            raise _Terminated
+    def note(*_: Any) -> None:
+        raise _Terminated
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -146,7 +159,7 @@ def _run(address: str, n: int, i: int, work: bytes, pipe: Any) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(TERMINATED))  # but within fit
-    signal.signal(signal.SIGINT, interrupt)
+    interrupts_come_again()
 
     def unpickled() -> None:
         function, args, kwargs = pickle.loads(work)

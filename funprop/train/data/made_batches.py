@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ class MadeBatches:
             )
         (self.size,) = sizes
         self.examples = self.size * updates
-        self.settings = {"updates": updates, "batch_size": self.size, "seed": seed}
+        self.settings: dict[str, Any] = {"updates": updates, "batch_size": self.size, "seed": seed}
 
     def _made(self, i: int) -> PyTree:
         try:

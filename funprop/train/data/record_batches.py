@@ -23,7 +23,7 @@ class RecordBatches:
         self, source: Any, batch_size: int, seed: int, last: Last, padded: bool = False
     ) -> None:
         self.examples, self.size = len(source), batch_size
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "examples": self.examples,
             "batch_size": batch_size,
             "seed": seed,
