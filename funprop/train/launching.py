@@ -166,9 +166,10 @@ def _run(address: str, n: int, i: int, work: bytes, pipe: Any) -> None:
         function(*args, **kwargs)
 
     def tell(error: BaseException) -> int:
-        # The launcher kills all of them. One that ended first would be complained of by the others.
         pipe.send("" if isinstance(error, KeyboardInterrupt) else str(error))
-        time.sleep(UNTIL_KILLED)
+        # The others stop waiting for one that ends; but of JAX's coordinator they would complain.
+        if i == 0:
+            time.sleep(UNTIL_KILLED)
         return 1  # an interrupted one too: 130 is the code of a run that can be gone on with
 
     try:
