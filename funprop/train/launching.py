@@ -20,7 +20,7 @@ from funprop.train.interrupts import WORDS, Stopped
 from funprop.train.processes import HOST, joined
 
 A_MOMENT = 0.2  # seconds in which a system notes that a process has been killed
-TIDYING = 5.0  # seconds in which all that are interrupted take away what they began
+TIDYING = 20.0  # seconds in which all that are interrupted take away what they began
 UNTIL_KILLED = 60  # seconds; a launcher that lives needs a moment
 SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
@@ -113,20 +113,22 @@ def _told(waiting: dict[int, Any], pipes: list[Any]) -> list[str]:
     those that are interrupted, time to take away what they began.
     """
     told = _heard(waiting, pipes)
-    end = time.monotonic() + (A_MOMENT if any(told) else TIDYING)
-    while told and time.monotonic() < end and len(told) + len(_ended(waiting)) < len(waiting):
+    end = time.monotonic() + (A_MOMENT if any(told.values()) else TIDYING)
+    while (
+        told and time.monotonic() < end and told.keys() | _ended(waiting).keys() != waiting.keys()
+    ):
         time.sleep(A_MOMENT / 10)
-        told += _heard(waiting, pipes)
-    return told
+        told |= _heard(waiting, pipes)
+    return list(told.values())
 
 
-def _heard(waiting: dict[int, Any], pipes: list[Any]) -> list[str]:
-    told = []
+def _heard(waiting: dict[int, Any], pipes: list[Any]) -> dict[int, str]:
+    heard = {}
     for i in waiting:
         with contextlib.suppress(EOFError, OSError):  # it has ended
             if pipes[i].poll():
-                told.append(pipes[i].recv())
-    return told
+                heard[i] = pipes[i].recv()
+    return heard
 
 
 def _ended(processes: dict[int, Any]) -> dict[int, int]:
