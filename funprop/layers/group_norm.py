@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from funprop.typing import Array, Float, Key
 
     X = Float[Array, "*shape c"]
-    Rows = Float[Array, "*shape 1"]
 
 
 @told(FORMULAS["group_norm"])

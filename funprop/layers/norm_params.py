@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from funprop.typing import Array, Float
 
     X = Float[Array, "*shape c"]
-    Rows = Float[Array, "*shape 1"]
 
 
 class NormParams(NamedTuple):

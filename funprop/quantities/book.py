@@ -13,7 +13,7 @@ from funprop.layer import Layer
 from funprop.params.selection import Place
 from funprop.quantities.closed_form import closed_of
 from funprop.quantities.each_example import without_input
-from funprop.quantities.shared_params import expansion
+from funprop.quantities.shared_params import expansion, over_copies
 from funprop.quantities.weighted import each_times, weighted_sum_of
 
 if TYPE_CHECKING:
@@ -101,9 +101,7 @@ def sum_of(
         if isinstance(got.kept, Made):
             summed = weighted_sum_of(got.kept.grads, factors, axis=lead)
             return jax.tree.map(lambda d, p: d.astype(p.dtype), summed, params)
-        one = functools.partial(_of_kept, leaf, factors)
-        for _ in range(lead):
-            one = functools.partial(_for_each_copy, one)
+        one = over_copies(functools.partial(_of_kept, leaf, factors), lead)
         return one(params, got.kept, left.residuals if isinstance(left, Left) else None)
 
     return over_parts(layer, of_part, params, found, residuals=residuals)
@@ -125,10 +123,6 @@ def _of_kept(
         own = without_input(residuals if kept.residuals is None else kept.residuals)
         return leaf.backward(params, own, dy)[0]  # XLA leaves out what is for `dx`
     return closed_of(leaf).booked.summed(params, kept, factors)  # pyright: ignore
-
-
-def _for_each_copy(one: Callable[..., PyTree], *trees: PyTree) -> PyTree:
-    return jax.lax.map(lambda copy: one(*copy), trees)
 
 
 def over_parts(

@@ -9,7 +9,6 @@ Source: Bu et al., arXiv:2210.00038.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -31,7 +30,7 @@ from funprop.quantities.book import (
 )
 from funprop.quantities.closed_form import closed_of, sum_squares
 from funprop.quantities.each_example import gradients, is_trained, keeping
-from funprop.quantities.shared_params import Both, Place, plan
+from funprop.quantities.shared_params import Both, Place, map_parts, plan
 from funprop.quantities.squared_norms import gradients_of, is_shared, norm_of_sum
 from funprop.trees import nbytes
 
@@ -56,10 +55,10 @@ def booked(layer: Layer, budget: int) -> Layer:
         return over(_standing(layer, residuals)).backward(params, residuals, dy)
 
     def over(standing: set[Place]) -> Layer:
-        def of(place: Place) -> Callable[[Layer], Layer]:
-            return functools.partial(_booked, budget=budget, stands=place in standing)
+        def of(place: Place, leaf: Layer) -> Layer:
+            return _booked(leaf, budget=budget, stands=place in standing)
 
-        return _over_leaves(layer, of)
+        return map_parts(layer, of)
 
     return leaf_of(layer, forward=over(set()).forward, backward=backward)
 
@@ -85,15 +84,6 @@ def booking(
 
 
 # ------------------------------------------------------------------------- the parts of a model
-
-
-def _over_leaves(
-    node: Layer, how: Callable[[Place], Callable[[Layer], Layer]], at: Place = ()
-) -> Layer:
-    if not node.children or node.shares:
-        return how(at)(node)
-    inside = (_over_leaves(child, how, (*at, i)) for i, child in enumerate(node.children))
-    return node.rebuild(*inside)
 
 
 def _standing(layer: Layer, residuals: PyTree, at: Place = ()) -> set[Place]:
@@ -188,13 +178,13 @@ def _shared(node: Layer, budget: int, stands: bool) -> Layer:
     def over(params: PyTree, standing: set[Place], caught: list[Any]) -> Layer:
         how = plan(node, params).how
 
-        def of(place: Place) -> Callable[[Layer], Layer]:
+        def of(place: Place, leaf: Layer) -> Layer:
             if how[place] == "gradients":
-                return lambda leaf: _marking(_made(leaf))
+                return _marking(_made(leaf))
             own = stands and place in standing and how[place] != "both"
-            return functools.partial(_booked, budget=budget, stands=own)
+            return _booked(leaf, budget=budget, stands=own)
 
-        child = _over_leaves(node.children[0], of)
+        child = map_parts(node.children[0], of)
 
         def backward(expanded: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
             found, dx = child.backward(expanded, residuals, dy)

@@ -26,6 +26,7 @@ from funprop.quantities.closed_form import closed_of
 from funprop.quantities.curvature import Output, output_of
 from funprop.quantities.each_example import is_trained, without_input
 from funprop.quantities.shared_columns import How, of_shared, seeing
+from funprop.quantities.shared_params import map_parts
 from funprop.quantities.squared_norms import gradients_of, is_shared
 from funprop.quantities.turns import each_column, in_turn
 from funprop.trees import Sum
@@ -105,13 +106,6 @@ def check_objective(objective: Any) -> None:
     check_layer("objective", objective, "objective(model, loss)")
 
 
-def over_leaves(node: Layer, how: Callable[[Layer], Layer]) -> Layer:
-    """`how` of every leaf, and of every node that shares params."""
-    if not node.children or node.shares:
-        return how(node)
-    return node.rebuild(*(over_leaves(child, how) for child in node.children))
-
-
 def _over_leaves(objective: Layer, quantity: Quantity, start: Start) -> Layer:
     def output(leaf: Layer) -> Output | None:
         """Of a loss with params, what the quantity is of, where that is of outputs."""
@@ -134,7 +128,7 @@ def _over_leaves(objective: Layer, quantity: Quantity, start: Start) -> Layer:
         return of_shared(leaf, how) if is_shared(leaf) else _of_leaf(leaf, quantity)
 
     how = How(of, lambda leaf: rewritten(leaf, seeing), meant, quantity.made)
-    return over_leaves(objective, of)
+    return map_parts(objective, lambda place, leaf: of(leaf))
 
 
 def _in_two(whole: Layer, output: Output, layer: Layer, loss: Layer) -> Layer:

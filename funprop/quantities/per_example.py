@@ -17,11 +17,11 @@ from funprop.quantities.columns import (
     Quantity,
     check_objective,
     one_pass,
-    over_leaves,
     with_columns,
 )
 from funprop.quantities.each_example import is_trained
 from funprop.quantities.outer import placed, products, second_moment
+from funprop.quantities.shared_params import map_parts
 from funprop.quantities.squared_norms import gradients_of, over_examples, squared_norms, total
 from funprop.trees import Sum, length, widen
 
@@ -129,7 +129,7 @@ def per_example_dot_products(objective: Layer) -> Given:
 
         return leaf_of(leaf if outer else made, backward=backward)
 
-    rewritten = over_leaves(objective, pairs)
+    rewritten = map_parts(objective, lambda place, leaf: pairs(leaf))
 
     def dot_products(params: PyTree, batch: PyTree, key: Any = None) -> Float[Array, "b b"]:
         refuse_mixing("per_example_dot_products", mixing(objective, key), sharded=False)

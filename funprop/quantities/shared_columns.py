@@ -19,7 +19,17 @@ from funprop.params.frozen import trained
 from funprop.params.selection import Place
 from funprop.params.tapped import untap
 from funprop.quantities.each_example import without_input
-from funprop.quantities.shared_params import divided, expansion, key_of, parts, placed
+from funprop.quantities.shared_params import (
+    Part,
+    catching,
+    divided,
+    key_of,
+    map_parts,
+    over_copies,
+    parts,
+    placed,
+    pulled,
+)
 from funprop.quantities.squared_norms import gradients_of
 from funprop.quantities.turns import each_column, in_turn
 
@@ -63,28 +73,15 @@ def seeing(leaf: Layer) -> Layer:
 def of_shared(node: Layer, how: How) -> Layer:
     """`node`, of one child whose params it makes, with a quantity in the place of `dparams`."""
 
-    def over(params: PyTree, caught: list[Any]) -> Layer:
+    def child_of(params: PyTree) -> Layer:
         own = divided(node, params).own
 
         def of_part(place: Place, part: Layer) -> Layer:
             return (how.own if place in own else how.seeing)(part)
 
-        child = _over_parts(node.children[0], of_part)
+        return map_parts(node.children[0], of_part)
 
-        def backward(expanded: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-            found, dx = child.backward(expanded, residuals, dy)
-            caught.append((expanded, untap(found)[0]))
-            return jax.tree.map(jnp.zeros_like, trained(expanded)), dx
-
-        return node.rebuild(leaf_of(child, backward=backward))
-
-    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        return over(params, []).forward(params, x, key)
-
-    def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        caught: list[Any] = []
-        _, dx = over(params, caught).backward(params, residuals, dy)
-        ((expanded, found),) = caught
+    def then(params: PyTree, expanded: PyTree, found: PyTree) -> PyTree:
         whole, own, others = divided(node, params)
         of_parts = {part.place: part for part in parts(node.children[0], found)}
         leaves = jax.tree.leaves(params)
@@ -99,24 +96,18 @@ def of_shared(node: Layer, how: How) -> Layer:
         seen = {place: p for place, p in of_parts.items() if isinstance(p.tree, Seen)}
         if seen:
             columns = {place: _first(p.lead, p.tree.dy) for place, p in seen.items()}
-            pulled = functools.partial(_pulled, node, params, expanded, seen, how.meant)
-            rest, _ = in_turn(lambda dy: (of_others(pulled(dy)), ()), columns)
+            through = functools.partial(_through, node, params, expanded, seen, how.meant)
+            rest, _ = in_turn(lambda dy: (of_others(through(dy)), ()), columns)
         else:  # what no part has
             rest = of_others(jax.tree.map(lambda p: jnp.zeros((1, *p.shape)), trained(params)))
         values = {key_of(ids): of_parts[place].tree for place, ids in own.items()}
         values |= {key_of(ids): of for ids, of in zip(others, rest, strict=True)}
-        return placed(whole, values, lambda ids: ids), dx
+        return placed(whole, values, lambda ids: ids)
 
-    return leaf_of(node, forward=forward, backward=backward)
-
-
-def _over_parts(node: Layer, of: Callable[[Place, Layer], Layer], at: Place = ()) -> Layer:
-    if not node.children or node.shares:
-        return of(at, node)
-    return node.rebuild(*(_over_parts(c, of, (*at, i)) for i, c in enumerate(node.children)))
+    return catching(node, child_of, then)
 
 
-def _pulled(
+def _through(
     node: Layer,
     params: PyTree,
     expanded: PyTree,
@@ -126,27 +117,18 @@ def _pulled(
 ) -> PyTree:
     """The gradients of `params`, of each example, for one column, as far as they come through the
     parts that are `seen`."""
-    pull, values, axes = expansion(node)[1], [], []
-    for part in parts(node.children[0], expanded):
-        own = jax.tree.map(jnp.zeros_like, trained(part.tree))
-        made = part.place in seen
-        if made:
-            backward = gradients_of(meant(part.layer)).backward
-            one = lambda *given, of=backward: of(*given)[0]  # noqa: E731
-            for _ in range(part.lead):
-                one = functools.partial(_for_each_copy, one)
-            grads = one(part.tree, seen[part.place].tree.residuals, dy[part.place])
-            own = _first(part.lead, trained(untap(grads)[0]))
-        values += jax.tree.leaves(own)
-        axes += [0 if made else None] * len(jax.tree.leaves(own))
-    tree = jax.tree.structure(trained(expanded))
-    return jax.vmap(lambda values: trained(pull(params, tree.unflatten(values))), (axes,))(values)
+
+    def of(part: Part) -> PyTree | None:
+        if part.place not in seen:
+            return None
+        backward = gradients_of(meant(part.layer)).backward
+        one = over_copies(lambda *given: backward(*given)[0], part.lead)
+        grads = one(part.tree, seen[part.place].tree.residuals, dy[part.place])
+        return _first(part.lead, trained(untap(grads)[0]))
+
+    return trained(pulled(node, params, expanded, of))
 
 
 def _first(axis: int, tree: PyTree) -> PyTree:
     """`tree` with this axis of every leaf in front."""
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0), tree)
-
-
-def _for_each_copy(one: Callable[..., PyTree], *trees: PyTree) -> PyTree:
-    return jax.lax.map(lambda copy: one(*copy), trees)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from funprop.layer import Layer
+from funprop.layer import Layer, leaf_of
 from funprop.params.frozen import trained
 from funprop.params.selection import Place
+from funprop.params.tapped import untap
 from funprop.quantities.closed_form import closed_of
 
 if TYPE_CHECKING:
@@ -42,6 +45,24 @@ def parts(layer: Layer, tree: PyTree, place: Place = (), lead: int = 0) -> Itera
         yield from parts(child, sub, (*place, i), lead + (layer.copies is not None))
 
 
+def map_parts(node: Layer, how: Callable[[Place, Layer], Layer], at: Place = ()) -> Layer:
+    """The same model with `how(place, part)` of every part."""
+    if not node.children or node.shares:
+        return how(at, node)
+    return node.rebuild(*(map_parts(c, how, (*at, i)) for i, c in enumerate(node.children)))
+
+
+def over_copies(one: Callable[..., PyTree], lead: int) -> Callable[..., PyTree]:
+    """`one` of every copy, where what it is given has `lead` axes of copies in front."""
+    for _ in range(lead):
+        one = functools.partial(_for_each_copy, one)
+    return one
+
+
+def _for_each_copy(one: Callable[..., PyTree], *trees: PyTree) -> PyTree:
+    return jax.lax.map(lambda copy: one(*copy), trees)
+
+
 def expansion(node: Layer) -> tuple[Callable[..., PyTree], Callable[..., PyTree]]:
     """`params -> expanded` and its pullback `(params, dexpanded) -> dparams`, of a node that makes
     its child's params from its own: what a child that echoes its params and `dy` tells."""
@@ -61,6 +82,57 @@ def expansion(node: Layer) -> tuple[Callable[..., PyTree], Callable[..., PyTree]
         return echo.backward(params, echo.forward(params, ())[1], dexpanded)[0]
 
     return expand, pull
+
+
+def catching(
+    node: Layer,
+    child_of: Callable[[PyTree], Layer],
+    then: Callable[[PyTree, PyTree, PyTree], PyTree],
+) -> Layer:
+    """`node` with `then(params, expanded, found)` in the place of `dparams`: `found` is what its
+    child, `child_of(params)`, gives in the place of those of the expanded params.
+
+    The pullback of `node` takes cotangents alone: it is given zeros, and what the child gave is
+    caught on its way.
+    """
+
+    def over(params: PyTree, caught: list[Any]) -> Layer:
+        child = child_of(params)
+
+        def backward(expanded: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+            found, dx = child.backward(expanded, residuals, dy)
+            caught.append((expanded, untap(found)[0]))
+            return jax.tree.map(jnp.zeros_like, trained(expanded)), dx
+
+        return node.rebuild(leaf_of(child, backward=backward))
+
+    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
+        return over(params, []).forward(params, x, key)
+
+    def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
+        caught: list[Any] = []
+        _, dx = over(params, caught).backward(params, residuals, dy)
+        ((expanded, found),) = caught
+        return then(params, expanded, found), dx
+
+    return leaf_of(node, forward=forward, backward=backward)
+
+
+def pulled(
+    node: Layer, params: PyTree, expanded: PyTree, made: Callable[[Part], PyTree | None]
+) -> PyTree:
+    """The gradients of `params`, of each example, as far as they come through the parts of which
+    `made` gives the gradients of each example, the examples first; `None` of one that has no say.
+    """
+    pull, values, axes = expansion(node)[1], [], []
+    for part in parts(node.children[0], expanded):
+        own = trained(part.tree)  # what is not has no gradient, nor a zero in its place
+        grads = made(part)
+        of_none = jax.tree.map(jnp.zeros_like, own)
+        values += jax.tree.leaves(of_none if grads is None else trained(grads))
+        axes += [None if grads is None else 0] * len(jax.tree.leaves(own))
+    tree = jax.tree.structure(trained(expanded))
+    return jax.vmap(lambda values: pull(params, tree.unflatten(values)), (axes,))(values)
 
 
 class Plan(NamedTuple):

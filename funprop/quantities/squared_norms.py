@@ -15,7 +15,16 @@ from funprop.params.tapped import untap
 from funprop.properties import mixing, refuse_mixing
 from funprop.quantities.closed_form import closed_of, sum_squares
 from funprop.quantities.each_example import gradients, is_trained, keeping
-from funprop.quantities.shared_params import Both, Part, Place, Plan, expansion, parts, plan
+from funprop.quantities.shared_params import (
+    Both,
+    Part,
+    Place,
+    Plan,
+    catching,
+    parts,
+    plan,
+    pulled,
+)
 
 if TYPE_CHECKING:
     from funprop.quantities.each_example import Kept
@@ -165,34 +174,20 @@ def _shared(node: Layer, *, made: bool = False) -> Layer:
     """`node` with the squared norms of its params in the place of their cotangents; or with their
     gradients, where they are to be `made`.
 
-    Its child gives what the plan asks of each part of the expanded params. Their pullback takes
-    cotangents alone: it is given zeros, and what the child gave is caught on its way.
+    Its child gives what the plan asks of each part of the expanded params.
     """
 
-    def over(params: PyTree, caught: list[Any]) -> Layer:
+    def child_of(params: PyTree) -> Layer:
         how = plan(node, params, all_made=made).how
-        child = over_examples(node.children[0], lambda place: HOW[how[place]])
+        return over_examples(node.children[0], lambda place: HOW[how[place]])
 
-        def backward(expanded: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-            found, dx = child.backward(expanded, residuals, dy)
-            caught.append((expanded, untap(found)[0]))
-            return jax.tree.map(jnp.zeros_like, trained(expanded)), dx
-
-        return node.rebuild(leaf_of(child, backward=backward))
-
-    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        return over(params, []).forward(params, x, key)
-
-    def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        caught: list[Any] = []
-        _, dx = over(params, caught).backward(params, residuals, dy)
-        ((expanded, found),) = caught
+    def then(params: PyTree, expanded: PyTree, found: PyTree) -> PyTree:
         what = plan(node, params, all_made=made)
         if made:
-            return _pulled(node, params, expanded, found, what.how), dx
-        return norm_of_sum(node, params, expanded, found, what), dx
+            return _pulled(node, params, expanded, found, what.how)
+        return norm_of_sum(node, params, expanded, found, what)
 
-    return leaf_of(node, forward=forward, backward=backward)
+    return catching(node, child_of, then)
 
 
 def norm_of_sum(node: Layer, params: PyTree, expanded: PyTree, found: PyTree, what: Plan) -> PyTree:
@@ -220,12 +215,9 @@ def _pulled(
 ) -> PyTree:
     """The gradients of `params`, of each example, as far as they come from those of expanded ones
     that were made; the others' part is left out."""
-    child, pull = node.children[0], expansion(node)[1]
-    values, axes = [], []
-    for like, got in zip(parts(child, expanded), parts(child, found), strict=True):
-        made = how[got.place] == "gradients"
-        own = trained(like.tree)  # what is not has no gradient, nor a zero in its place
-        values += jax.tree.leaves(trained(got.tree) if made else jax.tree.map(jnp.zeros_like, own))
-        axes += [0 if made else None] * len(jax.tree.leaves(own))
-    tree = jax.tree.structure(trained(expanded))
-    return jax.vmap(lambda values: pull(params, tree.unflatten(values)), (axes,))(values)
+    each = {p.place: p.tree for p in parts(node.children[0], found)}
+
+    def of(part: Part) -> PyTree | None:
+        return each[part.place] if how[part.place] == "gradients" else None
+
+    return pulled(node, params, expanded, of)

@@ -275,11 +275,10 @@ def _like(own: PyTree, vector: PyTree) -> PyTree:
     for (path, of), leaf in zip(
         jax.tree_util.tree_leaves_with_path(own), jax.tree.leaves(vector), strict=True
     ):
+        name = "/".join(filter(None, ("vector", path_string(path))))
         if not hasattr(leaf, "__array__") and not isinstance(leaf, float):
-            name = "/".join(filter(None, ("vector", path_string(path))))
             raise TypeError(f"{name} must be an array, got {described(leaf)}")
         if jnp.shape(leaf) != jnp.shape(of):
-            name = "/".join(filter(None, ("vector", path_string(path))))
             raise ValueError(
                 f"{name} must have the shape {jnp.shape(of)} of params, got {jnp.shape(leaf)}"
             )
