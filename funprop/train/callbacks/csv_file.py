@@ -26,8 +26,8 @@ class csv(Rows):
       OSError: from `fit`: the file cannot be written.
 
     Example:
-      >>> import tempfile
-      >>> file = Path(tempfile.mkdtemp()) / "history.csv"
+      >>> import pathlib, tempfile
+      >>> file = pathlib.Path(tempfile.mkdtemp()) / "history.csv"
       >>> rows = csv(file)
       >>> rows.on_epoch({"epoch": 1, "loss": 0.5}, None)
       >>> rows.on_epoch({"epoch": 2, "loss": 0.25}, None)
