@@ -15,6 +15,7 @@ from funprop.checks import check_key, check_numbers
 from funprop.cotangents import fitting, one_each
 from funprop.layer import Layer, check_layer
 from funprop.linear_map import linear_map
+from funprop.params.tapped import untap
 
 if TYPE_CHECKING:
     from funprop.typing import PyTree
@@ -96,7 +97,8 @@ def _tangent(layer: Layer, y: PyTree, residuals: PyTree, inputs: Any, tangents: 
         params, residuals = jax.tree.unflatten(kept_tree, kept)
         rest = iter(dys)
         dy = jax.tree.unflatten(tree, [next(rest) if floating else None for floating in floats])
-        found = one_each(layer, specs, layer.backward(params, residuals, dy))
+        dparams, dx = layer.backward(params, residuals, dy)
+        found = one_each(layer, specs, (untap(dparams)[0], dx))
         return [fitting(layer, *given[i], found[i]) for i in where]
 
     def across(kept: list[Any], tangents: list[Any]) -> list[Any]:

@@ -271,7 +271,7 @@ IMPORTS = {
     "functions": GROUND | {"params"},
     "linear_map": {"trees"},
     "cotangents": GROUND,
-    "as_function": GROUND | {"linear_map", "cotangents"},
+    "as_function": GROUND | {"linear_map", "cotangents", "params"},
     "combinators": GROUND | {"params"},
     "reversible": GROUND | {"params", "combinators"},
     "direct_feedback": GROUND | {"params"},

@@ -1,6 +1,7 @@
 """Derivatives of any kind and order go through the hand-written backward."""
 
 import functools
+from typing import Any
 
 import chex
 import jax
@@ -10,11 +11,13 @@ import pytest
 
 import funprop as fp
 from funprop.params.frozen import trained, with_trained
-from tests.cases import ALL, build, quickly
+from tests.cases import ALL, Case, build, normal, quickly
 
 SPREAD = ("dense", "conv", "layer_norm", "dropout", "max_pool", "repeat-random")
 SPREAD += ("reparam", "remat", "objective", "softmax_cross_entropy")
-CASES = [c if c.id in SPREAD else pytest.param(c, marks=pytest.mark.slow) for c in ALL]
+CASES: list[Any] = [c if c.id in SPREAD else pytest.param(c, marks=pytest.mark.slow) for c in ALL]
+WATCHED = fp.tap(fp.serial(fp.dense(3), fp.tanh()), "*", backward=jnp.sum)
+CASES += [Case("tap-cotangents", WATCHED, normal(4, 5))]  # what it sees is no part of a derivative
 
 
 def is_float(leaf):

@@ -256,9 +256,19 @@ def test_below_the_lowest_trained_part_nothing_is_computed_backward():
     assert everything.count(" while(") == 2 and some.count(" while(") == 1
 
 
-@pytest.mark.parametrize("where", ["dense_0", *map(slow, ("*dense*", "repeat/dense"))])
-def test_adapters_are_trained_alone_and_begin_at_the_model_itself(where, x64):
-    model = deep()
+COPIES = fp.serial(fp.repeat(fp.repeat(fp.dense(5), 2), 2), fp.dense(3))  # of one layer, no block
+
+
+@pytest.mark.parametrize(
+    ("where", "copies"),
+    [
+        ("dense_0", False),
+        ("dense_0", True),
+        *(pytest.param(w, False, marks=pytest.mark.slow) for w in ("*dense*", "repeat/dense")),
+    ],
+)
+def test_adapters_are_trained_alone_and_begin_at_the_model_itself(where, copies, x64):
+    model = fp.objective(COPIES, fp.softmax_cross_entropy()) if copies else deep()
     batch = jax.random.normal(KEY, (16, 5)), jnp.zeros(16, int)
     plain = model.init(KEY, batch)
     adapted = fp.low_rank(model, where, 2, scale=0.5)

@@ -94,14 +94,26 @@ def _chosen(
 ) -> tuple[frozenset[Place], frozenset[Place]]:
     """The places of what is adapted, and of what is trained whole."""
     whole = frozenset() if train is None else places(train, model, into_shared=False)
-    chosen = places(where, model, into_shared=False)
-    for place in chosen:
+    chosen: set[Place] = set()
+    for place in places(where, model, into_shared=False):
         node = model
         for i in place:
             node = node.children[i]
         if node.shares:
             raise ValueError(f"where must mean dense layers that are not adapted yet, got {node}")
-    return chosen, whole
+        chosen.add(_of_one_copy(node, place))
+    return frozenset(chosen), whole
+
+
+def _of_one_copy(node: Layer, place: Place) -> Place:
+    """The place below all repeats at this place or at parts of the same name: each copy's own."""
+    below = place
+    while len(node.children) == 1 and not node.shares:
+        below = (*below, 0)
+        if node.copies is not None:
+            place = below
+        node = node.children[0]
+    return place
 
 
 def _low_rank(layer: Layer, rank: int, scale: float) -> Layer:

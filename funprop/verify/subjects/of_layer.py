@@ -12,6 +12,7 @@ from funprop.functions import by_vjp
 from funprop.layer import Layer, leaf_of
 from funprop.names import title
 from funprop.params import is_trained, trained
+from funprop.params.tapped import untap
 from funprop.verify.subject import (
     MismatchError,
     Subject,
@@ -48,9 +49,9 @@ def of_layer(layer: Layer, params: Any, x: Any, key: Any = None, path: str = "")
     def backward(inputs: Any, dys: Any) -> list[Any]:
         params, x, key = structure.unflatten(with_keys(inputs))
         y, residuals = judged.forward(params, x, key)
-        got = judged.backward(params, residuals, _like_floats(y, dys))
+        dparams, dx = judged.backward(params, residuals, _like_floats(y, dys))
         want = jax.tree.map(lambda leaf: leaf if is_floating(leaf) else None, (trained(params), x))
-        return _checked(got, want, path or layer.name)
+        return _checked((untap(dparams)[0], dx), want, path or layer.name)
 
     def remade(specs: Any) -> list[Any]:
         _, x, _ = structure.unflatten(specs)
