@@ -11,7 +11,7 @@ import pytest
 
 import funprop as fp
 import funprop.memory.within as search
-from funprop.memory.account import Program, work_of
+from funprop.memory.account import Account, Program, work_of
 from funprop.memory.blocks import Policy, blocks_of, under
 from funprop.trees import spec
 
@@ -76,6 +76,22 @@ def test_it_meets_the_budget_whenever_a_policy_does_at_the_least_work(every, few
         assert found.work * keeping.work <= 1.05 * best
     with pytest.raises(ValueError, match=f"bytes must be at least {sizes[0]:,}, the least that"):
         fp.within(layer, batch, sizes[0] - 1)
+
+
+def test_a_block_is_found_that_saves_alone_though_all_together_save_nothing(monkeypatch):
+    """As of convolutions, which XLA runs again in buffers of their own."""
+    deep, wide, *_ = blocks_of(objective, BATCH)
+    saved = wide.saves(wide.policies(offloads=False)[-1])
+
+    def account(program, policies):
+        every = not policies[0].keep and policies[1].recompute
+        costs = sum(b.costs(p, 0.0) for b, p in zip((deep, wide), policies, strict=False))
+        return Account(10**6 - (saved if policies[1].recompute and not every else 0), 10**9 + costs)
+
+    monkeypatch.setattr(search, "under", lambda layer, blocks, policies: policies)
+    monkeypatch.setattr(Program, "account", account)
+    found = fp.within(objective, BATCH, 10**6 - saved // 2)
+    assert [c.path for c in found.chosen if c.policy.recompute] == [wide.path]
 
 
 def test_what_fits_gives_the_same_gradient_and_says_what_it_costs():

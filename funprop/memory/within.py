@@ -176,6 +176,8 @@ class _Search:
         wanted = most - self.budget
         ordered = sorted(policies, key=self.costs)
         likely = [p for p in ordered if DOUBT * max(share, 0.1) * self.saves(p) >= wanted]
+        if share <= 0:  # others may save something all the same; which, the estimate cannot tell
+            likely = ordered
         return next(filter(self.fits, likely), None) or next(filter(self.fits, ordered), None)
 
     def without_those_that_save_nothing(self) -> None:
