@@ -94,6 +94,20 @@ def test_a_block_is_found_that_saves_alone_though_all_together_save_nothing(monk
     assert [c.path for c in found.chosen if c.policy.recompute] == [wide.path]
 
 
+def test_along_a_curve_whose_end_saves_less_the_least_that_was_seen_is_told_and_fits(monkeypatch):
+    def account(program, policies):
+        deep, wide, *_ = policies
+        some = deep.recompute and deep.keep
+        return Account(10**6 - 50_000 * bool(some) - 10 * wide.recompute, 10**9)
+
+    monkeypatch.setattr(search, "FEW", 0)
+    monkeypatch.setattr(search, "under", lambda layer, blocks, policies: policies)
+    monkeypatch.setattr(Program, "account", account)
+    with pytest.raises(ValueError, match="bytes must be at least 949,990, the least that"):
+        fp.within(objective, BATCH, 1)
+    assert fp.within(objective, BATCH, 949_990).bytes == 949_990
+
+
 def test_what_fits_gives_the_same_gradient_and_says_what_it_costs():
     plain = fp.within(objective, BATCH, 10**9)
     assert plain.work == 1 and plain.tried == 1

@@ -156,8 +156,7 @@ class _Search:
             best = self.first(list(itertools.product(*self.options)), plain)
         else:
             self.without_those_that_save_nothing()
-            policies = self.curve()
-            best = self.bisected(policies) if self.fits(policies[-1]) else None
+            best = self.bisected(self.curve())
         if best is None:
             least = min(account.bytes for account in self.found.values())
             raise ValueError(
@@ -194,14 +193,15 @@ class _Search:
                 return
             self.options[i], lean = self.options[i][:1], kept
 
-    def bisected(self, policies: list[Policies]) -> Policies:
-        """Along the curve, which goes from much work and few bytes to the other end."""
-        low, high = 0, len(policies) - 1  # the last fits
+    def bisected(self, policies: list[Policies]) -> Policies | None:
+        """Along the curve, which goes from little work and many bytes to the other end, as the
+        estimate has it; of all that were looked at, what costs the least work and fits."""
+        low, high = 0, len(policies) - 1
+        self.fits(policies[high])
         while low < high:
             middle = (low + high) // 2
             low, high = (low, middle) if self.fits(policies[middle]) else (middle + 1, high)
-        fitting = [p for p in self.found if self.fits(p)]
-        return min(fitting, key=self.costs)
+        return min(filter(self.fits, list(self.found)), key=self.costs, default=None)
 
     def curve(self) -> list[Policies]:
         """Those than which none saves more at no more work, in the order of work."""
