@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from funprop.decoding import of_serial
+from funprop.formula import Formula
 from funprop.keys import split_key
 from funprop.layer import Layer, check_layer, layer, output_spec
 from funprop.located import located
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
 
     Y = Float[Array, "*batch *features"]
     E = Float[Array, "*batch outputs"]
+
+
+FORMULA = Formula(
+    "h_0 = x; h_i = F_i(h_(i-1)); y = h_n",
+    "dh_n = dy; dh_i = dy B_i for all others; dx = F_1'(x)^T dh_1, and the params of F_i from dh_i",
+    r"h_0 = x,\ h_i = F_i(h_{i-1}),\ y = h_n",
+    r"dh_n = dy;\quad dh_i = dy\, B_i \text{ for all others};\quad dx = F_1'(x)^\top dh_1;\quad "
+    r"d\theta_i = \partial_\theta F_i(h_{i-1})^\top dh_i",
+)
+OF_MAP = Formula("y = x B^T, which goes nowhere", "dx = dy B", r"y = x\, B^\top", r"dx = dy\, B")
 
 
 def direct_feedback(*layers: Layer) -> Layer:
@@ -107,6 +118,7 @@ def _of(*children: Layer) -> Layer:
         *(init, forward, backward, "direct_feedback", children, _of),
         decoding=decoding,
         intended=intended,
+        formula=FORMULA,
     )
     return node
 
@@ -141,7 +153,8 @@ def _feedback(after: tuple[Layer, ...]) -> Layer:
         rows = e.reshape(*_common(shape, b.shape[1]), b.shape[0])
         return None, (rows @ b).reshape(shape).astype(dtype)
 
-    return layer(init=init, forward=forward, backward=backward, name="feedback", draws=False)
+    how: dict[str, Any] = {"name": "feedback", "draws": False, "formula": OF_MAP}
+    return layer(init=init, forward=forward, backward=backward, **how)
 
 
 def _common(shape: tuple[int, ...], features: int) -> tuple[int, ...]:

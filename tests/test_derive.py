@@ -202,6 +202,68 @@ def test_the_mathematics_follows_the_arrays_through_the_model():
     assert r"{dx_{0}} \mathrel{+}= {dx_{1}}\, {w_{1}}^\top" in derived.latex
 
 
+twice = fp.reparam(
+    fp.serial(fp.dense(3), fp.tanh(), fp.dense(3)),
+    expand=lambda params: (params, (), params),
+    initial=lambda params: params[0],
+)
+LENGTHS = SERIES, jnp.array([5, 2])
+TOLD = {  # a model and its input, lines that are there, words that are not
+    "lengths have no cotangent": (
+        fp.serial(fp.with_lengths(fp.dense(3)), fp.lstm(3), fp.last_step()),
+        LENGTHS,
+        ["lstm z = x1_t w3_x + h w3_h + b3", "dx1 = dz w3_x^T", "dense dx0 = dx1 w1^T"],
+        ["+= dx1", "with_lengths", "(x"],
+    ),
+    "params of others": (
+        fp.serial(fp.dense(3), twice),
+        SERIES,
+        ["reparam p = e(q), p the params of what is below, made of its own, q",
+         "reparam dq = e'(q)^T dp"],
+        [],
+    ),
+    "frozen": (
+        fp.freeze(fp.serial(fp.dense(3), fp.layer_norm()), "*"),
+        SERIES,
+        ["dense dx0 = dx1 w1^T", "dx1 = r (du - mean(du) - u mean(u du))"],
+        ["dw", "db", "dscale"],
+    ),
+    "the error to each": (
+        fp.direct_feedback(fp.dense(4), fp.dense(3)),
+        SERIES,
+        ["direct_feedback h_0 = x0", "dh_i = dx1 B_i for all others"],
+        ["direct_feedback'"],
+    ),
+    "a matrix a layer": (
+        fp.feedback_alignment(fp.serial(fp.dense(4), fp.dense(3))),
+        SERIES,
+        ["dense_1 dx1 = dx2 B2^T", "dense_0 dx0 = dx1 B1^T"],
+        [],
+    ),
+    "stride is no param": (
+        fp.conv(4, 3, stride=2),
+        IMAGES,
+        ["conv x1[p] = sum over k of x0[stride p + k] w1[k] + b1"],
+        ["s1"],
+    ),
+    "what keeps logits small": (
+        fp.linear_cross_entropy(3, z_loss=0.1),
+        (SERIES[:, 0], CLASSES[:2]),
+        ["linear_cross_entropy dz = p - q + 2 zeta r p"],
+        [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_the_mathematics_is_that_of_this_model(name):
+    model, x, there, absent = TOLD[name]
+    derived = fp.derive(model, jax.eval_shape(model.init, KEY, x), x)
+    lines = [" ".join(line.split()) for line in derived.text.splitlines()]
+    assert [line for line in there if line not in lines] == []
+    assert [words for words in absent if words in derived.text] == []
+
+
 def test_what_has_no_python_is_said_in_one_sentence():
     def forward(params, x):
         return jax.pure_callback(np.sin, x, x), x

@@ -9,19 +9,20 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
+from funprop.deriving.symbols import LATEX, PLAIN, Symbols
 from funprop.layer import Layer
 from funprop.names import below
-from funprop.trees import Sum
+from funprop.trees import Sum, is_float
 
 if TYPE_CHECKING:
     from funprop.typing import PyTree
 
-OWN = "wbsEW"  # the letters of formulas that are a layer's own
+OF_PARAMS = r"(\\quad)?\s*d(w|W|b|s|E|P|table|scale|bias)(?![a-z])"  # where a part defines it
+OWN = "wbsEWB"  # the letters of formulas that are a layer's own
 
 
 class Line(NamedTuple):
@@ -30,10 +31,11 @@ class Line(NamedTuple):
     Attributes:
       path: where in the model.
       layer: which.
-      x, y: the numbers of what it takes and gives.
+      x, y: the numbers of what it takes and gives, of that which has a cotangent.
       f: of a node, those of what its last part gives.
       depth: how many repeated nodes it is in.
       opens: of a node with copies, before its parts: how many.
+      whole: the numbers of all that it takes, as lengths and masks are.
     """
 
     path: str
@@ -43,6 +45,7 @@ class Line(NamedTuple):
     f: list[int]
     depth: int
     opens: int = 0
+    whole: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass
@@ -59,8 +62,14 @@ class Notes:
     def of(self, tree: PyTree) -> list[int]:
         return [self.number(leaf) for leaf in jax.tree.leaves(tree)]
 
-    def known(self, tree: PyTree) -> bool:
-        return all(id(leaf) in self.numbers for leaf in jax.tree.leaves(tree))
+    def moved(self, tree: PyTree) -> list[int]:
+        """Of the floats alone, where there are any: all else has no cotangent."""
+        floats = [leaf for leaf in jax.tree.leaves(tree) if is_float(leaf)]
+        return self.of(floats or tree)
+
+    def known(self, tree: PyTree, given: PyTree) -> bool:
+        here = {id(leaf) for leaf in jax.tree.leaves(given)}
+        return all(id(leaf) in self.numbers or id(leaf) in here for leaf in jax.tree.leaves(tree))
 
     def number(self, leaf: Any) -> int:
         if id(leaf) not in self.numbers:
@@ -97,23 +106,26 @@ class Notes:
             return inner.forward(*given)
         if _whole(layer) or layer.copies:
             self.of(given[1])  # in the order in which they are read
+        if layer.shares and not _whole(layer):
+            self.lines.append(Line(path, layer, [], [], [], self.depth))
         if layer.copies:
-            x = self.of(given[1])
+            x = self.moved(given[1])
             self.lines.append(Line(path, layer, x, [], [], self.depth, layer.copies))
             self.depth += 1
         y, residuals = inner.forward(*given)
         self.depth -= bool(layer.copies)
         loss = isinstance(y, Sum)
-        if (not loss and self.known(y)) or (loss and not _whole(layer)):
+        if (not loss and self.known(y, given[1])) or (loss and not _whole(layer)):
             return y, residuals  # what a part gave, or nothing but the input
         if layer.copies and layer.formula is not None:  # each copy computes something itself
             one, given_by = dataclasses.replace(layer, copies=None), self.lines[-1].y
             made = [self.number(object())]
-            self.lines.append(Line(path, one, self.of(given[1]), made, given_by, self.depth + 1))
+            self.lines.append(Line(path, one, self.moved(given[1]), made, given_by, self.depth + 1))
         if not loss or _whole(layer):
-            x, gives = self.of(given[1]), [] if loss else self.of(y)
+            whole = tuple(self.of(given[1]))
+            x, gives = self.moved(given[1]), [] if loss else self.moved(y)
             last = self.lines[-1].y if self.lines else []
-            self.lines.append(Line(path, layer, x, gives, last, self.depth))
+            self.lines.append(Line(path, layer, x, gives, last, self.depth, whole=whole))
         return y, residuals
 
 
@@ -143,52 +155,18 @@ class Row(NamedTuple):
     depth: int
 
 
-class Symbols(NamedTuple):
-    """How things are written.
-
-    Attributes:
-      one: a letter with its number: `x3`, or `x_{3}`.
-      several: a tuple of them.
-      words: words between formulas.
-      plus: added to what is there.
-      latex: which formula of a layer's is read.
-    """
-
-    one: Callable[[str, int], str]
-    several: Callable[[list[str]], str]
-    words: Callable[[str], str]
-    plus: str
-    latex: bool
-
-    def all(self, letter: str, numbers: list[int]) -> str:
-        each = [self.one(letter, n) for n in numbers]
-        return each[0] if len(each) == 1 else self.several(each)
-
-
-PLAIN = Symbols(
-    one=lambda letter, n: f"{letter}{n}",
-    several=lambda each: f"({', '.join(each)})",
-    words=lambda words: words,
-    plus="+=",
-    latex=False,
-)
-LATEX = Symbols(
-    one=lambda letter, n: f"{{{letter}_{{{n}}}}}",
-    several=lambda each: rf"\left({', '.join(each)}\right)",
-    words=lambda words: rf"\text{{{words}}}",
-    plus=r"\mathrel{+}=",
-    latex=True,
-)
-
-
 def passes(lines: list[Line], symbols: Symbols) -> tuple[list[Row], list[Row]]:
     """The rows of the forward pass, and those of the backward pass."""
-    forward = [Row(line.path, _forward(line, symbols), line.depth) for line in lines]
+
+    def row(line: Line, told: str) -> Row:
+        return Row(line.path or line.layer.name, told, line.depth)
+
+    forward = [row(line, _forward(line, symbols)) for line in lines]
     backward, given = [], set[int]()  # what has got a cotangent already
     for line in reversed(lines):
         if line.opens:
             continue
-        backward.append(Row(line.path, _backward(line, symbols, given), line.depth))
+        backward.append(row(line, _backward(line, symbols, given)))
         given.update(() if line.layer.copies else line.x)
     return forward, backward
 
@@ -196,6 +174,8 @@ def passes(lines: list[Line], symbols: Symbols) -> tuple[list[Row], list[Row]]:
 def _forward(line: Line, symbols: Symbols) -> str:
     x, y, f = (symbols.all("x", numbers) for numbers in (line.x, line.y, line.f))
     words = symbols.words
+    if not line.x and not line.y:
+        return "p = e(q)" + words(", p the params of what is below, made of its own, q")
     if line.opens:
         return (
             words(f"for each copy 1, ..., {line.opens}, which reads ")
@@ -205,6 +185,7 @@ def _forward(line: Line, symbols: Symbols) -> str:
     if line.layer.copies:
         return f"{y} = {f}" + words(" of the last copy")
     told = _formula(line, symbols, "forward")
+    x = symbols.all("x", list(line.whole))
     return told or f"{y} = {words(line.layer.name)}({x})"
 
 
@@ -214,6 +195,8 @@ def _backward(line: Line, symbols: Symbols, given: set[int]) -> str:
         for letter, numbers in (("x", line.x), ("dx", line.x), ("dx", line.y), ("dx", line.f))
     )
     words = symbols.words
+    if not line.x and not line.y:
+        return rf"dq = e'(q)^{symbols.transposed} dp"
     if line.layer.copies:
         order = words(f"for each copy {line.layer.copies}, ..., 1, with ")
         return f"{order}{df} = {dy}" + words(" first, then what the one behind gave back:")
@@ -230,6 +213,8 @@ def _formula(line: Line, symbols: Symbols, which: str) -> str:
     """The layer's own formula, in the symbols of the model; empty where it has none."""
     formula = line.layer.formula
     told = getattr(formula, f"latex_{which}" if symbols.latex else which, "")
+    if which == "backward" and line.layer.frozen:
+        told = ";".join(part for part in told.split(";") if not re.match(OF_PARAMS, part))
     x, y, number = "x", "y", (line.y or [0])[0]
     if formula is not None and not line.y:  # a loss; it calls the outputs x, or z, or y
         number = line.x[0] + 1
@@ -246,7 +231,7 @@ def _formula(line: Line, symbols: Symbols, which: str) -> str:
     return re.sub(TOKEN, lambda match: tokens.get(match[0], match[0]), told)
 
 
-TOKEN = r"(?<![A-Za-z\\])d?[A-Za-z](?![A-Za-z])"
+TOKEN = r"(?<![A-Za-z\\_])d?[A-Za-z](?![A-Za-z])"
 
 
 def _has(formula: str, letter: str) -> bool:

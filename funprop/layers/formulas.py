@@ -36,9 +36,9 @@ NORM_TEXT = (
     "dx = r (du - mean(du) - u mean(u du)); dscale = sum of u dy; dbias = sum of dy",
 )
 CONV = (
-    "y[p] = sum over k of x[s p + k] w[k] + b",
-    "dw[k] = sum over p of x[s p + k]^T dy[p]; dx[q] = sum over s p + k = q of dy[p] w[k]^T; "
-    "db = sum of dy",
+    "y[p] = sum over k of x[stride p + k] w[k] + b",
+    "dw[k] = sum over p of x[stride p + k]^T dy[p]; "
+    "dx[q] = sum over stride p + k = q of dy[p] w[k]^T; db = sum of dy",
     r"y_p = \sum_k x_{sp+k} w_k + b",
     r"dw_k = \sum_p x_{sp+k}^\top dy_p;\quad dx_q = \sum_{sp+k=q} dy_p w_k^\top;\quad "
     r"db = \sum_p dy_p",
@@ -112,7 +112,12 @@ FORMULAS = {
     ),
     "layer_norm": Formula(*NORM_TEXT, *NORM),
     "group_norm": Formula(*NORM_TEXT, *NORM),
-    "batch_norm": Formula(*NORM_TEXT, *NORM),
+    "batch_norm": Formula(
+        NORM_TEXT[0],
+        NORM_TEXT[1].replace("u mean(u du))", "u mean(u du)), without a key r du"),
+        NORM[0],
+        NORM[1].replace(r"u \odot du});", r"u \odot du}),\ \text{without a key } r\,du;"),
+    ),
     "rms_norm": Formula(
         "y = x / sqrt(mean(x^2) + eps) * scale",
         "u = x r, r = 1 / sqrt(mean(x^2) + eps), du = scale dy; dx = r (du - u mean(u du)); "
@@ -142,16 +147,16 @@ FORMULAS = {
         r"dx = dy;\quad dP_t = \sum_n dy_{nt}",
     ),
     "dropout": Formula(
-        "y = m x / (1 - rate), m drawn 0 or 1",
-        "dx = m dy / (1 - rate), the same m",
+        "y = m x / (1 - rate), m drawn 0 or 1, without a key y = x",
+        "dx = m dy / (1 - rate), the same m, without a key dx = dy",
         r"y = \frac{m \odot x}{1 - p},\ m \sim \mathrm{Bernoulli}(1 - p)",
         r"dx = \frac{m \odot dy}{1 - p}",
     ),
     "conv": Formula(*CONV),
     "conv_transpose": Formula(
-        "y[q] = sum over s p + k = q of x[p] w[k] + b",
-        "dw[k] = sum over p of x[p]^T dy[s p + k]; dx[p] = sum over k of dy[s p + k] w[k]^T; "
-        "db = sum of dy",
+        "y[q] = sum over stride p + k = q of x[p] w[k] + b",
+        "dw[k] = sum over p of x[p]^T dy[stride p + k]; "
+        "dx[p] = sum over k of dy[stride p + k] w[k]^T; db = sum of dy",
         r"y_q = \sum_{sp+k=q} x_p w_k + b",
         r"dw_k = \sum_p x_p^\top dy_{sp+k};\quad dx_p = \sum_k dy_{sp+k} w_k^\top;\quad "
         r"db = \sum_q dy_q",

@@ -32,9 +32,16 @@ FORMULAS = {
         r"dz = p - t",
     ),
     "linear_cross_entropy": Formula(
-        "z = x w^T + b; L = -log p[t], p = softmax(z)",
+        "z = x w^T + b; L = -sum of q log p, p = softmax(z)",
         "dz = p - q; dx = dz w; dw = dz^T x; db = sum of dz",
-        r"z = x W^\top + b,\ L = -\log p_t,\ p = \operatorname{softmax}(z)",
+        r"z = x W^\top + b,\ L = -\sum_c q_c \log p_c,\ p = \operatorname{softmax}(z)",
         r"dz = p - q;\quad dx = dz\,W;\quad dW = dz^\top x;\quad db = \sum dz",
+    ),
+    "linear_cross_entropy_z": Formula(
+        "z = x w^T + b; L = -sum of q log p + zeta r^2, p = softmax(z), r = log of sum of exp(z)",
+        "dz = p - q + 2 zeta r p; dx = dz w; dw = dz^T x; db = sum of dz",
+        r"z = x W^\top + b,\ L = -\sum_c q_c \log p_c + \zeta r^2,\ "
+        r"p = \operatorname{softmax}(z),\ r = \log \sum_c e^{z_c}",
+        r"dz = p - q + 2 \zeta r p;\quad dx = dz\,W;\quad dW = dz^\top x;\quad db = \sum dz",
     ),
 }

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from funprop import trees
 from funprop.drawing import normal
-from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.losses import by_example as examples
 from funprop.losses.by_example import rows_with_a_say
@@ -55,7 +54,6 @@ class LinearParams(NamedTuple):
     roles = {"w": "weight", "b": "bias"}
 
 
-@told(FORMULAS["linear_cross_entropy"])
 def linear_cross_entropy(
     classes: int,
     *,
@@ -268,7 +266,9 @@ def linear_cross_entropy(
     own = Booking(passes, summed)
     marked = closed(backward, squares, weighted=weighted, rows=gradient_rows, booked=own)
     marked = as_two(marked, smoothing, z_loss)
-    return layer(init=init, forward=forward, backward=marked, name="linear_cross_entropy")
+    name = "linear_cross_entropy"
+    formula = FORMULAS[name + "_z" if z_loss else name]
+    return layer(init=init, forward=forward, backward=marked, name=name, formula=formula)
 
 
 def _scaled(dtotal: Any, taken: Any, like: Any) -> Any:
