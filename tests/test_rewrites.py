@@ -3,6 +3,7 @@
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -144,6 +145,21 @@ def test_tap_sees_each_copy_under_jit_and_changes_nothing(rows, width, n):
     dh = plain.children[1].backward(params.dense, head, 2 * y)[1]
     chex.assert_trees_all_close(outputs[-1], norm(h), rtol=1e-5, atol=1e-12)
     chex.assert_trees_all_close(cotangents[-1], norm(dh), rtol=1e-5, atol=1e-12)
+
+
+def test_what_is_tapped_trains_as_ever_and_in_16_bits_its_cotangents_are_seen_too():
+    batch = jnp.ones((2, 3)), jnp.zeros((2, 1))
+    plain = fp.serial(fp.dense(3), fp.tanh(), fp.dense(1))
+    tapped = fp.tap(plain, "dense*", backward=norm)
+    of = {m: fp.objective(m, fp.mean_squared()) for m in (plain, tapped)}
+    params = of[plain].init(KEY, batch)
+    trains = [fp.step(fp.backprop(of[m]), optax.sgd(0.1)) for m in (plain, tapped)]
+    chex.assert_trees_all_equal(*(t.update(t.init(params, None), batch)[0] for t in trains))
+    low = fp.objective(fp.cast(tapped, jnp.bfloat16), fp.mean_squared())
+    for grad_fn in (fp.backprop(low), fp.mixed_precision(fp.backprop(of[tapped]))):
+        grads, seen = fp.untap(grad_fn(params, batch).grads)
+        assert len(jax.tree.leaves(seen)) == 2
+        assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
 
 
 def test_tap_below_shared_params_sees_outputs_and_refuses_cotangents():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -42,3 +43,18 @@ def untap(dparams: PyTree) -> tuple[PyTree, PyTree]:
         return untap(node.dparams)[0] if is_tapped(node) else node
 
     return jax.tree.map(plain, dparams, is_leaf=is_tapped), recorded(dparams)
+
+
+def map_plain(function: Callable[..., Any], dparams: PyTree, *others: PyTree) -> PyTree:
+    """`function` of every leaf of the plain ones, `None` among them, and of what `others` have
+    there; what was seen stays in its place."""
+
+    def of(node: Any, *rest: Any) -> Any:
+        if isinstance(node, Tapped):
+            return node._replace(dparams=map_plain(function, node.dparams, *rest))
+        return function(node, *rest)
+
+    def is_leaf(node: Any) -> bool:
+        return node is None or isinstance(node, Tapped)
+
+    return jax.tree.map(of, dparams, *others, is_leaf=is_leaf)

@@ -16,6 +16,7 @@ from funprop.layer import Layer, check_layer
 from funprop.maps import map_layers
 from funprop.params.frozen import trained
 from funprop.params.roles import is_statistic
+from funprop.params.tapped import map_plain
 from funprop.quantities.closed_form import Booking, closed, closed_of
 from funprop.quantities.curvature import curvature_of, curved, output_of, with_output
 from funprop.rewrites.own_residuals import with_own, without_own
@@ -144,11 +145,8 @@ def _params_to(dtype: DTypeLike, params: PyTree) -> PyTree:
 
 def _floats_like(like: PyTree, tree: PyTree) -> PyTree:
     """`tree` in the dtypes of `like`; where it has `None`, for an integer, that stays."""
-    return jax.tree.map(
-        lambda leaf, d: None if d is None else d.astype(leaf.dtype),
-        trained(like),
-        tree,
-        is_leaf=lambda node: node is None,
+    return map_plain(
+        lambda d, leaf: None if d is None else d.astype(leaf.dtype), tree, trained(like)
     )
 
 

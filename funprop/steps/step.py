@@ -16,6 +16,7 @@ from funprop.checks import check_key, described
 from funprop.gradients import GradFn, losses
 from funprop.params.frozen import trained, with_trained
 from funprop.params.statistics import fold
+from funprop.params.tapped import untap
 from funprop.properties import first_that
 from funprop.reprs import of_fields
 from funprop.steps.donating import Donating
@@ -132,6 +133,7 @@ def step(grad_fn: GradFn, optimizer: optax.GradientTransformation) -> Step:
             return other.loss / other.weight
 
         gradient = call(grad_fn, state.params, batch, key, dloss)
+        gradient = gradient._replace(grads=untap(gradient.grads)[0])
         scale = 1 / jnp.where(gradient.weight == 0, 1, gradient.weight)
         unit = None if dloss is None else jnp.asarray(dloss)
 

@@ -12,6 +12,7 @@ from funprop.checks import check_floating_dtype, check_numbers
 from funprop.params.frozen import trained
 from funprop.params.roles import is_statistic
 from funprop.params.selection import Pattern, several, where
+from funprop.params.tapped import map_plain
 from funprop.transforms.transformed import Transformed, call
 
 if TYPE_CHECKING:
@@ -70,8 +71,10 @@ def mixed_precision(
         else:
             batch = jax.tree.map(lower, batch)
         gradient = call(grad_fn, low, batch, key, dloss)
-        grads = jax.tree.map(
-            lambda g, p: g.astype(jnp.result_type(p)), gradient.grads, trained(params)
+        grads = map_plain(
+            lambda g, p: None if g is None else g.astype(jnp.result_type(p)),
+            gradient.grads,
+            trained(params),
         )
         return gradient._replace(grads=grads)
 
