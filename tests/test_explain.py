@@ -173,6 +173,23 @@ def test_numbers_that_are_not_finite_stay_json():
     assert "not finite" in {note.kind for note in found.notes}
 
 
+def test_a_gradient_of_nan_is_not_told_as_zero_and_a_batch_of_no_weight_as_that():
+    objective = fp.objective(fp.repeat(fp.dense(2), 3), fp.mean_squared())
+    batch = jnp.ones((2, 2)), jnp.ones((2, 2))
+    params = objective.init(KEY, batch)
+    found = fp.explain(objective, params, (batch[0] * jnp.nan, batch[1]))
+    assert {note.kind for note in found.notes} == {"not finite"}
+    assert all(np.isnan(row.gradient.norm) for row in found.updates) and "w nan" in found.plain()
+    of_one = params._replace(w=params.w.at[1].set(jnp.nan))
+    assert "nan to" not in fp.explain(objective, of_one, batch).plain()
+    for nothing in ((*batch, jnp.zeros(2)), tuple(part[:0] for part in batch)):
+        (note,) = fp.explain(objective, params, nothing).notes
+        assert (note.where, note.what) == (
+            "batch",
+            "no term of it has weight, so nothing is trained by it",
+        )
+
+
 NAMES = "chromium", "chromium-browser", "google-chrome"
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 DRIVE = """<script>

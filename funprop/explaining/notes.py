@@ -41,7 +41,7 @@ def notes_of(
         *_not_finite(calls),
         *_units(calls),
         *_along_depth(calls),
-        *_zero(updates),
+        *_zero(updates, float(gradient.weight)),
         *(_sizes(updates) if chosen else ()),
     )
 
@@ -107,7 +107,15 @@ def _along_depth(calls: Sequence[Call]) -> Iterator[Note]:
                 break
 
 
-def _zero(updates: Sequence[Update]) -> Iterator[Note]:
+def _zero(updates: Sequence[Update], weight: float) -> Iterator[Note]:
+    if not weight:
+        yield Note(
+            "batch",
+            "zero gradient",
+            "no term of it has weight, so nothing is trained by it",
+            "See its weights, and whether it is empty",
+        )
+        return
     for update in updates:
         if update.gradient is not None and not update.gradient.norm:
             yield Note(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from funprop.inspect.table import aligned
 from funprop.nonfinite.numbers import short
 from funprop.verify.report import shown
@@ -126,7 +128,7 @@ def _name(calls: Sequence[Call]) -> str:
 def _range(values: Sequence[float], unit: str = "") -> str:
     if not values:
         return ""
-    low, high = short(min(values)), short(max(values))
+    low, high = short(float(np.min(values))), short(float(np.max(values)))  # NaN where one is
     return f"{low}{unit}" if low == high else f"{low}{unit} to {high}{unit}"
 
 

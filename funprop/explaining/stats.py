@@ -23,7 +23,8 @@ class Stats(NamedTuple):
 
     Attributes:
       shape, dtype: of it.
-      mean, deviation, norm, least, largest: of its finite numbers.
+      mean, deviation, least, largest: of its finite numbers.
+      norm: of all.
       zeros: the share of numbers that are zero.
       nonfinite: how many are infinite or NaN.
       values: the numbers in nested lists, where there are at most 64; else `None`.
@@ -62,7 +63,7 @@ def stats(array: Any) -> Stats:
         str(x.dtype),
         float(some.mean()),
         float(some.std()),
-        float(np.sqrt((some * some).sum())),
+        float(np.sqrt((wide * wide).sum())),
         float(some.min()),
         float(some.max()),
         float((wide == 0).mean()) if wide.size else 0.0,
