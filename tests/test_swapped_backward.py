@@ -257,6 +257,15 @@ def test_weights_are_those_of_the_format(to):
     np.testing.assert_array_equal(passed, clipped)
 
 
+@pytest.mark.parametrize("to", ["binary", "ternary", "int8", "fp8"])
+def test_zeros_alone_stay_zeros(to):
+    """As the mean and the largest of their sizes say, of an output's weights and of a row."""
+    layer = fp.quantised(fp.dense(2, bias=False), to, inputs=to)
+    weights, x = jnp.array([[0.0, 0.5], [0.0, 0.5]]), jnp.array([[0.0, 0.0], [1.0, 1.0]])
+    y, _ = layer.forward(fp.DenseParams(weights, None), x)
+    np.testing.assert_allclose(y, [[0, 0], [0, 1]], rtol=1e-6)
+
+
 def test_a_row_of_inputs_has_a_scale_of_its_own():
     """So no example has an effect on another; and zeros stay zeros."""
     layer = fp.quantised(fp.dense(3), "int8", inputs="int8")

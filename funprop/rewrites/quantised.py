@@ -205,8 +205,7 @@ def _is_none(node: Any) -> bool:
 
 def _rounded(x: X, to: Format, axes: Axes) -> X:
     s = to.size(jnp.abs(x), axes)
-    s = jnp.where(s == 0, 1, s)  # where all are zero
-    return s * to.nearest(x / s)
+    return s * to.nearest(x / jnp.where(s == 0, 1, s))  # where all are zero, they stay so
 
 
 def _within(x: X) -> Bool[Array, "*shape"]:
