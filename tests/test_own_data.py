@@ -1,5 +1,6 @@
 """People's own data: what is found in it, what is learnt of it, and what is said later."""
 
+import datetime
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -351,6 +353,12 @@ FILES = {
     "latin.csv": "a,b\nnaïve,2\nnaïf,3\n".encode("latin-1"),
     "no.parquet": b"PAR0",
     "no.csv.gz": b"not compressed",
+    "wide.csv": "a,b\n1,2\n".encode("utf-16"),
+    "latin_names.csv": "naïve,b\n1,2\n".encode("latin-1"),
+    "line.csv": b"a,b",
+    "huge.csv": b"a,b\n" + b"".join(b"%d,%de300\n" % (i % 7, i) for i in range(40)),
+    "parts.csv": b"d,d: days,b\n" + b"2024-01-02,1,y\n2024-01-03,2,n\n" * 9,
+    "folder.csv/inside": b"",
     "one.csv": b"a,b\n1,x\n2,x\n3,x\n",
     "none.csv": b"a,b\n1,\n2,\n3,\n",
     "ids.csv": b"a,b\n" + b"".join(b"%d,%d\n" % (i * i % 7, i) for i in range(40)),
@@ -377,6 +385,15 @@ REFUSED = [
     ("twice.csv", TARGET, "columns of different names, got 'a' twice"),
     ("binary.csv", TARGET, "is no text: it has a byte 0x00"),
     ("latin.csv", TARGET, "latin.csv is no text in UTF-8: column 'a'"),
+    ("latin_names.csv", TARGET, "is no text in UTF-8: its first line, 'na.ve,b'"),
+    ("wide.csv", TARGET, "wide.csv is text in UTF-16, and must be in UTF-8"),
+    ("line.csv", TARGET, "has no rows below its names: a, b"),
+    ("huge.csv", TARGET, "target 'b' must be finite numbers, got 3.9"),
+    ("parts.csv", TARGET, "column 'd: days' has the name of a part of column 'd': rename it"),
+    ("folder.csv", TARGET, "folder.csv is a folder, and must be a file with a table"),
+    ("good.csv", TARGET | {"time": "b"}, "'b' is named twice: it is a target, the time or the gr"),
+    ("dates.csv", {"target": ["a"], "group": "a"}, "'a' is named twice"),
+    ("good.csv", {"target": ["c"], "time": "b"}, "'b' must hold dates or numbers, got 'y'"),
     ("no.parquet", TARGET, "no.parquet is no table"),
     ("no.csv.gz", TARGET, "no.csv.gz is no table"),
     ("good.csv", {}, "--target must name a column of good.csv: a, b, c"),
@@ -480,6 +497,68 @@ def test_tables_of_any_separator_are_one(here):
     tables = [reading.read(here / name) for name in ("t.csv", "s.csv", "t.tsv")]
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
     assert [str(field.type) for field in tables[0].schema] == ["int64", "string", "date32[day]"]
+
+
+def date(*parts):
+    return datetime.datetime(*parts)
+
+
+@pytest.mark.parametrize(
+    ("separator", "cells", "values"),
+    [
+        (",", [1, "?", "-", "None", "missing", "#DIV/0!", " ", "<NA>", 2], [1, *[None] * 7, 2]),
+        (",", ["True", "none", "FALSE"], [True, None, False]),
+        (",", [" a ", "None", "?", " "], ["a", "None", None, None]),
+        (";", ["1,5", "-", "1.234,25"], [1.5, None, 1234.25]),
+        (";", ["1,234", "2"], [1.234, 2.0]),
+        (";", ["1,234.5", "2"], [1234.5, 2.0]),
+        (",", ["1,234", "2"], [1234.0, 2.0]),
+        ("\t", ["0,125", "1 000"], [0.125, 1000.0]),
+        (",", ["$1,234.50", "-$5"], [1234.5, -5.0]),
+        (",", ["12 %", "5%"], [12.0, 5.0]),
+        (",", ["5%", "5"], ["5%", "5"]),
+        (",", ["$5", "€5"], ["$5", "€5"]),
+        (",", ["1,2,3", "4"], ["1,2,3", "4"]),
+        (",", ["31.01.2025 10:30", "None"], [date(2025, 1, 31, 10, 30), None]),
+        (",", ["31.01.25", "01.02.98"], [date(2025, 1, 31), date(1998, 2, 1)]),
+        (",", ["2025.01.31", "2025/02/01"], [date(2025, 1, 31), date(2025, 2, 1)]),
+        (",", ["01/02/2025", "03/04/2025"], ["01/02/2025", "03/04/2025"]),
+    ],
+)
+def test_numbers_and_dates_as_people_write_them(separator, cells, values, here):
+    for end in ("\n", "\r\n", "\r"):
+        lines = ['"a, in m"; y ;;', *(f'"{cell}";x;;' for cell in cells)]  # names that are blank
+        (here / "t.csv").write_text(end.join(lines).replace(";", separator), newline="")
+        table = reading.read(here / "t.csv")
+        assert table.column_names == ["a, in m", "y"]
+        assert table["a, in m"].to_pylist() == values
+
+
+def test_what_only_looks_like_numbers_or_dates_is_said():
+    frame = people().drop(columns=["stars", "tier"])
+    frame["size"] = np.where(np.arange(N) == 7, "TBD", (np.arange(N) % 9).astype(str))
+    frame["seen"] = [f"01/{i % 28 + 1:02d}/2025" for i in range(N)]
+    said = "\n".join(of(frame, "price").notes)
+    assert "'size' is taken for categories: 'TBD' is no number" in said
+    assert "'01/01/2025' could be two dates: write them as 2026-01-31" in said
+    assert "numbers: age, member\ncategories: city, size, seen\ndates: since" in said
+
+
+def test_times_of_the_day_come_round():
+    frame = people().drop(columns=["stars", "tier"])
+    frame["at"] = [datetime.time(i % 24, 30) for i in range(N)]
+    inputs = of(frame[["at", "price"]], "price").train[0]
+    assert inputs.shape[1] == 2 and len(np.unique(inputs.round(4), axis=0)) == 24
+
+
+def test_what_parquet_adds_is_no_column_and_no_number(here):
+    frame = people().drop(columns=["stars", "tier"]).sample(N - 20, random_state=0)
+    frame.to_parquet("index.parquet")
+    assert not [n for n in reading.read(here / "index.parquet").column_names if "index" in n]
+    nan = pa.table({"x": pa.array([1.0, np.nan] * 9), "y": pa.array(["a"] * 18, pa.string_view())})
+    pq.write_table(nan, "nan.parquet")
+    assert reading.read(here / "nan.parquet")["x"].null_count == 9
+    assert reading.read(here / "nan.parquet").take([0, 1]).num_rows == 2
 
 
 @pytest.mark.slow
