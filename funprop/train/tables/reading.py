@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from funprop.train.tables.spellings import as_numbers, no_number, tidied
+from funprop.train.tables.spellings import as_numbers, functions, no_number, tidied
 from funprop.train.whole_file import whole_file
 from funprop.values import short_line
 
@@ -85,7 +85,9 @@ def read(path: Path, as_text: Iterable[str] = ()) -> pa.Table:
 def _parquet(path: Path) -> pa.Table:
     """With one type of text, and null for what is no number."""
     import pyarrow as pa
-    from pyarrow import compute, parquet
+    from pyarrow import parquet
+
+    compute = functions()
 
     def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         if pa.types.is_string_view(column.type):

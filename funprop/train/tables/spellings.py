@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +20,11 @@ UNITS = "$€£¥%"
 DATE_IN_TWO_WAYS = r"^\d{1,2}[/-]\d{1,2}[/-]\d{2,4}\b"
 
 
+def functions() -> Any:
+    """Arrow's functions of columns, made when it is imported: type checkers know none of them."""
+    return importlib.import_module("pyarrow.compute")
+
+
 def no_number() -> list[str]:
     """What stands in the place of a number or a date that is missing."""
     spelled = [*NEVER, *NO_NUMBER]
@@ -28,8 +34,8 @@ def no_number() -> list[str]:
 def tidied(column: pa.ChunkedArray, missing: list[str]) -> pa.ChunkedArray:
     """Text without blanks around it; null where nothing is left, or what means nothing."""
     import pyarrow as pa
-    from pyarrow import compute
 
+    compute = functions()
     text = compute.utf8_trim_whitespace(column)
     absent = compute.is_in(text, value_set=pa.array([*missing, *NEVER]))
     return compute.if_else(absent, pa.scalar(None, text.type), text)
@@ -51,8 +57,8 @@ def as_numbers(column: pa.ChunkedArray, separator: str) -> pa.ChunkedArray | Non
       True
     """
     import pyarrow as pa
-    from pyarrow import compute
 
+    compute = functions()
     absent = compute.is_in(column, value_set=pa.array(no_number()))
     text = _without_unit(compute.if_else(absent, pa.scalar(None, column.type), column))
     marks = {mark: _are_numbers(text, mark) for mark in ".,"}
@@ -67,8 +73,7 @@ def as_numbers(column: pa.ChunkedArray, separator: str) -> pa.ChunkedArray | Non
 
 def _without_unit(text: Any) -> Any:
     """Without the sign of money or of percent that all numbers have."""
-    from pyarrow import compute
-
+    compute = functions()
     for unit in UNITS:
         if compute.all(compute.match_substring(text, unit)).as_py():
             around = rf"^([-+]?)[{unit}] ?| ?[{unit}]$"
@@ -78,8 +83,7 @@ def _without_unit(text: Any) -> Any:
 
 def _are_numbers(text: Any, decimal: str) -> bool:
     """Whether all are numbers with that mark of decimals, whole or parted in thousands."""
-    from pyarrow import compute
-
+    compute = functions()
     parting = f"[{GROUPS}{'.' if decimal == ',' else ','}]"
     number = rf"^[-+]?(\d+|[1-9]\d{{0,2}}({parting}\d{{3}})+)(\{decimal}\d+)?$"
     return compute.all(compute.match_substring_regex(text, number)).as_py() is True
@@ -88,8 +92,8 @@ def _are_numbers(text: Any, decimal: str) -> bool:
 def why_text(column: pa.ChunkedArray) -> str:
     """What keeps a column of text from being numbers or dates, where most of it looks so."""
     import pyarrow as pa
-    from pyarrow import compute
 
+    compute = functions()
     values = column.drop_null().cast(pa.string())
     looks = compute.match_substring_regex(values, r"^[-+]?[\d.,]+([eE][-+]?\d+)?$")
     if compute.mean(compute.cast(looks, "int8")).as_py() > 0.5:
