@@ -39,6 +39,8 @@ def main() -> None:
 
 def _told(error: Exception) -> str:
     """What went wrong, in a sentence; of what was not foreseen, its kind too."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, ValueError | TypeError | FloatingPointError | ImportError | OSError):
         return str(error)
     said = next(iter(str(error).splitlines()), "")
