@@ -301,8 +301,12 @@ def test_images_by_class(quick, here, capsys):
     for i in range(10):
         picture(here / "pets" / "cat" / f"{i}.png", (200 + i, 20, 20))
         picture(here / "pets" / "dog" / "more" / f"{i}.jpg", (20, 20 + i, 200))
+    (here / "pets" / "newt").mkdir()
+    picture(here / "pets" / "loose.png", (0, 0, 0))
     run = trained("pets", model="mlp", epochs=10, image_size=8)
     said = capsys.readouterr().out
+    assert "'newt' left out: it has no images" in said and "1 images left out" in said
+    (here / "pets" / "loose.png").unlink()
     assert "2 classes: cat 10, dog 10" in said and "8 x 8 pixels, in colour" in said
     assert "Test accuracy 100.00%" in said
     predict(run, here / "pets", Path("said.csv"))
@@ -320,12 +324,16 @@ def test_images_of_any_mode_are_read(here):
     both = np.stack([grey, np.where(grey < 128, 0, 255)], -1).astype(np.uint8)
     Image.fromarray(both).save("la.png")
     Image.fromarray(grey.astype(np.uint8)).convert("P").save("p.gif")
-    eight, sixteen, clear, palette = images.read(
-        [Path(name) for name in ("8.png", "16.png", "la.png", "p.gif")], 8, 1
-    )
+    Image.fromarray((grey / 255).astype(np.float32)).save("one.tif")
+    Image.fromarray((grey / 255 * (2**31 - 1)).astype(np.int32)).save("32.tif")
+    Image.fromarray((grey * (200 / 255)).astype(np.uint16)).save("dark.png")
+    names = ("8.png", "16.png", "la.png", "p.gif", "one.tif", "32.tif", "dark.png")
+    eight, sixteen, clear, palette, *wide, dark = images.read([Path(name) for name in names], 8, 1)
     np.testing.assert_allclose(eight[..., 0], np.floor(grey) / 255, atol=1e-6)
     np.testing.assert_allclose(sixteen, eight, atol=1 / 255)
     np.testing.assert_allclose(palette, eight, atol=1 / 255)
+    np.testing.assert_allclose(wide, [eight, eight], atol=1 / 255)
+    assert not dark.any()  # of 16 bits: at most 200 of 65,535
     assert (clear[:4] == 1).all()  # what is transparent is white
 
 
@@ -339,6 +347,10 @@ def test_text_in_files(here):
     train, test = found.same
     assert len(test) == pytest.approx((len(train) + len(test)) / 20, rel=0.02)
     assert sources.kind_of("book") == "text" and sources.name_of("book/0.txt") == "0"
+    for i in range(3):
+        (here / "book" / f"{i}.txt").rename(here / "book" / f"{i}.TXT")
+    assert sources.kind_of("book") == sources.kind_of("book/0.TXT") == "text"
+    assert np.array_equal(corpus.text_files(here / "book", 4).same[0], train)
 
 
 # ---------------------------------------------------------------------------------------- bad input
@@ -373,6 +385,9 @@ FILES = {
     "pets/dog/1.png": b"no image",
     "lone/cat/1.png": b"no image",
     "folder/letter.doc": b"",
+    "letter.doc": b"a letter",
+    **{f"pair/{name}/1.pgm": b"P5 1 1 255 a" for name in ("cat", "dog")},
+    "two.csv": b"a,b\n1,y\n2,n\n",
     "broken_task.py": b"value = 3\ndef task():\n    return 4\n",
 }
 TARGET = {"target": ["b"]}
@@ -416,6 +431,9 @@ REFUSED = [
     ("pets", TARGET, "--target is not for pets"),
     ("lone", {}, "lone must have folders of images for two classes, has 1"),
     ("folder", {}, "neither folders of images, one for each class, nor .txt files"),
+    ("pair", {}, "must be a class of two examples or more, to hold one out"),
+    ("two.csv", TARGET, "must be a class of two examples or more, to hold one out"),
+    ("letter.doc", {}, "letter.doc is no table, text or tokens: its name ends as none of these"),
     ("broken_task:task", {}, "broken_task:task must be a funprop.Task, or make one, got int"),
     ("broken_task:gone", {}, "broken_task has no gone"),
     ("no_such_module:task", {}, "No module named 'no_such_module'"),
