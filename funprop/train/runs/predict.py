@@ -145,7 +145,8 @@ def _inputs(file: Path, like: Any) -> Any:
         raise ValueError("a task whose inputs are several arrays is predicted in Python")
     if found is None or found.shape[1:] != shape[1:] or not len(found):
         got = getattr(found, "shape", None)
-        raise ValueError(f"{file} must hold inputs of shape [n, {str(shape[1:])[1:-1]}], got {got}")
+        wanted = ", ".join(map(str, ("n", *shape[1:])))
+        raise ValueError(f"{file} must hold inputs of shape [{wanted}], got {got}")
     if not np.can_cast(found.dtype, like.dtype, "same_kind"):
         raise ValueError(f"{file} must hold {like.dtype}, got {found.dtype}")
     found = found.astype(like.dtype)
