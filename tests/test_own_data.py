@@ -188,9 +188,14 @@ def test_a_table_is_trained_on_and_predicted_of(quick, here, capsys):
     # Without the target, in another order, with a column more and a category that is new.
     other = frame.drop(columns="tier").iloc[::-1].assign(more=1)
     other.loc[other.index[0], "city"] = "Atlantis"
+    other.loc[other.index[:3], ["age", "since"]] = None
     other.to_parquet("other.parquet")
     line = predict(run, Path("other.parquet"), Path("said.csv"))
     assert "'city': 'Atlantis' in 1 rows, which training had not" in line
+    assert "'since' is missing in 3 rows, and never was in training" in line and "'age'" not in line
+    other.iloc[:3] = frame.drop(columns="tier").iloc[::-1].assign(more=1).iloc[:3]
+    other.to_parquet("other.parquet")
+    predict(run, Path("other.parquet"), Path("said.csv"))
     found = pd.read_csv("said.csv").iloc[::-1].reset_index(drop=True)
     assert (found["prediction"] == frame["tier"])[held_out].mean() == pytest.approx(accuracy)
     shares = found[["probability_gold", "probability_tin"]].to_numpy()

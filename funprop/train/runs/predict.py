@@ -93,7 +93,8 @@ def _table(run: Path, file: Path, told: dict[str, Any], model: str) -> Said:
     inputs = encoding.encoded(encoder, rows)
     outputs = _outputs(run, models(targets, recipe)[model](), inputs)
     each = [outputs] if len(targets) == 1 else outputs
-    return said_of(targets, each, notes=tuple(encoding.unknown(encoder, rows)))
+    notes = encoding.unknown(encoder, rows) + encoding.lacking(encoder, rows, columns)
+    return said_of(targets, each, notes=tuple(notes))
 
 
 def _images(run: Path, file: Path, told: dict[str, Any], model: str) -> Said:
