@@ -76,7 +76,7 @@ def lacking(encoder: Any, frame: pd.DataFrame, columns: Sequence[Column]) -> lis
         of_date = column.kind == "date"
         its = f"{column.name}: " if of_date else column.name
         first = next((n for n in names if n == its or (of_date and n.startswith(its))), None)
-        rows = int(frame[first].isna().sum()) if first else 0
+        rows = int(frame[first].isna().to_numpy().sum()) if first else 0
         if rows and first not in lacked:
             lines.append(f"{column.name!r} is missing in {rows:,} rows, and never was in training")
     return lines
