@@ -7,6 +7,7 @@ from typing import Annotated
 import jax
 
 from funprop.cli_help import SHELLS, helped
+from funprop.cli_words import gathered
 from funprop.starting import INTERRUPTED, started
 from funprop.train.output import lasting_output
 from funprop.version import __version__
@@ -209,7 +210,7 @@ def _run() -> int:
         "explain": explain,
         "verify": verify,
     }
-    words = sys.argv[1:]
+    words = gathered(sys.argv[1:])
     if (said := helped(words, commands)) is not None:
         print(said)
         return 0 if words else 2

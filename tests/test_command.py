@@ -61,6 +61,7 @@ REFUSED = {
     "train iris --optimizer adamw --sweep weight-decay=-1,0": "of numbers that are at least 0",
     "train iris --sweep b1=0.5,0.9 --seeds 0": "seeds must be at least 1, got 0",
     "train iris --sweep b1=0..0.9:99 --seeds 99": "sweep must be of at most 4,096 runs, got 9,801",
+    "train iris --sweep b1=0.5,0.9 --sweep b1=0,0.1": "sweep must name each number once",
     "train iris --seeds 2 --ordered 2": "a sweep is of one process",
     "train stdlib --seeds 2": "sweep must be over data with targets",
     "show nowhere": "there is no run nowhere",
