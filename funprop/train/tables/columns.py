@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from funprop.train.tables.frames import has_times, is_number, is_text
+from funprop.train.tables.frames import has_times, is_number, is_text, numbers
 from funprop.train.tables.spellings import why_text
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def columns_of(
         kind, why = _kind(table[name])
         if kind is not None and len(table[name].take(rows).unique()) == 1:
             kind, why = None, "every row is the same"
+        if kind == "number" and np.isnan(numbers(table[name].take(rows), name)).all():
+            kind, why = None, "it holds no finite number"
         if name == time and kind != "date":
             kind, why = None, "rows are held out by it"
         if kind is None:
