@@ -91,7 +91,7 @@ def _parquet(path: Path) -> pa.Table:
 
     def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         if pa.types.is_string_view(column.type):
-            return column.cast(pa.string())
+            return pa.chunked_array([column.to_pylist()], pa.string())  # older ones do not cast it
         if pa.types.is_floating(column.type):
             no_number = compute.is_nan(column.cast(pa.float64()))
             return compute.if_else(no_number, pa.scalar(None, column.type), column)
