@@ -7,6 +7,7 @@ from typing import Annotated
 import jax
 
 from funprop.cli_help import SHELLS, helped
+from funprop.cli_words import gathered
 from funprop.starting import INTERRUPTED, started
 from funprop.train.output import lasting_output
 from funprop.version import __version__
@@ -39,6 +40,8 @@ def main() -> None:
 
 def _told(error: Exception) -> str:
     """What went wrong, in a sentence; of what was not foreseen, its kind too."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
     if isinstance(error, ValueError | TypeError | FloatingPointError | ImportError | OSError):
         return str(error)
     said = next(iter(str(error).splitlines()), "")
@@ -207,7 +210,7 @@ def _run() -> int:
         "explain": explain,
         "verify": verify,
     }
-    words = sys.argv[1:]
+    words = gathered(sys.argv[1:])
     if (said := helped(words, commands)) is not None:
         print(said)
         return 0 if words else 2

@@ -58,6 +58,31 @@ def test_a_model_and_an_optimizer_of_ones_own():
     np.testing.assert_array_equal(clone(trained).fit(x, two).predict(x), trained.predict(x))
 
 
+def two_columns():
+    return fp.serial(fp.dense(4), fp.tanh(), fp.dense(2))
+
+
+def test_a_model_that_a_function_makes_is_pickled():
+    x, y = load_iris(return_X_y=True)
+    trained = Classifier(model=two_columns, epochs=2, random_state=0).fit(x, y > 0)
+    again = pickle.loads(pickle.dumps(trained))
+    assert (again.predict_proba(x) == trained.predict_proba(x)).all()
+
+
+@pytest.mark.parametrize("kind", [Classifier, Regressor])
+def test_a_weight_is_so_many_examples_alike(kind):
+    x, y = load_iris(return_X_y=True)
+    weights = np.arange(150) % 4
+    options = {"epochs": 5, "batch_size": 1000, "random_state": 0}
+    weighed = kind(**options).fit(x, y, sample_weight=weights / 8)
+    repeated = kind(**options).fit(x.repeat(weights, 0), y.repeat(weights))
+    for fitted in (weighed, repeated):
+        assert jax.tree.leaves(fitted.params_)[0].dtype == np.float64
+    np.testing.assert_allclose(weighed.predict(x), repeated.predict(x), rtol=1e-12)
+    single = kind(**options).fit(x.astype(np.float32), y)
+    assert jax.tree.leaves(single.params_)[0].dtype == np.float32
+
+
 def test_what_cannot_be_is_refused():
     x = np.arange(8.0).reshape(4, 2)
     with pytest.raises(ValueError, match="y must have two classes at least, got 1 class: a"):
@@ -66,3 +91,13 @@ def test_what_cannot_be_is_refused():
         Classifier(optimizer="lion").fit(x, [0, 1, 0, 1])
     with pytest.raises(ValueError, match="epochs must be at least 1"):
         Regressor(epochs=0).fit(x, [0.0, 1, 0, 1])
+    with pytest.raises(ValueError, match="learning_rate must be above 0, got -1"):
+        Regressor(learning_rate=-1).fit(x, [0.0, 1, 0, 1])
+    with pytest.raises(TypeError, match=r"hidden must be widths of layers, as \(64,\) is, got 8"):
+        Regressor(hidden=8).fit(x, [0.0, 1, 0, 1])
+    with pytest.raises(ValueError, match=r"outputs of shape \(4, 3\), got \(4, 2\)"):
+        Classifier(model=two_columns()).fit(x, [0, 1, 2, 1])
+    with pytest.raises(ValueError, match=r"went wrong, the loss is .*: diverged: lower learning_"):
+        Regressor(optimizer="sgd", learning_rate=1e30).fit(x, [0.0, 1, 0, 1])
+    with pytest.raises(ValueError, match=r"[Ss]ample.weight"):
+        Regressor().fit(x, [0.0, 1, 0, 1], sample_weight=np.zeros(4))

@@ -1,5 +1,6 @@
 """People's own data: what is found in it, what is learnt of it, and what is said later."""
 
+import datetime
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -186,9 +188,14 @@ def test_a_table_is_trained_on_and_predicted_of(quick, here, capsys):
     # Without the target, in another order, with a column more and a category that is new.
     other = frame.drop(columns="tier").iloc[::-1].assign(more=1)
     other.loc[other.index[0], "city"] = "Atlantis"
+    other.loc[other.index[:3], ["age", "since"]] = None
     other.to_parquet("other.parquet")
     line = predict(run, Path("other.parquet"), Path("said.csv"))
     assert "'city': 'Atlantis' in 1 rows, which training had not" in line
+    assert "'since' is missing in 3 rows, and never was in training" in line and "'age'" not in line
+    other.iloc[:3] = frame.drop(columns="tier").iloc[::-1].assign(more=1).iloc[:3]
+    other.to_parquet("other.parquet")
+    predict(run, Path("other.parquet"), Path("said.csv"))
     found = pd.read_csv("said.csv").iloc[::-1].reset_index(drop=True)
     assert (found["prediction"] == frame["tier"])[held_out].mean() == pytest.approx(accuracy)
     shares = found[["probability_gold", "probability_tin"]].to_numpy()
@@ -299,8 +306,12 @@ def test_images_by_class(quick, here, capsys):
     for i in range(10):
         picture(here / "pets" / "cat" / f"{i}.png", (200 + i, 20, 20))
         picture(here / "pets" / "dog" / "more" / f"{i}.jpg", (20, 20 + i, 200))
+    (here / "pets" / "newt").mkdir()
+    picture(here / "pets" / "loose.png", (0, 0, 0))
     run = trained("pets", model="mlp", epochs=10, image_size=8)
     said = capsys.readouterr().out
+    assert "'newt' left out: it has no images" in said and "1 images left out" in said
+    (here / "pets" / "loose.png").unlink()
     assert "2 classes: cat 10, dog 10" in said and "8 x 8 pixels, in colour" in said
     assert "Test accuracy 100.00%" in said
     predict(run, here / "pets", Path("said.csv"))
@@ -318,12 +329,16 @@ def test_images_of_any_mode_are_read(here):
     both = np.stack([grey, np.where(grey < 128, 0, 255)], -1).astype(np.uint8)
     Image.fromarray(both).save("la.png")
     Image.fromarray(grey.astype(np.uint8)).convert("P").save("p.gif")
-    eight, sixteen, clear, palette = images.read(
-        [Path(name) for name in ("8.png", "16.png", "la.png", "p.gif")], 8, 1
-    )
+    Image.fromarray((grey / 255).astype(np.float32)).save("one.tif")
+    Image.fromarray((grey / 255 * (2**31 - 1)).astype(np.int32)).save("32.tif")
+    Image.fromarray((grey * (200 / 255)).astype(np.uint16)).save("dark.png")
+    names = ("8.png", "16.png", "la.png", "p.gif", "one.tif", "32.tif", "dark.png")
+    eight, sixteen, clear, palette, *wide, dark = images.read([Path(name) for name in names], 8, 1)
     np.testing.assert_allclose(eight[..., 0], np.floor(grey) / 255, atol=1e-6)
     np.testing.assert_allclose(sixteen, eight, atol=1 / 255)
     np.testing.assert_allclose(palette, eight, atol=1 / 255)
+    np.testing.assert_allclose(wide, [eight, eight], atol=1 / 255)
+    assert not dark.any()  # of 16 bits: at most 200 of 65,535
     assert (clear[:4] == 1).all()  # what is transparent is white
 
 
@@ -337,6 +352,10 @@ def test_text_in_files(here):
     train, test = found.same
     assert len(test) == pytest.approx((len(train) + len(test)) / 20, rel=0.02)
     assert sources.kind_of("book") == "text" and sources.name_of("book/0.txt") == "0"
+    for i in range(3):
+        (here / "book" / f"{i}.txt").rename(here / "book" / f"{i}.TXT")
+    assert sources.kind_of("book") == sources.kind_of("book/0.TXT") == "text"
+    assert np.array_equal(corpus.text_files(here / "book", 4).same[0], train)
 
 
 # ---------------------------------------------------------------------------------------- bad input
@@ -351,6 +370,13 @@ FILES = {
     "latin.csv": "a,b\nnaïve,2\nnaïf,3\n".encode("latin-1"),
     "no.parquet": b"PAR0",
     "no.csv.gz": b"not compressed",
+    "wide.csv": "a,b\n1,2\n".encode("utf-16"),
+    "latin_names.csv": "naïve,b\n1,2\n".encode("latin-1"),
+    "line.csv": b"a,b",
+    "huge.csv": b"a,b\n" + b"".join(b"%d,%de300\n" % (i % 7, i) for i in range(40)),
+    "infinite.csv": b"a,b\n" + b"inf,y\n-inf,n\n" * 9,
+    "parts.csv": b"d,d: days,b\n" + b"2024-01-02,1,y\n2024-01-03,2,n\n" * 9,
+    "folder.csv/inside": b"",
     "one.csv": b"a,b\n1,x\n2,x\n3,x\n",
     "none.csv": b"a,b\n1,\n2,\n3,\n",
     "ids.csv": b"a,b\n" + b"".join(b"%d,%d\n" % (i * i % 7, i) for i in range(40)),
@@ -365,6 +391,9 @@ FILES = {
     "pets/dog/1.png": b"no image",
     "lone/cat/1.png": b"no image",
     "folder/letter.doc": b"",
+    "letter.doc": b"a letter",
+    **{f"pair/{name}/1.pgm": b"P5 1 1 255 a" for name in ("cat", "dog")},
+    "two.csv": b"a,b\n1,y\n2,n\n",
     "broken_task.py": b"value = 3\ndef task():\n    return 4\n",
 }
 TARGET = {"target": ["b"]}
@@ -377,6 +406,16 @@ REFUSED = [
     ("twice.csv", TARGET, "columns of different names, got 'a' twice"),
     ("binary.csv", TARGET, "is no text: it has a byte 0x00"),
     ("latin.csv", TARGET, "latin.csv is no text in UTF-8: column 'a'"),
+    ("latin_names.csv", TARGET, "is no text in UTF-8: its first line, 'na.ve,b'"),
+    ("wide.csv", TARGET, "wide.csv is text in UTF-16, and must be in UTF-8"),
+    ("line.csv", TARGET, "has no rows below its names: a, b"),
+    ("huge.csv", TARGET, "target 'b' must be finite numbers, got 3.9"),
+    ("infinite.csv", TARGET, "no column to learn from: 'a' left out: it holds no finite number"),
+    ("parts.csv", TARGET, "column 'd: days' has the name of a part of column 'd': rename it"),
+    ("folder.csv", TARGET, "folder.csv is a folder, and must be a file with a table"),
+    ("good.csv", TARGET | {"time": "b"}, "'b' is named twice: it is a target, the time or the gr"),
+    ("dates.csv", {"target": ["a"], "group": "a"}, "'a' is named twice"),
+    ("good.csv", {"target": ["c"], "time": "b"}, "'b' must hold dates or numbers, got 'y'"),
     ("no.parquet", TARGET, "no.parquet is no table"),
     ("no.csv.gz", TARGET, "no.csv.gz is no table"),
     ("good.csv", {}, "--target must name a column of good.csv: a, b, c"),
@@ -399,6 +438,9 @@ REFUSED = [
     ("pets", TARGET, "--target is not for pets"),
     ("lone", {}, "lone must have folders of images for two classes, has 1"),
     ("folder", {}, "neither folders of images, one for each class, nor .txt files"),
+    ("pair", {}, "must be a class of two examples or more, to hold one out"),
+    ("two.csv", TARGET, "must be a class of two examples or more, to hold one out"),
+    ("letter.doc", {}, "letter.doc is no table, text or tokens: its name ends as none of these"),
     ("broken_task:task", {}, "broken_task:task must be a funprop.Task, or make one, got int"),
     ("broken_task:gone", {}, "broken_task has no gone"),
     ("no_such_module:task", {}, "No module named 'no_such_module'"),
@@ -480,6 +522,74 @@ def test_tables_of_any_separator_are_one(here):
     tables = [reading.read(here / name) for name in ("t.csv", "s.csv", "t.tsv")]
     assert tables[0].equals(tables[1]) and tables[0].equals(tables[2])
     assert [str(field.type) for field in tables[0].schema] == ["int64", "string", "date32[day]"]
+
+
+def date(*parts):
+    return datetime.datetime(*parts)
+
+
+@pytest.mark.parametrize(
+    ("separator", "cells", "values"),
+    [
+        (",", [1, "?", "-", "None", "missing", "#DIV/0!", " ", "<NA>", 2], [1, *[None] * 7, 2]),
+        (",", ["True", "none", "FALSE"], [True, None, False]),
+        (",", [" a ", "None", "?", " "], ["a", "None", None, None]),
+        (";", ["1,5", "-", "1.234,25"], [1.5, None, 1234.25]),
+        (";", ["1,234", "2"], [1.234, 2.0]),
+        (";", ["1,234.5", "2"], [1234.5, 2.0]),
+        (",", ["1,234", "2"], [1234.0, 2.0]),
+        ("\t", ["0,125", "1 000"], [0.125, 1000.0]),
+        (",", ["$1,234.50", "-$5"], [1234.5, -5.0]),
+        (",", ["12 %", "5%"], [12.0, 5.0]),
+        (",", ["5%", "5"], ["5%", "5"]),
+        (",", ["$5", "€5"], ["$5", "€5"]),
+        (",", ["1,2,3", "4"], ["1,2,3", "4"]),
+        (",", ["31.01.2025 10:30", "None"], [date(2025, 1, 31, 10, 30), None]),
+        (",", ["31.01.25", "01.02.98"], [date(2025, 1, 31), date(1998, 2, 1)]),
+        (",", ["2025.01.31", "2025/02/01"], [date(2025, 1, 31), date(2025, 2, 1)]),
+        (",", ["01/02/2025", "03/04/2025"], ["01/02/2025", "03/04/2025"]),
+    ],
+)
+def test_numbers_and_dates_as_people_write_them(separator, cells, values, here):
+    for end in ("\n", "\r\n", "\r"):
+        lines = ['"a, in m"; y ;;', *(f'"{cell}";x;;' for cell in cells)]  # names that are blank
+        (here / "t.csv").write_text(end.join(lines).replace(";", separator), newline="")
+        table = reading.read(here / "t.csv")
+        assert table.column_names == ["a, in m", "y"]
+        assert table["a, in m"].to_pylist() == values
+
+
+def test_what_only_looks_like_numbers_or_dates_is_said():
+    frame = people().drop(columns=["stars", "tier"])
+    frame["size"] = np.where(np.arange(N) == 7, "TBD", (np.arange(N) % 9).astype(str))
+    frame["seen"] = [f"01/{i % 28 + 1:02d}/2025" for i in range(N)]
+    said = "\n".join(of(frame, "price").notes)
+    assert "'size' is taken for categories: 'TBD' is no number" in said
+    assert "'01/01/2025' could be two dates: write them as 2026-01-31" in said
+    assert "numbers: age, member\ncategories: city, size, seen\ndates: since" in said
+
+
+def test_times_of_the_day_come_round():
+    frame = people().drop(columns=["stars", "tier"])
+    frame["at"] = [datetime.time(i % 24, 30) for i in range(N)]
+    inputs = of(frame[["at", "price"]], "price").train[0]
+    assert inputs.shape[1] == 2 and len(np.unique(inputs.round(4), axis=0)) == 24
+
+
+def test_what_parquet_adds_is_no_column_and_no_number(here):
+    frame = people().drop(columns=["stars", "tier"]).sample(N - 20, random_state=0)
+    frame.to_parquet("index.parquet")
+    assert not [n for n in reading.read(here / "index.parquet").column_names if "index" in n]
+    pq.write_table(pa.table({"x": pa.array([1.0, np.nan] * 9)}), "nan.parquet")
+    assert reading.read(here / "nan.parquet")["x"].null_count == 9
+
+
+def test_text_of_any_type_is_text(monkeypatch):
+    kinds = pa.string(), pa.large_string(), pa.string_view()
+    table = pa.table({str(kind): pa.array(["a", "b"], kind) for kind in kinds})
+    monkeypatch.setattr(pq, "read_table", lambda _: table)  # not every version writes them all
+    found = reading.read(Path("any.parquet")).take([1])
+    assert found.to_pylist() == [dict.fromkeys(map(str, kinds), "b")]
 
 
 @pytest.mark.slow

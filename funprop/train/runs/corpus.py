@@ -13,6 +13,7 @@ from funprop.train.data.order import shuffled
 from funprop.train.data.tokens import Tokens
 
 BYTES = 256
+SUFFIX = ".txt"
 TIME = 128  # tokens a window
 HELD_OUT_WINDOWS = 256
 SHARE = 20  # one in so many is held out
@@ -88,7 +89,7 @@ def text_files(path: Path, batch_size: int) -> Text:
       ValueError: there is no text, too little of it, or a file is none; names it.
       OSError: a file cannot be read.
     """
-    files = [path] if not path.is_dir() else sorted(path.rglob("*.txt"))
+    files = files_in(path) if path.is_dir() else [path]
     texts = [_text_of(file) for file in files]
     if len(files) < SHARE:
         cut = [len(text) - len(text) // SHARE for text in texts]
@@ -110,6 +111,11 @@ def text_files(path: Path, batch_size: int) -> Text:
         BYTES,
         (train, test),
     )
+
+
+def files_in(folder: Path) -> list[Path]:
+    """The files of text in a folder and those below it."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() == SUFFIX)
 
 
 def _text_of(file: Path) -> bytes:

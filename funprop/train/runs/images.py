@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,15 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
         if inner.is_dir() and not inner.name.startswith(".")
     }
     return {name: files for name, files in found.items() if files}
+
+
+def _left_out(folder: Path, by_class: Collection[str]) -> list[str]:
+    """Lines that say what in the folder is no image of a class."""
+    loose = sum(map(is_image, folder.iterdir()))
+    empty = [f.name for f in sorted(folder.iterdir()) if f.is_dir() and f.name not in by_class]
+    empty = [name for name in empty if not name.startswith(".")]
+    lines = [f"{name!r} left out: it has no images" for name in empty]
+    return lines + ([f"{loose:,} images left out: they are in no class's folder"] if loose else [])
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -91,6 +100,7 @@ def task(folder: Path, options: dict[str, Any]) -> Task:
         notes=(
             f"{len(classes)} classes: {counted}{', ...' if len(classes) > 8 else ''}",
             f"all resized to {size} x {size} pixels, in {colour}; --image-size asks for another",
+            *_left_out(folder, by_class),
         ),
         epochs=min(max(round(1500 * 32 / len(train)), 5), 60),
         batch_size=min(32, len(train)),
@@ -130,16 +140,22 @@ def _opened(file: Path) -> Any:
     try:
         with Image.open(file) as image:
             turned = ImageOps.exif_transpose(image)
-            if turned.mode in ("I", "I;16", "I;16B", "F"):  # more than 8 bits
-                wide = np.asarray(turned, np.float64)
-                span = 65535 if wide.max(initial=0) > 255 else 255
-                return Image.fromarray((wide * (255 / span)).clip(0, 255).astype(np.uint8))
+            if turned.mode[0] in "IF":  # more than 8 bits
+                return Image.fromarray(_eight_bits(np.asarray(turned, np.float64), turned.mode))
             if "transparency" in turned.info or "A" in turned.getbands():
                 whole = turned.convert("RGBA")
                 return Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole)
-            return turned.convert("RGB" if turned.mode in ("P", "CMYK", "YCbCr") else turned.mode)
+            return turned.convert("L" if turned.mode in ("1", "L") else "RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} is no image that can be read: {short_line(error)}") from None
+
+
+def _eight_bits(pixels: Any, mode: str) -> Any:
+    """Pixels of more than 8 bits from 0 to 255: of 16 bits as they are, else by the largest."""
+    largest = pixels.max(initial=0)
+    spans = {"I": (65535, 2**31 - 1), "F": (1, 255, 65535)}.get(mode, (65535,))
+    span = next((span for span in spans if largest <= span), largest)
+    return (pixels * (255 / span)).clip(0, 255).astype(np.uint8)
 
 
 def _some(files: Sequence[Path]) -> Sequence[Path]:

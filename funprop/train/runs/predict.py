@@ -93,7 +93,8 @@ def _table(run: Path, file: Path, told: dict[str, Any], model: str) -> Said:
     inputs = encoding.encoded(encoder, rows)
     outputs = _outputs(run, models(targets, recipe)[model](), inputs)
     each = [outputs] if len(targets) == 1 else outputs
-    return said_of(targets, each, notes=tuple(encoding.unknown(encoder, rows)))
+    notes = encoding.unknown(encoder, rows) + encoding.lacking(encoder, rows, columns)
+    return said_of(targets, each, notes=tuple(notes))
 
 
 def _images(run: Path, file: Path, told: dict[str, Any], model: str) -> Said:
@@ -145,7 +146,8 @@ def _inputs(file: Path, like: Any) -> Any:
         raise ValueError("a task whose inputs are several arrays is predicted in Python")
     if found is None or found.shape[1:] != shape[1:] or not len(found):
         got = getattr(found, "shape", None)
-        raise ValueError(f"{file} must hold inputs of shape [n, {str(shape[1:])[1:-1]}], got {got}")
+        wanted = ", ".join(map(str, ("n", *shape[1:])))
+        raise ValueError(f"{file} must hold inputs of shape [{wanted}], got {got}")
     if not np.can_cast(found.dtype, like.dtype, "same_kind"):
         raise ValueError(f"{file} must hold {like.dtype}, got {found.dtype}")
     found = found.astype(like.dtype)

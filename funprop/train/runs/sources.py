@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from funprop.imported import imported
-from funprop.train.runs import images
+from funprop.train.runs import corpus, images
 from funprop.train.runs.tasks import TASKS
 from funprop.train.runs.tasks import task as known_task
 from funprop.train.tables.reading import is_table
@@ -16,7 +16,7 @@ from funprop.train.task import Task
 OF_TABLES = "target", "task", "time", "group"
 OF_ALL = "class_weights", "held_out"
 OPTIONS = (*OF_TABLES, *OF_ALL, "image_size")
-TOKENS, TEXT = (".bin", ".npy"), ".txt"
+TOKENS, TEXT = (".bin", ".npy"), corpus.SUFFIX
 
 
 def kind_of(data: str) -> str:
@@ -34,12 +34,12 @@ def kind_of(data: str) -> str:
         return "name"
     if is_table(data):
         return "table"
-    if data == "stdlib" or path.suffix in (*TOKENS, TEXT):
+    if data == "stdlib" or path.suffix.lower() in (*TOKENS, TEXT):
         return "text"
     if path.is_dir():
         if images.class_folders(path):
             return "images"
-        if any(path.rglob(f"*{TEXT}")):
+        if corpus.files_in(path):
             return "text"
         raise ValueError(
             f"{data} has neither folders of images, one for each class, nor .txt files"
@@ -64,6 +64,8 @@ def task_of(data: str, options: Mapping[str, Any]) -> Task:
     if kind == "own":
         return _own(data)
     if data not in TASKS and (Path(data).suffix or "/" in data):
+        if Path(data).exists():
+            raise ValueError(f"{data} is no table, text or tokens: its name ends as none of these")
         raise ValueError(f"there is no file or folder {data} that can be learnt from")
     return known_task(data)
 

@@ -41,28 +41,45 @@ def sweep_values(text: str, optimizer: str) -> tuple[str, list[float]]:
             f"sweep must be over a number of {optimizer}, {', '.join(known)}, got {name!r}"
         )
     try:
-        found = _range(values, name in SPREAD) if ".." in values else _list(values)
-    except ValueError:
-        found = []
-    bad = not found or not all(map(math.isfinite, found))
-    if bad or (name == "learning_rate" and min(found) <= 0):
+        found = _range(values, name in SPREAD) if ".." in values else _numbers(values.split(","))
+        _check(name, found)
+    except ValueError as error:
+        option = name.replace("_", "-")
         raise ValueError(
-            f"sweep must be {name.replace('_', '-')}=LOW..HIGH:COUNT or "
-            f"{name.replace('_', '-')}=VALUE,VALUE, of numbers that can be, got {text!r}"
-        )
+            f"sweep must be {option}=LOW..HIGH:COUNT or {option}=VALUE,VALUE, {error}, got {text!r}"
+        ) from None
     return name, found
 
 
-def _list(text: str) -> list[float]:
-    return [float(word) for word in text.split(",")]
+def _check(name: str, values: list[float]) -> None:
+    if name == "learning_rate" and min(values) <= 0:
+        raise ValueError("of numbers above 0")
+    if min(values) < 0:
+        raise ValueError("of numbers that are at least 0")
+    if name not in SPREAD and max(values) >= 1:
+        raise ValueError("of numbers below 1")
+
+
+def _numbers(words: Sequence[str]) -> list[float]:
+    try:
+        found = [float(word) for word in words]
+    except ValueError:
+        found = [math.nan]
+    if not all(map(math.isfinite, found)):
+        raise ValueError("of finite numbers")
+    return found
 
 
 def _range(text: str, ratios: bool) -> list[float]:
     ends, _, count = text.partition(":")
-    low, high = map(float, ends.split(".."))
-    n = int(count)
-    if n < 2 or not low < high or (ratios and low <= 0):
-        raise ValueError
+    low, high = _numbers(ends.split("..", 1))
+    n = int(count) if count.isdecimal() else 0
+    if n < 2:
+        raise ValueError("with a COUNT of 2 or more")
+    if not low < high:
+        raise ValueError("with LOW below HIGH")
+    if ratios and low <= 0:
+        raise ValueError("with LOW above 0, as values lie at equal ratios")
     spaced = np.geomspace if ratios else np.linspace
     return [float(f"{x:.6g}") for x in spaced(low, high, n)]
 

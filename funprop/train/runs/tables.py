@@ -12,7 +12,7 @@ from funprop.train.runs.inputs import ENCODER, write_inputs
 from funprop.train.runs.table_models import recipe_for, task_for
 from funprop.train.tables import encoding, splits
 from funprop.train.tables.columns import Column, columns_of
-from funprop.train.tables.frames import frame, numbers, texts
+from funprop.train.tables.frames import frame, is_text, numbers, texts
 from funprop.train.tables.reading import read
 from funprop.train.tables.splits import SPLIT_SEED
 from funprop.train.tables.targets import Target, standardised, target_of
@@ -20,6 +20,8 @@ from funprop.train.task import Task
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+PLURAL = {"number": "numbers", "category": "categories", "date": "dates"}
 
 
 def task(path: Path, options: dict[str, Any]) -> Task:
@@ -49,9 +51,13 @@ def task_of(table: pa.Table, path: str, options: dict[str, Any], seed: int = SPL
     targets, values = zip(*(standardised(*pair, train) for pair in found), strict=True)
     left_out = [*wanted, *([group] if group else [])]
     columns, why = columns_of(table, train, left_out, time)
-    notes += [target.told() for target in targets] + why
+    notes += [target.told() for target in targets] + _taken_for(columns) + why
     if time or group:
-        notes.append(f"held out: the last by {time!r}" if time else f"held out: whole {group!r}")
+        notes.append(
+            f"held out: the last rows by {time!r}"
+            if time
+            else f"held out: whole groups by {group!r}"
+        )
     whole = frame(table, columns)
     encoder = encoding.fitted(whole.iloc[train], columns)
     inputs = encoding.encoded(encoder, whole)
@@ -86,7 +92,9 @@ def _check_columns(table: pa.Table, path: str, names: Sequence[str]) -> None:
         if name not in table.column_names:
             raise ValueError(f"{path} has no column {name!r}, there are {_names(table)}")
         if names.count(name) > 1:
-            raise ValueError(f"column {name!r} is named twice")
+            raise ValueError(
+                f"column {name!r} is named twice: it is a target, the time or the group"
+            )
 
 
 def _without_missing(table: pa.Table, wanted: Sequence[str]) -> tuple[pa.Table, list[str]]:
@@ -123,6 +131,8 @@ def _times(column: pa.ChunkedArray, name: str) -> Any:
     if types.is_temporal(column.type):
         (days,) = frame(_table(column, name), [Column(name, "date", ("days",))]).to_numpy().T
         return days
+    if is_text(column.type):
+        raise ValueError(f"column {name!r} must hold dates or numbers, got {column[0].as_py()!r}")
     return numbers(column, name)
 
 
@@ -144,9 +154,17 @@ def _weights(targets: Any, values: Any, train: Any, how: str | None) -> tuple[An
 
 
 def _read(columns: Sequence[Column], width: int) -> str:
-    kinds = [
-        (kind, sum(c.kind == kind for c in columns)) for kind in ("number", "category", "date")
+    kinds = [(kind, sum(c.kind == kind for c in columns)) for kind in PLURAL]
+    told = ", ".join(f"{n} {PLURAL[kind] if n > 1 else kind}" for kind, n in kinds if n)
+    n = len(columns)
+    return f"{n} column{'s' * (n > 1)} ({told}) as {width} input{'s' * (width > 1)}"
+
+
+def _taken_for(columns: Sequence[Column]) -> list[str]:
+    """Lines that say which columns hold what."""
+    named = {kind: [c.name for c in columns if c.kind == kind] for kind in PLURAL}
+    return [
+        f"{PLURAL[kind]}: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+        for kind, names in named.items()
+        if names
     ]
-    plural = {"number": "numbers", "category": "categories", "date": "dates"}
-    told = ", ".join(f"{n} {plural[kind] if n > 1 else kind}" for kind, n in kinds if n)
-    return f"{len(columns)} columns ({told}) as {width} inputs"

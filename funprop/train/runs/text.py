@@ -22,7 +22,7 @@ from funprop.steps import step
 from funprop.train import processes
 from funprop.train.arrays import spread
 from funprop.train.runs import in_folder
-from funprop.train.runs.corpus import BYTES, TIME, Text, library, text_files, token_file
+from funprop.train.runs.corpus import BYTES, SUFFIX, TIME, Text, library, text_files, token_file
 from funprop.train.runs.files import (
     check_choice,
     check_installed,
@@ -145,7 +145,7 @@ def _text(data: str, batch_size: int) -> Text:
     if data == "stdlib":
         return library(batch_size)
     path = Path(data)
-    if path.is_dir() or path.suffix == ".txt":
+    if path.is_dir() or path.suffix.lower() == SUFFIX:
         return text_files(path, batch_size)
     return token_file(path, batch_size)
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from funprop.train.tables.frames import has_times, is_number, is_text
+from funprop.train.tables.frames import has_times, is_number, is_text, numbers
+from funprop.train.tables.spellings import why_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,6 +47,8 @@ def columns_of(
         kind, why = _kind(table[name])
         if kind is not None and len(table[name].take(rows).unique()) == 1:
             kind, why = None, "every row is the same"
+        if kind == "number" and np.isnan(numbers(table[name].take(rows), name)).all():
+            kind, why = None, "it holds no finite number"
         if name == time and kind != "date":
             kind, why = None, "rows are held out by it"
         if kind is None:
@@ -54,13 +57,20 @@ def columns_of(
             found.append(Column(name, kind, _parts_of(table[name], elapsed=name != time)))
         else:
             found.append(Column(name, kind))
+            hint = why_text(table[name].drop_null()) if is_text(table[name].type) else ""
+            notes += [f"{name!r} is taken for categories: {hint}"] if hint else []
     if not found:
         raise ValueError(f"there is no column to learn from: {'; '.join(notes) or 'only targets'}")
     return found, notes
 
 
 def _parts_of(column: pa.ChunkedArray, elapsed: bool) -> tuple[str, ...]:
-    """What to take of dates: nothing that training never sees, no time where there is none."""
+    """What to take of dates: nothing that training never sees, no time where there is none; of
+    times of the day that alone."""
+    from pyarrow import types
+
+    if types.is_time(column.type):
+        return ("day",)
     timed = has_times(column)
     return (*(("days",) if elapsed else ()), "year", "week", *(("day",) if timed else ()))
 
@@ -72,7 +82,7 @@ def _kind(column: pa.ChunkedArray) -> tuple[Kind | None, str]:
     kind, dtype = None, column.type
     if is_number(dtype):
         kind = "number"
-    elif types.is_timestamp(dtype) or types.is_date(dtype):
+    elif types.is_timestamp(dtype) or types.is_date(dtype) or types.is_time(dtype):
         kind = "date"
     elif is_text(dtype):
         kind = "category"
@@ -85,7 +95,8 @@ def _kind(column: pa.ChunkedArray) -> tuple[Kind | None, str]:
     if different == n > FEW and (kind == "category" or counts_rows(values)):
         return None, "every row differs"
     if kind == "category" and different > max(FEW, n / 2):
-        return None, f"it holds text: {different:,} different values in {n:,} rows"
+        why = f"it holds text: {different:,} different values in {n:,} rows"
+        return None, "; ".join(filter(None, [why, why_text(values)]))
     return kind, ""
 
 

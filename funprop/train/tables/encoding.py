@@ -65,6 +65,23 @@ def unknown(encoder: Any, frame: pd.DataFrame) -> list[str]:
     return lines
 
 
+def lacking(encoder: Any, frame: pd.DataFrame, columns: Sequence[Column]) -> list[str]:
+    """Lines that say what is missing that never was in training: the median stands for it."""
+    if "numbers" not in encoder.named_transformers_:
+        return []
+    imputer, lines = encoder.named_transformers_["numbers"].steps[0][1], []
+    names = imputer.feature_names_in_
+    lacked = {*names[imputer.indicator_.features_]}
+    for column in columns:
+        of_date = column.kind == "date"
+        its = f"{column.name}: " if of_date else column.name
+        first = next((n for n in names if n == its or (of_date and n.startswith(its))), None)
+        rows = int(frame[first].isna().to_numpy().sum()) if first else 0
+        if rows and first not in lacked:
+            lines.append(f"{column.name!r} is missing in {rows:,} rows, and never was in training")
+    return lines
+
+
 def save(encoder: Any, file: Path) -> None:
     """Into a file without pickle."""
     from skops import io

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MISSING = "(missing)"  # the category of what is not there
+LARGEST = 1e100  # of numbers: of what is larger, no deviation can be taken
 SECONDS = {"year": 31_556_952, "week": 604_800, "day": 86_400}  # what dates come round in
 
 
@@ -34,7 +35,13 @@ def frame(table: pa.Table, columns: Collection[tuple[str, str, Collection[str]]]
         elif kind == "number":
             parts[name] = numbers(table[name], name)
         else:
-            parts |= _date(table[name], name, of_date)
+            of_date = _date(table[name], name, of_date)
+            both = {*of_date} & {*table.column_names}
+            if both:
+                raise ValueError(
+                    f"column {min(both)!r} has the name of a part of column {name!r}: rename it"
+                )
+            parts |= of_date
     return pd.DataFrame(parts)
 
 
@@ -46,7 +53,7 @@ def texts(column: pa.ChunkedArray) -> Any:
 
 
 def numbers(column: pa.ChunkedArray, name: str) -> Any:
-    """Numbers in float64; NaN in the place of what is missing or infinite.
+    """Numbers in float64; NaN in the place of what is missing, infinite or too large.
 
     Raises:
       ValueError: something else is there.
@@ -59,7 +66,7 @@ def numbers(column: pa.ChunkedArray, name: str) -> Any:
     if is_text(column.type) or not (is_number(column.type) or types.is_null(column.type)):
         raise ValueError(f"column {name!r} must hold numbers, got {_example(column)}")
     values = np.asarray(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
-    return np.where(np.isfinite(values), values, np.nan)
+    return np.where(np.abs(values) <= LARGEST, values, np.nan)
 
 
 def _example(column: pa.ChunkedArray) -> str:
@@ -88,6 +95,8 @@ def _seconds(column: pa.ChunkedArray, name: str) -> Any:
     """Since 1970, NaN where there is no date."""
     import pyarrow as pa
 
+    if pa.types.is_time(column.type):
+        return numbers(column.cast(pa.time32("s"), safe=False).cast(pa.int32()), name)
     try:
         moments = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
     except pa.ArrowException:

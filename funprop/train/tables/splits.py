@@ -15,6 +15,9 @@ def at_random(
 ) -> tuple[Any, Any]:
     """Rows to train on and rows held out, of `n`: of each class its share, never all of it.
 
+    Raises:
+      ValueError: no class has two.
+
     Example:
       >>> labels = np.array([0] * 8 + [1] * 4)
       >>> train, test = at_random(labels, 12, share=0.25)
@@ -35,6 +38,8 @@ def at_random(
     held_out = np.zeros(n, bool)
     held_out[order[place < share]] = True
     if not held_out.any():
+        if place.min() == 1.0:
+            raise ValueError("there must be a class of two examples or more, to hold one out")
         held_out[order[np.argmin(place)]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 

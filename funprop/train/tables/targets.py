@@ -70,9 +70,17 @@ def target_of(column: pa.ChunkedArray, name: str, aim: Aim | None = None) -> tup
     if text and aim == "regression":
         raise ValueError(f"target {name!r} must be numbers for a regression, got text")
     if aim == "regression" or (aim is None and not _are_classes(column, different)):
-        return Target(name), numbers(column, name)
+        values = numbers(column, name)
+        if np.isnan(values).any():
+            raise ValueError(f"target {name!r} must be finite numbers, got {_extreme(column)}")
+        return Target(name), values
     whole = not text and not types.is_boolean(column.type)
     return _classes(column, name, whole)
+
+
+def _extreme(column: pa.ChunkedArray) -> float:
+    """The number that is farthest from zero."""
+    return max(map(float, column.to_pylist()), key=abs)
 
 
 def _are_classes(column: pa.ChunkedArray, different: int) -> bool:
