@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from funprop.verify.inputs.points import Point, are_indices, is_rising
-from funprop.verify.inputs.properties import drawn, free, in_order, within
+from funprop.verify.inputs.properties import drawn, in_order, redrawable, within
 from funprop.verify.subject import Subject, is_floating
 from funprop.verify.truth.thresholds import Thresholds
 
@@ -42,7 +42,7 @@ def _numbers(
     subject: Subject, given: list[Any], found: Thresholds, rng: np.random.Generator
 ) -> Iterator[Point]:
     args = subject.args
-    open_ = [i for i in free(args) if i in subject.differentiable]
+    open_ = [i for i in redrawable(args) if i in subject.differentiable]
     sizes = sorted(found.numbers, key=lambda c: (abs(c), c))
     for c in sizes[:: -(-len(sizes) // NUMBERS) or 1] if open_ else ():
         for name, middle, width in (("around", c, abs(c)), ("beyond", 2 * c, 0.3 * abs(c))):
@@ -59,18 +59,24 @@ def _whole(
     given: np.ndarray, i: int, found: Thresholds, subject: Subject
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Integers: what they are compared with, and both ends of what they count along."""
-    rising, range_ = is_rising(given), np.iinfo(given.dtype)
     if given.size > 1 and not are_indices(subject.args, i):
         return
+    rising, range_ = is_rising(given), np.iinfo(given.dtype)
     n = found.counts.get(i)
-    if n and given.size > 1 and given.min() >= 0 and given.max() < n <= range_.max:
-        ends = np.resize(np.asarray([0, n - 1], given.dtype), given.shape)
-        yield f"0 and {n - 1}", np.sort(ends) if rising else ends
-    for c in sorted(found.whole.get(i, ()), key=abs)[:WHOLE] if not rising else ():
+    if n and given.size and given.min() >= 0 and given.max() < n <= range_.max:
+        if given.ndim == 0:
+            yield "0", np.zeros_like(given)
+            yield f"{n - 1}", np.full_like(given, n - 1)
+        else:
+            ends = np.resize(np.asarray([0, n - 1], given.dtype), given.shape)
+            yield f"0 and {n - 1}", np.sort(ends) if rising else ends
+    if rising and given[0] == 0:  # bounds of parts, from the first on
+        return
+    for c in sorted(found.whole.get(i, ()), key=abs)[:WHOLE]:
         if range_.min <= c <= range_.max:
             values = given.copy()
             values.reshape(-1)[::2] = c
-            yield str(c), values
+            yield str(c), np.sort(values) if rising else values
 
 
 def _rows(given: np.ndarray, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:
