@@ -15,8 +15,8 @@ import jax.numpy as jnp
 
 from funprop.verify.judging.at_rest import Given
 from funprop.verify.truth.evaluate import Evaluate, NotWideError
-from funprop.verify.truth.instruments import Instruments
 from funprop.verify.truth.indexed import is_indexed, is_slice, room_of
+from funprop.verify.truth.instruments import Instruments
 from funprop.verify.truth.internals import equations
 from funprop.verify.truth.samples import Sample
 
