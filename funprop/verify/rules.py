@@ -21,6 +21,7 @@ from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.kept_rules import rules_survive_differentiation
 
 
+@internals.quiet_callbacks()
 @products_in_float32()
 def verify_rules(
     function: Callable[..., Any],
@@ -62,7 +63,7 @@ def verify_rules(
     try:
         with rules_survive_differentiation() as said:
             calls = rule_calls(function, *args)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, jax.errors.JaxRuntimeError) as error:
         raise refused(error, getattr(function, "__name__", "function")) from None
     found: list[Findings] = []
     notes: list[str] = []
@@ -76,9 +77,11 @@ def verify_rules(
             notes.append(f"{name} was not judged: its inputs are complex")
             continue
         picked = _spread(_distinct(group), SEEN)
+        judged = 0
         for call in picked:
             try:
                 found += _judged(call, {**said, **(intended or {})}.get(name), seed)
+                judged += 1
             except jax.errors.UnexpectedTracerError:
                 notes.append(
                     f"{name} ({source}) was not judged: it closes over a value of the function "
@@ -89,9 +92,11 @@ def verify_rules(
         place = internals.equation_source(group[0].equation)
         calls_ = "1 call" if len(group) == 1 else f"{len(group)} calls"
         from_ = f", from {place}" if place else ""
-        notes.append(f"{name} is at {source}; {calls_}{from_}; {len(picked)} judged")
+        notes.append(f"{name} is at {source}; {calls_}{from_}; {judged} judged")
     if not calls:
         notes.append("no custom rule is reached")
+    for name in sorted(set(intended or ()) - {name for name, _, _ in groups}):
+        notes.append(f"intended: no rule called {name} is reached")
     report = as_report(found)
     return report._replace(notes=(*report.notes, *notes))
 

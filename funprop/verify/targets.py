@@ -27,6 +27,7 @@ from funprop.verify.truth.programs import jit_of
 from funprop.verify.truth.same import surely_same
 
 
+@internals.quiet_callbacks()
 @products_in_float32()
 def verify(
     target: Layer | Callable[..., Any],
@@ -148,6 +149,9 @@ def _of_parts(layer: Layer, args: tuple[Any, ...], key: Any, seed: int) -> list[
 # -------------------------------------------------------------------------------- what is refused
 
 
+RUNS = 4  # a few numbers drawn anew may be the same once
+
+
 def _check(subject: Subject) -> None:
     """Raise where the target cannot be judged, whatever it gives."""
     name = subject.name
@@ -173,8 +177,11 @@ def _check(subject: Subject) -> None:
     run = jit_of(sum(leaf.size for leaf in subject.args))(
         lambda *leaves: [Evaluate()(j, *leaves) for j in (first, second)]
     )
-    one, two = run(*subject.args)
-    for a, b in zip(floats(one), floats(two), strict=True):
+    try:
+        one, *others = (outputs for _ in range(RUNS) for outputs in run(*subject.args))
+    except jax.errors.JaxRuntimeError as error:  # raised by Python code that it calls
+        raise refused(error, name) from None
+    for a, b in ((a, b) for two in others for a, b in zip(floats(one), floats(two), strict=True)):
         if not np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True):
             raise ValueError(
                 f"{name} is not deterministic: called twice, it gives different outputs"
