@@ -259,7 +259,7 @@ WRONG = {
     ),
     "factors out of order": (
         *CHAIN, lambda a, y, dy: (dy @ a[1].T @ a[2].T, a[0].T @ dy @ a[2].T, (a[0] @ a[1]).T @ dy),
-        {"a"}, "swapped", "`dot_general` at",
+        {"a"}, "swapped", "`dot` at",
     ),
     "a factor not transposed": (
         *CHAIN, lambda a, y, dy: (dy @ a[2].T @ a[1], a[0].T @ dy @ a[2].T, (a[0] @ a[1]).T @ dy),

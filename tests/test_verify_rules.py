@@ -102,6 +102,51 @@ def test_the_rules_of_a_flax_and_an_equinox_model():
     assert report.checks
 
 
+def made_by_jvp(factor, by_default=None):
+    @jax.custom_jvp
+    def square(x):
+        return x * x
+
+    square.defjvp(lambda p, t, f=by_default: (p[0] * p[0], (f or factor) * p[0] * t[0]))
+    return square
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda f: rule(lambda x: x * x, lambda a, y, dy: (f * a[0] * dy,)),
+        made_by_jvp,
+        lambda f: made_by_jvp(2.0, f),
+    ],
+    ids=["custom_vjp", "custom_jvp", "a default"],
+)
+def test_rules_of_one_name_on_the_same_inputs_are_told_apart(made):
+    among = [made(2.0), made(2.0), made(2.5), *(made(2.0) for _ in range(5))]
+    report = fp.verify_rules(lambda x: sum(f(x) for f in among), normal(3))
+    assert [f.story for f in report.findings] == ["factor"], str(report)
+    assert sum("calls" in note for note in report.notes) == 1, str(report)  # the right ones are one
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "point"),
+    [
+        (lambda x: lax.cond(x.sum() > 50, wrong, right, x), (normal(3),), "numbers"),
+        (lambda x, i: lax.switch(i, [jnp.sin, right, wrong], x), (normal(3), jnp.int32(0)), "i 2"),
+    ],
+    ids=["cond", "switch"],
+)
+def test_a_rule_in_a_branch_that_the_arguments_do_not_take(function, args, point):
+    (finding,) = (report := fp.verify_rules(function, *args)).findings
+    assert finding.story == "factor"
+    assert f"reached only with {point}" in str(report)
+
+
+def test_a_rule_that_no_arguments_reach_is_said_not_to_be_judged():
+    never = lambda x: lax.fori_loop(0, 2, lambda i, v: lax.cond(i > 5, wrong, jnp.sin, v), x)
+    report = fp.verify_rules(never, normal(3))
+    assert report.ok and "no arguments that were tried reach it" in str(report)
+
+
 def test_no_rule_is_said_to_be_none():
     report = fp.verify_rules(lambda x: (x * x).sum(), normal(3))
     assert report.ok

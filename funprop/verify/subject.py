@@ -63,6 +63,11 @@ class Subject:
         """The path of the `i`-th differentiable input, with the part's."""
         return self.paths[self.differentiable[i]]
 
+    def called(self, i: int) -> str:
+        """What the `i`-th input is called in a sentence."""
+        path = self.paths[i]
+        return "an array that it closes over" if path.endswith("/") else path or "an input"
+
     def pulled(self, inputs: Any, dys: Any) -> tuple[list[Any], list[Any]]:
         """The cotangents, and the float outputs that the rule gives while it is differentiated:
         none where the forward pass is the plain one."""

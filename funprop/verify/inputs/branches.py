@@ -28,7 +28,7 @@ def other_branches(
             yield Point(name, [values if j == i else v for j, v in enumerate(given)])
 
     for i, leaf in enumerate(subject.args):
-        name = subject.paths[i].rpartition(": ")[2] or "an input"
+        name = subject.called(i).rpartition(": ")[2]
         if np.issubdtype(leaf.dtype, np.integer):
             for what, values in _whole(np.asarray(leaf), i, found, subject):
                 yield from filled(f"{name} {what}", i, values)

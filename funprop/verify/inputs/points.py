@@ -59,7 +59,7 @@ def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
         return rng.standard_normal(values.shape)
 
     for i in open_[-6:]:
-        name = subject.paths[i].rpartition(": ")[2]
+        name = subject.called(i).rpartition(": ")[2]
         for number, what in enumerate(("zeros", "ones")):
             inputs = changed(lambda v, _, number=number: 0 * v + number, [i])
             meant = np.all(inputs[i] == number)  # it may have promised not to be
@@ -81,7 +81,7 @@ def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
     masks = [i for i, leaf in enumerate(args) if leaf.dtype == bool]
     for i in masks:
         for value in (False, True):
-            name = f"{subject.paths[i] or 'a mask'} {'true' if value else 'false'} everywhere"
+            name = f"{subject.called(i)} {'true' if value else 'false'} everywhere"
             filled = np.full_like(given[i], value)
             yield Point(name, [filled if j == i else v for j, v in enumerate(given)])
     turned = changed(lambda v, _: -v, open_)
@@ -90,7 +90,7 @@ def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
     yield Point("random numbers", changed(normal, open_))
     yield Point("random numbers", changed(lambda v, i: 3 * normal(v, i), open_))
     for i in open_[-6:]:
-        name = subject.paths[i].rpartition(": ")[2]
+        name = subject.called(i).rpartition(": ")[2]
         yield Point(f"large {name}", changed(lambda v, _: LARGE * v, [i]))
         yield Point(f"tiny {name}", changed(lambda v, _: TINY * v, [i]))
 

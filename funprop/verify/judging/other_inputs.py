@@ -126,6 +126,6 @@ def _unseen(tools: Instruments, given: list[Sample]) -> list[points.Point]:
             return []
         if same:
             inputs[i] = filled[i]
-            hidden.append(tools.subject.paths[i] or "an input")
+            hidden.append(tools.subject.called(i))
     name = f"NaN where forward does not look at {' and '.join(hidden)}"
     return [points.Point(name, inputs)] if hidden else []

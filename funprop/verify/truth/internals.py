@@ -155,7 +155,7 @@ def _of_function(eqn: Any) -> tuple[str, str]:
         info = getattr(open_jaxpr(plain_jaxpr(eqn))[0], "debug_info", None)
         name, _, place = ((info and info.func_src_info) or "").partition(" at ")
         return name or "rule", place
-    primitive = _hi_primitive(eqn)
+    primitive = hi_primitive(eqn)
     if hasattr(primitive, "traced"):  # a function with a rule, in its new form
         info = getattr(open_jaxpr(primitive.traced.jaxpr)[0], "debug_info", None)
         name, _, place = ((info and info.func_src_info) or "").partition(" at ")
@@ -166,7 +166,7 @@ def _of_function(eqn: Any) -> tuple[str, str]:
     return kind.__name__, ""
 
 
-def _hi_primitive(eqn: Any) -> Any:
+def hi_primitive(eqn: Any) -> Any:
     """The primitive itself, where it is one under vmap."""
     primitive = eqn.params["_prim"]
     while type(primitive).__name__ == "VmapOf":
@@ -192,22 +192,30 @@ def _hi_names(primitive: Any) -> list[str]:
 
 def rule_name(eqn: Any) -> str:
     """What the function with the custom rule is called."""
-    return _of_function(eqn)[0]
+    return "custom_root" if is_root(eqn) else _of_function(eqn)[0]
 
 
 def rule_source(eqn: Any) -> str:
-    """File and line where the function with the custom rule is defined."""
+    """File and line where the function with the custom rule is defined; of `custom_root`, which is
+    JAX's own, where its user solves."""
+    if is_root(eqn):
+        lines = (_user_line(inner) for inner in equations(plain_jaxpr(eqn)))
+        return next(filter(None, lines), "")
     return _of_function(eqn)[1]
+
+
+def _user_line(eqn: Any) -> str:
+    from jax._src import source_info_util
+
+    frame = source_info_util.user_frame(eqn.source_info.traceback)
+    if frame is None or "funprop/verify/" in frame.file_name.replace("\\", "/"):
+        return ""  # traced anew here: the line is lost
+    return f"{frame.file_name}:{frame.start_line}"
 
 
 def equation_source(eqn: Any) -> str:
     """The line of the user's code that the equation comes from: `file.py:12`."""
-    from jax._src import source_info_util
-
-    place = source_info_util.summarize(eqn.source_info).split(" (")[0]
-    if "funprop/verify/" in place:  # traced anew here: the line is lost
-        return ""
-    return ":".join(place.rpartition("/")[2].split(":")[:2])
+    return _user_line(eqn).replace("\\", "/").rpartition("/")[2]
 
 
 def of_jax(eqn: Any) -> bool:
@@ -233,7 +241,7 @@ def is_root(eqn: Any) -> bool:
 def input_names(eqn: Any) -> list[str]:
     """What the rule's function calls its inputs; empty for constants that it closes over."""
     if eqn.primitive.name == "call_hi_primitive":
-        return _hi_names(_hi_primitive(eqn))
+        return _hi_names(hi_primitive(eqn))
     jaxpr = open_jaxpr(plain_jaxpr(eqn))[0]
     n_consts, n = eqn.params.get("num_consts", 0), len(jaxpr.invars)
     names = list(getattr(jaxpr.debug_info, "arg_names", None) or ())
