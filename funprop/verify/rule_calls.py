@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from funprop import trees
 from funprop.verify.inputs import points
 from funprop.verify.inputs.branches import other_branches
-from funprop.verify.subject import is_floating
 from funprop.verify.subjects.of_function import of_function
 from funprop.verify.truth import internals
 from funprop.verify.truth.evaluate import Evaluate
@@ -89,18 +89,22 @@ def _others(
     wild = any(e.primitive.name in {"while", *OPAQUE} for e in internals.equations(jaxpr))
     if wild or sum(np.size(leaf) for leaf in jax.tree.leaves(args)) > MANY:
         return
-    subject, keys = of_function(function, args), jax.tree.leaves(args)
+    subject = of_function(function, args)
     rng = random_numbers(seed)
     tried = itertools.chain(
         other_branches(subject, thresholds(jaxpr), rng), points.same_shape(subject, rng)
     )
+    leaves = list(map(jnp.asarray, jax.tree.leaves(args)))
     for point in itertools.islice(tried, TRIED):
-        inputs = [
-            given if jax.dtypes.issubdtype(given.dtype, jax.dtypes.prng_key) else
-            np.asarray(value, given.dtype) if is_floating(given) else value
-            for value, given in zip(point.inputs, map(jax.numpy.asarray, keys), strict=True)
-        ]  # fmt: skip
+        inputs = [_like(*pair) for pair in zip(leaves, point.inputs, strict=True)]
         yield point._replace(inputs=inputs)
+
+
+def _like(given: Any, value: Any) -> Any:
+    """The value in the dtype of what was given; of a random key, the key."""
+    if jnp.issubdtype(given.dtype, jax.dtypes.prng_key):
+        return given
+    return np.asarray(value, given.dtype)
 
 
 def _used(jaxpr: Any) -> dict[int, tuple[bool, ...]]:
