@@ -102,6 +102,48 @@ def test_the_rules_of_a_flax_and_an_equinox_model():
     assert report.checks
 
 
+def wrapped_by_equinox_vjp(x):
+    import equinox as eqx
+
+    square = eqx.filter_custom_vjp(lambda x: x * x)
+    square.def_fwd(lambda perturbed, x: (x * x, x))
+    square.def_bwd(lambda x, dy, perturbed, _: 1.5 * x * dy)
+    return square(x)
+
+
+def wrapped_by_equinox_jvp(x):
+    import equinox as eqx
+
+    square = eqx.filter_custom_jvp(lambda x: x * x)
+    square.def_jvp(lambda p, t: (p[0] * p[0], 1.5 * p[0] * t[0]))
+    return square(x)
+
+
+def wrapped_by_jax(x):
+    return jax.custom_gradient(lambda x: (x * x, lambda dy: (1.5 * x * dy,)))(x)
+
+
+def given_to_a_function_of_jax(x):
+    tanh = jax.custom_vjp(jnp.tanh)
+    tanh.defvjp(lambda x: (jnp.tanh(x), x), lambda x, dy: (dy * jnp.cos(x),))
+    return tanh(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        wrapped_by_equinox_vjp,
+        wrapped_by_equinox_jvp,
+        wrapped_by_jax,
+        given_to_a_function_of_jax,
+    ],
+)
+def test_a_rule_that_a_library_wraps_stands_where_people_wrote_it(function):
+    (finding,) = fp.verify_rules(function, normal(3)).findings
+    assert finding.source.rpartition(":")[0].endswith("test_verify_rules.py"), finding.source
+    assert not any(inside in finding.path for inside in ("fn_wrap", "dynamic", "wrapped_fun"))
+
+
 def made_by_jvp(factor, by_default=None):
     @jax.custom_jvp
     def square(x):

@@ -16,7 +16,7 @@ from funprop.verify.report import Report
 from funprop.verify.rule_calls import Call, rule_calls
 from funprop.verify.subject import arrays, first_line, floats, is_floating, refused, without_keys
 from funprop.verify.subjects.of_rule import of_rule
-from funprop.verify.truth import apart, internals
+from funprop.verify.truth import apart, internals, rule_names
 from funprop.verify.truth.kept_rules import rules_survive_differentiation
 
 
@@ -70,7 +70,7 @@ def verify_rules(
     groups: dict[tuple[str, str, str, Hashable], list[Call]] = {}
     for call in calls:
         specs = ",".join(f"{v.dtype}{v.shape}" for v in call.inputs)
-        name, source = internals.rule_name(call.equation), internals.rule_source(call.equation)
+        name, source = rule_names.rule_name(call.equation), rule_names.rule_source(call.equation)
         groups.setdefault((name, source, specs, apart.mark(call.equation)), []).append(call)
     for (name, source, *_), group in groups.items():
         if any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in group[0].inputs):
@@ -95,7 +95,7 @@ def verify_rules(
         from_ += f", reached only with {group[0].point}" if group[0].point else ""
         notes.append(f"{name} is at {source}; {calls_}{from_}; {judged} judged")
     for eqn in missed:
-        name, source = internals.rule_name(eqn), internals.rule_source(eqn)
+        name, source = rule_names.rule_name(eqn), rule_names.rule_source(eqn)
         if (name, source) not in {known[:2] for known in groups}:
             notes.append(f"{name} ({source}) was not judged: no arguments that were tried reach it")
     if not (calls or missed):
