@@ -192,7 +192,7 @@ WRONG = {
     "one percent": (*DENSE, changed(2, lambda g: 1.01 * g), {"b"}, "factor", "1.01 times"),
     "sign": (*DENSE, changed(0, lambda g: -g), {"x"}, "sign", "the sign is turned"),
     "zero": (*DENSE, changed(2, lambda g: 0 * g), {"b"}, "zero", "zero, and should not be"),
-    "digits lost": (*DENSE, changed(1, BF16), {"w"}, "precision", "bfloat16"),
+    "digits lost": (*DENSE, changed(1, BF16), {"w"}, "precision", "16 bits"),
     "last column": (
         *DENSE, changed(1, lambda g: g.at[:, -1].set(0)), {"w"}, "region", "last place along axis 1",
     ),

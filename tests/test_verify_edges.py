@@ -389,6 +389,33 @@ def up_to_six_backward(args, y, dy, wrong):
     return (jnp.where((args[0] > 0) & (wrong | (args[0] < 6)), dy, 0),)
 
 
+def mean_of_labelled(logits, labels):
+    use = labels != -1
+    picked = logits[jnp.arange(len(labels)), jnp.where(use, labels, 0)]
+    return jnp.where(use, picked, 0).sum() / jnp.maximum(use.sum(), 1).astype(logits.dtype)
+
+
+def mean_of_labelled_backward(args, y, dy, wrong):
+    logits, labels = args
+    n = jnp.maximum((labels != -1).sum(), 0 if wrong else 1).astype(dy.dtype)
+    return jax.nn.one_hot(labels, logits.shape[1]) * dy / n, None
+
+
+def warmed_up(x, n):
+    return x / (1 - 0.9 ** (n + 1).astype(x.dtype))
+
+
+def warmed_up_backward(args, y, dy, wrong):
+    n = jnp.maximum(args[1], 1) if wrong else args[1]
+    return dy / (1 - 0.9 ** (n + 1).astype(dy.dtype)), None
+
+
+def overwritten_backward(args, y, dy, wrong):
+    table, ids = args
+    zeros = jnp.zeros_like(table)
+    return (zeros.at[ids].set(dy) if wrong else zeros.at[ids].add(dy)), None
+
+
 MASK = jnp.array([[1, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 0]], bool)
 NOT_SHOWN = {
     "labels -100": (
@@ -417,6 +444,14 @@ NOT_SHOWN = {
     ),
     "n 0": (
         mean_of_first, mean_of_first_backward, (normal(3, 5), jnp.array([2, 3, 5])), False, True,
+    ),
+    "labels -1 everywhere": (
+        mean_of_labelled, mean_of_labelled_backward, (normal(4, 3), jnp.array([1, 2, 0, 1])), False,
+        True,
+    ),
+    "a count of none": (warmed_up, warmed_up_backward, (normal(4), jnp.int32(3)), False, True),
+    "ids that are many in each row": (
+        lookup, overwritten_backward, (normal(4, 3), jnp.array([[0, 1], [2, 3]])), False, True,
     ),
     "sorted numbers": (up_to_six, up_to_six_backward, (jnp.linspace(-1, 1, 5),), False, True),
     "whole numbers": (

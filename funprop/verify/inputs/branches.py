@@ -14,6 +14,7 @@ from funprop.verify.subject import Subject, is_floating
 from funprop.verify.truth.thresholds import Thresholds
 
 NUMBERS, WHOLE = 4, 8  # literals that are tried, of floats and of each integer input
+EVERYWHERE = 2  # of these, so many fill the whole input too
 HIDDEN = -1e4  # what is added to hide, at the most
 
 
@@ -59,10 +60,10 @@ def _whole(
     given: np.ndarray, i: int, found: Thresholds, subject: Subject
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Integers: what they are compared with, and both ends of what they count along."""
-    if given.size > 1 and not are_indices(subject.args, i):
+    n = found.counts.get(i)
+    if given.size > 1 and n in (None, given.shape[-1]) and not are_indices(subject.args, i):
         return
     rising, range_ = is_rising(given), np.iinfo(given.dtype)
-    n = found.counts.get(i)
     if n and given.size and given.min() >= 0 and given.max() < n <= range_.max:
         if given.ndim == 0:
             yield "0", np.zeros_like(given)
@@ -72,11 +73,14 @@ def _whole(
             yield f"0 and {n - 1}", np.sort(ends) if rising else ends
     if rising and given[0] == 0:  # bounds of parts, from the first on
         return
-    for c in sorted(found.whole.get(i, ()), key=abs)[:WHOLE]:
+    some = {0} if given.ndim == 0 and given > 0 else set()  # a count, a place, a number of a step
+    for k, c in enumerate(sorted({*found.whole.get(i, ()), *some}, key=abs)[:WHOLE]):
         if range_.min <= c <= range_.max:
             values = given.copy()
             values.reshape(-1)[::2] = c
             yield str(c), np.sort(values) if rising else values
+            if given.size > 1 and k < EVERYWHERE:
+                yield f"{c} everywhere", np.full_like(given, c)
 
 
 def _rows(given: np.ndarray, dtype: Any) -> Iterator[tuple[str, np.ndarray]]:

@@ -96,12 +96,14 @@ def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
 
 
 def are_indices(args: Sequence[Any], i: int) -> bool:
-    """Whether an argument's integers may be any: not a permutation of the places along an axis."""
+    """Whether an argument's integers may be any: not a permutation of the places along an axis, nor
+    one in each row."""
     leaf = np.asarray(args[i])
     if not np.issubdtype(leaf.dtype, np.integer) or leaf.size < 2:
         return False
-    sizes = {n for other in args for n in other.shape if other is not args[i]}
-    return leaf.size not in sizes or not np.array_equal(np.sort(leaf.ravel()), np.arange(leaf.size))
+    n = leaf.shape[-1]
+    sizes = {m for other in args for m in other.shape if other is not args[i]}
+    return n not in sizes or not np.all(np.sort(leaf, axis=-1) == np.arange(n))
 
 
 def is_rising(values: np.ndarray) -> bool:
