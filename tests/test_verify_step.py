@@ -106,6 +106,21 @@ def test_a_state_that_comes_back_in_another_dtype_is_judged_to_the_end():
     assert finding.leaf == "params" and len(report.checks) > 10
 
 
+def test_of_a_step_that_counts_outside_of_its_state_only_that_is_told():
+    update, state, batch, said = regression()
+    calls = iter(range(10**6))
+    counting = lambda s, b: update(s, {**b, "y": b["y"] * next(calls)})
+    report = fp.verify_step(counting, state, batch, **said)
+    assert {finding.name for finding in report.findings} <= {"replay", "restore"}, str(report)
+    assert report.findings
+
+
+def test_an_empty_batch_is_refused():
+    update, state, batch, said = regression()
+    with pytest.raises(ValueError, match=r"^batch must hold examples along axis 0, got none$"):
+        fp.verify_step(update, state, jax.tree.map(lambda v: v[:0], batch), **said)
+
+
 @pytest.mark.parametrize(
     ("kept", "told"),
     [(lambda v: v[:-1] if len(v) > 1 else v, "example 8 of 8 has no say: what does not divide"),
