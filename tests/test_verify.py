@@ -515,6 +515,31 @@ def test_a_leaf_of_another_shape_or_dtype_or_structure():
     assert "backward must give (dparams, dx) like" in finding.problem
 
 
+@pytest.mark.parametrize(
+    ("forward", "backward", "told"),
+    [
+        (None, lambda _, dy: (jnp.zeros(5),), "gradient [0] is float32[5], and its input float32[3]"),
+        (None, lambda _, dy: dy, "it gives *, and the arguments are (*,)"),
+        (None, lambda _, dy: (dy, None), "it gives (*, None), and the arguments are (*,)"),
+        (lambda x: x * 2, lambda _, dy: (dy,), "the rule's forward pass must give a pair"),
+        (lambda x: (x[:2], None), lambda _, dy: (dy,), "gives float32[2], and the function float32[3]"),
+    ],
+    ids=["shape", "no tuple", "too many", "no pair", "another output"],
+)  # fmt: skip
+def test_what_jax_says_of_a_rule_that_does_not_fit_is_said_in_short(forward, backward, told):
+    twice = jax.custom_vjp(lambda x: x * 2)
+    twice.defvjp(forward or (lambda x: (x * 2, None)), backward)
+    (finding,) = fp.verify(twice, jnp.ones(3)).findings
+    assert finding.problem.startswith("backward fails: ") and told in finding.problem
+    assert "VJP" not in finding.problem
+
+
+def test_a_function_without_its_rule_is_refused():
+    for judge in (fp.verify, fp.verify_rules):
+        with pytest.raises(ValueError, match="it has no rule yet: its defvjp was not called"):
+            judge(jax.custom_vjp(lambda x: x * 2), jnp.ones(3))
+
+
 def test_a_rule_that_cannot_run_under_vmap():
     def backward(args, y, dy):
         (x,) = args

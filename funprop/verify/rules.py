@@ -14,7 +14,15 @@ from funprop.verify.judging.on_device import products_in_float32
 from funprop.verify.judging.rows import Findings, as_report
 from funprop.verify.report import Report
 from funprop.verify.rule_calls import Call, rule_calls
-from funprop.verify.subject import arrays, first_line, floats, is_floating, refused, without_keys
+from funprop.verify.subject import (
+    arrays,
+    first_line,
+    floats,
+    has_no_rule,
+    is_floating,
+    refused,
+    without_keys,
+)
 from funprop.verify.subjects.of_rule import of_rule
 from funprop.verify.truth import apart, internals, rule_names
 from funprop.verify.truth.kept_rules import rules_survive_differentiation
@@ -65,6 +73,10 @@ def verify_rules(
             calls, missed = rule_calls(function, *args, seed=seed)
     except (TypeError, ValueError, jax.errors.JaxRuntimeError) as error:
         raise refused(error, getattr(function, "__name__", "function")) from None
+    except AttributeError as error:
+        if has_no_rule(error):
+            raise refused(error, getattr(function, "__name__", "function")) from None
+        raise
     found: list[Findings] = []
     notes: list[str] = []
     groups: dict[tuple[str, str, str, Hashable], list[Call]] = {}

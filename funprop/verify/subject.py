@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
+from funprop.verify.errors import in_short
 
 
 class MismatchError(Exception):
@@ -158,10 +159,15 @@ def of_floats(
 
 def first_line(error: Exception) -> str:
     """What an exception says, in one line; of Python code that XLA calls, what that code raised."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = in_short(str(error)).strip().splitlines() or [type(error).__name__]
     if "Traceback (most recent call last)" in lines[0]:
         lines = [line for line in lines if re.match(r"[\w.]+: ", line)][-1:] or lines
     return lines[0][:200]
+
+
+def has_no_rule(error: AttributeError) -> bool:
+    """Whether JAX says so of a function that was to have one."""
+    return str(error) != in_short(str(error))
 
 
 def refused(error: Exception, name: str) -> Exception:

@@ -17,7 +17,7 @@ from funprop.verify.judging.examine import examine, traced
 from funprop.verify.judging.on_device import products_in_float32
 from funprop.verify.judging.rows import Findings, as_report
 from funprop.verify.report import Report
-from funprop.verify.subject import Subject, arrays, first_line, floats, refused
+from funprop.verify.subject import Subject, arrays, first_line, floats, has_no_rule, refused
 from funprop.verify.subjects.of_function import of_function, of_gradient
 from funprop.verify.subjects.of_layer import of_layer
 from funprop.verify.truth import internals
@@ -164,6 +164,10 @@ def _check(subject: Subject) -> None:
         second = jax.make_jaxpr(lambda *leaves: subject.plain(*leaves))(*specs)
     except (TypeError, ValueError) as error:
         raise refused(error, name) from None
+    except AttributeError as error:
+        if has_no_rule(error):
+            raise refused(error, name) from None
+        raise
     outputs: list[Any] = list(first.out_avals)
     if not any(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in outputs):
         raise ValueError(f"{name} has no output of floating dtype")
