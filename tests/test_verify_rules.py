@@ -153,14 +153,27 @@ def made_by_jvp(factor, by_default=None):
     return square
 
 
+class Scaled:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, x):
+        return rule(lambda x: x * x, lambda a, y, dy: (self.factor * a[0] * dy,))(x)
+
+    def backward(self, args, y, dy):
+        return (self.factor * args[0] * dy,)
+
+
 @pytest.mark.parametrize(
     "made",
     [
         lambda f: rule(lambda x: x * x, lambda a, y, dy: (f * a[0] * dy,)),
         made_by_jvp,
         lambda f: made_by_jvp(2.0, f),
+        Scaled,
+        lambda f: rule(lambda x: x * x, Scaled(f).backward),
     ],
-    ids=["custom_vjp", "custom_jvp", "a default"],
+    ids=["custom_vjp", "custom_jvp", "a default", "an object", "a method"],
 )
 def test_rules_of_one_name_on_the_same_inputs_are_told_apart(made):
     among = [made(2.0), made(2.0), made(2.5), *(made(2.0) for _ in range(5))]

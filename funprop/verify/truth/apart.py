@@ -9,6 +9,8 @@ from typing import Any
 
 from funprop.verify.truth.internals import hi_primitive, is_rule, open_jaxpr
 
+SIMPLE = (bool, int, float, complex, str, type(None))
+
 
 def mark(eqn: Any) -> Hashable:
     """The same for calls of one rule, whatever arrays it closes over."""
@@ -23,7 +25,7 @@ def mark(eqn: Any) -> Hashable:
 
 def _of(value: Any, seen: set[int]) -> Hashable:
     """The code of a function with what simple values it holds; a simple value; else a type."""
-    if isinstance(value, (bool, int, float, complex, str, type(None))):
+    if isinstance(value, SIMPLE):
         return type(value), value
     if hasattr(value, "eqns"):
         return str(open_jaxpr(value)[0])
@@ -33,15 +35,24 @@ def _of(value: Any, seen: set[int]) -> Hashable:
     if isinstance(value, functools.partial):
         return inside([value.func, value.args, *value.keywords.items()])
     function = getattr(value, "f", value)  # as JAX wraps functions
-    if not hasattr(function, "__code__") or id(function) in seen:
+    if not hasattr(function, "__code__"):
+        return type(value), inside(_simple(value))
+    if id(function) in seen:
         return type(value)
     seen.add(id(function))
     return function.__code__, inside([*_held(function), *(function.__defaults__ or ())])
 
 
+def _simple(value: Any) -> list[Any]:
+    """The numbers and words that an object of somebody's own has for attributes."""
+    if type(value).__module__.partition(".")[0] in ("jax", "jaxlib", "numpy"):
+        return []
+    return [v for v in getattr(value, "__dict__", {}).values() if isinstance(v, SIMPLE)]
+
+
 def _held(function: Any) -> list[Any]:
     """What a function closes over, and a method's object holds."""
-    found = list(getattr(getattr(function, "__self__", None), "__dict__", {}).values())
+    found = [getattr(function, "__self__", None)]
     for cell in getattr(function, "__closure__", None) or ():
         try:
             found.append(cell.cell_contents)
