@@ -488,6 +488,21 @@ def test_what_a_function_compares_is_read_off_its_trace():
     assert (found.split, found.split_at_zero) == ({0}, {0})
 
 
+def test_bounds_stay_apart_and_what_is_clipped_to_be_a_place_is_one():
+    between = lambda a, y, dy: (
+        jnp.where((a[0] > a[1]) & (a[0] < a[2]), dy, 0),
+        jnp.where(a[0] <= a[1], dy, 0).sum(),
+        jnp.where(a[0] >= a[2], dy, 0).sum(),
+    )
+    bounds = jnp.float32(-0.5), jnp.float32(0.5)
+    report = fp.verify(rule(jnp.clip, between), normal(4, 6), *bounds)
+    assert report.ok, str(report)
+    counted = lambda w, i: jnp.bincount(i, w, length=5)
+    taken = lambda a, y, dy: (dy[a[1]], None)
+    report = fp.verify(rule(counted, taken), normal(3), jnp.array([1, 4, 1]))
+    assert report.ok, str(report)
+
+
 # ---------------------------------------------------------------- indices, loops, factorisations
 
 

@@ -170,6 +170,8 @@ def in_order(
         pairs = itertools.pairwise(chain)
         if len(chain) > 1 and all(np.all(drawn(args[i]) < drawn(args[j])) for i, j in pairs):
             rows = np.sort(np.stack([np.asarray(values[i]) for i in chain]), axis=0)
+            if not np.all(rows[1:] > rows[:-1]):  # nothing lies between
+                rows = [drawn(args[i]) for i in chain]
             for i, row in zip(chain, rows, strict=True):
                 found[i] = row
     return found

@@ -159,7 +159,7 @@ def _note(eqn: Any, given: list[_Fact], found: Thresholds) -> None:
         found.numbers.update(n for n in numbers if 1e-30 < abs(n) < 1e30)
     if name == "cond" and given[0].copies is not None and len(eqn.params["branches"]) > 2:
         found.whole.setdefault(given[0].copies, set()).update(range(len(eqn.params["branches"])))
-    if name in (*_BESIDE, "eq", "ne", "clamp") and not floating:
+    if name in (*_BESIDE, "eq", "ne", "clamp", "min") and not floating:
         _whole_numbers(eqn, given, found)
     if is_indexed(eqn):
         _counts(eqn, given, found)
@@ -172,7 +172,7 @@ def _note(eqn: Any, given: list[_Fact], found: Thresholds) -> None:
 
 # Of `x op c` with an integer literal c: the numbers, from c, on either side.
 _BESIDE = {
-    "lt": (-1, 0), "ge": (-1, 0), "max": (-1, 0), "gt": (0, 1), "le": (0, 1), "min": (0, 1),
+    "lt": (-1, 0), "ge": (-1, 0), "max": (-1, 0), "gt": (0, 1), "le": (0, 1),
 }  # fmt: skip
 _TURNED = {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
 
@@ -188,7 +188,9 @@ def _whole_numbers(eqn: Any, given: list[_Fact], found: Thresholds) -> None:
             found.below_zero[i] = found.below_zero.get(i, 0) + 1  # the end, unless that is missing
             continue
         beside = _BESIDE.get(name if n == 0 else _TURNED.get(name, name), (0,))
-        found.whole.setdefault(i, set()).update(c + d for c in numbers for d in beside)
+        found.whole.setdefault(i, set()).update(
+            c + d for c in numbers for d in beside if name != "max" or c + d >= min(c, 0)
+        )  # what is clipped to be no place below an array's first is none that somebody means
         counts = [g.counts for g in others if g.counts is not None]
         if name == "eq" and counts:
             found.counts[i] = min(*counts, found.counts.get(i, counts[0]))
