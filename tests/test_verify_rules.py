@@ -187,8 +187,13 @@ def test_rules_of_one_name_on_the_same_inputs_are_told_apart(made):
     [
         (lambda x: lax.cond(x.sum() > 50, wrong, right, x), (normal(3),), "numbers"),
         (lambda x, i: lax.switch(i, [jnp.sin, right, wrong], x), (normal(3), jnp.int32(0)), "i 2"),
+        (
+            lambda x: lax.cond(x[0] > 0, jnp.sin, wrong, x),
+            (jnp.float32([1, -1, 2.5]),),
+            "x of zeros",
+        ),
     ],
-    ids=["cond", "switch"],
+    ids=["cond", "switch", "zeros first"],
 )
 def test_a_rule_in_a_branch_that_the_arguments_do_not_take(function, args, point):
     (finding,) = (report := fp.verify_rules(function, *args)).findings

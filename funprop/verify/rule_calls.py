@@ -21,6 +21,7 @@ from funprop.verify.truth.programs import MANY
 from funprop.verify.truth.samples import random_numbers
 from funprop.verify.truth.thresholds import thresholds
 
+POINTS = 3  # at which such a rule is looked at: one may be zero, and hide what is wrong
 TRIED = 32  # other arguments, for rules in branches that the given ones do not take
 
 
@@ -66,12 +67,14 @@ def rule_calls(
 
     calls = list(reached("", *jax.tree.leaves(args)))
     missed = _without(whats, calls)
+    sought = {id(eqn): POINTS for eqn in missed}
     for point in _others(jaxpr, function, args, seed) if missed else ():
-        ids = set(map(id, missed))
-        calls += [c for c in reached(point.name, *point.inputs) if id(c.equation) in ids]
-        missed = _without(missed, calls)
-        if not missed:
+        found = [c for c in reached(point.name, *point.inputs) if sought.get(id(c.equation))]
+        calls += found
+        sought.update({i: sought[i] - 1 for i in {id(call.equation) for call in found}})
+        if not any(sought.values()):
             break
+    missed = _without(missed, calls)
     return [c for c in calls if any(map(trees.is_float, c.inputs))], missed
 
 

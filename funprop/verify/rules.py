@@ -104,7 +104,9 @@ def verify_rules(
         place = internals.equation_source(group[0].equation)
         calls_ = "1 call" if len(group) == 1 else f"{len(group)} calls"
         from_ = f", from {place}" if place else ""
-        from_ += f", reached only with {group[0].point}" if group[0].point else ""
+        if all(call.point for call in group):
+            only = dict.fromkeys(call.point for call in group)
+            from_ += f", reached only with {', '.join(only)}"
         notes.append(f"{name} is at {source}; {calls_}{from_}; {judged} judged")
     for eqn in missed:
         name, source = rule_names.rule_name(eqn), rule_names.rule_source(eqn)
