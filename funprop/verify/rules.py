@@ -13,7 +13,6 @@ from funprop.verify.judging.examine import examine
 from funprop.verify.judging.on_device import products_in_float32
 from funprop.verify.judging.rows import Findings, as_report
 from funprop.verify.report import Report
-from funprop.verify.rule_calls import Call, rule_calls
 from funprop.verify.subject import (
     arrays,
     first_line,
@@ -24,6 +23,7 @@ from funprop.verify.subject import (
     without_keys,
 )
 from funprop.verify.subjects.of_rule import of_rule
+from funprop.verify.subjects.rule_calls import Call, rule_calls
 from funprop.verify.truth import apart, internals, rule_names
 from funprop.verify.truth.kept_rules import rules_survive_differentiation
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
-from funprop.verify.errors import in_short
+from funprop.verify.truth.errors import in_short
 
 
 class MismatchError(Exception):
