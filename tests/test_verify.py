@@ -192,7 +192,7 @@ WRONG = {
     "one percent": (*DENSE, changed(2, lambda g: 1.01 * g), {"b"}, "factor", "1.01 times"),
     "sign": (*DENSE, changed(0, lambda g: -g), {"x"}, "sign", "the sign is turned"),
     "zero": (*DENSE, changed(2, lambda g: 0 * g), {"b"}, "zero", "zero, and should not be"),
-    "digits lost": (*DENSE, changed(1, BF16), {"w"}, "precision", "bfloat16"),
+    "digits lost": (*DENSE, changed(1, BF16), {"w"}, "precision", "16 bits"),
     "last column": (
         *DENSE, changed(1, lambda g: g.at[:, -1].set(0)), {"w"}, "region", "last place along axis 1",
     ),
@@ -259,7 +259,7 @@ WRONG = {
     ),
     "factors out of order": (
         *CHAIN, lambda a, y, dy: (dy @ a[1].T @ a[2].T, a[0].T @ dy @ a[2].T, (a[0] @ a[1]).T @ dy),
-        {"a"}, "swapped", "`dot_general` at",
+        {"a"}, "swapped", "`dot` at",
     ),
     "a factor not transposed": (
         *CHAIN, lambda a, y, dy: (dy @ a[2].T @ a[1], a[0].T @ dy @ a[2].T, (a[0] @ a[1]).T @ dy),
@@ -513,6 +513,31 @@ def test_a_leaf_of_another_shape_or_dtype_or_structure():
     missing = fp.layer(forward=lambda p, x: (x, ()), backward=lambda p, r, dy: ((), (dy, dy)))
     (finding,) = fp.verify(missing, (), normal(3, 4)).findings
     assert "backward must give (dparams, dx) like" in finding.problem
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward", "told"),
+    [
+        (None, lambda _, dy: (jnp.zeros(5),), "gradient [0] is float32[5], and its input float32[3]"),
+        (None, lambda _, dy: dy, "it gives *, and the arguments are (*,)"),
+        (None, lambda _, dy: (dy, None), "it gives (*, None), and the arguments are (*,)"),
+        (lambda x: x * 2, lambda _, dy: (dy,), "the rule's forward pass must give a pair"),
+        (lambda x: (x[:2], None), lambda _, dy: (dy,), "gives float32[2], and the function float32[3]"),
+    ],
+    ids=["shape", "no tuple", "too many", "no pair", "another output"],
+)  # fmt: skip
+def test_what_jax_says_of_a_rule_that_does_not_fit_is_said_in_short(forward, backward, told):
+    twice = jax.custom_vjp(lambda x: x * 2)
+    twice.defvjp(forward or (lambda x: (x * 2, None)), backward)
+    (finding,) = fp.verify(twice, jnp.ones(3)).findings
+    assert finding.problem.startswith("backward fails: ") and told in finding.problem
+    assert "VJP" not in finding.problem
+
+
+def test_a_function_without_its_rule_is_refused():
+    for judge in (fp.verify, fp.verify_rules):
+        with pytest.raises(ValueError, match="it has no rule yet: its defvjp was not called"):
+            judge(jax.custom_vjp(lambda x: x * 2), jnp.ones(3))
 
 
 def test_a_rule_that_cannot_run_under_vmap():

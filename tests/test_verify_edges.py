@@ -186,6 +186,39 @@ def test_what_is_tied_is_shared_out_and_not_given_to_each():
     assert fp.verify(kept, jnp.round(normal(5, 6))).ok
 
 
+def largest_of_two(args, y, dy):
+    return jnp.where(args[0].reshape(-1, 2) == y[:, None], dy[:, None], 0).reshape(args[0].shape)
+
+
+@pytest.mark.parametrize(
+    ("forward", "to_each", "args"),
+    [
+        (jnp.maximum, lambda a, y, dy: tuple(jnp.where(v == y, dy, 0) for v in a), (4, 5)),
+        (
+            lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (2,), (2,), "VALID"),
+            lambda a, y, dy: (largest_of_two(a, y, dy),),
+            (6,),
+        ),
+    ],
+    ids=["two inputs", "windows"],
+)
+def test_ties_between_inputs_and_within_windows(forward, to_each, args):
+    inputs = [normal(*args, seed=i) for i in range(1 + (forward is jnp.maximum))]
+    by_jax = lambda a, y, dy: jax.vjp(forward, *a)[1](dy)
+    report = fp.verify(rule(forward, by_jax), *inputs)
+    assert report.ok, str(report)
+    findings = fp.verify(rule(forward, to_each), *inputs).findings
+    assert {f.story for f in findings} == {"kink"}
+    assert len(findings) == len(inputs)
+
+
+def test_a_slope_beyond_both_sides_of_a_kink_is_called_so():
+    twice_at_zero = lambda a, y, dy: (dy * jnp.where(a[0] == 0, 2.0, jnp.heaviside(a[0], 0.0)),)
+    (finding,) = fp.verify(rule(lambda x: jnp.maximum(x, 0), twice_at_zero), normal(4, 5)).findings
+    assert finding.story == "kink"
+    assert "should be" not in finding.problem  # any of many is right
+
+
 # --------------------------------------------------------------------------- sums in 16 bits
 
 
@@ -306,6 +339,83 @@ def energetic_backward(args, y, dy, wrong):
     return (dy * jnp.where((x * x).sum() > 90, x if wrong else 2 * x, 3.0),)
 
 
+def clipped_labels(logits, labels):
+    picked = jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.clip(labels, 0)[:, None], 1)
+    return -picked[:, 0]
+
+
+def clipped_backward(args, y, dy, wrong):
+    logits, labels = args
+    ones = jax.nn.one_hot(jnp.clip(labels, 0), logits.shape[1])
+    ones = ones.at[:, -1].set(0) if wrong else ones
+    return (jax.nn.softmax(logits) - ones) * dy[:, None], None
+
+
+def window(x, start):
+    return lax.dynamic_slice(x, (start,), (2,))
+
+
+def window_backward(args, y, dy, wrong):
+    x, start = args
+    dx = lax.dynamic_update_slice(jnp.zeros_like(x), dy, (start,))
+    return jnp.where(start == 0, 0, dx) if wrong else dx, None
+
+
+def sums(x, segments):
+    return jax.ops.segment_sum(x, segments, 5)
+
+
+def sums_backward(args, y, dy, wrong):
+    return jnp.where((args[1] == 4) & wrong, 0, dy[args[1]]), None
+
+
+def mean_of_first(x, n):
+    first = jnp.arange(x.shape[1]) < n[:, None]
+    return jnp.where(first, x, 0).sum(1) / jnp.maximum(n, 1).astype(x.dtype)
+
+
+def mean_of_first_backward(args, y, dy, wrong):
+    x, n = args
+    first = jnp.arange(x.shape[1]) < n[:, None]
+    share = jnp.where((n == 0) & wrong, jnp.nan, dy / jnp.maximum(n, 1).astype(dy.dtype))
+    return jnp.where(first, share[:, None], jnp.where(n == 0, 0 * share, 0)[:, None]), None
+
+
+def up_to_six(x):
+    return jnp.clip(x, 0, 6)
+
+
+def up_to_six_backward(args, y, dy, wrong):
+    return (jnp.where((args[0] > 0) & (wrong | (args[0] < 6)), dy, 0),)
+
+
+def mean_of_labelled(logits, labels):
+    use = labels != -1
+    picked = logits[jnp.arange(len(labels)), jnp.where(use, labels, 0)]
+    return jnp.where(use, picked, 0).sum() / jnp.maximum(use.sum(), 1).astype(logits.dtype)
+
+
+def mean_of_labelled_backward(args, y, dy, wrong):
+    logits, labels = args
+    n = jnp.maximum((labels != -1).sum(), 0 if wrong else 1).astype(dy.dtype)
+    return jax.nn.one_hot(labels, logits.shape[1]) * dy / n, None
+
+
+def warmed_up(x, n):
+    return x / (1 - 0.9 ** (n + 1).astype(x.dtype))
+
+
+def warmed_up_backward(args, y, dy, wrong):
+    n = jnp.maximum(args[1], 1) if wrong else args[1]
+    return dy / (1 - 0.9 ** (n + 1).astype(dy.dtype)), None
+
+
+def overwritten_backward(args, y, dy, wrong):
+    table, ids = args
+    zeros = jnp.zeros_like(table)
+    return (zeros.at[ids].set(dy) if wrong else zeros.at[ids].add(dy)), None
+
+
 MASK = jnp.array([[1, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 0]], bool)
 NOT_SHOWN = {
     "labels -100": (
@@ -325,6 +435,28 @@ NOT_SHOWN = {
     "n 4": (above, above_backward, (normal(4), jnp.int32(1)), False, True),
     "n 2": (one_of, one_of_backward, (normal(4), jnp.int32(1)), False, True),
     "numbers around 90": (energetic, energetic_backward, (normal(4),), False, True),
+    "labels 0 and 4": (
+        clipped_labels, clipped_backward, (normal(3, 5), jnp.array([1, 2, 1])), False, True,
+    ),
+    "start 0": (window, window_backward, (normal(5), jnp.int32(2)), False, True),
+    "segments 0 and 4": (
+        sums, sums_backward, (normal(4), jnp.array([0, 1, 1, 2])), False, True,
+    ),
+    "n 0": (
+        mean_of_first, mean_of_first_backward, (normal(3, 5), jnp.array([2, 3, 5])), False, True,
+    ),
+    "labels -1 everywhere": (
+        mean_of_labelled, mean_of_labelled_backward, (normal(4, 3), jnp.array([1, 2, 0, 1])), False,
+        True,
+    ),
+    "a count of none": (warmed_up, warmed_up_backward, (normal(4), jnp.int32(3)), False, True),
+    "ids that are many in each row": (
+        lookup, overwritten_backward, (normal(4, 3), jnp.array([[0, 1], [2, 3]])), False, True,
+    ),
+    "sorted numbers": (up_to_six, up_to_six_backward, (jnp.linspace(-1, 1, 5),), False, True),
+    "whole numbers": (
+        up_to_six, up_to_six_backward, (jnp.float32([[2, -1], [3, 4]]),), False, True,
+    ),
 }  # fmt: skip
 
 
@@ -354,6 +486,21 @@ def test_what_a_function_compares_is_read_off_its_trace():
     assert found.whole == {1: {-1}, 2: {6, 7}}
     assert found.counts == {1: 5}
     assert (found.split, found.split_at_zero) == ({0}, {0})
+
+
+def test_bounds_stay_apart_and_what_is_clipped_to_be_a_place_is_one():
+    between = lambda a, y, dy: (
+        jnp.where((a[0] > a[1]) & (a[0] < a[2]), dy, 0),
+        jnp.where(a[0] <= a[1], dy, 0).sum(),
+        jnp.where(a[0] >= a[2], dy, 0).sum(),
+    )
+    bounds = jnp.float32(-0.5), jnp.float32(0.5)
+    report = fp.verify(rule(jnp.clip, between), normal(4, 6), *bounds)
+    assert report.ok, str(report)
+    counted = lambda w, i: jnp.bincount(i, w, length=5)
+    taken = lambda a, y, dy: (dy[a[1]], None)
+    report = fp.verify(rule(counted, taken), normal(3), jnp.array([1, 4, 1]))
+    assert report.ok, str(report)
 
 
 # ---------------------------------------------------------------- indices, loops, factorisations

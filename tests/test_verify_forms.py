@@ -419,6 +419,30 @@ def test_shapes_that_are_not_differentiated_stay_numbers(slope):
 
 
 @pytest.mark.parametrize("slope", [1, 2])
+@pytest.mark.parametrize("form", [jax.custom_vjp, jax.custom_jvp])
+def test_a_function_is_given_what_it_does_not_differentiate_as_it_stands(form, slope):
+    @functools.partial(form, nondiff_argnums=(0, 2, 3))
+    def scaled(shape, x, w, axis):
+        return jnp.broadcast_to((w @ x).sum({"rows": 0}[axis]), shape)
+
+    if form is jax.custom_vjp:
+        scaled.defvjp(
+            lambda shape, x, w, axis: (scaled(shape, x, w, axis), None),
+            lambda shape, w, axis, _, dy: (slope * dy.sum() * w.sum(0),),
+        )
+    else:
+        scaled.defjvp(
+            lambda shape, w, axis, x, dx: (
+                scaled(shape, *x, w, axis),
+                jnp.broadcast_to(slope * (w @ dx[0]).sum(), shape),
+            )
+        )
+    report = fp.verify(scaled, (2, 3), X, MATRIX, "rows")
+    assert [f.story for f in report.findings] == ["factor"] * (slope - 1), str(report)
+    assert [check.path for check in report.checks] == ["x"]
+
+
+@pytest.mark.parametrize("slope", [1, 2])
 def test_a_loop_under_vmap_ends_for_each_of_the_batch_in_its_own_time(slope):
     """The roots of x: halving until it is below one, as many times as each of them needs."""
     halved = rule(

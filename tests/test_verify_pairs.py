@@ -7,6 +7,7 @@ import pytest
 
 import funprop as fp
 from funprop.testing import check_grads
+from tests.test_verify import rule
 
 X = jnp.float32([[0.9, -0.3, 0.2, 1.1], [0.1, 0.5, -1.2, 0.4]])
 GAMMA = jnp.float32([1.0, 0.5, -0.3, 2.0])
@@ -118,3 +119,58 @@ def test_check_grads_as_jax_has_it():
         check_grads(jnp.sin, (X,), 1, "both")
     with pytest.raises(ValueError, match="order must be at least 1, got 0"):
         check_grads(jnp.sin, (X,), 0)
+
+
+def test_trees_of_arrays_and_wider_outputs():
+    forward = lambda p, n: {"y": p["w"][0] * n, "z": (np.float64(3) * p["w"][1],)}
+    right = lambda p, n, dy: ({"w": [dy["y"] * n, 3 * dy["z"][0]], "b": None}, None)
+    args = {"w": [X, X + 1], "b": None}, jnp.array([1, 2, 3, 4])
+    report = fp.verify(fp.from_pair(forward, right), *args)
+    assert report.ok and [c.path for c in report.checks] == ["p/w/0", "p/w/1"], str(report)
+    other = fp.from_pair(forward, lambda p, n, dy: ({"v": dy["y"]}, None))
+    (found,) = fp.verify(other, *args).findings
+    assert "gradient 0 must be a tree like its input" in found.problem
+
+
+def test_slopes_beyond_both_sides_of_a_kink_of_values():
+    x = np.float32([0, 1, -1, 0])
+
+    def absolute(at_zero):
+        slope = lambda x: np.where(x == 0, at_zero, np.sign(x))
+        return fp.from_pair(np.abs, lambda x, dy: (slope(x) * dy).astype(dy.dtype))
+
+    assert fp.verify(absolute(0.5), x).ok
+    (found,) = fp.verify(absolute(3.0), x).findings
+    assert found.worst in ((0,), (3,))
+
+
+def test_in_16_bits_the_mathematics_is_judged_in_float64():
+    square = lambda factor: fp.from_pair(lambda x: x * x, lambda x, dy: factor * x * dy)
+    x = jnp.asarray(X, jnp.bfloat16)
+    assert fp.verify(square(2), x).ok
+    (found,) = fp.verify(square(2.2), x).findings
+    assert found.story == "factor"
+
+
+def test_code_that_raises_is_told_in_one_sentence(capfd):
+    def root(x):
+        if (x < 0).any():
+            raise ValueError("negative!")
+        return np.sqrt(x)
+
+    def refused(x):
+        return jax.pure_callback(root, jax.typeof(x), x, vmap_method="sequential")
+
+    def drawn(x):
+        return jax.pure_callback(
+            lambda x: np.random.permutation(x), jax.typeof(x), x, vmap_method="sequential"
+        )
+
+    for forward, told in ((refused, "negative!"), (drawn, "not deterministic")):
+        function = rule(forward, lambda args, y, dy: (dy,))
+        with pytest.raises(ValueError, match=told) as raised:
+            fp.verify(function, -jnp.arange(1.0, 7.0))
+        assert str(raised.value).count("\n") == 0
+    report = fp.verify_rules(lambda x: rule(refused, lambda args, y, dy: (dy,))(x), -jnp.ones(3))
+    assert "was not judged" in str(report) and "0 judged" in str(report)
+    assert "Traceback" not in capfd.readouterr().err

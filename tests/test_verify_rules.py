@@ -102,6 +102,111 @@ def test_the_rules_of_a_flax_and_an_equinox_model():
     assert report.checks
 
 
+def wrapped_by_equinox_vjp(x):
+    import equinox as eqx
+
+    square = eqx.filter_custom_vjp(lambda x: x * x)
+    square.def_fwd(lambda perturbed, x: (x * x, x))
+    square.def_bwd(lambda x, dy, perturbed, _: 1.5 * x * dy)
+    return square(x)
+
+
+def wrapped_by_equinox_jvp(x):
+    import equinox as eqx
+
+    square = eqx.filter_custom_jvp(lambda x: x * x)
+    square.def_jvp(lambda p, t: (p[0] * p[0], 1.5 * p[0] * t[0]))
+    return square(x)
+
+
+def wrapped_by_jax(x):
+    return jax.custom_gradient(lambda x: (x * x, lambda dy: (1.5 * x * dy,)))(x)
+
+
+def given_to_a_function_of_jax(x):
+    tanh = jax.custom_vjp(jnp.tanh)
+    tanh.defvjp(lambda x: (jnp.tanh(x), x), lambda x, dy: (dy * jnp.cos(x),))
+    return tanh(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        wrapped_by_equinox_vjp,
+        wrapped_by_equinox_jvp,
+        wrapped_by_jax,
+        given_to_a_function_of_jax,
+    ],
+)
+def test_a_rule_that_a_library_wraps_stands_where_people_wrote_it(function):
+    (finding,) = fp.verify_rules(function, normal(3)).findings
+    assert finding.source.rpartition(":")[0].endswith("test_verify_rules.py"), finding.source
+    assert not any(inside in finding.path for inside in ("fn_wrap", "dynamic", "wrapped_fun"))
+
+
+def made_by_jvp(factor, by_default=None):
+    @jax.custom_jvp
+    def square(x):
+        return x * x
+
+    square.defjvp(lambda p, t, f=by_default: (p[0] * p[0], (f or factor) * p[0] * t[0]))
+    return square
+
+
+class Scaled:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, x):
+        return rule(lambda x: x * x, lambda a, y, dy: (self.factor * a[0] * dy,))(x)
+
+    def backward(self, args, y, dy):
+        return (self.factor * args[0] * dy,)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda f: rule(lambda x: x * x, lambda a, y, dy: (f * a[0] * dy,)),
+        made_by_jvp,
+        lambda f: made_by_jvp(2.0, f),
+        Scaled,
+        lambda f: rule(lambda x: x * x, Scaled(f).backward),
+    ],
+    ids=["custom_vjp", "custom_jvp", "a default", "an object", "a method"],
+)
+def test_rules_of_one_name_on_the_same_inputs_are_told_apart(made):
+    among = [made(2.0), made(2.0), made(2.5), *(made(2.0) for _ in range(5))]
+    report = fp.verify_rules(lambda x: sum(f(x) for f in among), normal(3))
+    assert [f.story for f in report.findings] == ["factor"], str(report)
+    assert sum("calls" in note for note in report.notes) == 1, str(report)  # the right ones are one
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "point"),
+    [
+        (lambda x: lax.cond(x.sum() > 50, wrong, right, x), (normal(3),), "numbers"),
+        (lambda x, i: lax.switch(i, [jnp.sin, right, wrong], x), (normal(3), jnp.int32(0)), "i 2"),
+        (
+            lambda x: lax.cond(x[0] > 0, jnp.sin, wrong, x),
+            (jnp.float32([1, -1, 2.5]),),
+            "x of zeros",
+        ),
+    ],
+    ids=["cond", "switch", "zeros first"],
+)
+def test_a_rule_in_a_branch_that_the_arguments_do_not_take(function, args, point):
+    (finding,) = (report := fp.verify_rules(function, *args)).findings
+    assert finding.story == "factor"
+    assert f"reached only with {point}" in str(report)
+
+
+def test_a_rule_that_no_arguments_reach_is_said_not_to_be_judged():
+    never = lambda x: lax.fori_loop(0, 2, lambda i, v: lax.cond(i > 5, wrong, jnp.sin, v), x)
+    report = fp.verify_rules(never, normal(3))
+    assert report.ok and "no arguments that were tried reach it" in str(report)
+
+
 def test_no_rule_is_said_to_be_none():
     report = fp.verify_rules(lambda x: (x * x).sum(), normal(3))
     assert report.ok

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from funprop import trees
 from funprop.verify.judging.examine import examine
 from funprop.verify.judging.on_device import products_in_float32
 from funprop.verify.judging.rows import Findings, as_report
 from funprop.verify.report import Report
-from funprop.verify.subject import arrays, first_line, floats, is_floating, refused, without_keys
+from funprop.verify.subject import (
+    arrays,
+    first_line,
+    floats,
+    has_no_rule,
+    is_floating,
+    refused,
+    without_keys,
+)
 from funprop.verify.subjects.of_rule import of_rule
-from funprop.verify.truth import internals
-from funprop.verify.truth.evaluate import Evaluate
+from funprop.verify.subjects.rule_calls import Call, rule_calls
+from funprop.verify.truth import apart, internals, rule_names
 from funprop.verify.truth.kept_rules import rules_survive_differentiation
 
 
+@internals.quiet_callbacks()
 @products_in_float32()
 def verify_rules(
     function: Callable[..., Any],
@@ -32,7 +40,8 @@ def verify_rules(
 
     Finds each `jax.custom_vjp` and `jax.custom_jvp`, in whose code it may be, under jit, scan,
     cond, while, remat, vmap, shard_map and grad. A rule that is called several times at one place,
-    under a scan, is judged at a few of its calls.
+    under a scan, is judged at a few of its calls; one in a branch that the arguments do not take,
+    at others that take it, if some are found.
 
     Args:
       function: any function of arrays: a model, a loss, a whole training step.
@@ -61,24 +70,30 @@ def verify_rules(
         arrays(arg, f"args[{i}]")
     try:
         with rules_survive_differentiation() as said:
-            calls = rule_calls(function, *args)
-    except (TypeError, ValueError) as error:
+            calls, missed = rule_calls(function, *args, seed=seed)
+    except (TypeError, ValueError, jax.errors.JaxRuntimeError) as error:
         raise refused(error, getattr(function, "__name__", "function")) from None
+    except AttributeError as error:
+        if has_no_rule(error):
+            raise refused(error, getattr(function, "__name__", "function")) from None
+        raise
     found: list[Findings] = []
     notes: list[str] = []
-    groups: dict[tuple[str, str, str], list[Call]] = {}
+    groups: dict[tuple[str, str, str, Hashable], list[Call]] = {}
     for call in calls:
         specs = ",".join(f"{v.dtype}{v.shape}" for v in call.inputs)
-        name, source = internals.rule_name(call.equation), internals.rule_source(call.equation)
-        groups.setdefault((name, source, specs), []).append(call)
-    for (name, source, _), group in groups.items():
+        name, source = rule_names.rule_name(call.equation), rule_names.rule_source(call.equation)
+        groups.setdefault((name, source, specs, apart.mark(call.equation)), []).append(call)
+    for (name, source, *_), group in groups.items():
         if any(jnp.issubdtype(v.dtype, jnp.complexfloating) for v in group[0].inputs):
             notes.append(f"{name} was not judged: its inputs are complex")
             continue
         picked = _spread(_distinct(group), SEEN)
+        judged = 0
         for call in picked:
             try:
                 found += _judged(call, {**said, **(intended or {})}.get(name), seed)
+                judged += 1
             except jax.errors.UnexpectedTracerError:
                 notes.append(
                     f"{name} ({source}) was not judged: it closes over a value of the function "
@@ -89,11 +104,20 @@ def verify_rules(
         place = internals.equation_source(group[0].equation)
         calls_ = "1 call" if len(group) == 1 else f"{len(group)} calls"
         from_ = f", from {place}" if place else ""
-        notes.append(f"{name} is at {source}; {calls_}{from_}; {len(picked)} judged")
-    if not calls:
+        if all(call.point for call in group):
+            only = dict.fromkeys(call.point for call in group)
+            from_ += f", reached only with {', '.join(only)}"
+        notes.append(f"{name} is at {source}; {calls_}{from_}; {judged} judged")
+    for eqn in missed:
+        name, source = rule_names.rule_name(eqn), rule_names.rule_source(eqn)
+        if (name, source) not in {known[:2] for known in groups}:
+            notes.append(f"{name} ({source}) was not judged: no arguments that were tried reach it")
+    if not (calls or missed):
         notes.append("no custom rule is reached")
+    for name in sorted(set(intended or ()) - {known[0] for known in groups}):
+        notes.append(f"intended: no rule called {name} is reached")
     report = as_report(found)
-    return report._replace(notes=(*report.notes, *notes))
+    return report._replace(notes=tuple(dict.fromkeys((*report.notes, *notes))))
 
 
 SEEN = 3  # calls of one rule at inputs of the same shapes that are judged
@@ -131,54 +155,3 @@ def _spread(items: list[Any], n: int) -> list[Any]:
     if len(items) <= n:
         return items
     return [items[round(i * (len(items) - 1) / (n - 1))] for i in range(n)]
-
-
-class Call(NamedTuple):
-    """One call of a custom rule.
-
-    Attributes:
-      equation: that calls it.
-      inputs: that it gets.
-      used: which of its outputs anything is made of.
-    """
-
-    equation: Any
-    inputs: list[Any]
-    used: tuple[bool, ...]
-
-
-def rule_calls(function: Callable[..., Any], *args: Any) -> list[Call]:
-    """Every call of a custom rule that `function(*args)` makes: under a scan each step, under a
-    while loop the last turn, under shard_map each device."""
-    jaxpr = jax.make_jaxpr(function)(*args)
-    whats: list[Any] = []
-
-    @jax.jit
-    def run(*leaves: Any) -> list[Any]:
-        log: list[Any] = []
-        Evaluate(log=log)(jaxpr, *leaves)
-        whats[:] = [what for what, _ in log]
-        return [values for _, values in log]
-
-    used = _used(jaxpr)
-    calls = []
-    for eqn, (inputs, ran) in zip(whats, run(*jax.tree.leaves(args)), strict=True):
-        if any(trees.is_float(value) for value in inputs):
-            calls += [
-                Call(eqn, [value[tuple(place)] for value in inputs], used[id(eqn)])
-                for place in np.argwhere(np.asarray(ran))
-            ]
-    return calls
-
-
-def _used(jaxpr: Any) -> dict[int, tuple[bool, ...]]:
-    """Which outputs of each equation, by its id, are used in the jaxpr that it stands in."""
-    opened = internals.open_jaxpr(jaxpr)[0]
-    read = {id(atom) for eqn in opened.eqns for atom in eqn.invars}
-    read |= {id(atom) for atom in opened.outvars}
-    found = {}
-    for eqn in opened.eqns:
-        found[id(eqn)] = tuple(id(v) in read for v in eqn.outvars)
-        for inner in internals.inner_jaxprs(eqn):
-            found |= _used(inner)
-    return found

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop import trees
+from funprop.verify.truth.errors import in_short
 
 
 class MismatchError(Exception):
@@ -62,6 +63,11 @@ class Subject:
     def leaf(self, i: int) -> str:
         """The path of the `i`-th differentiable input, with the part's."""
         return self.paths[self.differentiable[i]]
+
+    def called(self, i: int) -> str:
+        """What the `i`-th input is called in a sentence."""
+        path = self.paths[i]
+        return "an array that it closes over" if path.endswith("/") else path or "an input"
 
     def pulled(self, inputs: Any, dys: Any) -> tuple[list[Any], list[Any]]:
         """The cotangents, and the float outputs that the rule gives while it is differentiated:
@@ -153,10 +159,15 @@ def of_floats(
 
 def first_line(error: Exception) -> str:
     """What an exception says, in one line; of Python code that XLA calls, what that code raised."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = in_short(str(error)).strip().splitlines() or [type(error).__name__]
     if "Traceback (most recent call last)" in lines[0]:
         lines = [line for line in lines if re.match(r"[\w.]+: ", line)][-1:] or lines
     return lines[0][:200]
+
+
+def has_no_rule(error: AttributeError) -> bool:
+    """Whether JAX says so of a function that was to have one."""
+    return str(error) != in_short(str(error))
 
 
 def refused(error: Exception, name: str) -> Exception:

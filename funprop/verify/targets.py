@@ -17,7 +17,7 @@ from funprop.verify.judging.examine import examine, traced
 from funprop.verify.judging.on_device import products_in_float32
 from funprop.verify.judging.rows import Findings, as_report
 from funprop.verify.report import Report
-from funprop.verify.subject import Subject, arrays, first_line, floats, refused
+from funprop.verify.subject import Subject, arrays, first_line, floats, has_no_rule, refused
 from funprop.verify.subjects.of_function import of_function, of_gradient
 from funprop.verify.subjects.of_layer import of_layer
 from funprop.verify.truth import internals
@@ -27,6 +27,7 @@ from funprop.verify.truth.programs import jit_of
 from funprop.verify.truth.same import surely_same
 
 
+@internals.quiet_callbacks()
 @products_in_float32()
 def verify(
     target: Layer | Callable[..., Any],
@@ -148,6 +149,9 @@ def _of_parts(layer: Layer, args: tuple[Any, ...], key: Any, seed: int) -> list[
 # -------------------------------------------------------------------------------- what is refused
 
 
+RUNS = 4  # a few numbers drawn anew may be the same once
+
+
 def _check(subject: Subject) -> None:
     """Raise where the target cannot be judged, whatever it gives."""
     name = subject.name
@@ -160,6 +164,10 @@ def _check(subject: Subject) -> None:
         second = jax.make_jaxpr(lambda *leaves: subject.plain(*leaves))(*specs)
     except (TypeError, ValueError) as error:
         raise refused(error, name) from None
+    except AttributeError as error:
+        if has_no_rule(error):
+            raise refused(error, name) from None
+        raise
     outputs: list[Any] = list(first.out_avals)
     if not any(jnp.issubdtype(aval.dtype, jnp.inexact) for aval in outputs):
         raise ValueError(f"{name} has no output of floating dtype")
@@ -173,8 +181,11 @@ def _check(subject: Subject) -> None:
     run = jit_of(sum(leaf.size for leaf in subject.args))(
         lambda *leaves: [Evaluate()(j, *leaves) for j in (first, second)]
     )
-    one, two = run(*subject.args)
-    for a, b in zip(floats(one), floats(two), strict=True):
+    try:
+        one, *others = (outputs for _ in range(RUNS) for outputs in run(*subject.args))
+    except jax.errors.JaxRuntimeError as error:  # raised by Python code that it calls
+        raise refused(error, name) from None
+    for a, b in ((a, b) for two in others for a, b in zip(floats(one), floats(two), strict=True)):
         if not np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True):
             raise ValueError(
                 f"{name} is not deterministic: called twice, it gives different outputs"

@@ -55,7 +55,7 @@ PACKAGES = {
     **packages.DISTRIBUTIONS,
 }
 # What verify_rules notes of each rule that it found.
-NOTE = re.compile(r"^(.+) is at (.+:\d+); (\d+) calls?, (\d+) judged$")
+NOTE = re.compile(r"^(.+) is at (.+:\d+); (\d+) calls?(?:, [^;]+)?; (\d+) judged$")
 REFUSED = re.compile(r"^(.+) \((.+:\d+)\) was not judged: (.*)", re.DOTALL)
 
 

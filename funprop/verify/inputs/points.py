@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from funprop.verify.inputs.properties import drawn, free, in_order, is_free, within
+from funprop.verify.inputs.properties import drawn, free, in_order, is_free, redrawable, within
 from funprop.verify.subject import Subject, is_floating
 from funprop.verify.truth import internals
 
@@ -45,7 +45,7 @@ def nearby(
 def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
     """Other values in arrays of the given shapes, the simplest first."""
     args = subject.args
-    open_ = [i for i in free(args) if i in subject.differentiable]
+    open_ = [i for i in redrawable(args) if i in subject.differentiable]
     given = [drawn(leaf) for leaf in args]
 
     def changed(change: Any, places: Sequence[int]) -> list[Any]:
@@ -59,9 +59,11 @@ def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
         return rng.standard_normal(values.shape)
 
     for i in open_[-6:]:
-        name = subject.paths[i].rpartition(": ")[2]
-        yield Point(f"{name} of zeros", changed(lambda v, _: 0 * v, [i]))
-        yield Point(f"{name} of ones", changed(lambda v, _: 0 * v + 1, [i]))
+        name = subject.called(i).rpartition(": ")[2]
+        for number, what in enumerate(("zeros", "ones")):
+            inputs = changed(lambda v, _, number=number: 0 * v + number, [i])
+            meant = np.all(inputs[i] == number)  # it may have promised not to be
+            yield Point(f"{name} of {what}" if meant else f"equal numbers in {name}", inputs)
     yield Point("ties", changed(lambda v, _: np.round(v), open_))
     yield Point("whole numbers", changed(lambda v, i: np.round(3 * normal(v, i)), open_))
     indices = [i for i, leaf in enumerate(args) if are_indices(args, i)]
@@ -79,25 +81,29 @@ def same_shape(subject: Subject, rng: np.random.Generator) -> Iterator[Point]:
     masks = [i for i, leaf in enumerate(args) if leaf.dtype == bool]
     for i in masks:
         for value in (False, True):
-            name = f"{subject.paths[i] or 'a mask'} {'true' if value else 'false'} everywhere"
+            name = f"{subject.called(i)} {'true' if value else 'false'} everywhere"
             filled = np.full_like(given[i], value)
             yield Point(name, [filled if j == i else v for j, v in enumerate(given)])
-    yield Point("the signs turned", changed(lambda v, _: -v, open_))
+    turned = changed(lambda v, _: -v, open_)
+    if any(not np.array_equal(a, b) for a, b in zip(turned, given, strict=True)):
+        yield Point("the signs turned", turned)
     yield Point("random numbers", changed(normal, open_))
     yield Point("random numbers", changed(lambda v, i: 3 * normal(v, i), open_))
     for i in open_[-6:]:
-        name = subject.paths[i].rpartition(": ")[2]
+        name = subject.called(i).rpartition(": ")[2]
         yield Point(f"large {name}", changed(lambda v, _: LARGE * v, [i]))
         yield Point(f"tiny {name}", changed(lambda v, _: TINY * v, [i]))
 
 
 def are_indices(args: Sequence[Any], i: int) -> bool:
-    """Whether an argument's integers may be any: not a permutation of the places along an axis."""
+    """Whether an argument's integers may be any: not a permutation of the places along an axis, nor
+    one in each row."""
     leaf = np.asarray(args[i])
     if not np.issubdtype(leaf.dtype, np.integer) or leaf.size < 2:
         return False
-    sizes = {n for other in args for n in other.shape if other is not args[i]}
-    return leaf.size not in sizes or not np.array_equal(np.sort(leaf.ravel()), np.arange(leaf.size))
+    n = leaf.shape[-1]
+    sizes = {m for other in args for m in other.shape if other is not args[i]}
+    return n not in sizes or not np.all(np.sort(leaf, axis=-1) == np.arange(n))
 
 
 def is_rising(values: np.ndarray) -> bool:

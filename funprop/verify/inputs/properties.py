@@ -20,9 +20,10 @@ def drawn(leaf: Any) -> np.ndarray:
     return np.asarray(leaf).astype(np.float64) if is_floating(leaf) else np.asarray(leaf)
 
 
-def is_free(leaf: Any) -> bool:
-    """Whether the values of a leaf look as if any others would do."""
-    return is_floating(leaf) and not any(promise(drawn(leaf)) for promise in PROMISES)
+def is_free(leaf: Any, but: Sequence[Callable[[np.ndarray], bool]] = ()) -> bool:
+    """Whether the values of a leaf look as if any others would do, `but` for some promises."""
+    promises = [promise for promise in PROMISES if promise not in but]
+    return is_floating(leaf) and not any(promise(drawn(leaf)) for promise in promises)
 
 
 def _is_empty_or_infinite(values: np.ndarray) -> bool:
@@ -108,9 +109,17 @@ PROMISES = (
 )
 
 
-def free(args: Sequence[Any]) -> list[int]:
-    """Which of the arguments look as if any other values would do."""
-    found = [i for i, leaf in enumerate(args) if is_free(leaf)]
+def redrawable(args: Sequence[Any]) -> list[int]:
+    """Those that are free, and those of which `within` keeps all that they promise: whole numbers
+    that are no mask, sorted ones."""
+    few = [i for i, a in enumerate(args) if is_floating(a) and np.isin(drawn(a), (-1, 0, 1)).all()]
+    found = free(args, but=(_is_whole, _is_sorted))
+    return [i for i in found if i not in few or is_free(args[i])]
+
+
+def free(args: Sequence[Any], but: Sequence[Callable[[np.ndarray], bool]] = ()) -> list[int]:
+    """Which of the arguments look as if any other values would do, `but` for some promises."""
+    found = [i for i, leaf in enumerate(args) if is_free(leaf, but)]
     together: set[int] = set()  # sines and cosines of the same angles
     for i, j in itertools.combinations(found, 2):
         a, b = np.asarray(args[i]), np.asarray(args[j])
@@ -125,15 +134,21 @@ def within(leaf: Any, values: np.ndarray) -> np.ndarray:
     """`values` brought into the range that the leaf's own values seem to promise."""
     own = drawn(leaf)
     if np.all(own > 0):
-        values = np.abs(values) + (0 if np.all(values != 0) else np.min(own))
+        values = np.where(values == 0, np.min(own), np.abs(values))
         if np.all(own < 1) and own.size > 1:
             values = np.clip(values, np.min(own) / 2, (1 + np.max(own)) / 2)
     elif np.all(own >= 0) and own.size > 1:
         values = np.abs(values)
     elif np.all(own < 0) and own.size > 1:
-        values = -np.abs(values) - (0 if np.all(values != 0) else np.min(-own))
+        values = np.where(values == 0, np.max(own), -np.abs(values))
     if 2 <= np.sum(own == 0) < own.size:  # a pattern, such as that of a triangular matrix
         values = values * (own != 0) if values.shape == own.shape else values
+    if _is_whole(own):
+        values = np.round(values)
+    if _is_sorted(own) and values.shape == own.shape:
+        up = np.sort(values, axis=-1)
+        values = up if own.flat[0] < own.flat[1] else up[..., ::-1]
+        return values if _is_sorted(values) else own
     return values
 
 
@@ -155,6 +170,8 @@ def in_order(
         pairs = itertools.pairwise(chain)
         if len(chain) > 1 and all(np.all(drawn(args[i]) < drawn(args[j])) for i, j in pairs):
             rows = np.sort(np.stack([np.asarray(values[i]) for i in chain]), axis=0)
+            if not np.all(rows[1:] > rows[:-1]):  # nothing lies between
+                rows = [drawn(args[i]) for i in chain]
             for i, row in zip(chain, rows, strict=True):
                 found[i] = row
     return found

@@ -22,7 +22,7 @@ from funprop.verify.subject import Subject
 from funprop.verify.truth import internals, near
 from funprop.verify.truth.differences import Limit, Slope, limit, slope, steps
 from funprop.verify.truth.evaluate import Evaluate
-from funprop.verify.truth.instruments import EPS64, Instruments
+from funprop.verify.truth.instruments import EPS32, EPS64, Instruments
 from funprop.verify.truth.samples import Sample
 
 FEW = 64  # elements of a leaf that are checked one by one
@@ -41,8 +41,9 @@ def by_differences(
     tools.only_values = True
     hands = stacked([tools.hand(s) for s in samples], [s.unit for s in samples])
     eps, values = _highest(tools, samples[0])
-    exact = eps == EPS64 and on_gpu()  # else there is nothing to forgive by it
-    in_float64 = functools.cache(lambda: _in_float64(tools, samples) if exact else None)
+    narrow = tools.eps > EPS32
+    useful = eps == EPS64 and (narrow or on_gpu())
+    in_float64 = functools.cache(lambda: _in_float64(tools, samples) if useful else None)
     at_rest = functools.cache(lambda: rested(tools, samples))
     checks = []
     for k, i in enumerate(subject.differentiable):
@@ -71,8 +72,12 @@ def by_differences(
         if not one_by_one and elements and not verdict.ok:
             one_by_one = True
             verdict, note = judged(elements)
-        wide = None if verdict.ok else in_float64()
-        if wide and judged(elements if one_by_one else some, wide[k], eps)[0].ok:
+        along = elements if one_by_one else some
+        wide = in_float64() if narrow or not verdict.ok else None
+        if wide and verdict.ok:  # the mathematics, to twice what one rounding to 16 bits costs
+            exact = judged(along, wide[k], tools.eps / UNITS)
+            verdict, note = (verdict, note) if exact[0].ok else exact
+        elif wide and on_gpu() and judged(along, wide[k], eps)[0].ok:
             verdict, remark = rounded(verdict, tools.eps)
         shape = x.shape if one_by_one else (len(some),)  # the directions are the elements, or not
         verdict = _shaped(verdict, shape)
@@ -85,7 +90,6 @@ def by_differences(
             said = note or said
         rest = at_rest() if not verdict.ok or is_vague(verdict) else None
         if rest and rest.may_judge(verdict):
-            along = elements if one_by_one else some
             verdict, said = rest.judged(
                 k, hands[k], functools.partial(judged, along, of=rest.values)
             )
@@ -171,7 +175,8 @@ def _judged(
     true = np.array([[s.value for s in one] for one in slopes]) / units
     error = np.array([[s.error for s in one] for one in slopes]) / units
     missing = None
-    for n in np.flatnonzero(~np.isfinite(error).all(axis=0)):
+    kinks = np.array([[s.kink for s in one] for one in slopes], bool)
+    for n in np.flatnonzero((kinks | ~np.isfinite(error)).any(axis=0)):
         sides = _sides(outputs, x, directions[n], eps)
         for m, sample in enumerate(samples):
             weights = np.concatenate([d.ravel() for d in sample.dys]) / sample.unit
@@ -180,7 +185,7 @@ def _judged(
                 one = got[m, n]
                 true[m, n] = np.clip(one, low, high) if np.isfinite(one) else (low + high) / 2
                 error[m, n] = off
-            else:
+            elif not np.isfinite(error[m, n]):
                 true[m, n] = np.nan
                 missing = n if missing is None else missing
     known = true[np.isfinite(true)]

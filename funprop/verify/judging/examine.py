@@ -13,7 +13,7 @@ from funprop.verify.inputs import points, properties
 from funprop.verify.judging import from_values, kinks, large, laws, one_sign, shrink
 from funprop.verify.judging.at_rest import Given
 from funprop.verify.judging.by_differences import by_differences
-from funprop.verify.judging.finite import check_finite, check_finite_at
+from funprop.verify.judging.finite import check_finite, check_finite_at, check_runs
 from funprop.verify.judging.judge import Judgement, Verdict
 from funprop.verify.judging.measured import measured as _measured
 from funprop.verify.judging.on_device import rounded
@@ -76,6 +76,7 @@ def examine(
             samples = here
             measured = _measured(tools, samples, rng)
     except jax.errors.JaxRuntimeError as error:  # raised by Python code that it calls
+        check_runs(subject)
         failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
         return Findings([misfit(subject, failed)], [], [])
     verdicts, remarks = _combined(measured, samples, tools)

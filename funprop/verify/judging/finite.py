@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
-from funprop.verify.subject import Subject, floats
+from funprop.verify.subject import Subject, floats, refused
 from funprop.verify.truth.instruments import Instruments
 from funprop.verify.truth.programs import jit_of
 from funprop.verify.truth.samples import Sample
@@ -29,6 +30,16 @@ def check_finite(subject: Subject, ys: Sequence[Any] | None = None) -> None:
             raise ValueError(
                 f"{subject.name} gives {values[tuple(at)]} at {at} for these arguments"
             )
+
+
+def check_runs(subject: Subject) -> None:
+    """Raise a `ValueError` where Python code that the forward pass calls does so at the given
+    inputs."""
+    run = jit_of(sum(leaf.size for leaf in subject.args))(subject.plain)
+    try:
+        jax.block_until_ready(run(*subject.args))
+    except jax.errors.JaxRuntimeError as error:
+        raise refused(error, subject.name) from None
 
 
 def check_finite_at(tools: Instruments, sample: Sample) -> None:

@@ -132,9 +132,10 @@ def stepless(
     bad[[n for n in range(len(samples)) if n not in here]] = False
     if not bad.any():
         return verdict, ""
-    direction = np.cos(1 + np.arange(bad[0].size)).reshape(bad[0].shape)
+    directions = [np.zeros(v.shape) for v in tools.truth(samples[0])]
+    directions[leaf] = np.cos(1 + np.arange(bad[0].size)).reshape(bad[0].shape)
     try:
-        sides = near.along(tools, samples[0], leaf, direction)
+        sides = near.along(tools, samples[0], directions)
     except NotWideError:
         return verdict, ""
     if all(np.isfinite(_hull(sides, 0, samples[n])[:2]).all() for n in here):

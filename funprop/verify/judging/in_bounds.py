@@ -15,24 +15,18 @@ import jax.numpy as jnp
 
 from funprop.verify.judging.at_rest import Given
 from funprop.verify.truth.evaluate import Evaluate, NotWideError
+from funprop.verify.truth.indexed import is_indexed, is_slice, room_of
 from funprop.verify.truth.instruments import Instruments
 from funprop.verify.truth.internals import equations
 from funprop.verify.truth.samples import Sample
 
-_SLICES = ("dynamic_slice", "dynamic_update_slice")
-
 
 def as_given(given: Given, tools: Instruments, sample: Sample) -> bool:
     """Whether no index leaves its array that is within at the given inputs."""
-    if not any(map(_is_indexed, equations(given.tools.wide_plain))):
+    if not any(map(is_indexed, equations(given.tools.wide_plain))):
         return True
     here, there = _leaving(given.tools, given.sample), _leaving(tools, sample)
     return not any(b and not a for a, b in zip(here, there, strict=False))
-
-
-def _is_indexed(eqn: Any) -> bool:
-    name = eqn.primitive.name
-    return name == "gather" or name.startswith("scatter") or name in _SLICES
 
 
 def _leaving(tools: Instruments, sample: Sample) -> list[bool]:
@@ -51,8 +45,8 @@ def _any_outside(tools: Instruments) -> Any:
         found: list[Any] = []
 
         def around(eqn: Any, inputs: list[Any], run: Any) -> list[Any]:
-            if _is_indexed(eqn):
-                starts, room = _starts_and_room(eqn, inputs)
+            if is_indexed(eqn):
+                starts, room = _starts(eqn, inputs), room_of(eqn)
                 found.append(jnp.any((starts < 0) | (starts > jnp.asarray(room, starts.dtype))))
             return run(inputs)
 
@@ -62,21 +56,9 @@ def _any_outside(tools: Instruments) -> Any:
     return tools.jit(outside)
 
 
-def _starts_and_room(eqn: Any, inputs: list[Any]) -> tuple[Any, list[int]]:
-    """Where windows begin, [..., axes], and for each of these axes the last place to begin at."""
-    name, params = eqn.primitive.name, eqn.params
-    shape = inputs[0].shape
-    if name in _SLICES:
-        first = 1 if name == "dynamic_slice" else 2
-        sizes = params["slice_sizes"] if first == 1 else inputs[1].shape
-        starts = jnp.stack([jnp.asarray(start, int) for start in inputs[first:]])
-        return starts, [n - size for n, size in zip(shape, sizes, strict=True)]
-    numbers = params["dimension_numbers"]
-    if name == "gather":
-        axes, sizes = numbers.start_index_map, params["slice_sizes"]
-    else:
-        axes = numbers.scatter_dims_to_operand_dims
-        single = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
-        windows = iter(numbers.update_window_dims)
-        sizes = [1 if a in single else inputs[2].shape[next(windows)] for a in range(len(shape))]
-    return inputs[1], [shape[a] - sizes[a] for a in axes]
+def _starts(eqn: Any, inputs: list[Any]) -> Any:
+    """Where windows begin, [..., axes]."""
+    if not is_slice(eqn):
+        return inputs[1]
+    first = 1 if eqn.primitive.name == "dynamic_slice" else 2
+    return jnp.stack([jnp.asarray(start, int) for start in inputs[first:]])

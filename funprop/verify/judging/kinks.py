@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 
 from funprop.verify.judging.judge import Verdict
+from funprop.verify.judging.tied import one_sided, shared_wrongly
 from funprop.verify.truth import near
-from funprop.verify.truth.evaluate import NotWideError
 from funprop.verify.truth.instruments import Instruments
 from funprop.verify.truth.samples import Sample
 
 LOOKED_AT_OF_MANY = 4  # elements of a large leaf looked at from both sides
-APART = 1e-3  # of an input's size: so far tied numbers are moved together
 
 
 def forgiven(
@@ -54,7 +53,7 @@ def forgiven(
         kink[n] = wrong[n] & _inside(verdict, n, low, high, beyond)
         places = [tuple(map(int, p)) for p in np.argwhere(wrong[n] & ~kink[n])[:looked_at]]
         for place, (low, high, error) in zip(
-            places, _one_sided(tools, sample, leaf, places), strict=False
+            places, one_sided(tools, sample, leaf, places), strict=False
         ):
             if np.isinf(low) or np.isinf(high):  # the values jump: there is no derivative
                 kink[(n, *place)] = True
@@ -66,7 +65,7 @@ def forgiven(
             if np.isfinite(noise) and (outside or high - low > 10 * noise):
                 slack = verdict.allowed[n][place] + noise + beyond * (high - low)
                 kink[(n, *place)] = low - slack <= got <= high + slack
-        kink[n] &= ~_shared_wrongly(verdict, tools, sample, leaf, n, kink[n])
+        kink[n] &= ~shared_wrongly(verdict, tools, sample, leaf, n, kink[n])
     return verdict._replace(allowed=np.where(kink, np.inf, verdict.allowed)), kink
 
 
@@ -86,64 +85,14 @@ def _branches(
     return np.min(found, axis=0), np.max(found, axis=0)
 
 
-def _one_sided(
-    tools: Instruments, sample: Sample, leaf: int, places: list[tuple[int, ...]]
-) -> list[tuple[float, float, float]]:
-    """The least and the greatest slope at each of the places, and their error: NaN where there is
-    none, or where it cannot be had."""
-    if not places:
-        return []
-    try:
-        sides = near.at_places(tools, sample, leaf, places)
-    except NotWideError:
-        return []
-    return [tuple(map(float, one)) for one in zip(*sides.hull(_weights(sample)), strict=True)]  # type: ignore[misc]
-
-
-def _weights(sample: Sample) -> np.ndarray:
-    return np.concatenate([d.ravel() for d in sample.dys]) / sample.unit
-
-
-def _shared_wrongly(
-    verdict: Verdict,
-    tools: Instruments,
-    sample: Sample,
-    leaf: int,
-    n: int,
-    kink: np.ndarray,
-) -> np.ndarray:
-    """Those of the accepted elements that are tied with each other, where together they are not
-    between the slopes of moving them all.
-
-    They are tied with each other, and not with a constant, where the kink stays when all have been
-    moved; and then the slope along that move is one, whatever each one's share of it.
-    """
-    none = np.zeros(kink.shape, bool)
-    places = [tuple(map(int, p)) for p in np.argwhere(kink)]
-    if not 2 <= len(places) <= near.most_places(tools):
-        return none
-    i = tools.subject.differentiable[leaf]
-    x = np.asarray(sample.inputs[i])
-    size = float(np.max(np.abs(x[np.isfinite(x)]), initial=0)) or 1.0
-    moved = np.where(kink, x + APART * size, x)
-    there = sample._replace(inputs=[*sample.inputs[:i], moved, *sample.inputs[i + 1 :]])
-    together = none.copy()
-    for place, (low, high, error) in zip(
-        places, _one_sided(tools, there, leaf, places), strict=False
-    ):
-        together[place] = high - low > 10 * (error + 1e-6 * max(abs(low), abs(high)))
-    if together.sum() < 2:
-        return none
-    try:
-        low, high, error = near.along(tools, sample, leaf, together.astype(float)).hull(
-            _weights(sample)
-        )
-    except NotWideError:
-        return none
-    truth = verdict.truth[n][together].sum()
-    allowed = np.where(np.isfinite(verdict.allowed[n]), verdict.allowed[n], 0)
-    noise = float(error[0]) + allowed[together].sum() + 1e-6 * abs(verdict.got[n][together]).sum()
-    if not low[0] - noise <= truth <= high[0] + noise:  # autodiff does not add up so either
-        return none
-    got = verdict.got[n][together].sum()
-    return none if low[0] - 2 * noise <= got <= high[0] + 2 * noise else together
+def slopes(
+    tools: Instruments, sample: Sample, leaf: int, truth: np.ndarray, place: tuple[int, ...]
+) -> tuple[float, float] | None:
+    """The slopes on either side of a kink at one element; `None` where there is no kink."""
+    low, high = (float(v[place]) for v in _branches(tools, sample, leaf, truth))
+    if high > low:
+        return low, high
+    for low, high, error in one_sided(tools, sample, leaf, [place]):
+        if high - low > 10 * (error + 1e-7 * max(abs(low), abs(high))):
+            return low, high
+    return None

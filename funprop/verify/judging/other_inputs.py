@@ -65,6 +65,8 @@ def _at(
 ) -> tuple[dict[int, Check], list[str]]:
     """The leaves that are wrong there, and notes of what cannot be judged."""
     subject = tools.subject
+    if tools is given.tools and all(map(_same, point.inputs, given.sample.inputs)):
+        return {}, []  # all that was tried is not to be, as the given inputs promise
     samples = [drawn_sample(tools, point.inputs, 1.0, rng) for _ in range(2)]
     near = points.nearby(point.inputs, rng, subject.differentiable)
     if all(map(np.array_equal, near, point.inputs)):  # zeros have nothing nearby
@@ -97,6 +99,10 @@ def _at(
     return found, notes
 
 
+def _same(a: Any, b: Any) -> bool:
+    return np.array_equal(a, b, equal_nan=True)
+
+
 def _unseen(tools: Instruments, given: list[Sample]) -> list[points.Point]:
     """NaN in the places that the forward pass does not look at: padding, what a mask hides."""
     truths = [tools.truth(s) for s in given]
@@ -120,6 +126,6 @@ def _unseen(tools: Instruments, given: list[Sample]) -> list[points.Point]:
             return []
         if same:
             inputs[i] = filled[i]
-            hidden.append(tools.subject.paths[i] or "an input")
+            hidden.append(tools.subject.called(i))
     name = f"NaN where forward does not look at {' and '.join(hidden)}"
     return [points.Point(name, inputs)] if hidden else []

@@ -63,7 +63,9 @@ def wrong(
         verdict = here
     worst = verdict.worst
     got, true = float(verdict.got[worst]), float(verdict.truth[worst])
-    numbers = f"at {list(worst[1:])} it is {got:.4g} and should be {true:.4g}"
+    numbers = f"at {list(worst[1:])} it is {got:.4g}"
+    if told is None or told.kind != "kink":  # there any of many is right
+        numbers = f"{numbers} and should be {true:.4g}"
     if told is None:
         others = int(np.sum(verdict.wrong[worst[0]])) - 1
         more = f", and {others} more elements" if others > 0 else ""

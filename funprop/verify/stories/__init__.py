@@ -30,6 +30,7 @@ from funprop.verify.stories.jacobian import (
     cotangent_elsewhere,
     not_transposed,
 )
+from funprop.verify.stories.kinks import at_kink
 from funprop.verify.stories.links import links
 from funprop.verify.stories.loops import at_rest
 from funprop.verify.stories.numbers import (
@@ -59,6 +60,7 @@ from funprop.verify.truth.evaluate import NotWideError
 STORIES: tuple[Callable[[Case], Told | None], ...] = (
     not_finite,
     zero,
+    at_kink,
     ignores_cotangent,
     nonlinear,
     precision,

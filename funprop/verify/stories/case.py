@@ -18,8 +18,8 @@ TOGETHER = 150  # steps that are looked at one by one, counted for each leaf tha
 
 # Each has a heading in docs/stories.md, with the usual cause and the remedy.
 KINDS = (
-    "NaN", "zero", "ignores the cotangent", "not linear", "precision", "factor", "sign", "swapped",
-    "transposed", "reversed", "shifted", "wrong axis", "leak", "overwritten", "region",
+    "NaN", "zero", "kink", "ignores the cotangent", "not linear", "precision", "factor", "sign",
+    "swapped", "transposed", "reversed", "shifted", "wrong axis", "leak", "overwritten", "region",
     "missing term", "counted twice", "sign of a term", "factor of a term", "stale",
     "missing factor", "left out", "permuted",
 )  # fmt: skip

@@ -29,9 +29,20 @@ class Value(NamedTuple):
     arrays: list[np.ndarray]
 
 
+# What people write, for what JAX calls otherwise inside.
+WRITTEN = {
+    "select_n": "where", "dot_general": "dot", "integer_pow": "**", "pow": "**", "gather": "[]",
+    "dynamic_slice": "[]", "scatter": "at[].set", "scatter-add": "at[].add",
+    "scatter_add": "at[].add", "reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min",
+    "reduce_prod": "prod", "logistic": "sigmoid", "convert_element_type": "astype",
+    "broadcast_in_dim": "broadcast_to", "conv_general_dilated": "conv",
+}  # fmt: skip
+
+
 def described(eqn: Any) -> str:
     """The equation as a user would look for it: `` `mul` at norms.py:13 ``."""
     name, source = internals.equation_name(eqn), internals.equation_source(eqn)
+    name = WRITTEN.get(name, name).lstrip("_")
     return f"`{name}` at {source}" if source else f"`{name}`"
 
 

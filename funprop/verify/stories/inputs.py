@@ -165,7 +165,7 @@ def along(value: np.ndarray, reduce: Callable[..., Any], axis: int) -> np.ndarra
 def _float_inputs(case: Case) -> Iterator[tuple[int, str, np.ndarray]]:
     for i, leaf in enumerate(case.samples[0].inputs):
         if isinstance(leaf, np.ndarray) and np.issubdtype(leaf.dtype, np.floating):
-            yield i, case.tools.subject.paths[i] or "an input", leaf
+            yield i, case.tools.subject.called(i), leaf
 
 
 def _with(case: Case, what: str, i: int, change: Callable[[Any, Sample], Any]) -> list[Sample]:

@@ -125,8 +125,8 @@ def _by_an_input(case: Case) -> Told | None:
 
 def _arguments(case: Case) -> Iterator[tuple[str, list[np.ndarray]]]:
     """Inputs, then outputs, of every sample."""
-    for i, path in enumerate(case.tools.subject.paths):
-        yield path or "an input", [s.inputs[i] for s in case.samples]
+    for i in range(len(case.tools.subject.paths)):
+        yield case.tools.subject.called(i), [s.inputs[i] for s in case.samples]
     for n in range(len(case.tools.dys)):
         yield "the output", [case.tools.output(s)[n] for s in case.samples]
 
@@ -145,9 +145,8 @@ def precision(case: Case) -> Told | None:
     if v.exact or not case.mathematics:
         return None
     lost = v.relative(v.error)
-    name = "bfloat16" if lost > 1e-4 else "float32" if lost > 1e-10 else "the working precision"
+    name = ", as in 16 bits" if lost > 1e-4 else ", as in float32" if lost > 1e-10 else ""
     return Told(
         "precision",
-        f"right in exact arithmetic, but {lost:.1g} off as it runs: digits are lost"
-        + (f", as by computing in {name}" if name != "the working precision" else ""),
+        f"right in exact arithmetic, but {lost:.1g} off as it runs: digits are lost{name}",
     )

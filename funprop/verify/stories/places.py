@@ -34,9 +34,16 @@ def _by_place(case: Case, zeros: bool) -> Told | None:
             continue
         shape = [1] * v.truth.ndim
         shape[axis] = -1
-        if np.ptp(found) and case.close(v.truth * found.reshape(shape)):
+        if np.ptp(found) and _varies(v.truth) and case.close(v.truth * found.reshape(shape)):
             return Told(*in_words(found, axis - 1, "it", "region"))
     return None
+
+
+def _varies(truth: np.ndarray) -> bool:
+    """Whether it is another at other samples, and not by one number: of one and the same any other
+    gradient is so many times each place's."""
+    flat = truth.reshape(len(truth), -1)
+    return bool(np.linalg.matrix_rank(np.nan_to_num(flat), rtol=1e-6) > 1)
 
 
 def factor_by_inputs(case: Case) -> Told | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from funprop.verify.subject import is_floating
 
 if TYPE_CHECKING:
-    from funprop.typing import Array
+    from funprop.typing import PyTree
 
 
 def from_pair(
@@ -28,7 +29,7 @@ def from_pair(
     `verify` judges it by differences of its values, in float64 where it runs in float64.
 
     Args:
-      forward: `(*inputs) -> output`, or a tuple of outputs.
+      forward: `(*inputs) -> output`, arrays or any pytrees of them.
       backward: `(*inputs, dy) -> gradient`, or a tuple of one for each input, `None` where there is
         none; `dy` is as the output. Without it, `torch.autograd.grad` of `forward`: of an
         `autograd.Function`, a Triton kernel, a compiled module.
@@ -50,40 +51,44 @@ def from_pair(
     for what, given in (("forward", forward), ("backward", backward), ("to", to)):
         if not callable(given) and not (what == "backward" and given is None):
             raise TypeError(f"{what} must be callable, got {type(given).__name__}")
+    if backward is None and importlib.util.find_spec("torch") is None:
+        raise TypeError(
+            "backward must be given: PyTorch, whose it is without one, is not installed"
+        )
     pull = _by_torch(forward) if backward is None else backward
 
     @jax.custom_vjp
-    def function(*inputs: Array) -> Any:
-        specs, several = _outputs(forward, to, [(v.shape, np.dtype(v.dtype)) for v in inputs])
+    def function(*inputs: PyTree) -> Any:
+        leaves, structure = jax.tree.flatten(inputs)
+        specs, outputs = _outputs(forward, to, structure, leaves)
 
         def on_host(*given: Any) -> tuple[np.ndarray, ...]:
-            ys = _several(forward(*_given(to, given)))
+            ys = outputs.flatten_up_to(forward(*structure.unflatten(_given(to, given))))
             return tuple(_array(y, spec.dtype) for y, spec in zip(ys, specs, strict=True))
 
-        ys = jax.pure_callback(on_host, specs, *inputs, vmap_method="sequential")
-        return ys if several else ys[0]
+        ys = jax.pure_callback(on_host, specs, *leaves, vmap_method="sequential")
+        return outputs.unflatten(ys)
 
-    def function_and_inputs(*inputs: Array) -> tuple[Any, tuple[Array, ...]]:
+    def function_and_inputs(*inputs: PyTree) -> tuple[Any, tuple[PyTree, ...]]:
         return function(*inputs), inputs
 
-    def gradient(inputs: tuple[Array, ...], dy: Any) -> tuple[Any, ...]:
-        moving = [i for i, v in enumerate(inputs) if is_floating(v)]
-        specs = tuple(jax.ShapeDtypeStruct(inputs[i].shape, inputs[i].dtype) for i in moving)
-        several = isinstance(dy, tuple)
+    def gradient(inputs: tuple[PyTree, ...], dy: Any) -> tuple[Any, ...]:
+        leaves, structure = jax.tree.flatten(inputs)
+        moving = [i for i, v in enumerate(leaves) if is_floating(v)]
+        specs = tuple(jax.ShapeDtypeStruct(leaves[i].shape, leaves[i].dtype) for i in moving)
+        dys, outputs = jax.tree.flatten(dy)
 
-        def on_host(inputs: Any, dys: Any) -> tuple[np.ndarray, ...]:
-            dys = tuple(_given(to, dys))
-            found = _several(pull(*_given(to, inputs), dys if several else dys[0]))
-            if len(found) != len(inputs):
-                raise TypeError(f"backward must give {len(inputs)} gradients, got {len(found)}")
+        def on_host(leaves: Any, dys: Any) -> tuple[np.ndarray, ...]:
+            given = structure.unflatten(_given(to, leaves))
+            found = _by_leaf(pull(*given, outputs.unflatten(_given(to, dys))), structure)
             return tuple(
                 _gradient(found[i], i, spec) for i, spec in zip(moving, specs, strict=True)
             )
 
-        dys = jax.tree.map(jnp.asarray, dy if several else (dy,))
-        grads = jax.pure_callback(on_host, specs, inputs, dys, vmap_method="sequential")
+        dys = list(map(jnp.asarray, dys))
+        grads = jax.pure_callback(on_host, specs, leaves, dys, vmap_method="sequential")
         filled = dict(zip(moving, grads, strict=True))
-        return tuple(filled.get(i) for i in range(len(inputs)))
+        return structure.unflatten([filled.get(i) for i in range(len(leaves))])
 
     function.defvjp(function_and_inputs, gradient)
     named = functools.wraps(forward)(function) if hasattr(forward, "__name__") else function
@@ -91,21 +96,33 @@ def from_pair(
 
 
 @functools.lru_cache(maxsize=256)
-def _cached_outputs(forward: Any, to: Any, specs: tuple[Any, ...]) -> Any:
+def _cached_outputs(forward: Any, to: Any, structure: Any, specs: tuple[Any, ...], _: bool) -> Any:
     some = [np.full(shape, 0.5 if dtype.kind == "f" else 0, dtype) for shape, dtype in specs]
-    ys = forward(*map(to, some))
-    arrays = [_array(y) for y in _several(ys)]
-    specs = tuple(jax.ShapeDtypeStruct(y.shape, y.dtype) for y in arrays)
-    return specs, isinstance(ys, (tuple, list))
+    ys, outputs = jax.tree.flatten(forward(*structure.unflatten(map(to, some))))
+    arrays = [_array(y) for y in ys]
+    known = [jax.dtypes.canonicalize_dtype(y.dtype) for y in arrays]  # float64 where JAX has it
+    return tuple(map(jax.ShapeDtypeStruct, [y.shape for y in arrays], known)), outputs
 
 
-def _outputs(forward: Any, to: Any, specs: Sequence[Any]) -> Any:
-    """The specs of the outputs, and whether there are several: of the forward pass, run once."""
-    return _cached_outputs(forward, to, tuple(specs))
+def _outputs(forward: Any, to: Any, structure: Any, leaves: Sequence[Any]) -> Any:
+    """The specs of the outputs, and their structure: of the forward pass, run once."""
+    specs = tuple((v.shape, np.dtype(v.dtype)) for v in leaves)
+    return _cached_outputs(forward, to, structure, specs, bool(jax.config.jax_enable_x64))  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _several(values: Any) -> tuple[Any, ...]:
-    return tuple(values) if isinstance(values, (tuple, list)) else (values,)
+def _by_leaf(found: Any, structure: Any) -> list[Any]:
+    """The gradient of each leaf of the inputs, `None` where there is none."""
+    found = tuple(found) if isinstance(found, (tuple, list)) else (found,)
+    inputs = structure.children()
+    if len(found) != len(inputs):
+        raise TypeError(f"backward must give {len(inputs)} gradients, got {len(found)}")
+    grads: list[Any] = []
+    for i, (grad, given) in enumerate(zip(found, inputs, strict=True)):
+        try:
+            grads += [None] * given.num_leaves if grad is None else given.flatten_up_to(grad)
+        except ValueError:
+            raise TypeError(f"gradient {i} must be a tree like its input") from None
+    return grads
 
 
 def _given(to: Any, values: Sequence[Any]) -> list[Any]:
@@ -138,15 +155,16 @@ def _by_torch(forward: Callable[..., Any]) -> Callable[..., Any]:
         import torch  # pyright: ignore[reportMissingImports]  # an extra of the user
 
         *inputs, dy = given
-        inputs = [v.requires_grad_() if v.is_floating_point() else v for v in inputs]
-        moving = [v for v in inputs if v.requires_grad]
+        leaves, structure = jax.tree.flatten(tuple(inputs))
+        leaves = [v.requires_grad_() if v.is_floating_point() else v for v in leaves]
+        moving = [v for v in leaves if v.requires_grad]
         with torch.enable_grad():
-            ys = _several(forward(*inputs))
-        pairs = [(y, d) for y, d in zip(ys, _several(dy), strict=True) if y.requires_grad]
+            ys = jax.tree.leaves(forward(*structure.unflatten(leaves)))
+        pairs = [(y, d) for y, d in zip(ys, jax.tree.leaves(dy), strict=True) if y.requires_grad]
         if not pairs:
             return tuple(None for _ in inputs)
         outputs, cotangents = zip(*pairs, strict=True)
         found = iter(torch.autograd.grad(outputs, moving, cotangents, allow_unused=True))
-        return tuple(next(found) if v.requires_grad else None for v in inputs)
+        return structure.unflatten([next(found) if v.requires_grad else None for v in leaves])
 
     return backward

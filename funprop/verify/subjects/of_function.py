@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -33,12 +33,19 @@ def of_function(
       reference: another one that computes the same, whose derivative is the truth.
       intended: one that computes something else, and whose derivative is meant.
     """
-    leaves, structure, paths = _named_leaves(function, args)
+    # What a rule's function says not to be differentiated may be a shape, or a word.
+    given = {i: args[i] for i in getattr(function, "nondiff_argnums", ()) if i < len(args)}
+    leaves, structure, paths = _named_leaves(function, args, given)
     leaves, with_keys = without_keys(leaves)
     differentiable = tuple(i for i, leaf in enumerate(leaves) if is_floating(leaf))
 
     def flat(function: Any) -> Callable[..., list[Any]]:
-        return lambda *inputs: jax.tree.leaves(function(*structure.unflatten(with_keys(inputs))))
+        def called(*inputs: Any) -> list[Any]:
+            rest = iter(structure.unflatten(with_keys(inputs)))
+            filled = [given[i] if i in given else next(rest) for i in range(len(args))]
+            return jax.tree.leaves(function(*filled))
+
+        return called
 
     forward = flat(function)
     truth = intended or reference
@@ -76,8 +83,10 @@ def check_intended(intended: Any, forward: Any, leaves: Any) -> None:
         raise ValueError(f"intended must give {want}, as the function does, got {got}")
 
 
-def _named_leaves(function: Any, args: Any) -> tuple[list[Any], Any, tuple[str, ...]]:
-    """The leaves of all arguments, and `params/w` for each."""
+def _named_leaves(
+    function: Any, args: Any, but: Collection[int] = ()
+) -> tuple[list[Any], Any, tuple[str, ...]]:
+    """The leaves of all arguments `but` for some, and `params/w` for each."""
     check_function("what is verified", function, "or a layer")
     try:
         bound = inspect.signature(function).bind(*args)
@@ -90,12 +99,15 @@ def _named_leaves(function: Any, args: Any) -> tuple[list[Any], Any, tuple[str, 
     except ValueError:
         names = [f"args[{i}]" for i in range(len(args))]
     leaves, paths = [], []
-    for name, arg in zip(names, args, strict=True):
+    moving = [
+        (name, arg) for i, (name, arg) in enumerate(zip(names, args, strict=True)) if i not in but
+    ]
+    for name, arg in moving:
         leaves += arrays(arg, name)[0]
         paths += [
             f"{name}{suffix(path)}" for path, _ in jax.tree_util.tree_flatten_with_path(arg)[0]
         ]
-    return leaves, jax.tree.structure(tuple(args)), tuple(paths)
+    return leaves, jax.tree.structure(tuple(arg for _, arg in moving)), tuple(paths)
 
 
 def _name(function: Any) -> str:

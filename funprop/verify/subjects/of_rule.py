@@ -20,7 +20,7 @@ from funprop.verify.subject import (
     without_keys,
 )
 from funprop.verify.subjects.of_function import check_intended
-from funprop.verify.truth import internals, solves
+from funprop.verify.truth import internals, rule_names, solves
 from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.solves import is_solve, solved
 
@@ -39,7 +39,7 @@ def of_rule(
       used: which outputs anything is made of; the rule need not be right for the others.
       intended: whose derivative is meant, in the place of its function's own.
     """
-    names = solves.input_names(eqn) if is_solve(eqn) else internals.input_names(eqn)
+    names = solves.input_names(eqn) if is_solve(eqn) else rule_names.input_names(eqn)
     differentiable = tuple(
         i
         for i, (name, leaf) in enumerate(zip(names, inputs, strict=True))
@@ -58,18 +58,18 @@ def of_rule(
     differentiable = _allowed(forward, inputs, differentiable)
     internals.forget_traces(eqn)
     subject = Subject(
-        name=internals.rule_name(eqn),
-        paths=tuple(f"{internals.rule_name(eqn)}/{name}" for name in names),
+        name=rule_names.rule_name(eqn),
+        paths=tuple(f"{rule_names.rule_name(eqn)}/{name}" for name in names),
         args=tuple(inputs),
         differentiable=differentiable,
         plain=lambda *inputs: picked(plain(with_keys(inputs))),
         forward=forward,
         backward=by_jax(forward, differentiable),
-        source=internals.rule_source(eqn),
+        source=rule_names.rule_source(eqn),
     )
     if intended is not None:
         return _meant(subject, intended, [bool(name) for name in names], picked, with_keys)
-    return _of_root(subject, eqn) if internals.is_root(eqn) else subject
+    return _of_root(subject, eqn) if rule_names.is_root(eqn) else subject
 
 
 def _meant(

@@ -46,14 +46,25 @@ def _order_sentence(case: Case, found: list[Difference], n: int | None = None) -
     examples = case.examples if n is None else case.examples.part(n)
     silent = without_a_say(case, examples)
     if silent:
-        which = ", ".join(str(i + 1) for i in silent[:4])
-        return f"example {which} of {examples.n} has no say: what does not divide is left out"
+        few = 2 * len(silent) <= examples.n
+        last = silent == list(range(examples.n - len(silent), examples.n))
+        cause = ": what does not divide is left out" if few and last else ""
+        return f"{_named(silent, examples.n)} no say{cause}"
     if all(d.path.startswith("metric ") for d in found):
         return f"{found[0].path} depends on the order of the examples: parts are weighted alike"
     return (
         "the update depends on the order of the examples: means of means, something done to each "
         "part before they are averaged, or targets that belong to other examples"
     )
+
+
+def _named(places: list[int], n: int) -> str:
+    """`example 3 of 8 has`, `examples 2, 3, 4 and 4 more of 8 have`."""
+    if len(places) == 1:
+        return f"example {places[0] + 1} of {n} has"
+    few = places if len(places) <= 4 else places[:3]
+    more = f" and {len(places) - len(few)} more" if len(places) > len(few) else ""
+    return f"examples {', '.join(str(i + 1) for i in few)}{more} of {n} have"
 
 
 def without_a_say(case: Case, examples: Examples) -> list[int]:

@@ -125,7 +125,7 @@ def percent(share: float) -> str:
       ('12%', '0.000032%', '40 times')
     """
     if not math.isfinite(share):
-        return "not finite"
+        return "NaN or infinity"
     if share >= 10:
         return f"{share:.3g} times"
     if share < 1e-12:

@@ -88,8 +88,8 @@ class Steps:
         return self._run(list(arrays), batch, self.key, self._still, "quiet")
 
     def traced(self, arrays: Sequence[Any], batch: Any) -> Traced | str:
-        """The step traced for such a batch, or why it cannot be."""
-        place = _shapes(batch)
+        """The step traced for such a batch and state, or why it cannot be."""
+        place = _shapes(batch), _shapes(list(arrays))
         if place not in self._traced:
             first = not self._traced
             self._traced[place] = found = self._trace(arrays, batch)

@@ -16,7 +16,7 @@ from funprop.verify.training.case import UPDATES, Case, NotAsked
 from funprop.verify.training.drawing import drawing, replay
 from funprop.verify.training.gradient import gradient
 from funprop.verify.training.kept import average, precision
-from funprop.verify.training.layout import of_state, wide
+from funprop.verify.training.layout import is_array, of_state, wide
 from funprop.verify.training.moving import frozen, moves, state
 from funprop.verify.training.orders import order, short, twice
 from funprop.verify.training.padding import padding
@@ -136,9 +136,14 @@ def verify_step(
         raise ValueError(
             f"skip must hold names of checks ({', '.join(CHECKS)}), got {unknown[0]!r}"
         )
+    # One array at two places of a state is two arrays behind the first update.
+    state = jax.tree.map(lambda leaf: copied(leaf) if is_array(leaf) else leaf, state)
     layout = of_state(state, params, frozen)
+    if 0 in [np.shape(x)[axis] for x in jax.tree.leaves(batch) if np.ndim(x) > axis]:
+        raise ValueError(f"batch must hold examples along axis {axis}, got none")
     arrays = layout.arrays(state)
     said = {**options, "optimizer": optimizer, "reduction": reduction, "guarded": guarded}
+    said["arrays"] = arrays
     steps = Steps(update, layout, key, axis)
     with jax.default_matmul_precision("highest"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some donated buffers")
@@ -146,15 +151,34 @@ def verify_step(
             path, told = followed(steps, arrays, batch)
         except jax.errors.UnexpectedTracerError:
             return StepReport((StepCheck("replay", _LEAKED),))
+        except DivergedError as diverged:
+            case = Case(steps, *diverged.so_far, Examples(batch, axis), said, seed)
+            if found := causes(case, skip):
+                return StepReport(found)
+            raise
         except (RuntimeError, ValueError) as error:
             if not is_gone(error):
                 raise
             return StepReport((StepCheck("donation", USED),))
-        case = Case(steps, path, told, Examples(batch, axis), {**said, "arrays": arrays}, seed)
+        case = Case(steps, path, told, Examples(batch, axis), said, seed)
         chosen = {name: check for name, check in CHECKS.items() if name not in skip}
         rows = [row for name, check in chosen.items() for row in asked(name, check, case)]
-    return StepReport(tuple(rows))
+    return StepReport(tuple(without_chance(rows)))
 
+
+def without_chance(rows: list[StepCheck]) -> list[StepCheck]:
+    """The rows; where a step that is run again gives another update, without what compares two."""
+    if not any(row.name == "replay" and row.problem for row in rows):
+        return rows
+    return [
+        StepCheck(row.name, unasked=_CHANCE) if row.problem and row.name in COMPARING else row
+        for row in rows
+    ]
+
+
+COMPARING = ("gradient", "order", "twice", "short", "padding", "microbatches", "devices", "metrics")
+
+_CHANCE = "the same update gives something else each time: see replay"
 
 _LEAKED = (
     "something of an update is kept outside of the state (a key, a generator, a list of metrics): "
@@ -162,11 +186,20 @@ _LEAKED = (
 )
 
 
+class DivergedError(ValueError):
+    """A param is not finite any more: `so_far`, the states before that, and what was told."""
+
+    def __init__(self, sentence: str, so_far: tuple[list[list[Any]], list[Any]]):
+        super().__init__(sentence)
+        self.so_far = so_far
+
+
 def followed(steps: Steps, arrays: list[Any], batch: Any) -> tuple[list[list[Any]], list[Any]]:
     """The states that a step goes through on one batch, and what it tells on the way.
 
     Raises:
-      ValueError: a param is not finite any more.
+      DivergedError: a param is not finite any more, at the second update or later.
+      ValueError: it is not at the first.
     """
     path, told = [[copied(leaf) for leaf in arrays]], []
     for i in range(UPDATES):
@@ -175,11 +208,21 @@ def followed(steps: Steps, arrays: list[Any], batch: Any) -> tuple[list[list[Any
         told.append(result.metrics)
         for place in steps.layout.params:
             if is_real(result.arrays[place]) and not np.isfinite(wide(result.arrays[place])).all():
-                raise ValueError(
+                sentence = (
                     f"{steps.layout.paths[place]} must stay finite on this batch, got NaN or "
                     f"infinity after {i + 1} updates: give a batch that it can be trained on"
                 )
+                if i == 0:
+                    raise ValueError(sentence)
+                raise DivergedError(sentence, (path[:-1], told[:-1]))
     return path, told
+
+
+def causes(case: Case, skip: tuple[str, ...]) -> tuple[StepCheck, ...]:
+    """Why a step may have diverged: what is wrong with the first updates."""
+    checks = {"gradient": gradient, "metrics": metrics}
+    found = [r for name, c in checks.items() if name not in skip for r in asked(name, c, case)]
+    return tuple(row for row in found if row.problem)
 
 
 def asked(name: str, check: Callable[[Case], Iterator[StepCheck]], case: Case) -> list[StepCheck]:

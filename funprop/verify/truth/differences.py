@@ -17,10 +17,11 @@ STEPS = 10
 
 
 class Slope(NamedTuple):
-    """A directional derivative, and how far it may be off."""
+    """A directional derivative, how far it may be off, and whether there is a kink."""
 
     value: float
     error: float
+    kink: bool = False
 
 
 def slope(
@@ -64,7 +65,7 @@ def slope(
     # One-sided differences disagree by h times the curvature, or, at a kink, by a constant.
     smooth = min(k2 - (k1 - k2) / (SHRINK - 1) for k1, k2 in itertools.pairwise(kinks))
     kink = smooth if smooth > 0.05 * max(kinks) else 0.0
-    return Slope(best.value, best.error + kink)
+    return Slope(best.value, best.error + kink, kink > best.error)
 
 
 SIDED = 14  # steps of a one-sided slope, each half of the one before

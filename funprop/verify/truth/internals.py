@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +22,6 @@ from funprop.verify.truth.binding import bind
 from funprop.verify.truth.kernels import taken_apart
 from funprop.verify.truth.primitives import CALLS, RULES
 
-GIVEN = "given_"  # begins the names of a rule's inputs that are not differentiated
 # Forms of what is no rule: how `jax.checkpoint` may stand in a jaxpr.
 HI_CALLS = ("RematTraced", "CheckpointName")
 
@@ -146,27 +145,7 @@ def _expanded(held: _Same) -> Any:
         return jax.make_jaxpr(function)(*[jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals])
 
 
-def _of_function(eqn: Any) -> tuple[str, str]:
-    """Name and place of the function with the custom rule."""
-    if eqn.primitive.name == "custom_linear_solve":
-        info = getattr(open_jaxpr(eqn.params["jaxprs"].solve)[0], "debug_info", None)
-        return eqn.primitive.name, ((info and info.func_src_info) or "").partition(" at ")[2]
-    if eqn.primitive.name != "call_hi_primitive":
-        info = getattr(open_jaxpr(plain_jaxpr(eqn))[0], "debug_info", None)
-        name, _, place = ((info and info.func_src_info) or "").partition(" at ")
-        return name or "rule", place
-    primitive = _hi_primitive(eqn)
-    if hasattr(primitive, "traced"):  # a function with a rule, in its new form
-        info = getattr(open_jaxpr(primitive.traced.jaxpr)[0], "debug_info", None)
-        name, _, place = ((info and info.func_src_info) or "").partition(" at ")
-        return name or "rule", place
-    kind = type(primitive)
-    with contextlib.suppress(OSError, TypeError):  # made where there is no source
-        return kind.__name__, f"{inspect.getsourcefile(kind)}:{inspect.getsourcelines(kind)[1]}"
-    return kind.__name__, ""
-
-
-def _hi_primitive(eqn: Any) -> Any:
+def hi_primitive(eqn: Any) -> Any:
     """The primitive itself, where it is one under vmap."""
     primitive = eqn.params["_prim"]
     while type(primitive).__name__ == "VmapOf":
@@ -174,40 +153,21 @@ def _hi_primitive(eqn: Any) -> Any:
     return primitive
 
 
-def _hi_names(primitive: Any) -> list[str]:
-    """What `expand` calls its inputs; empty for constants that a function closes over."""
-    paths = jax.tree_util.tree_flatten_with_path(primitive.in_avals)[0]
-    if hasattr(primitive, "traced"):
-        jaxpr = open_jaxpr(primitive.traced.jaxpr)[0]
-        names = list(getattr(jaxpr.debug_info, "arg_names", None) or ())
-        return [""] * (len(paths) - len(names)) + [str(name or "") for name in names]
-    parameters = list(inspect.signature(primitive.expand).parameters)
+def user_frames(eqn: Any) -> list[Any]:
+    """Where in people's code the equation comes from, the innermost place first: each with a
+    `file_name`, a `start_line` and a `function_name`. None where it was traced anew here."""
+    from jax._src import source_info_util
 
-    def name(path: Any) -> str:
-        first = parameters[path[0].idx] if path[0].idx < len(parameters) else f"args[{path[0].idx}]"
-        return first + jax.tree_util.keystr(tuple(path[1:]))
-
-    return [name(path) for path, _ in paths]
-
-
-def rule_name(eqn: Any) -> str:
-    """What the function with the custom rule is called."""
-    return _of_function(eqn)[0]
-
-
-def rule_source(eqn: Any) -> str:
-    """File and line where the function with the custom rule is defined."""
-    return _of_function(eqn)[1]
+    frames = list(source_info_util.user_frames(eqn.source_info.traceback))
+    anew = frames and "funprop/verify/" in frames[0].file_name.replace("\\", "/")
+    return [] if anew else frames
 
 
 def equation_source(eqn: Any) -> str:
     """The line of the user's code that the equation comes from: `file.py:12`."""
-    from jax._src import source_info_util
-
-    place = source_info_util.summarize(eqn.source_info).split(" (")[0]
-    if "funprop/verify/" in place:  # traced anew here: the line is lost
-        return ""
-    return ":".join(place.rpartition("/")[2].split(":")[:2])
+    for frame in user_frames(eqn)[:1]:
+        return f"{Path(frame.file_name).name}:{frame.start_line}"
+    return ""
 
 
 def of_jax(eqn: Any) -> bool:
@@ -222,32 +182,6 @@ def of_jax(eqn: Any) -> bool:
 def equation_name(eqn: Any) -> str:
     """What the equation does: its primitive, or the name of the function that it calls."""
     return str(eqn.params.get("name") or eqn.primitive.name)
-
-
-def is_root(eqn: Any) -> bool:
-    """Whether the rule is that of `jax.lax.custom_root`."""
-    name, place = _of_function(eqn)
-    return name in ("_custom_root", "CustomRoot") and "/jax/" in place.replace("\\", "/")
-
-
-def input_names(eqn: Any) -> list[str]:
-    """What the rule's function calls its inputs; empty for constants that it closes over."""
-    if eqn.primitive.name == "call_hi_primitive":
-        return _hi_names(_hi_primitive(eqn))
-    jaxpr = open_jaxpr(plain_jaxpr(eqn))[0]
-    n_consts, n = eqn.params.get("num_consts", 0), len(jaxpr.invars)
-    names = list(getattr(jaxpr.debug_info, "arg_names", None) or ())
-    for function in ("fwd_jaxpr_thunk", "jvp_jaxpr_fun"):
-        info = getattr(eqn.params.get(function), "debug_info", None)
-        names = names or list((info and info.arg_names) or ())
-    if not n_consts and 0 < len(names) < n:
-        n_consts = n - len(names)  # bound anew, a rule has its constants among its arguments
-    if len(names) != n:
-        names = [""] * n_consts + names
-    if len(names) != n:  # arguments that are not differentiated have names too
-        names = [f"args[{i - n_consts}]" for i in range(n)]
-    told = ["" if i < n_consts else str(name or "") for i, name in enumerate(names)]
-    return ["" if name.startswith(GIVEN) else name for name in told]
 
 
 def forget_traces(eqn: Any) -> None:

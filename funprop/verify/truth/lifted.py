@@ -18,7 +18,7 @@ import jax.core
 import numpy as np
 
 from funprop.verify.subject import is_floating
-from funprop.verify.truth.internals import GIVEN
+from funprop.verify.truth.rule_names import GIVEN
 
 
 def is_array(leaf: Any) -> bool:

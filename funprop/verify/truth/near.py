@@ -90,15 +90,21 @@ def at_places(
     flat = [int(np.ravel_multi_index(p, x.shape)) if p else 0 for p in places]
     top = float(np.max(np.abs(x[np.isfinite(x)]), initial=0)) or 1.0
     sizes = [abs(float(x[p])) or top for p in places]
-    return _sides(tools, sample, leaf, flat, sizes, np.zeros_like(x))
+    leaves = [np.asarray(sample.inputs[i]) for i in tools.subject.differentiable]
+    return _sides(tools, sample, leaf, flat, sizes, [np.zeros(v.size) for v in leaves])
 
 
-def along(tools: Instruments, sample: Sample, leaf: int, direction: np.ndarray) -> Sides:
-    """The slopes along one direction in a leaf; raises as `at_places`."""
-    x = np.asarray(sample.inputs[tools.subject.differentiable[leaf]])
-    moved = x[(direction != 0) & np.isfinite(x)]
-    size = float(np.max(np.abs(moved), initial=0)) or float(np.max(np.abs(x), initial=0)) or 1.0
-    return _sides(tools, sample, leaf, [-1], [size], direction)
+def along(tools: Instruments, sample: Sample, directions: Sequence[np.ndarray]) -> Sides:
+    """The slopes along one direction, in all leaves; raises as `at_places`."""
+    leaves = [np.asarray(sample.inputs[i]) for i in tools.subject.differentiable]
+    moved = [x[(d != 0) & np.isfinite(x)] for x, d in zip(leaves, directions, strict=True)]
+    all_ = [x[np.isfinite(x)] for x, m in zip(leaves, moved, strict=True) if m.size]
+    size = _largest(moved) or _largest(all_) or 1.0
+    return _sides(tools, sample, 0, [-1], [size], [d.ravel() for d in directions])
+
+
+def _largest(arrays: Sequence[np.ndarray]) -> float:
+    return max((float(np.max(np.abs(a), initial=0)) for a in arrays), default=0.0)
 
 
 def _sides(
@@ -107,7 +113,7 @@ def _sides(
     leaf: int,
     places: list[int],
     sizes: list[float],
-    direction: np.ndarray,
+    directions: list[np.ndarray],
 ) -> Sides:
     if not by_values(tools.wide_plain):
         raise NotWideError("stop_gradient in a loop or a branch")
@@ -123,7 +129,7 @@ def _sides(
             where[span], h[span] = place, np.concatenate([steps(size), -steps(size)])
         with jax.enable_x64(True):
             try:
-                ys = run(sample.inputs, np.int64(leaf), where, h, direction.ravel())
+                ys = run(sample.inputs, np.int64(leaf), where, h, directions)
             except Exception as error:  # what takes no float64
                 raise NotWideError(str(error)) from error
         ys = np.concatenate([np.asarray(y).reshape(len(h), -1) for y in ys], axis=1)
@@ -146,11 +152,11 @@ def most_places(tools: Instruments) -> int:
 
 
 def _near(tools: Instruments) -> Callable[..., Any]:
-    """`(inputs, leaf, places, steps, direction) -> outputs` for each place and step: -1 is no place
-    but the direction."""
+    """`(inputs, leaf, places, steps, directions) -> outputs` for each place and step: -1 is no
+    place but the direction, flat for each leaf."""
     held = Held(tools.wide_plain, Evaluate(wide=True))
 
-    def near(inputs: list[Any], leaf: Any, places: Any, h: Any, direction: Any) -> list[Any]:
+    def near(inputs: list[Any], leaf: Any, places: Any, h: Any, along: Any) -> list[Any]:
         stops = held.stops(inputs)
 
         def at(move: tuple[Any, Any]) -> list[Any]:
@@ -160,10 +166,9 @@ def _near(tools: Instruments) -> Callable[..., Any]:
                 x = jnp.asarray(inputs[i])
                 if not x.size:
                     continue
-                own = jnp.where(leaf == k, step, 0)
-                flat = x.reshape(-1).at[place].add(jnp.where(place < 0, 0, own), mode="drop")
-                if x.size == direction.size:
-                    flat = flat + jnp.where(place < 0, own, 0) * direction
+                own = jnp.where((leaf == k) & (place >= 0), step, 0)
+                flat = x.reshape(-1).at[place].add(own, mode="drop")
+                flat = flat + jnp.where(place < 0, step, 0) * along[k]
                 moved[i] = flat.reshape(x.shape)
             return held(moved, stops)
 

@@ -10,6 +10,7 @@ import jax.extend.core
 import numpy as np
 
 from funprop import trees
+from funprop.verify.truth.indexed import is_indexed, is_slice, room_of
 from funprop.verify.truth.internals import inner_jaxprs, only_calls, open_jaxpr, scan_sizes
 
 # What gives the same numbers in another order or shape; more of what keeps a zero zero.
@@ -130,6 +131,10 @@ def _after(eqn: Any, given: list[_Fact]) -> _Fact:
         return _Fact(negative=first.copies)
     if name == "clamp":
         return _Fact(copies=given[1].copies, zeros=given[1].zeros)
+    if name in ("max", "min"):  # clipped to one side
+        for a, b in (given, given[::-1]):
+            if a.copies is not None and b.number is not None:
+                return _Fact(copies=a.copies, zeros=zeros)
     if name == "add":
         for a, b in (given, given[::-1]):
             if a.copies is not None and b.number is not None and b.number == int(b.number):
@@ -154,8 +159,10 @@ def _note(eqn: Any, given: list[_Fact], found: Thresholds) -> None:
         found.numbers.update(n for n in numbers if 1e-30 < abs(n) < 1e30)
     if name == "cond" and given[0].copies is not None and len(eqn.params["branches"]) > 2:
         found.whole.setdefault(given[0].copies, set()).update(range(len(eqn.params["branches"])))
-    if name in (*_BESIDE, "eq", "ne", "clamp") and not floating:
+    if name in (*_BESIDE, "eq", "ne", "clamp", "min") and not floating:
         _whole_numbers(eqn, given, found)
+    if is_indexed(eqn):
+        _counts(eqn, given, found)
     if name == "select_n" and len(given) == 3 and given[2].wrapped is not None:
         i, n = given[2].wrapped
         if given[1].copies == i == given[0].negative:
@@ -164,7 +171,9 @@ def _note(eqn: Any, given: list[_Fact], found: Thresholds) -> None:
 
 
 # Of `x op c` with an integer literal c: the numbers, from c, on either side.
-_BESIDE = {"lt": (-1, 0), "ge": (-1, 0), "gt": (0, 1), "le": (0, 1)}
+_BESIDE = {
+    "lt": (-1, 0), "ge": (-1, 0), "max": (-1, 0), "gt": (0, 1), "le": (0, 1),
+}  # fmt: skip
 _TURNED = {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le"}
 
 
@@ -179,12 +188,24 @@ def _whole_numbers(eqn: Any, given: list[_Fact], found: Thresholds) -> None:
             found.below_zero[i] = found.below_zero.get(i, 0) + 1  # the end, unless that is missing
             continue
         beside = _BESIDE.get(name if n == 0 else _TURNED.get(name, name), (0,))
-        found.whole.setdefault(i, set()).update(c + d for c in numbers for d in beside)
+        found.whole.setdefault(i, set()).update(
+            c + d for c in numbers for d in beside if name != "max" or c + d >= min(c, 0)
+        )  # what is clipped to be no place below an array's first is none that somebody means
         counts = [g.counts for g in others if g.counts is not None]
         if name == "eq" and counts:
             found.counts[i] = min(*counts, found.counts.get(i, counts[0]))
         elif name in _BESIDE and counts:  # a length: none, and all
             found.whole.setdefault(i, set()).update((0, counts[0]))
+
+
+def _counts(eqn: Any, given: list[_Fact], found: Thresholds) -> None:
+    """Of a gather, a scatter or a slice: in how many places a window may begin."""
+    room = room_of(eqn)
+    first = 1 if eqn.primitive.name != "dynamic_update_slice" else 2
+    places = given[first : first + len(room)] if is_slice(eqn) else given[1:2]
+    for fact, n in zip(places, room, strict=True) if len(places) == len(room) else ():
+        if fact.copies is not None:
+            found.counts[fact.copies] = min(n + 1, found.counts.get(fact.copies, n + 1))
 
 
 def _number(value: Any) -> float | None:
