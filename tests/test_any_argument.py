@@ -169,6 +169,7 @@ ROWS = {
     **layers("offload"),
     "autodiff": {"layer": fp.autodiff, "policy": lambda o: fp.autodiff(MODEL, o)},
     "remat": {"layer": fp.remat, PATTERN: lambda o: fp.remat(MODEL, o)},
+    "keep_products": {"block": fp.keep_products},
     "cast": {
         "layer": lambda o: fp.cast(o, jnp.bfloat16),
         "compute_dtype": lambda o: fp.cast(MODEL, o),

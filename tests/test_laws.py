@@ -283,7 +283,8 @@ IMPORTS = {
     "gradients": GROUND | {"params", "arguments", "metrics"},
     "rewrites": GROUND
     | {"params", "arguments", "quantities", "functions", "layers", "combinators"},
-    "models": GROUND | {"params", "layers", "combinators", "losses", "objectives", "gradients"},
+    "models": GROUND
+    | {"params", "layers", "combinators", "losses", "objectives", "gradients", "rewrites"},
     "transforms": GROUND
     | {"params", "arguments", "metrics", "quantities", "rewrites", "gradients"},
     "steps": GROUND | {"params", "arguments", "rewrites", "gradients", "transforms"},

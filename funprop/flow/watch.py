@@ -62,7 +62,7 @@ class Watch:
       looks: a list of `Look`; `gradient_flow` makes a picture of them.
     """
 
-    def __init__(self, *, every: int = 200, examples: int = 64) -> None:
+    def __init__(self, *, every: int = 300, examples: int = 64) -> None:
         self.every = whole_number(every, "every", 1)
         self.examples = whole_number(examples, "examples", 1)
         self.looks: list[Look] = []
@@ -99,7 +99,7 @@ class Watch:
         return self.looks[-1]
 
 
-def watch(*, every: int = 200, examples: int = 64) -> Watch:
+def watch(*, every: int = 300, examples: int = 64) -> Watch:
     """What `fit(..., watch=)` fills: how activations, cotangents and updates are spread, by layer.
 
     `fit` looks before the first update and then where a row of the history is due, at the end of an
@@ -110,7 +110,7 @@ def watch(*, every: int = 200, examples: int = 64) -> Watch:
 
     Args:
       every: at least so many updates lie between two looks: one costs as much as three of them, or
-        up to five of a small model.
+        up to seven of a small model.
       examples: so many of the batch activations and cotangents are taken of, the first.
 
     Returns:

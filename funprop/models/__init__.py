@@ -6,7 +6,7 @@ from funprop.models.generate import generate
 from funprop.models.gpt import gpt, language_model, llama, unembedding
 from funprop.models.mlp import mlp
 from funprop.models.rnn import rnn
-from funprop.models.transformer import block, feed_forward, self_attention, swiglu
+from funprop.models.transformer import block, feed_forward, keep_products, self_attention, swiglu
 
 __all__ = [
     "autoencoder",
@@ -15,6 +15,7 @@ __all__ = [
     "feed_forward",
     "generate",
     "gpt",
+    "keep_products",
     "language_model",
     "llama",
     "mlp",

@@ -60,6 +60,5 @@ if __name__ == "__main__":
     with jax.numpy_dtype_promotion("standard"):
         for make in (mlp, cnn, gpt):
             found, noise = share(make)
-            print(
-                f"{make.__name__}: a look every 200 updates {found:.2%} (noise {noise})", flush=True
-            )
+            every = fp.watch().every
+            print(f"{make.__name__}: a look every {every} updates {found:.2%} (noise {noise})")
