@@ -88,14 +88,14 @@ class _Estimator(BaseEstimator):
         least = 10 * np.finfo(np.float64).eps * np.abs(self.mean_)
         self.deviation_ = np.where(deviation > least, deviation, 1.0)
         inputs = self._standardised(x)
-        data = (inputs, y) if weights is None else (inputs, y, weights.astype(x.dtype))
+        data = (inputs, y) if weights is None else (inputs, y, weights.astype(inputs.dtype))
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         model, train = self._step(outputs, loss)
         init_key, train_key = jax.random.split(jax.random.key(seed))
         params = model.init(init_key, inputs.astype(np.float32))
         self._check_outputs(model, params, inputs, outputs)
-        with jax.enable_x64(x.dtype == np.float64):
-            params = jax.tree.map(_wide, params) if x.dtype == np.float64 else params
+        with jax.enable_x64(inputs.dtype == np.float64):
+            params = jax.tree.map(_wide, params) if inputs.dtype == np.float64 else params
             result = fit(
                 train,
                 train.init(params, train_key),
@@ -127,7 +127,7 @@ class _Estimator(BaseEstimator):
             raise ValueError(f"model must give outputs of shape {(len(x), outputs)}, got {shape}")
 
     def _standardised(self, x: Any) -> Any:
-        return ((x - self.mean_) / self.deviation_).astype(x.dtype)
+        return ((x - self.mean_) / self.deviation_).astype(_precision(x))
 
     def _outputs(self, x: Any) -> Any:
         check_is_fitted(self)
@@ -213,7 +213,7 @@ class Regressor(RegressorMixin, _Estimator):
         y = y.reshape(len(y), -1)
         self.target_mean_, deviation = _mean_and_deviation(y, weights)
         self.target_deviation_ = np.where(deviation > 0, deviation, 1.0)
-        y = ((y - self.target_mean_) / self.target_deviation_).astype(X.dtype)
+        y = ((y - self.target_mean_) / self.target_deviation_).astype(_precision(X))
         return self._trained(X, y, weights, y.shape[1], "numbers")
 
     def __sklearn_tags__(self) -> Any:
@@ -225,6 +225,11 @@ class Regressor(RegressorMixin, _Estimator):
         """A number for each example, or one for each target."""
         y = self._outputs(X) * self.target_deviation_ + self.target_mean_
         return y.reshape(len(y), *self.shape_)
+
+
+def _precision(x: Any) -> Any:
+    """To train in: that of the inputs; off a CPU float32, as float64 is slow there or missing."""
+    return x.dtype if jax.default_backend() == "cpu" else np.float32
 
 
 def _mean_and_deviation(x: Any, weights: Any) -> tuple[Any, Any]:

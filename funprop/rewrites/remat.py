@@ -10,13 +10,13 @@ import jax
 
 from funprop.decoding import through
 from funprop.layer import Layer, Recorded, check_layer, leaf_of, recorded
-from funprop.params.selection import Place, map_places, places
+from funprop.params.selection import Pattern, Place, map_places, places
 
 if TYPE_CHECKING:
     from funprop.typing import PyTree
 
 
-def remat(layer: Layer, keep: str | None = None) -> Layer:
+def remat(layer: Layer, keep: Pattern | None = None) -> Layer:
     """The same layer keeping only its input; its forward is run again in the backward pass.
 
     Costs one more forward and saves what the layer would have kept; wrap a block, not a leaf. Parts
@@ -27,8 +27,8 @@ def remat(layer: Layer, keep: str | None = None) -> Layer:
 
     Args:
       layer: what is recomputed.
-      keep: a pattern for paths inside `layer`, as `dense_1` or `*/attention`; `*` stands
-        for anything.
+      keep: a pattern for paths inside `layer`, as `dense_1` or `*/attention`, or several; `*`
+        stands for anything.
 
     Raises:
       ValueError: `keep` matches no part, or one whose params are shared.
