@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -212,6 +213,16 @@ def test_blocks_that_hand_on_integers():
         "blocks must hand on floating numbers, got int32[4]",
         lambda: fp.pipeline(objective, MESH, fp.gpipe(1, 2))(params, batch),
     )
+
+
+def test_what_is_seen_of_cotangents_is_left_out():
+    whole, watched = (
+        of(fp.serial(see(fp.dense(3)), fp.repeat(see(BLOCK), 2)))
+        for see in (lambda layer: layer, lambda layer: fp.tap(layer, backward=jnp.sum))
+    )
+    params = whole.init(jax.random.key(0), (X, X))
+    got = fp.pipeline(watched, MESH, fp.gpipe(1, 2))(params, (X, X))
+    chex.assert_trees_all_close(got, fp.backprop(whole)(params, (X, X)), rtol=1e-5)
 
 
 def test_one_device_is_a_pipeline_too():

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop.layer import Layer, recorded
+from funprop.params.tapped import untap
 from funprop.pipelining.buffers import Room
 from funprop.pipelining.cut import Cut
 from funprop.pipelining.schedule import KINDS, Schedule, between
@@ -249,7 +250,9 @@ def _when(holds: Any, function: Callable[[Any], Any], carry: Any) -> Any:
 
 
 def _add(sums: Any, more: Any) -> Any:
-    return jax.tree.map(lambda total, found: total + found.astype(total.dtype), sums, more)
+    """Without what `tap` sees of cotangents, for which there is no place."""
+    plain, _ = untap(more)
+    return jax.tree.map(lambda total, found: total + found.astype(total.dtype), sums, plain)
 
 
 def _columns(schedule: Schedule) -> tuple[Any, ...]:

@@ -41,7 +41,8 @@ def pipeline(
     The blocks' params lie along `axis` by their stacked dimension, and so do their gradients; give
     `shard` the rules `[("blocks", P("pipe")), ("*", P())]`, with the name of the `repeat`. What is
     before the blocks is computed by the first stage alone, and what is behind them, loss and all,
-    by the last, in its `B`; but the params of both lie whole on every device.
+    by the last, in its `B`; but the params of both lie whole on every device. What `tap` sees of
+    cotangents is left out.
 
     If the mesh has axes named data or fsdp, they split the batch: each row along `axis` is a
     pipeline of its own, with a key of its own.
