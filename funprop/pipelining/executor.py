@@ -145,7 +145,7 @@ class Device:
         stem = jax.eval_shape(
             lambda dx: self.cut.stem_backward(self.params, *self.part(first), dx, before)[0], x
         )
-        specs = Sums(blocks, head.grads, head.loss, stem, inside, head.records)
+        specs, _ = untap(Sums(blocks, head.grads, head.loss, stem, inside, head.records))
         sizes = _sizes(self.schedule)
         rooms = Rooms(
             Room(x, sizes["forward"]),
