@@ -59,6 +59,19 @@ def test_both_halves_are_the_whole(case, x64):
     chex.assert_trees_all_close(got, want, rtol=1e-12, atol=1e-14)
 
 
+def test_a_node_whose_cotangents_are_watched_has_halves_too():
+    """What `tap` sees stands around what was kept inside the node."""
+    one = fp.residual(fp.dense(3))
+    model, watched = fp.repeat(one, 2), fp.repeat(fp.tap(one, backward=jnp.sum), 2)
+    params = model.init(jax.random.key(0), jnp.zeros((4, 3)))
+    y, residuals = model.forward(params, jnp.arange(12.0).reshape(4, 3))
+    got = in_halves(watched, params, residuals, y)
+    chex.assert_trees_all_close(got, model.backward(params, residuals, y), rtol=1e-6)
+    _, (_, spec) = fp.backward_inputs(model)(params, residuals, y)
+    with pytest.raises(TypeError, match="kept must be what backward_inputs of dense gave"):
+        fp.backward_params(model)(params, residuals, (jax.tree.map(jnp.zeros_like, params), spec))
+
+
 def products(function, *args):
     compiled = jax.jit(function).lower(*args).compile(OPTIMISED)
     return len(re.findall(r" (?:dot|convolution|custom-call)\(", compiled.as_text()))

@@ -100,7 +100,7 @@ KERNELS = [
     for which in ("", "Backward")
 ]
 # Rooms that run programs, or judge what has run; and the door that lays devices out.
-MAY_ASK = "train/", "verify/", "cli.py", "sharding/rules.py"
+MAY_ASK = "train/", "verify/", "cli.py", "estimators.py", "sharding/rules.py"
 
 
 def traced_step(model, way):

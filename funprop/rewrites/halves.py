@@ -14,6 +14,7 @@ from funprop.checks import check_numbers, described
 from funprop.layer import Layer, check_layer, leaf_of
 from funprop.names import below
 from funprop.params.frozen import trained
+from funprop.params.tapped import untap
 from funprop.trees import Static
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def backward_inputs(layer: Layer) -> Callable[[PyTree, PyTree, PyTree], tuple[Py
 
     def inputs(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         with _of_one_forward(layer, params, residuals, dy):
-            kept, dx = first.backward(params, residuals, dy)
+            found, dx = first.backward(params, residuals, dy)
+        kept, _ = untap(found)
         leaves, tree = jax.tree.flatten(dy)
         return dx, (kept, Static((tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves))))
 
@@ -81,6 +83,7 @@ def backward_params(layer: Layer) -> Callable[[PyTree, PyTree, PyTree], PyTree]:
 
     Where a part's two cotangents need the same product (a recurrence, `remat`, which runs forward
     again), both halves make it; else none is made twice. A node that shares params is split too.
+    What `tap` sees of cotangents is left out.
 
     Returns:
       `(params, residuals, kept) -> dparams`, with `kept` of `backward_inputs`.
@@ -110,7 +113,8 @@ def backward_params(layer: Layer) -> Callable[[PyTree, PyTree, PyTree], PyTree]:
         nothing = tree.unflatten(jnp.zeros(shape, dtype) for shape, dtype in specs)
         pairs = _paired(layer, params, found)
         with _of_one_forward(layer, params, residuals, nothing):
-            return second.backward(pairs, residuals, nothing)[0]
+            dparams, _ = second.backward(pairs, residuals, nothing)
+        return untap(dparams)[0]
 
     return of_params
 
@@ -212,7 +216,11 @@ def _second(node: Layer) -> Layer:
 def _paired(node: Layer, params: Any, kept: Any) -> Any:
     """`params` with what was kept beside those of each part."""
     if _is_whole(node) or node.shares:
-        return _Paired(params, kept) if isinstance(kept, Kept) else params
+        if isinstance(kept, Kept):
+            return _Paired(params, kept)
+        if not jax.tree.leaves(trained(params)):
+            return params
+        raise TypeError(f"kept must be what backward_inputs of {node.name} gave, got another's")
     if not (node.flat or (isinstance(kept, tuple) and len(kept) == len(node.children))):
         raise TypeError(f"kept must be what backward_inputs of {node.name} gave, got another's")
     each = zip(node.children, node.split(params), node.split(kept), strict=True)
