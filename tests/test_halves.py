@@ -64,8 +64,9 @@ def test_a_node_whose_cotangents_are_watched_has_halves_too():
     one = fp.residual(fp.dense(3))
     model, watched = fp.repeat(one, 2), fp.repeat(fp.tap(one, backward=jnp.sum), 2)
     params = model.init(jax.random.key(0), jnp.zeros((4, 3)))
-    y, residuals = model.forward(params, jnp.arange(12.0).reshape(4, 3))
-    got = in_halves(watched, params, residuals, y)
+    x = jnp.arange(12.0).reshape(4, 3)
+    y, residuals = model.forward(params, x)
+    got = in_halves(watched, params, watched.forward(params, x)[1], y)
     chex.assert_trees_all_close(got, model.backward(params, residuals, y), rtol=1e-6)
     _, (_, spec) = fp.backward_inputs(model)(params, residuals, y)
     with pytest.raises(TypeError, match="kept must be what backward_inputs of dense gave"):
