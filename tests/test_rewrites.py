@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
+from funprop.inspect.visits import visits
 from funprop.trees import nbytes
 from tests.cases import tied
 from tests.test_bad_input import raises
@@ -69,6 +70,15 @@ def test_kept_parts_survive_other_rewrites_by_their_place():
     chex.assert_trees_all_close(
         gradient(renamed, params), gradient(model, params), rtol=1e-5, atol=1e-6
     )
+
+
+def test_every_part_around_and_beside_a_kept_one_is_visited_in_its_place():
+    params = block().init(KEY, X)
+    whole, kept = (
+        [visit.path for visit in visits(model, params, X)]
+        for model in (block(), fp.remat(block(), keep="*/gelu"))
+    )
+    assert kept == whole
 
 
 def test_autodiff_keeps_what_a_checkpoint_policy_lets_it():

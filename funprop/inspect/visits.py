@@ -57,21 +57,26 @@ def visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) -> list[Vis
     def watched(node: Layer, place: int) -> Layer:
         children = [watched(child, i) for i, child in enumerate(node.children)]
         node = node.rebuild(*children) if children else node
+        return watching(node, place, node)
 
+    def watching(node: Layer, place: int, told: Layer) -> Layer:
         def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
             above, calls = running[-1]
             trail = (*above, (place, calls[place]))
             calls[place] += 1
             number = len(seen)
             trails.append(trail)
-            seen.append(Visit("", node, params, x, key, None))
+            seen.append(Visit("", told, params, x, key, None))
             running.append((trail, Counter()))
             y, _ = node.forward(params, x, key)
             running.pop()
             seen[number] = seen[number]._replace(y=y)
             return y, ()
 
-        return dataclasses.replace(node, forward=forward)
+        def rebuild(*children: Layer) -> Layer:  # as `remat` does, which keeps some of them
+            return watching(node.rebuild(*children), place, told)
+
+        return _with(node, forward, rebuild)
 
     with jax.disable_jit():
         watched(model, 0).forward(params, x, key)
@@ -121,16 +126,21 @@ def noting(
 
     def noted(node: Layer, at: Place) -> Layer:
         children = [noted(child, (*at, i)) for i, child in enumerate(node.children)]
-        node = node.rebuild(*children) if children else node
+        return listening(node.rebuild(*children) if children else node, at)
 
+    def listening(node: Layer, at: Place) -> Layer:
         def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
             y, residuals = node.forward(params, x, key)
             note(at, (params, x, key), (y, residuals))
             return y, residuals
 
-        return dataclasses.replace(node, forward=forward)
+        return _with(node, forward, lambda *children: listening(node.rebuild(*children), at))
 
     return noted(model, ())
+
+
+def _with(node: Layer, forward: Callable[..., Any], rebuild: Callable[..., Layer]) -> Layer:
+    return dataclasses.replace(node, forward=forward, rebuild=rebuild if node.children else None)
 
 
 def places_of(trail: Trail) -> tuple[int, ...]:
