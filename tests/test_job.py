@@ -351,7 +351,7 @@ def test_a_run_outlives_its_output(output, tmp_path):
     if output == "a full disk":
         with Path("/dev/full").open("w") as full:
             done = command(*words, capture_output=False, stdout=full, stderr=subprocess.PIPE)
-        said = "error: [Errno 28] No space left on device: 'standard output'\n"
+        said = "error: standard output: No space left on device\n"
         assert (done.returncode, done.stderr) == (1, said)
     elif output == "closed":
         assert command(*words, capture_output=False, through='exec "$@" >&-').returncode == 0

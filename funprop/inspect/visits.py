@@ -76,7 +76,8 @@ def visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) -> list[Vis
         def rebuild(*children: Layer) -> Layer:  # as `remat` does, which keeps some of them
             return watching(node.rebuild(*children), place, told)
 
-        return _with(node, forward, rebuild)
+        again = rebuild if node.children else None
+        return dataclasses.replace(node, forward=forward, rebuild=again)
 
     with jax.disable_jit():
         watched(model, 0).forward(params, x, key)
@@ -126,21 +127,16 @@ def noting(
 
     def noted(node: Layer, at: Place) -> Layer:
         children = [noted(child, (*at, i)) for i, child in enumerate(node.children)]
-        return listening(node.rebuild(*children) if children else node, at)
+        node = node.rebuild(*children) if children else node
 
-    def listening(node: Layer, at: Place) -> Layer:
         def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
             y, residuals = node.forward(params, x, key)
             note(at, (params, x, key), (y, residuals))
             return y, residuals
 
-        return _with(node, forward, lambda *children: listening(node.rebuild(*children), at))
+        return dataclasses.replace(node, forward=forward)
 
     return noted(model, ())
-
-
-def _with(node: Layer, forward: Callable[..., Any], rebuild: Callable[..., Layer]) -> Layer:
-    return dataclasses.replace(node, forward=forward, rebuild=rebuild if node.children else None)
 
 
 def places_of(trail: Trail) -> tuple[int, ...]:

@@ -11,14 +11,7 @@ from funprop.combinators import reparam, repeat, serial
 from funprop.layer import Layer, check_layer, named, renamed
 from funprop.layers import dropout, embedding, layer_norm, learned_positions, rms_norm
 from funprop.losses import LinearParams, linear_cross_entropy
-from funprop.models.transformer import (
-    DEVIATION,
-    block,
-    feed_forward,
-    keep_products,
-    self_attention,
-    swiglu,
-)
+from funprop.models.transformer import DEVIATION, block, feed_forward, self_attention, swiglu
 from funprop.names import params_of
 from funprop.objectives import objective
 from funprop.params.frozen import trained
@@ -39,7 +32,7 @@ def gpt(
     activation: Layer | None = None,
     eps: float = 1e-5,
     rate: float = 0.0,
-    rewrite: Callable[[Layer], Layer] = keep_products,
+    rewrite: Callable[[Layer], Layer] = lambda block: block,
 ) -> Layer:
     """GPT-2 from tokens to the last hidden states; the sizes given are those of its small one.
 
@@ -53,8 +46,8 @@ def gpt(
       activation: of the network; `gelu_tanh()` if not given.
       eps: of `layer_norm`.
       rate: of dropout, after the embedding and at the end of each branch.
-      rewrite: of every block. `fp.keep_products` computes cheap parts again; `fp.remat` all but
-        the block's input; `lambda block: block` nothing.
+      rewrite: of every block: `fp.keep_products` computes cheap parts again, `fp.remat` all but
+        the block's input.
 
     Shapes: `x [batch, time]` integers, `y [batch, time, features]`.
 
@@ -106,7 +99,7 @@ def llama(
     eps: float = 1e-6,
     attention_bias: bool = False,
     network_bias: bool = False,
-    rewrite: Callable[[Layer], Layer] = keep_products,
+    rewrite: Callable[[Layer], Layer] = lambda block: block,
 ) -> Layer:
     """The same by Llama's choices: rotary positions, RMS normalisation, SwiGLU, no biases.
 

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop.layer import Layer
-from funprop.models import keep_products
 from funprop.train.pretrained.loaded import Pretrained
 from funprop.train.pretrained.plan import CONFIG, HEAD, Plan, planned
 from funprop.train.pretrained.tensors import FLOATS, Tensors, folder_of, read_json
@@ -23,7 +22,7 @@ def from_pretrained(
     folder: str | os.PathLike[str],
     *,
     dtype: Any = None,
-    rewrite: Callable[[Layer], Layer] = keep_products,
+    rewrite: Callable[[Layer], Layer] = lambda block: block,
 ) -> Pretrained:
     """GPT-2 or Llama out of a folder that transformers wrote: config.json and safetensors, in one
     file or in many. Nothing is downloaded.

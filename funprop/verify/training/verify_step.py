@@ -136,6 +136,7 @@ def verify_step(
         raise ValueError(
             f"skip must hold names of checks ({', '.join(CHECKS)}), got {unknown[0]!r}"
         )
+    as_given = of_state(state, params, frozen).arrays(state)
     # One array at two places of a state is two arrays behind the first update.
     state = jax.tree.map(lambda leaf: copied(leaf) if is_array(leaf) else leaf, state)
     layout = of_state(state, params, frozen)
@@ -143,7 +144,7 @@ def verify_step(
         raise ValueError(f"batch must hold examples along axis {axis}, got none")
     arrays = layout.arrays(state)
     said = {**options, "optimizer": optimizer, "reduction": reduction, "guarded": guarded}
-    said["arrays"] = arrays
+    said["arrays"] = as_given
     steps = Steps(update, layout, key, axis)
     with jax.default_matmul_precision("highest"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Some donated buffers")
