@@ -215,13 +215,13 @@ def _second(node: Layer) -> Layer:
 
 def _paired(node: Layer, params: Any, kept: Any) -> Any:
     """`params` with what was kept beside those of each part."""
-    if _is_whole(node) or node.shares:
-        if isinstance(kept, Kept):
-            return _Paired(params, kept)
-        if not jax.tree.leaves(trained(params)):
-            return params
-        raise TypeError(f"kept must be what backward_inputs of {node.name} gave, got another's")
-    if not (node.flat or (isinstance(kept, tuple) and len(kept) == len(node.children))):
+    split = not (_is_whole(node) or node.shares)
+    if not split and isinstance(kept, Kept):
+        return _Paired(params, kept)
+    if not split and not jax.tree.leaves(trained(params)):
+        return params
+    fits = node.flat or (isinstance(kept, tuple) and len(kept) == len(node.children))
+    if not (split and fits):
         raise TypeError(f"kept must be what backward_inputs of {node.name} gave, got another's")
     each = zip(node.children, node.split(params), node.split(kept), strict=True)
     return node.join(params, [_paired(*one) for one in each])

@@ -31,21 +31,23 @@ LIBRARIES = ("/jax/", "/equinox/")
 def _of_function(eqn: Any) -> tuple[str, str]:
     """Name and place of the function with the custom rule."""
     if eqn.primitive.name == "custom_linear_solve":
-        info = getattr(open_jaxpr(eqn.params["jaxprs"].solve)[0], "debug_info", None)
-        return eqn.primitive.name, ((info and info.func_src_info) or "").partition(" at ")[2]
+        return eqn.primitive.name, _noted(eqn.params["jaxprs"].solve)[1]
     if eqn.primitive.name != "call_hi_primitive":
-        info = getattr(open_jaxpr(plain_jaxpr(eqn))[0], "debug_info", None)
-        name, _, place = ((info and info.func_src_info) or "").partition(" at ")
-        return name or "rule", place
+        return _noted(plain_jaxpr(eqn))
     primitive = hi_primitive(eqn)
     if hasattr(primitive, "traced"):  # a function with a rule, in its new form
-        info = getattr(open_jaxpr(primitive.traced.jaxpr)[0], "debug_info", None)
-        name, _, place = ((info and info.func_src_info) or "").partition(" at ")
-        return name or "rule", place
+        return _noted(primitive.traced.jaxpr)
     kind = type(primitive)
     with contextlib.suppress(OSError, TypeError):  # made where there is no source
         return kind.__name__, f"{inspect.getsourcefile(kind)}:{inspect.getsourcelines(kind)[1]}"
     return kind.__name__, ""
+
+
+def _noted(jaxpr: Any) -> tuple[str, str]:
+    """Name and place of the function that was traced."""
+    info = getattr(open_jaxpr(jaxpr)[0], "debug_info", None)
+    name, _, place = ((info and info.func_src_info) or "").partition(" at ")
+    return name or "rule", place
 
 
 def _hi_names(primitive: Any) -> list[str]:
@@ -107,7 +109,7 @@ def _of_people(eqn: Any) -> Iterator[Any]:
 def is_root(eqn: Any) -> bool:
     """Whether the rule is that of `jax.lax.custom_root`."""
     name, place = _of_function(eqn)
-    return name in ("_custom_root", "CustomRoot") and "/jax/" in place.replace("\\", "/")
+    return name in ROOTS and "/jax/" in place.replace("\\", "/")
 
 
 def input_names(eqn: Any) -> list[str]:
