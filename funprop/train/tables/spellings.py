@@ -65,10 +65,8 @@ def as_numbers(column: pa.ChunkedArray, separator: str) -> pa.ChunkedArray | Non
     decimal = "," if marks[","] and (separator == ";" or not marks["."]) else "."
     if not marks[decimal]:
         return None
-    parted = compute.replace_substring_regex(
-        text, f"[{GROUPS}{'.' if decimal == ',' else ','}]", ""
-    )
-    return compute.replace_substring(parted, decimal, ".").cast(pa.float64())
+    whole = compute.replace_substring_regex(text, _parting(decimal), "")
+    return compute.replace_substring(whole, decimal, ".").cast(pa.float64())
 
 
 def _without_unit(text: Any) -> Any:
@@ -84,9 +82,14 @@ def _without_unit(text: Any) -> Any:
 def _are_numbers(text: Any, decimal: str) -> bool:
     """Whether all are numbers with that mark of decimals, whole or parted in thousands."""
     compute = functions()
-    parting = f"[{GROUPS}{'.' if decimal == ',' else ','}]"
-    number = rf"^[-+]?(\d+|[1-9]\d{{0,2}}({parting}\d{{3}})+)(\{decimal}\d+)?$"
+    thousands = rf"({_parting(decimal)}\d{{3}})+"
+    number = rf"^[-+]?(\d+|[1-9]\d{{0,2}}{thousands})(\{decimal}\d+)?$"
     return compute.all(compute.match_substring_regex(text, number)).as_py() is True
+
+
+def _parting(decimal: str) -> str:
+    """What parts thousands where that is the mark of decimals, as a pattern."""
+    return f"[{GROUPS}{'.' if decimal == ',' else ','}]"
 
 
 def why_text(column: pa.ChunkedArray) -> str:
