@@ -113,8 +113,9 @@ def backward(
     norm = jnp.where(lost, jnp.inf, jnp.where(jnp.isneginf(norm)[..., None], 0, norm[..., None]))
     size, time = _size(size, x.shape[-2]), x.shape[-2]
 
-    def of_a_head(q: Any, k: Any, v: Any, norm: Any, dy: Any, qt: Any, dyt: Any) -> Any:
+    def of_a_head(q: Any, k: Any, v: Any, norm: Any, dy: Any) -> Any:
         dqs = []
+        qt, dyt = jax.lax.optimization_barrier((q.mT, dy.mT))
         dk, dv = (jnp.zeros(part.mT.shape, widen(part).dtype) for part in (k, v))  # [b, f, j]
         for group in groups(how, size, time):
             keys = group.keys
@@ -146,13 +147,12 @@ def backward(
             )
             dk, dv = dk.at[..., keys].add(dk_), dv.at[..., keys].add(dv_)
             dqs.append(_joined(dq, 2))
-        return jnp.concatenate(dqs, 2), dk, dv
+        dk, dv = jax.lax.optimization_barrier((dk, dv))
+        return jnp.concatenate(dqs, 2), dk.mT, dv.mT
 
-    q, k, v, norm, dy, qt, dyt = jax.lax.optimization_barrier((q, k, v, norm, dy, q.mT, dy.mT))
-    dq, dk, dv = jax.lax.optimization_barrier(
-        _over_heads(size, of_a_head, q, k, v, norm, dy, qt, dyt)
-    )
-    return how.joined(jnp.where(spoiled, jnp.nan, dq), dk.mT, dv.mT, like=x)
+    given = jax.lax.optimization_barrier((q, k, v, norm, dy))
+    dq, dk, dv = _over_heads(size, of_a_head, *given)
+    return how.joined(jnp.where(spoiled, jnp.nan, dq), dk, dv, like=x)
 
 
 def _size(size: int | None, time: int) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.layers.formulas import FORMULAS
+from funprop.layers.materialised import materialised
 from funprop.layers.windows import (
     Numbers,
     Pairs,
@@ -76,14 +77,19 @@ def max_pool(
     def forward(params: tuple[()], x: X) -> tuple[Y, tuple[Place, Static]]:
         sizes, (window, strides, pairs) = of(x)
         dtype = np.min_scalar_type(math.prod(window) - 1)
-        first, *rest = views(x, window, strides, pairs, -math.inf)
         # Where all is -inf, what counts is the first that is not of the padding.
         inside = _first_inside(sizes, window, strides, pairs).astype(dtype)
-        y, place = first, jnp.broadcast_to(inside[None], first.shape)
-        for i, view in enumerate(rest, 1):
-            greater = ~(view <= y) & (y == y)  # the first NaN is greater than all, as in XLA
-            y, place = jnp.where(greater, view, y), jnp.where(greater, dtype.type(i), place)
-        return y, (place, Static((sizes, window, strides, pairs)))
+
+        def greatest(x: X) -> tuple[Y, Place]:
+            first, *rest = views(x, window, strides, pairs, -math.inf)
+            y, place = first, jnp.broadcast_to(inside[None], first.shape)
+            for i, view in enumerate(rest, 1):
+                greater = ~(view <= y) & (y == y)  # the first NaN is greater than all, as in XLA
+                y, place = jnp.where(greater, view, y), jnp.where(greater, dtype.type(i), place)
+            return y, place
+
+        place = materialised(lambda x: greatest(x)[1], x)
+        return greatest(x)[0], (place, Static((sizes, window, strides, pairs)))
 
     def backward(params: tuple[()], residuals: tuple[Place, Static], dy: Y) -> tuple[tuple[()], X]:
         place, (sizes, window, strides, pairs) = residuals[0], residuals[1].value
