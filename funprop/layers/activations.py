@@ -153,7 +153,8 @@ def gelu() -> Layer:
 
     def backward(x: Kept, dy: X) -> X:
         x = _finite(x)
-        density = jnp.exp(-0.5 * x * x) * (2 * jnp.pi) ** -0.5
+        u = x * -(0.5**0.5)
+        density = jnp.exp(-(u * u)) * (2 * jnp.pi) ** -0.5  # as in erfc: XLA makes it once
         return (_normal_cdf(x) + x * density) * dy
 
     return _elementwise("gelu", forward, backward)

@@ -1,4 +1,4 @@
-"""Softmax and its logarithm. Both keep their output alone.
+"""Softmax and its logarithm. The one keeps its output, the other what that is made of.
 
 Where a number is `inf`, or all are `-inf`, both are NaN, as in JAX and PyTorch: there is no limit.
 """
@@ -50,7 +50,7 @@ def softmax(axis: int = -1) -> Layer:
 def log_softmax(axis: int = -1) -> Layer:
     """`y_i = x_i - log sum_j exp(x_j)` along `axis`.
 
-    Backward: `dx_i = dy_i - exp(y_i) sum_j dy_j`.
+    Backward: `dx_i = dy_i - exp(y_i) sum_j dy_j`. Keeps `exp(x_i - max x)` and their sum.
 
     Example:
       >>> y, kept = log_softmax().forward((), jnp.zeros((1, 2)))
@@ -61,10 +61,13 @@ def log_softmax(axis: int = -1) -> Layer:
 
     def forward(params: tuple[()], x: X) -> tuple[X, X]:
         require_float(x)
-        y = jax.nn.log_softmax(x, axis)
-        return y, y
+        z = x - jax.lax.stop_gradient(x.max(axis, keepdims=True, initial=-jnp.inf))
+        e = jnp.exp(z)
+        total = e.sum(axis, keepdims=True)
+        return z - jnp.log(total), (e, total)
 
-    def backward(params: tuple[()], y: X, dy: X) -> tuple[tuple[()], X]:
-        return (), dy - jnp.exp(y) * dy.sum(axis, keepdims=True)
+    def backward(params: tuple[()], kept: tuple[X, X], dy: X) -> tuple[tuple[()], X]:
+        e, total = kept
+        return (), dy - e * (dy.sum(axis, keepdims=True) / total)
 
     return layer(forward=forward, backward=backward, name="log_softmax", pointwise=axis == -1)
