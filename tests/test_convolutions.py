@@ -1,5 +1,6 @@
 """Convolutions, pooling and upsampling agree with Flax and JAX, forward and every gradient."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 import funprop as fp
 from funprop.layers import chunks
-from tests.cases import quickly
+from funprop.layers.materialised import materialised
+from tests.cases import OPTIMISED, quickly
 from tests.test_bad_input import raises
 
 KEY = jax.random.key(0)
@@ -180,6 +182,35 @@ def test_max_pool_keeps_a_byte_an_output_and_more_for_wide_windows():
         x = jax.ShapeDtypeStruct((2, 600, 3), jnp.float32)
         y, (place, _) = jax.eval_shape(fp.max_pool((window,)).forward, (), x)
         assert place.dtype == dtype and place.shape == y.shape
+
+
+def test_max_pool_holds_bytes_and_not_what_they_are_made_of():
+    model = fp.serial(fp.conv(8, (3, 3)), fp.relu(), fp.max_pool((2, 2)), fp.dense(2))
+    objective = fp.objective(model, fp.mean_squared())
+    x, y = (
+        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((32, 32, 32, 1), (32, 16, 16, 2))
+    )
+    params = jax.eval_shape(objective.init, KEY, (x, y))
+    lowered = jax.jit(fp.backprop(objective)).lower(params, (x, y))
+    held = lowered.compile(OPTIMISED).memory_analysis().temp_size_in_bytes
+    assert held < 2 * 8 * x.size * 4  # what the convolution gives, and no copy of it
+
+
+def test_an_array_of_its_own_is_that_of_its_function():
+    def bytes_of(x):
+        return (x > 0).astype(jnp.uint8)
+
+    x = jnp.arange(-6.0, 6.0).reshape(3, 4)
+    one = functools.partial(materialised, bytes_of)
+    for run in (one, jax.jit(one), jax.vmap(one)):
+        np.testing.assert_array_equal(run(x), bytes_of(x))
+    assert one(x[:0]).shape == (0, 4)
+    slope = jax.grad(lambda x: (x * one(x).astype(x.dtype)).sum())(x)
+    np.testing.assert_array_equal(slope, bytes_of(x))
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.PartitionSpec("data")
+    split = jax.shard_map(one, mesh=mesh, in_specs=rows, out_specs=rows)
+    np.testing.assert_array_equal(jax.jit(split)(x), bytes_of(x))
 
 
 def test_max_pool_of_nan_is_nan():

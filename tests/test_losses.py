@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
+from tests.cases import OPTIMISED
 
 ONE = fp.Sum(jnp.ones(()), jnp.zeros(()))
 FLOATS = ["float16", "bfloat16", "float32", "float64"]
@@ -385,6 +386,15 @@ def test_a_target_that_makes_no_sense_is_nan_in_metrics_inside_jit():
         assert jnp.isnan(binary(logits[:, 0], jnp.array([1.0, bad])).total)
     assert accuracy(logits, jnp.array([0, 7]), jnp.array([2.0, 0.0])) == (2.0, 2.0)
     assert binary(logits[:, 0], jnp.array([1.0, 0.0])) == (1.0, 2.0)
+
+
+def test_the_linear_form_by_rows_holds_the_logits_of_one_chunk_once():
+    head, (n, inputs, classes) = fp.linear_cross_entropy(32000, rows=128), (512, 64, 32000)
+    batch = jax.ShapeDtypeStruct((n, inputs), jnp.float32), jax.ShapeDtypeStruct((n,), jnp.int32)
+    params = jax.eval_shape(head.init, jax.random.key(0), batch)
+    lowered = jax.jit(head.forward).lower(params, batch)
+    held = lowered.compile(OPTIMISED).memory_analysis().temp_size_in_bytes
+    assert held < 1.5 * 128 * classes * 4  # beside them a part of their gradient and of dw
 
 
 def test_linear_form_of_masked_classes_and_far_logits():

@@ -19,6 +19,8 @@ from funprop.trees import widen
 if TYPE_CHECKING:
     from funprop.typing import Array, Bool, Float, Int
 
+LITTLE = 2**18  # numbers: it does not pay to divide them
+
 
 class Taken(NamedTuple):
     """The gradient for a `dtotal` of one, taken in the forward pass: of the rows, `w` and `b`."""
@@ -55,18 +57,17 @@ def forward(
         dw, db = carry
         x, labels, d, hidden = part
         terms, norms, e, total = softmax_of(smoothed, whole, x, labels, hidden)
-        x = x.astype(narrow)
+        p = e / total[:, None]
+        dz = zero_at(smoothed.gradient(p, whole.is_target(labels), norms, d), hidden)
+        db = None if db is None else db + dz.sum(0)
+        x, dz = x.astype(narrow), dz.astype(narrow)
 
-        def some(carry: Any, part: Chunk) -> Any:
-            dx, dw, db = carry
-            p = jax.lax.dynamic_slice_in_dim(e, part.start, len(part.w), 1) / total[:, None]
-            dz = zero_at(smoothed.gradient(p, part.is_target(labels), norms, d), hidden)
-            db, dz = part.add(db, dz.sum(0)), dz.astype(narrow)
-            dx = dx + product(dz, part.w)  # dx[n,i] = sum_c dz[n,c] w[c,i]
-            dw = part.add(dw, product(dz.T, x))  # dw[c,i] = sum_n dz[n,c] x[n,i]
-            return dx, dw, db
+        def some(dw: Any, part: Chunk) -> Any:
+            of_part = jax.lax.dynamic_slice_in_dim(dz, part.start, len(part.w), 1)
+            return part.add(dw, product(of_part.T, x))  # dw[c,i] = sum_n dz[n,c] x[n,i]
 
-        dx, dw, db = over_chunks(some, (jnp.zeros_like(widen(x)), dw, db), params, tile)
+        dw = over_chunks(some, dw, params, tile)
+        dx = product(dz, params.w)  # dx[n,i] = sum_c dz[n,c] w[c,i]
         return (dw, db), (terms, norms, dx.astype(narrow))
 
     carry = jax.tree.map(lambda p: jnp.zeros_like(widen(p)), (params.w, params.b))
@@ -94,20 +95,25 @@ def softmax_of(
     """The terms of some rows, each one's shift and norm, and what their softmax is `e / total` of:
     all with their derivatives, by which a gradient made of it can be differentiated again."""
     z = apart(whole.logits(x), hidden)
-    shift = finite_below(jax.lax.stop_gradient(z.max(-1)))
+    target = whole.at_target(z, labels, jnp.zeros(len(z), z.dtype))
+    # No target is greater than all, but so it is looked up first: then `e` is written over `z`.
+    shift = finite_below(jax.lax.stop_gradient(jnp.maximum(z.max(-1), target)))
     e = jnp.exp(each(z, shift))
     total = e.sum(-1)
     total = jnp.where(total == 0, 1, total)  # zero: all classes are masked
     norms = shift, jnp.log(total)
-    target = whole.at_target(z, labels, jnp.zeros_like(shift))
     over = each(z, shift).sum(-1) if smoothed.share else None
     terms = smoothed.terms(norms, target, over)
     return terms, norms, e, total
 
 
 def tile_of(rows: int, classes: int, inputs: int) -> int:
-    """Classes at a time: their part of `dw` takes no more memory than the logits of the rows."""
-    return max(1, min(classes, rows * classes // inputs))
+    """Classes at a time: their part of `dz` and of `dw` takes an eighth of what the logits of the
+    rows do, or nearly, and `LITTLE` at least. Where it can be, none are left over: XLA would make
+    `dz` of those from the logits once more, and so keep both."""
+    most = min(classes, max(1, max(rows * classes // 8, LITTLE) // (inputs + rows)))
+    near = (*range(most, most // 2, -1), *range(most + 1, 2 * most))
+    return next((tile for tile in near if classes % tile == 0), most)
 
 
 def _count(n: int, size: int) -> int:
