@@ -1,6 +1,6 @@
 """`ordered` against `data_parallel`: time of a step on 8 virtual devices.
 
-Both steps jitted, their state donated and on the devices, the batch too. Target: at most 1.5 times.
+Both steps jitted, their state donated and on the devices, the batch too. Target: at most 1.3 times.
 Run: python -m tests.benchmarks.ordered
 """
 
