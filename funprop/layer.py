@@ -19,6 +19,7 @@ from funprop.decoding import Decoding, one_decoding
 from funprop.formula import Formula, checked
 from funprop.keys import takes_key, with_key
 from funprop.names import empty, identifier, is_kind, label, params_of
+from funprop.residuals import only
 from funprop.trees import RESERVED, canonical
 
 if TYPE_CHECKING:
@@ -174,13 +175,7 @@ def recorded(residuals: PyTree) -> PyTree:
       >>> recorded((("kept",), Recorded(1.5)))
       (None, Recorded(value=1.5, metric=None))
     """
-    if isinstance(residuals, Recorded):
-        return residuals
-    parts, tree = jax.tree.flatten(residuals, is_leaf=lambda node: node is not residuals)
-    if jax.tree_util.treedef_is_leaf(tree):
-        return None
-    found = [recorded(part) for part in parts]
-    return tree.unflatten(found) if any(part is not None for part in found) else None
+    return only(residuals, Recorded)
 
 
 def layer(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 from funprop.checks import check_function
 from funprop.layer import Layer, check_layer
@@ -44,3 +45,13 @@ def map_nodes(function: Callable[[str, Layer], Layer], model: Layer, path: str =
         for child, place in zip(model.children, below(path, model), strict=True)
     ]
     return function(path, model.rebuild(*children) if children else model)
+
+
+def around(layer: Layer, rewrite: Callable[[Layer], Layer], **functions: Any) -> Layer:
+    """`layer` with other functions and with its children: what a rewrite makes of a node whose
+    parts stay for others to rewrite. These rebuild it, and it is `rewrite` of the new one."""
+
+    def rebuild(*children: Layer) -> Layer:
+        return rewrite(layer.rebuild(*children))
+
+    return dataclasses.replace(layer, rebuild=rebuild if layer.children else None, **functions)

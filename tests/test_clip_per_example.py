@@ -149,6 +149,11 @@ def two_losses() -> fp.Layer:
     return over(*parts)
 
 
+def kept() -> fp.Layer:
+    inside = fp.serial(fp.dense(5), fp.tanh(), fp.dense(5), fp.layer_norm())
+    return fp.residual(fp.remat(fp.named("inside", inside), keep=("dense_1", "layer_norm")))
+
+
 EXTRA = [
     Case("two-losses", two_losses(), both(normal(4, 3), normal(4, 1), positive(4))),
     Case("dense-long", fp.dense(3), normal(3, 5, 2)),  # the gradient is made
@@ -190,6 +195,11 @@ EXTRA = [
         fp.cast(words(), float),
         both(labels(3, 5, classes=6), labels(3, 5, classes=6), positive(3, 5)),
     ),
+    Case(  # what is kept in the copies is found in its place, also where two keep it
+        "kept",
+        fp.repeat(fp.remat(fp.serial(kept(), fp.dense(5)), keep=("*/dense_1", "dense")), 2),
+        normal(4, 5),
+    ),
     Case(
         "own-loss",
         fp.objective(fp.dense(1), own_loss()),
@@ -198,7 +208,7 @@ EXTRA = [
 ]
 FAST = {
     *("dense-gram", "embedding", "linear_cross_entropy-tokens", "random"),
-    *("freeze", "tied", "tied-frozen", "tied-low-rank"),
+    *("freeze", "kept", "tied", "tied-frozen", "tied-low-rank"),
 }
 
 

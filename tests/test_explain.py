@@ -50,10 +50,17 @@ def told(make, **options):
     return fp.explain(objective, params, batch, **options), objective, params, batch
 
 
-SLOW = pytest.param(lambda: tied(fp.remat), marks=pytest.mark.slow, id="recomputed")
+def twice(block):
+    return fp.remat(fp.keep_products(block))
 
 
-@pytest.mark.parametrize("make", [small, blocks, tied, SLOW])
+SLOW = [
+    pytest.param(lambda: tied(fp.remat), marks=pytest.mark.slow, id="recomputed"),
+    pytest.param(lambda: tied(twice), marks=pytest.mark.slow, id="recomputed-twice"),
+]
+
+
+@pytest.mark.parametrize("make", [small, blocks, tied, *SLOW])
 def test_gradients_are_backprop_s_copy_by_copy(make):
     found, objective, params, batch = told(make)
     expected = fp.by_name(fp.backprop(objective)(params, batch).grads)

@@ -237,6 +237,7 @@ GROUND = {
         "keys",
         "names",
         "decoding",
+        "residuals",
         "layer",
         "maps",
         "located",
@@ -261,7 +262,8 @@ IMPORTS = {
     "jitted": {"values", "trees", "checks"},
     "decoding": {"trees"},
     "formula": {"checks"},
-    "layer": {"trees", "checks", "keys", "names", "decoding", "formula"},
+    "residuals": {"layer"},  # for the type alone
+    "layer": {"trees", "checks", "keys", "names", "decoding", "formula", "residuals"},
     "maps": {"checks", "layer", "names"},
     "located": {"trees", "names", "decoding", "layer"},
     "properties": {"layer", "names", "maps"},

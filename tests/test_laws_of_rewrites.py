@@ -29,6 +29,8 @@ REWRITES = {
     "autodiff-leaves": functools.partial(fp.map_layers, fp.autodiff),
     "cast": lambda layer: fp.cast(layer, jnp.float32),
     "remat": fp.remat,
+    "remat-keep": lambda layer: fp.remat(layer, keep=FIRST),
+    "remat-keep-twice": lambda layer: fp.remat(fp.remat(layer, keep=FIRST), keep="*/*"),
     "offload": fp.offload,
     "tap": lambda layer: fp.tap(layer, forward=lambda y: 1.0),
     "named": lambda layer: fp.named("other", layer),

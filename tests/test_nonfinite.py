@@ -76,6 +76,10 @@ PLACES = {
         fp.repeat(fp.remat(fp.serial(fp.dense(4), ZERO, SQRT)), 2),
         *("residual", "repeat[1]/sqrt", "0.5 / 0"),
     ),
+    "remat twice": (
+        fp.repeat(fp.remat(fp.remat(fp.serial(fp.dense(4), ZERO, SQRT), keep="zero")), 2),
+        *("residual", "repeat[1]/sqrt", "0.5 / 0"),
+    ),
     "tied": (tied(ZERO, SQRT), "residual", "sqrt", "0.5 / 0"),
     "by hand": (
         fp.serial(fp.dense(4), fp.named("block", fp.serial(SPOILT, fp.tanh()))),

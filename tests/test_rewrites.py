@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
-from funprop.inspect.visits import visits
+from funprop.inspect.visits import noting, visits
 from funprop.trees import nbytes
 from tests.cases import tied
 from tests.test_bad_input import raises
@@ -34,8 +34,8 @@ def test_kept_parts_are_not_run_again():
     """Counted in the trace of backward: erf is gelu's alone, tanh that of the last layer."""
     params = block().init(KEY, X)
 
-    def again(keep):
-        layer = fp.remat(block(), keep=keep)
+    def again(keep, inside=lambda layer: layer):
+        layer = fp.remat(inside(block()), keep=keep)
         _, residuals = layer.forward(params, X)
         jaxpr = str(jax.make_jaxpr(layer.backward)(params, residuals, X))
         return jaxpr.count(" erfc "), jaxpr.count(" tanh ")
@@ -44,15 +44,46 @@ def test_kept_parts_are_not_run_again():
     assert again(None) == (once[0] + 1, 1)
     assert again("tanh") == (once[0] + 1, 0)
     assert once == (1, 1)
+    # Through another one, which keeps nothing itself, or has what it keeps in the kept part.
+    assert again("*/gelu", fp.remat) == (1, 2)
+    assert again("*", lambda layer: fp.remat(layer, keep="*/gelu")) == (1, 0)
 
 
 @pytest.mark.parametrize("keep", ["residual", "*/dense_0", "*/gelu", "*"])
-def test_keeping_changes_no_gradient(keep):
-    layer = fp.repeat(fp.remat(block(), keep=keep), 3)
-    params = layer.init(KEY, X)
-    chex.assert_trees_all_close(
-        gradient(layer, params), gradient(fp.repeat(block(), 3), params), rtol=1e-6, atol=1e-6
-    )
+@pytest.mark.parametrize(
+    "inside",
+    [
+        lambda layer: layer,
+        fp.remat,
+        lambda layer: fp.remat(layer, keep="*/gelu"),
+        lambda layer: fp.remat(layer, keep=("residual", "tanh")),
+        fp.offload,
+    ],
+    ids=["plain", "remat", "a part kept", "all kept", "offload"],
+)
+def test_keeping_changes_no_gradient(keep, inside):
+    """Of a block, and of all blocks at once, whatever is done inside."""
+    params = fp.repeat(block(), 3).init(KEY, X)
+    want = gradient(fp.repeat(block(), 3), params)
+    each = fp.repeat(fp.remat(inside(block()), keep=keep), 3)
+    whole = fp.remat(fp.repeat(inside(block()), 3), keep=keep)
+    for layer in (each, whole):
+        chex.assert_trees_all_close(gradient(layer, params), want, rtol=1e-6, atol=1e-6)
+
+
+def test_what_is_recorded_is_found_once_and_in_order():
+    """Inside what is kept, between, and through another `remat` that keeps it too."""
+    tapped = fp.tap(block(), ("residual", "*/dense_1", "tanh"), forward=norm)
+    params = tapped.init(KEY, X)
+    want = fp.recorded(tapped.forward(params, X)[1])
+    for inner in (None, "*/dense_1", "tanh"):
+        for outer in (None, "residual", "*/gelu"):
+            layer = fp.remat(fp.remat(tapped, keep=inner), keep=outer)
+            got = fp.recorded(layer.forward(params, X)[1])
+            chex.assert_trees_all_close(jax.tree.leaves(got), jax.tree.leaves(want))
+            chex.assert_trees_all_close(
+                gradient(layer, params), gradient(tapped, params), rtol=1e-6, atol=1e-6
+            )
 
 
 def test_what_is_kept_lies_between_nothing_and_everything():
@@ -72,13 +103,19 @@ def test_kept_parts_survive_other_rewrites_by_their_place():
     )
 
 
-def test_every_part_around_and_beside_a_kept_one_is_visited_in_its_place():
+@pytest.mark.parametrize(
+    "kept", [fp.remat(block(), keep="*/gelu"), fp.remat(block(), keep="*")], ids=["part", "all"]
+)
+def test_every_part_around_in_and_beside_a_kept_one_is_visited_in_its_place(kept):
     params = block().init(KEY, X)
-    whole, kept = (
-        [visit.path for visit in visits(model, params, X)]
-        for model in (block(), fp.remat(block(), keep="*/gelu"))
-    )
-    assert kept == whole
+    paths, places, outputs = [], [], []
+    for model in (block(), kept):
+        paths.append([visit.path for visit in visits(model, params, X)])
+        places.append([])
+        noting(model, lambda place, *call: places[-1].append(place)).forward(params, X)
+        outputs.append({(row.path, row.output, row.params) for row in fp.summary(model, X).rows})
+    assert paths[0] == paths[1] and places[0] == places[1]
+    assert outputs[0] < outputs[1]  # what `remat` keeps itself is told too
 
 
 def test_autodiff_keeps_what_a_checkpoint_policy_lets_it():

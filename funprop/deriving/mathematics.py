@@ -15,6 +15,7 @@ import jax
 
 from funprop.deriving.symbols import LATEX, PLAIN, Symbols
 from funprop.layer import Layer
+from funprop.maps import around
 from funprop.names import below
 from funprop.trees import Sum, is_float
 
@@ -77,13 +78,19 @@ class Notes:
             self.numbers[id(leaf)] = len(set(self.numbers.values()))
         return self.numbers[id(leaf)]
 
-    def around(self, path: str, layer: Layer, parent: Layer | None, place: int = 0) -> Layer:
+    def noted(self, path: str, layer: Layer, parent: Layer | None, place: int = 0) -> Layer:
         """The same layer, which notes what it is given and gives."""
         children = [
-            self.around(below(path, layer)[i], child, layer, i)
+            self.noted(below(path, layer)[i], child, layer, i)
             for i, child in enumerate(layer.children)
         ]
         inner = layer if _whole(layer) else layer.rebuild(*children)
+        return self.noting(path, layer, inner, parent, place)
+
+    def noting(
+        self, path: str, layer: Layer, inner: Layer, parent: Layer | None, place: int
+    ) -> Layer:
+        """`inner`, which is `layer` with parts that note what they are given, noting it too."""
 
         def forward(params: PyTree, x: PyTree, key: Any = None) -> Any:
             if parent is not None and parent.copies:
@@ -97,9 +104,10 @@ class Notes:
             finally:
                 self.silent -= again
 
-        return dataclasses.replace(
-            inner, forward=forward, rebuild=inner.rebuild if children else None
-        )
+        def again(inner: Layer) -> Layer:
+            return self.noting(path, layer, inner, parent, place)
+
+        return around(inner, again, forward=forward)
 
     def call(self, path: str, layer: Layer, inner: Layer, given: tuple[Any, ...]) -> Any:
         if self.silent:
@@ -140,7 +148,7 @@ def lines_of(layer: Layer, params: PyTree, x: PyTree, key: Any) -> list[Line]:
     notes = Notes()
 
     def run(params: PyTree, x: PyTree) -> None:
-        notes.around("", layer, None).forward(params, x, key)
+        notes.noted("", layer, None).forward(params, x, key)
 
     with jax.disable_jit():
         jax.eval_shape(run, params, x)

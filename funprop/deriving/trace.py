@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.interpreters import partial_eval
 
 from funprop.layer import Layer
-from funprop.maps import map_nodes
+from funprop.maps import around, map_nodes
 from funprop.trees import path_string
 
 if TYPE_CHECKING:
@@ -69,13 +68,14 @@ def with_names(layer: Layer, places: list[Place]) -> Layer:
       places: what the numbers of scopes mean is appended here.
     """
 
-    def around(path: str, part: Layer) -> Layer:
-        here = path or part.name
+    def numbered(path: str, part: Layer) -> Layer:
         numbers = []
         for stage in ("forward", "backward"):
             numbers.append(len(places))
             places.append(Place(stage, path, part))
+        return naming(part, path or part.name, numbers)
 
+    def naming(part: Layer, here: str, numbers: list[int]) -> Layer:
         def forward(params: PyTree, x: PyTree, key: Any = None) -> Any:
             with jax.named_scope(f"funprop_{numbers[0]}_"):
                 y, residuals = part.forward(params, x, key)
@@ -88,10 +88,12 @@ def with_names(layer: Layer, places: list[Place]) -> Layer:
                     dparams = _tagged(dparams, f"{here}/d", "")
                 return dparams, _tagged(dx, f"{here}/dx")
 
-        rebuild = part.rebuild if part.children else None  # a leaf rebuilds to itself
-        return dataclasses.replace(part, forward=forward, backward=backward, rebuild=rebuild)
+        def again(part: Layer) -> Layer:
+            return naming(part, here, numbers)
 
-    return map_nodes(around, layer)
+        return around(part, again, forward=forward, backward=backward)
+
+    return map_nodes(numbered, layer)
 
 
 def _tagged(tree: PyTree, name: str, joint: str = "/") -> PyTree:

@@ -14,6 +14,7 @@ from funprop.layer import Layer, check_layer
 from funprop.names import below, title
 from funprop.params.frozen import trained
 from funprop.params.selection import Place
+from funprop.residuals import of_children
 
 if TYPE_CHECKING:
     from funprop.typing import PyTree
@@ -100,14 +101,13 @@ def summary(model: Layer, x_spec: PyTree) -> Summary:
 
     def add_rows(at: Place, path: str, layer: Layer, params: Any, residuals: Any) -> None:
         """By the mirror law: what stands past the children's places is the layer's own."""
-        # `remat` keeps what it keeps itself; inside a part that it keeps whole nothing is seen.
-        n = len(layer.children) if (*at, 0) in outputs else 0
+        n = len(layer.children) if (*at, 0) in outputs else 0  # of one that runs none of them, none
         own_params, parts = params, layer.split(params) if n else ()
         if n and layer.shares:
             own_params, parts = _shared(layer, params, given[at], given[(*at, 0)])
         elif n:
             own_params = ()
-        inside = residuals[:n] if n and residuals is not None else [None] * n
+        inside = of_children(layer, residuals)
         own = residuals[n:] if n and residuals is not None else residuals
         new = {id(leaf): leaf for leaf in jax.tree.leaves(own) if id(leaf) not in counted}
         counted.update(new)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from funprop.layer import Layer
+from funprop.maps import around
 from funprop.names import below
 from funprop.params.selection import Place
 
@@ -73,11 +73,7 @@ def visits(model: Layer, params: PyTree, x: PyTree, key: Any = None) -> list[Vis
             seen[number] = seen[number]._replace(y=y)
             return y, ()
 
-        def rebuild(*children: Layer) -> Layer:  # as `remat` does, which keeps some of them
-            return watching(node.rebuild(*children), place, told)
-
-        again = rebuild if node.children else None
-        return dataclasses.replace(node, forward=forward, rebuild=again)
+        return around(node, lambda node: watching(node, place, told), forward=forward)
 
     with jax.disable_jit():
         watched(model, 0).forward(params, x, key)
@@ -127,14 +123,15 @@ def noting(
 
     def noted(node: Layer, at: Place) -> Layer:
         children = [noted(child, (*at, i)) for i, child in enumerate(node.children)]
-        node = node.rebuild(*children) if children else node
+        return listening(node.rebuild(*children) if children else node, at)
 
+    def listening(node: Layer, at: Place) -> Layer:
         def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
             y, residuals = node.forward(params, x, key)
             note(at, (params, x, key), (y, residuals))
             return y, residuals
 
-        return dataclasses.replace(node, forward=forward)
+        return around(node, lambda node: listening(node, at), forward=forward)
 
     return noted(model, ())
 

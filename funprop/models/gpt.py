@@ -11,7 +11,14 @@ from funprop.combinators import reparam, repeat, serial
 from funprop.layer import Layer, check_layer, named, renamed
 from funprop.layers import dropout, embedding, layer_norm, learned_positions, rms_norm
 from funprop.losses import LinearParams, linear_cross_entropy
-from funprop.models.transformer import DEVIATION, block, feed_forward, self_attention, swiglu
+from funprop.models.transformer import (
+    DEVIATION,
+    block,
+    feed_forward,
+    keep_products,
+    self_attention,
+    swiglu,
+)
 from funprop.names import params_of
 from funprop.objectives import objective
 from funprop.params.frozen import trained
@@ -32,7 +39,7 @@ def gpt(
     activation: Layer | None = None,
     eps: float = 1e-5,
     rate: float = 0.0,
-    rewrite: Callable[[Layer], Layer] = lambda block: block,
+    rewrite: Callable[[Layer], Layer] = keep_products,
 ) -> Layer:
     """GPT-2 from tokens to the last hidden states; the sizes given are those of its small one.
 
@@ -46,8 +53,8 @@ def gpt(
       activation: of the network; `gelu_tanh()` if not given.
       eps: of `layer_norm`.
       rate: of dropout, after the embedding and at the end of each branch.
-      rewrite: of every block: `fp.keep_products` computes cheap parts again, `fp.remat` all but
-        the block's input.
+      rewrite: of every block. `fp.keep_products` computes cheap parts again; `fp.remat` all but
+        the block's input; `lambda block: block` nothing.
 
     Shapes: `x [batch, time]` integers, `y [batch, time, features]`.
 
@@ -99,7 +106,7 @@ def llama(
     eps: float = 1e-6,
     attention_bias: bool = False,
     network_bias: bool = False,
-    rewrite: Callable[[Layer], Layer] = lambda block: block,
+    rewrite: Callable[[Layer], Layer] = keep_products,
 ) -> Layer:
     """The same by Llama's choices: rotary positions, RMS normalisation, SwiGLU, no biases.
 

@@ -134,8 +134,8 @@ def keep_products(block: Layer) -> Layer:
     """The block of a transformer with less kept: norms and activations are computed again.
 
     They cost little beside the products and the attention, none of which is run again, and what
-    they give is a quarter of what the block would keep. For `gpt(rewrite=keep_products)`; not for
-    what goes on with `clip_per_example`, or `remat` with a `keep` of its own.
+    they give is a quarter of what the block would keep. `lambda block: block` keeps all of it,
+    `remat` nothing but the block's input.
 
     Raises:
       ValueError: the block has no part of such a name as `self_attention` and `feed_forward` give.

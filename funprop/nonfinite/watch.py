@@ -20,9 +20,10 @@ from jax.core import Tracer
 from funprop.gradients import Gradient, backprop
 from funprop.inspect.visits import Trail, path_of, places_of
 from funprop.layer import Layer
+from funprop.maps import around
 from funprop.names import title
 from funprop.nonfinite.numbers import Numbers, numbers, numbers_by_leaf
-from funprop.rewrites.own_residuals import with_own, without_own
+from funprop.residuals import with_own, without_own
 from funprop.transforms.transformed import Transformed
 
 if TYPE_CHECKING:
@@ -114,18 +115,21 @@ class _Watch:
         self.sick: list[str] = []
         # What forward was given that kept infinity, and what of that.
         self.keeping: dict[int, tuple[tuple[Any, ...], Numbers]] = {}
-        # Of each running node: its trail, its calls, and its copies where it goes back over them.
-        self.running: list[tuple[Trail, Counter[int], int | None]] = [((), Counter(), None)]
+        self.calls: dict[int, Counter[int]] = {}  # of parts, that each forward call made
+        # Of each running node: its trail, its calls, those that its forward made where it goes
+        # back, and its copies where it goes back over them.
+        self.running: list[tuple[Trail, Counter[int], Counter[int], int | None]]
+        self.running = [((), Counter(), Counter(), None)]
         self.part = -1
         self.going_back = False
 
     def node(self, layer: Layer, place: int) -> Layer:
         if not layer.children:
-            return self.around(layer, _compiled(layer), place)
+            return self.watched(layer, _compiled(layer), place)
         children = [self.node(child, i) for i, child in enumerate(layer.children)]
-        return self.around(layer, layer.rebuild(*children), place)
+        return self.watched(layer, layer.rebuild(*children), place)
 
-    def around(self, layer: Layer, inner: Layer, place: int) -> Layer:
+    def watched(self, layer: Layer, inner: Layer, place: int) -> Layer:
         """`inner`, which is `layer` with its parts watched, watched itself.
 
         Backward learns from a number among the residuals which call of forward it belongs to.
@@ -169,27 +173,29 @@ class _Watch:
                     seen.run = functools.partial(_both, layer), (*self.keeping[number][0], dy)
             return dparams, dx
 
-        def rebuild(*children: Layer) -> Layer:
-            return self.around(layer, layer.rebuild(*children), place)
+        def again(inner: Layer) -> Layer:
+            return self.watched(layer, inner, place)
 
-        again = rebuild if layer.children else None
-        return dataclasses.replace(inner, forward=forward, backward=backward, rebuild=again)
+        return around(inner, again, forward=forward, backward=backward)
 
     def enter(self, place: int) -> Trail:
         """The trail of a call that begins; that of the root begins a part of the batch."""
-        above, calls, copies = self.running[-1]
+        above, calls, before, copies = self.running[-1]
         if not above:
             self.part, self.going_back = self.part + 1, False
             return ((0, 0),)
         calls[place] += 1
         which = calls[place] - 1 if copies is None else copies - calls[place]
-        return (*above, (place, which))
+        # Under two `remat` a node runs its parts forward twice while it goes back.
+        return (*above, (place, which % max(1, before[place])))
 
     @contextlib.contextmanager
     def within(self, number: int, copies: int | None = None) -> Iterator[None]:
         """Within, the calls that begin are those of parts of that call; of a node whose backward
         runs its copies forward again, those of the last copy first."""
-        self.running.append((self.trails[number], Counter(), copies))
+        calls = Counter[int]()
+        before = self.calls.setdefault(number, calls)
+        self.running.append((self.trails[number], calls, before, copies))
         yield
         self.running.pop()
 

@@ -15,6 +15,7 @@ from funprop.quantities.closed_form import closed_of
 from funprop.quantities.each_example import without_input
 from funprop.quantities.shared_params import expansion, over_copies
 from funprop.quantities.weighted import each_times, weighted_sum_of
+from funprop.residuals import of_children
 
 if TYPE_CHECKING:
     from funprop.typing import Array, Float, PyTree
@@ -139,19 +140,12 @@ def over_parts(
     if not layer.children or layer.shares:
         return one(layer, at, lead, params, found, residuals)
     lead += layer.copies is not None
-    trees = layer.split(params), layer.split(found), split_residuals(layer, residuals)
+    trees = layer.split(params), layer.split(found), of_children(layer, residuals)
     parts = [
         over_parts(child, one, *own, at=(*at, i), lead=lead)
         for i, (child, *own) in enumerate(zip(layer.children, *trees, strict=True))
     ]
     return layer.join(params, parts)
-
-
-def split_residuals(layer: Layer, residuals: PyTree) -> Any:
-    """The residuals of each child, by the mirror law; `None` where they are not kept (`remat`)."""
-    n = len(layer.children)
-    kept = isinstance(residuals, tuple) and len(residuals) >= n
-    return residuals[:n] if kept else (None,) * n
 
 
 def _is_booked(node: Any) -> bool:

@@ -26,12 +26,12 @@ from funprop.quantities.book import (
     Shared,
     of_all_copies,
     over_parts,
-    split_residuals,
 )
 from funprop.quantities.closed_form import closed_of, sum_squares
 from funprop.quantities.each_example import gradients, is_trained, keeping
 from funprop.quantities.shared_params import Both, Place, map_parts, plan
 from funprop.quantities.squared_norms import gradients_of, is_shared, norm_of_sum
+from funprop.residuals import of_children
 from funprop.trees import nbytes
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _standing(layer: Layer, residuals: PyTree, at: Place = ()) -> set[Place]:
     if not layer.children or layer.shares:
         here = jax.tree.leaves(residuals) if isinstance(residuals, Left) else [None]
         return set() if any(map(_is_away, here)) else {at}
-    each = enumerate(zip(layer.children, split_residuals(layer, residuals), strict=True))
+    each = enumerate(zip(layer.children, of_children(layer, residuals), strict=True))
     return {place for i, (child, own) in each for place in _standing(child, own, (*at, i))}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop.layer import Layer, leaf_of
+from funprop.maps import around
 from funprop.params.frozen import trained
 from funprop.params.tapped import untap
 from funprop.properties import mixing, refuse_mixing
@@ -96,10 +96,7 @@ def _examples_first(node: Layer) -> Layer:
         found, dx = node.backward(params, residuals, dy)
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), untap(found)[0]), dx
 
-    def rebuild(*children: Layer) -> Layer:
-        return _examples_first(node.rebuild(*children))
-
-    return dataclasses.replace(node, backward=backward, rebuild=rebuild)
+    return around(node, _examples_first, backward=backward)
 
 
 # -------------------------------------------------------------------------- what becomes of a leaf

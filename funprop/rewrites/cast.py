@@ -13,13 +13,13 @@ from funprop.checks import check_floating_dtype
 from funprop.decoding import through
 from funprop.intended import meant_through
 from funprop.layer import Layer, check_layer
-from funprop.maps import map_layers
+from funprop.maps import around, map_layers
 from funprop.params.frozen import trained
 from funprop.params.roles import is_statistic
 from funprop.params.tapped import map_plain
 from funprop.quantities.closed_form import Booking, closed, closed_of
 from funprop.quantities.curvature import curvature_of, curved, output_of, with_output
-from funprop.rewrites.own_residuals import with_own, without_own
+from funprop.residuals import with_own, without_own
 
 if TYPE_CHECKING:
     from jax.typing import DTypeLike
@@ -116,15 +116,12 @@ def _cast_input(inside: Layer, compute_dtype: DTypeLike) -> Layer:
             leaf.astype(dtype) for leaf, dtype in zip(leaves, dtypes.value, strict=True)
         )
 
-    def rebuild(*children: Layer) -> Layer:
-        return _cast_input(inside.rebuild(*children), compute_dtype)
-
-    return dataclasses.replace(
+    return around(
         inside,
+        lambda inside: _cast_input(inside, compute_dtype),
         init=init,
         forward=forward,
         backward=backward,
-        rebuild=rebuild if inside.children else None,
         decoding=through(inside, x_of=lambda x: _floats_to(compute_dtype, x)),
         intended=meant_through(inside, x_of=lambda x: _floats_to(compute_dtype, x)),
     )

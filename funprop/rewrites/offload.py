@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,6 +10,8 @@ from jax.core import Tracer
 
 from funprop.decoding import through
 from funprop.layer import Layer, Recorded, check_layer
+from funprop.maps import around
+from funprop.residuals import Saved
 
 if TYPE_CHECKING:
     from funprop.typing import PyTree
@@ -47,25 +48,19 @@ def offload(layer: Layer) -> Layer:
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
         return layer.backward(params, _moved(residuals, jax.memory.Space.Device), dy)
 
-    def rebuild(*children: Layer) -> Layer:
-        return offload(layer.rebuild(*children))
-
-    return dataclasses.replace(
-        layer,
-        forward=forward,
-        backward=backward,
-        rebuild=rebuild if layer.children else None,
-        decoding=through(layer),
-    )
+    return around(layer, offload, forward=forward, backward=backward, decoding=through(layer))
 
 
 def _moved(residuals: PyTree, space: Any) -> PyTree:
+    def stays(node: Any) -> bool:
+        return isinstance(node, Recorded | Saved)
+
     def moved(leaf: Any) -> Any:
-        if isinstance(leaf, Recorded) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if stays(leaf) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return leaf
         return jax.device_put(leaf, space)
 
-    return jax.tree.map(moved, residuals, is_leaf=lambda node: isinstance(node, Recorded))
+    return jax.tree.map(moved, residuals, is_leaf=stays)
 
 
 def _check_memory(residuals: PyTree) -> None:

@@ -16,7 +16,7 @@ from funprop.layer import Layer, leaf_of
 from funprop.params.frozen import trained
 from funprop.params.selection import Pattern
 from funprop.quantities.closed_form import by_each, closed, closed_of
-from funprop.rewrites.own_residuals import with_own, without_own
+from funprop.residuals import with_own, without_own
 from funprop.rewrites.own_weights import map_own, weights, with_weights
 from funprop.trees import is_float
 

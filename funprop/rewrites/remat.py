@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any
+from operator import getitem
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 
 from funprop.decoding import through
 from funprop.layer import Layer, Recorded, check_layer, leaf_of, recorded
-from funprop.params.selection import Pattern, Place, map_places, places
+from funprop.maps import around
+from funprop.params.selection import Pattern, Place, map_places, places, within
+from funprop.residuals import Saved, of_children, only
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from funprop.typing import PyTree
 
 
@@ -48,96 +52,99 @@ def remat(layer: Layer, keep: Pattern | None = None) -> Layer:
 
 
 def _remat(layer: Layer, chosen: frozenset[Place]) -> Layer:
-    first = map_places(chosen, layer, functools.partial(_saving, chosen=chosen))
+    first = map_places(chosen, layer, _saving)
     again = map_places(chosen, layer, _replaying)
 
     def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
         y, residuals = first.forward(params, x, key)
-        saved = _saved(residuals[: len(layer.children)], chosen) if layer.children else ()
-        return y, (*saved, x, key, recorded(residuals))
+        # What was recorded stands behind, and there alone.
+        saved = _without_records(only(part, Saved) for part in of_children(layer, residuals))
+        kept, outputs = _opened(saved, chosen)
+        return y, (*kept, outputs, x, key, recorded(residuals))
 
     def backward(params: PyTree, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        *saved, x, key, _ = residuals
+        *kept, outputs, x, key, _ = residuals
         # Without the barrier XLA sees the same computation twice, merges it, and keeps everything.
         params, x, dy = jax.lax.optimization_barrier((params, x, dy))
-        params = _with_saved(layer, params, saved)
+        saved = {at: Saved(y, functools.reduce(getitem, at, kept)) for at, y in outputs.items()}
+        params = _paired(layer, params, saved)
         _, residuals = again.forward(params, x, key)
         return again.backward(params, residuals, dy)
 
-    def rebuild(*children: Layer) -> Layer:
-        return _remat(layer.rebuild(*children), chosen)
-
-    return dataclasses.replace(
+    return around(
         layer,
+        lambda layer: _remat(layer, chosen),
         forward=forward,
         backward=backward,
-        rebuild=rebuild if layer.children else None,
         decoding=through(layer),
     )
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["y", "residuals"], meta_fields=["chosen"]
-)
-@dataclasses.dataclass(frozen=True)
-class _Saved:
-    """What the forward pass of a chosen part gave, and with which others: one may be in another."""
+class _Paired(NamedTuple):
+    """The params of a chosen part, and what its forward pass gave already."""
 
-    y: Any
-    residuals: Any
-    chosen: frozenset[Place]
+    params: Any
+    saved: Saved
 
 
-def _saving(part: Layer, chosen: frozenset[Place]) -> Layer:
+def _saving(part: Layer) -> Layer:
     """`part` with all that its forward gives as its residuals."""
 
-    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, _Saved]:
+    def forward(params: PyTree, x: PyTree, key: Any = None) -> tuple[PyTree, Saved]:
         y, residuals = part.forward(params, x, key)
-        return y, _Saved(y, residuals, chosen)
+        return y, Saved(y, residuals)
 
     return leaf_of(part, forward=forward)
 
 
 def _replaying(part: Layer) -> Layer:
-    """`part` with `(params, _Saved)` for params: its forward gives what was saved."""
+    """`part`, whose forward gives what was saved; where nothing was, it runs again."""
 
     def forward(params: Any, x: PyTree, key: Any = None) -> tuple[PyTree, PyTree]:
-        return params[1].y, params[1].residuals
+        saved = isinstance(params, _Paired)
+        return params.saved if saved else part.forward(params, x, key)
 
     def backward(params: Any, residuals: PyTree, dy: PyTree) -> tuple[PyTree, PyTree]:
-        return part.backward(params[0], residuals, dy)
+        own = params.params if isinstance(params, _Paired) else params
+        return part.backward(own, residuals, dy)
 
     return leaf_of(part, forward=forward, backward=backward)
 
 
-def _saved(residuals: Any, chosen: frozenset[Place]) -> PyTree:
-    """What was saved, in its place; `None` in place of a child that has nothing saved inside.
-
-    Without what was recorded, which stands among the node's own residuals once already.
-    """
-
-    def whole(node: Any) -> bool:
-        return isinstance(node, Recorded) or (isinstance(node, _Saved) and node.chosen == chosen)
-
+def _without_records(parts: Iterable[PyTree]) -> tuple[PyTree, ...]:
     def bare(node: Any) -> Any:
-        if not isinstance(node, _Saved):
-            return None
-        inside = jax.tree.map(kept, node.residuals, is_leaf=lambda r: isinstance(r, Recorded))
-        return dataclasses.replace(node, residuals=inside)
+        return None if is_record(node) else node
 
-    def kept(node: Any) -> Any:
-        return None if isinstance(node, Recorded) else node
+    def is_record(node: Any) -> bool:
+        return isinstance(node, Recorded)
 
-    saved = jax.tree.map(bare, residuals, is_leaf=whole)
-    return tuple(part if jax.tree.leaves(part) else None for part in saved)
+    return jax.tree.map(bare, tuple(parts), is_leaf=is_record)
 
 
-def _with_saved(layer: Layer, params: PyTree, saved: Any) -> PyTree:
-    """`params` with what was saved beside the params that it belongs to, by the mirror law."""
-    if isinstance(saved, _Saved):
-        return params, saved
-    if not jax.tree.leaves(saved) or not layer.children or (layer.shares and not layer.hands_on):
+def _opened(
+    kept: Any, chosen: frozenset[Place], at: Place = ()
+) -> tuple[PyTree, dict[Place, PyTree]]:
+    """Residuals in which those of the chosen parts are as the parts keep them, and the outputs of
+    these, by their places. What another `remat`, around this one, keeps is left for it."""
+    if isinstance(kept, Saved):
+        return (kept.residuals, {at: kept.y}) if at in chosen else (kept, {})
+    if not within(at, chosen) or not isinstance(kept, tuple):
+        return kept, {}
+    parts = [_opened(part, chosen, (*at, i)) for i, part in enumerate(kept)]
+    outputs = {place: y for _, inside in parts for place, y in inside.items()}
+    return tuple(part for part, _ in parts), outputs
+
+
+def _paired(layer: Layer, params: PyTree, saved: dict[Place, Saved], at: Place = ()) -> PyTree:
+    """`params` with what was saved beside those that it belongs to."""
+    if at in saved:
+        return _Paired(params, saved[at])
+    if not within(at, frozenset(saved)) or not layer.children:
         return params
-    # A node's own stand behind.
-    children = zip(layer.children, layer.split(params), saved, strict=False)
-    return layer.join(params, [_with_saved(child, p, s) for child, p, s in children])
+    if layer.shares and not layer.hands_on:  # who knows where in those of its child they are?
+        return params
+    first, *others = zip(layer.children, layer.split(params), strict=True)
+    parts = [_paired(*first, saved, (*at, 0))]
+    for i, other in enumerate(others, start=1):  # of a flat node they have no place for it
+        parts.append(other[1] if layer.flat else _paired(*other, saved, (*at, i)))
+    return layer.join(params, parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from funprop.checks import check_function
 from funprop.decoding import through
 from funprop.layer import Layer, Recorded, check_layer
+from funprop.maps import around
 from funprop.params.selection import map_places, places
 from funprop.params.tapped import Tapped
-from funprop.rewrites.own_residuals import with_own, without_own
+from funprop.residuals import with_own, without_own
 
 if TYPE_CHECKING:
     from funprop.typing import PyTree
@@ -73,13 +73,10 @@ def _tap(layer: Layer, forward: Any, backward: Any) -> Layer:
         dparams, dx = layer.backward(params, without_own(layer, residuals)[0], dy)
         return (Tapped(dparams, Recorded(backward(dy))) if backward else dparams), dx
 
-    def rebuild(*children: Layer) -> Layer:
-        return _tap(layer.rebuild(*children), forward, backward)
-
-    return dataclasses.replace(
+    return around(
         layer,
+        lambda layer: _tap(layer, forward, backward),
         forward=tapped_forward,
         backward=tapped_backward,
-        rebuild=rebuild if layer.children else None,
         decoding=through(layer),
     )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from funprop.layer import Layer
-from funprop.models import language_model
+from funprop.models import keep_products, language_model
 from funprop.models.pretrained import Config, Family, Row, family_of
 from funprop.trees import path_string
 
@@ -41,7 +41,7 @@ class Plan(NamedTuple):
 def planned(
     entries: dict[str, Any],
     where: str | Path = CONFIG,
-    rewrite: Callable[[Layer], Layer] = lambda block: block,
+    rewrite: Callable[[Layer], Layer] = keep_products,
 ) -> Plan:
     """The plan of a configuration.
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop.layer import Layer
+from funprop.models import keep_products
 from funprop.train.pretrained.loaded import Pretrained
 from funprop.train.pretrained.plan import CONFIG, HEAD, Plan, planned
 from funprop.train.pretrained.tensors import FLOATS, Tensors, folder_of, read_json
@@ -22,7 +23,7 @@ def from_pretrained(
     folder: str | os.PathLike[str],
     *,
     dtype: Any = None,
-    rewrite: Callable[[Layer], Layer] = lambda block: block,
+    rewrite: Callable[[Layer], Layer] = keep_products,
 ) -> Pretrained:
     """GPT-2 or Llama out of a folder that transformers wrote: config.json and safetensors, in one
     file or in many. Nothing is downloaded.
