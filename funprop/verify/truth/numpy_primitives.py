@@ -43,13 +43,16 @@ def _converted(eqn: Any) -> Any:
 
 
 def _broadcast(eqn: Any) -> Any:
-    shape, places = eqn.params["shape"], eqn.params["broadcast_dimensions"]
+    shape, thin = eqn.params["shape"], [1] * len(eqn.params["shape"])
+    for place, n in zip(eqn.params["broadcast_dimensions"], eqn.invars[0].aval.shape, strict=True):
+        thin[place] = n
+    if math.prod(thin) == math.prod(shape):
+        return lambda x: x.reshape(shape)
 
     def broadcast(x: Any) -> Any:
-        thin = [1] * len(shape)
-        for place, n in zip(places, x.shape, strict=True):
-            thin[place] = n
-        return np.broadcast_to(x.reshape(thin), shape)
+        made = np.empty(shape, x.dtype)  # a third of the time of `np.broadcast_to`
+        made[...] = x.reshape(thin)
+        return made
 
     return broadcast
 
@@ -68,17 +71,17 @@ def _iota(eqn: Any) -> Any:
 
 def _product(eqn: Any) -> Any:
     (left, right), (left_batch, right_batch) = eqn.params["dimension_numbers"]
+    a, b = (v.aval.shape for v in eqn.invars)
+    rows = [i for i in range(len(a)) if i not in (*left, *left_batch)]
+    columns = [i for i in range(len(b)) if i not in (*right, *right_batch)]
+    many, height, n = (math.prod(a[i] for i in axes) for axes in (left_batch, rows, left))
+    width = math.prod(b[i] for i in columns)
+    before, after = (*left_batch, *rows, *left), (*right_batch, *right, *columns)
+    shape = eqn.outvars[0].aval.shape
 
-    def product(a: Any, b: Any) -> Any:
-        rows = [i for i in range(a.ndim) if i not in (*left, *left_batch)]
-        columns = [i for i in range(b.ndim) if i not in (*right, *right_batch)]
-        kept = [[a.shape[i] for i in axes] for axes in (left_batch, rows)]
-        kept.append([b.shape[i] for i in columns])
-        many, height, width = map(math.prod, kept)
-        n = math.prod(a.shape[i] for i in left)
-        a = a.transpose(*left_batch, *rows, *left).reshape(many, height, n)
-        b = b.transpose(*right_batch, *right, *columns).reshape(many, n, width)
-        return (a @ b).reshape(sum(kept, []))
+    def product(x: Any, y: Any) -> Any:
+        x = x.transpose(before).reshape(many, height, n)
+        return (x @ y.transpose(after).reshape(many, n, width)).reshape(shape)
 
     return product
 
