@@ -189,3 +189,17 @@ def test_a_function_is_traced_once_for_arrays_of_a_kind():
             assert math.isclose(run(np.ones(n), 1.0)["sum"][0], 2)
     assert traced == [(3,), (2,)]
     assert run(jnp.ones(3), 1.0)["sum"].dtype == np.float32  # not in 64 bits: compiled
+
+
+def test_what_cannot_be_traced_is_traced_once():
+    tried = []
+
+    def function(x):
+        tried.append(x)
+        raise TypeError("no derivative")
+
+    run = quickest(function, jax.jit)
+    for _ in range(2):
+        with jax.enable_x64(True), pytest.raises(TypeError, match="no derivative"):
+            run(np.ones(3))
+    assert len(tried) == 1

@@ -25,7 +25,7 @@ def quickest(function: Callable[..., Any], jit: Callable[..., Any]) -> Callable[
     """A function of arrays, traced once for arguments of a kind, and run by NumPy in 64 bits where
     it can be; else compiled by `jit`."""
     compiled = jit(function)
-    made: dict[Any, Run] = {}
+    made: dict[Any, Run | Exception] = {}
 
     def run(*args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
@@ -33,8 +33,14 @@ def quickest(function: Callable[..., Any], jit: Callable[..., Any]) -> Callable[
         if not jax.config.jax_enable_x64 or any(isinstance(v, jax.core.Tracer) for v in leaves):
             return compiled(*args)
         if kind not in made:
-            made[kind] = _made(function, args, jit)
-        return made[kind](leaves)
+            try:
+                made[kind] = _made(function, args, jit)
+            except Exception as error:  # what cannot be traced is not tried for all that follow
+                made[kind] = error
+        found = made[kind]
+        if isinstance(found, Exception):
+            raise found.with_traceback(None)
+        return found(leaves)
 
     return run
 
@@ -58,7 +64,7 @@ def program(jaxpr: Any) -> Run | None:
     """The jaxpr as a function of NumPy's arrays; `None` where it is to be compiled."""
     try:
         return _program(without_unused(jaxpr)) if _numbers(jaxpr) <= MANY else None
-    except NotInNumpyError:
+    except (NotInNumpyError, AttributeError, KeyError):  # or what another JAX calls otherwise
         return None
 
 
