@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.core
 import jax.extend.core
 import numpy as np
 
@@ -30,7 +31,7 @@ def quickest(function: Callable[..., Any], jit: Callable[..., Any]) -> Callable[
     def run(*args: Any) -> Any:
         leaves, structure = jax.tree.flatten(args)
         kind = structure, tuple((np.shape(v), getattr(v, "dtype", type(v))) for v in leaves)
-        if not jax.config.jax_enable_x64 or any(isinstance(v, jax.core.Tracer) for v in leaves):
+        if not _x64() or any(isinstance(v, jax.core.Tracer) for v in leaves):
             return compiled(*args)
         if kind not in made:
             try:
@@ -43,6 +44,10 @@ def quickest(function: Callable[..., Any], jit: Callable[..., Any]) -> Callable[
         return found(leaves)
 
     return run
+
+
+def _x64() -> bool:
+    return jax.dtypes.canonicalize_dtype(np.float64) == np.float64
 
 
 def _made(function: Callable[..., Any], args: Any, jit: Callable[..., Any]) -> Run:
@@ -77,7 +82,7 @@ def _program(jaxpr: Any) -> Run:
     def place(atom: Any) -> Any:
         if not isinstance(atom, jax.extend.core.Literal):
             return atom
-        known[id(atom)] = np.asarray(atom.val, atom.aval.dtype)
+        known[id(atom)] = np.asarray(atom.val, getattr(atom.aval, "dtype"))  # noqa: B009
         return id(atom)
 
     steps = [(_step(eqn), [*map(place, eqn.invars)], eqn.outvars) for eqn in jaxpr.eqns]
