@@ -46,7 +46,7 @@ def compiled():
     jax.monitoring.unregister_event_duration_listener(listener)
 
 
-@pytest.mark.parametrize(("factor", "story", "programs"), [(1.0, "", 1), (0.5, "factor", 3)])
+@pytest.mark.parametrize(("factor", "story", "programs"), [(1.0, "", 1), (0.5, "factor", 1)])
 def test_few_programs_are_compiled(factor, story, programs, compiled):
     fp.verify(swish(factor), X, W)  # what JAX itself compiles once
     compiled.clear()
