@@ -46,7 +46,7 @@ def compiled():
     jax.monitoring.unregister_event_duration_listener(listener)
 
 
-@pytest.mark.parametrize(("factor", "story", "programs"), [(1.0, "", 5), (0.5, "factor", 8)])
+@pytest.mark.parametrize(("factor", "story", "programs"), [(1.0, "", 1), (0.5, "factor", 1)])
 def test_few_programs_are_compiled(factor, story, programs, compiled):
     fp.verify(swish(factor), X, W)  # what JAX itself compiles once
     compiled.clear()
@@ -55,6 +55,22 @@ def test_few_programs_are_compiled(factor, story, programs, compiled):
         story in check.story and bool(check.problem) == bool(story) for check in report.checks
     )
     assert 0 < len(compiled) <= programs
+
+
+@pytest.mark.parametrize(
+    ("lost", "ok", "programs"), [(0, True, 1), (16, True, 2), (1000, False, 2)]
+)
+def test_what_rounds_otherwise_is_judged_as_a_users_program_rounds(lost, ok, programs, compiled):
+    def lossy(dx):
+        size = lost * jnp.max(jnp.abs(dx)) + 0 * dx
+        return jnp.stack([dx, size, -size]).sum(0)
+
+    square = jax.custom_vjp(jnp.square)
+    square.defvjp(lambda x: (x * x, x), lambda x, dy: (lossy(2 * x * dy),))
+    for _ in range(2):
+        compiled.clear()
+        assert fp.verify(square, X).ok is ok
+    assert len(compiled) == programs
 
 
 @pytest.mark.parametrize(

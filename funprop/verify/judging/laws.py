@@ -18,6 +18,8 @@ from funprop.verify.judging.judge import FACTOR, UNITS
 from funprop.verify.subject import Subject, first_line, floats
 from funprop.verify.truth.evaluate import NotWideError
 from funprop.verify.truth.instruments import Instruments
+from funprop.verify.truth.internals import equations
+from funprop.verify.truth.primitives import BATCHED_BY_JAX
 from funprop.verify.truth.samples import Sample
 
 
@@ -61,8 +63,12 @@ def _transformed(
     subject = tools.subject
     inputs, dys = tools.working(sample.inputs), tools.working_dys(sample)
     there, broken = {}, []
-    try:  # one under the other, compiled as soon as can be, and as it is judged if it differs so
-        for jit in dict.fromkeys((tools.jit, tools.judged)):
+    try:
+        if all(eqn.primitive.name in BATCHED_BY_JAX for eqn in equations(tools.backward_jaxpr)):
+            jax.make_jaxpr(functools.partial(together, subject.backward))(inputs, dys)
+            return there, broken  # it can be run so, and how is JAX's own
+        # one under the other, compiled as soon as can be, and as it is judged if it differs so
+        for jit in dict.fromkeys((tools.soonest, tools.judged)):
             grads = jit(functools.partial(together, subject.backward))(inputs, dys)
             if not any(_beyond(tools.hand(sample), grads, allowed)):
                 return there, broken

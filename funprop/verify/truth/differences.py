@@ -98,10 +98,11 @@ def limit(middle: np.ndarray, values: np.ndarray, h: np.ndarray, eps: float) -> 
     Args:
       middle: [...], what is had at a step of zero.
       values: [steps, ...], at each of the steps.
-      h: [steps], each half of the one before; negative to the left.
+      h: [steps], each half of the one before, negative to the left; or [steps, n] of n moves, which
+        are the first axis of `middle`.
       eps: the rounding unit of the values.
     """
-    shaped = h.reshape(-1, *[1] * middle.ndim)
+    shaped = h.reshape(*h.shape, *[1] * (1 + middle.ndim - h.ndim))
     quotients = (values - middle) / shaped
     rounding = 2 * eps * (np.abs(values) + np.abs(middle)) / np.abs(shaped)
     best, error = np.full(middle.shape, np.nan), np.full(middle.shape, np.inf)

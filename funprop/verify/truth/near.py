@@ -122,27 +122,29 @@ def _sides(
     moves = list(zip(places, sizes, strict=True))
     for start in range(0, len(moves), TOGETHER):
         batch = moves[start : start + TOGETHER]
-        where = np.zeros(1 + TOGETHER * 2 * SIDED, np.int64)
+        where = np.zeros((TOGETHER, 2, SIDED), np.int64)
         h = np.zeros(where.shape)
         for n, (place, size) in enumerate(batch):
-            span = slice(1 + n * 2 * SIDED, 1 + (n + 1) * 2 * SIDED)
-            where[span], h[span] = place, np.concatenate([steps(size), -steps(size)])
+            where[n], h[n] = place, [steps(size), -steps(size)]
+        every = [np.concatenate([[0], v.ravel()]).astype(v.dtype) for v in (where, h)]
         with jax.enable_x64(True):
             try:
-                ys = run(sample.inputs, np.int64(leaf), where, h, directions)
+                ys = run(sample.inputs, np.int64(leaf), *every, directions)
             except Exception as error:  # what takes no float64
                 raise NotWideError(str(error)) from error
-        ys = np.concatenate([np.asarray(y).reshape(len(h), -1) for y in ys], axis=1)
-        for n in range(len(batch)):
-            right, left = (
-                slice(1 + (2 * n + side) * SIDED, 1 + (2 * n + side + 1) * SIDED) for side in (0, 1)
-            )
-            found.append(tuple(limit(ys[0], ys[s], h[s], EPS64) for s in (right, left)))  # type: ignore[arg-type]
+        ys = np.concatenate([np.asarray(y).reshape(1 + h.size, -1) for y in ys], axis=1)
+        there = np.moveaxis(ys[1:].reshape(*h.shape, -1)[: len(batch)], 0, 2)
+        middle = np.broadcast_to(ys[0], (len(batch), ys.shape[1]))
+        right, left = (
+            limit(middle, there[side], h[: len(batch), side].T, EPS64) for side in (0, 1)
+        )
+        found.append((right, left))
     return Sides(*(_joined([one[side] for one in found]) for side in (0, 1)))
 
 
 def _joined(limits: list[Limit]) -> Limit:
-    return Limit(np.stack([v.value for v in limits]), np.stack([v.error for v in limits]))
+    value, error = (np.concatenate(parts) for parts in zip(*limits, strict=True))
+    return Limit(value, error)
 
 
 def most_places(tools: Instruments) -> int:

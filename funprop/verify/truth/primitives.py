@@ -101,4 +101,10 @@ SPARSE = _words("""
     spsolve todense
 """)
 
+# Under `vmap` and `scan` by JAX alone: what holds these only is the same under both.
+BATCHED_BY_JAX = MATHEMATICS | _words("""
+    jit pjit closed_call core_call remat remat2 checkpoint custom_jvp_call custom_vjp_call
+    scan while cond
+""")
+
 KNOWN = CALLS | RULES | CONTROL_FLOW | SOLVES | OPAQUE | MATHEMATICS | PLACES | STATE | SPARSE
