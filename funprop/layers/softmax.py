@@ -59,7 +59,7 @@ def log_softmax(axis: int = -1) -> Layer:
     """
     axis = whole_number(axis, "axis")
 
-    def forward(params: tuple[()], x: X) -> tuple[X, X]:
+    def forward(params: tuple[()], x: X) -> tuple[X, tuple[X, X]]:
         require_float(x)
         z = x - jax.lax.stop_gradient(x.max(axis, keepdims=True, initial=-jnp.inf))
         e = jnp.exp(z)
