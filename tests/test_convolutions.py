@@ -16,6 +16,7 @@ from funprop.layers import chunks
 from funprop.layers.materialised import materialised
 from tests.cases import OPTIMISED, quickly
 from tests.test_bad_input import raises
+from tests.test_fit import counted
 
 KEY = jax.random.key(0)
 conv: Any = fp.conv  # and upsample: with arguments of wrong types
@@ -204,13 +205,24 @@ def test_an_array_of_its_own_is_that_of_its_function():
     one = functools.partial(materialised, bytes_of)
     for run in (one, jax.jit(one), jax.vmap(one)):
         np.testing.assert_array_equal(run(x), bytes_of(x))
-    assert one(x[:0]).shape == (0, 4)
+    assert jax.jit(one)(x[:0]).shape == (0, 4)
     slope = jax.grad(lambda x: (x * one(x).astype(x.dtype)).sum())(x)
     np.testing.assert_array_equal(slope, bytes_of(x))
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.PartitionSpec("data")
-    split = jax.shard_map(one, mesh=mesh, in_specs=rows, out_specs=rows)
-    np.testing.assert_array_equal(jax.jit(split)(x), bytes_of(x))
+    for kind in (jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit):
+        mesh = jax.make_mesh((1,), ("data",), axis_types=(kind,))
+        placed = jax.device_put(x, jax.sharding.NamedSharding(mesh, rows))
+        split = jax.shard_map(one, mesh=mesh, in_specs=rows, out_specs=rows)
+        for run in (split, one):
+            np.testing.assert_array_equal(jax.jit(run)(placed), bytes_of(x))
+
+
+def test_outside_of_jit_max_pool_compiles_nothing_anew():
+    x = jnp.zeros((1, 4, 3))
+    fp.max_pool(2).forward((), x)
+    with counted() as events:
+        fp.max_pool(2).forward((), x)
+    assert not events["backend_compile_duration"]
 
 
 def test_max_pool_of_nan_is_nan():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,11 +27,11 @@ def materialised(f: Callable[[Array], Num[Array, "*out"]], x: Array) -> Num[Arra
     """
 
     def in_a_loop(x: Array) -> Num[Array, "*out"]:
-        made = jax.eval_shape(f, x)
-        # Made from a number of `x`, which under `shard_map` says along which axes it varies.
-        zero = jnp.zeros_like(x.reshape(-1)[0], made.dtype)
         once = jax.lax.optimization_barrier(jnp.int32(1))
-        return jax.lax.fori_loop(0, once, lambda _, made: f(x), jnp.broadcast_to(zero, made.shape))
+        # Of `f(x)` as to where on devices it lies too. XLA does not compute what only gives zeros.
+        start = jnp.zeros_like(f(x))
+        return jax.lax.fori_loop(0, once, lambda _, made: f(x), start)
 
-    x = jax.lax.stop_gradient(x)
-    return jax.lax.platform_dependent(x, cpu=in_a_loop, default=f) if x.size else f(x)
+    if not isinstance(x, Tracer):  # one operation at a time: each array is its own
+        return f(x)
+    return jax.lax.platform_dependent(jax.lax.stop_gradient(x), cpu=in_a_loop, default=f)
