@@ -384,6 +384,10 @@ def test_the_budget_is_for_what_is_kept_and_taps_see_the_clipped_cotangents():
         data = batch[0], batch[0]
         own = deep.init(jax.random.key(0), data)
         assert (booking(deep, None, own, data, None) is not None) == once
+    ids = jax.ShapeDtypeStruct((32, 64), jnp.int32)
+    gpt = fp.language_model(fp.gpt(8192, features=256, depth=6, heads=8, longest=64), 8192)
+    own = jax.eval_shape(gpt.init, jax.random.key(0), (ids, ids))
+    assert booking(gpt, None, own, (ids, ids), None) is not None  # its blocks run norms again
     watched = fp.tap(LINE, "*dense_0", backward=lambda dy: (dy**2).sum())
     assert booking(watched, 2**40, params, batch, None) is None
     got, wide = (fp.clip_per_example(watched, n)(params, batch) for n in (0.1, 1e9))

@@ -66,12 +66,12 @@ def booked(layer: Layer, budget: int) -> Layer:
 def booking(
     objective: Layer, budget: int | None, params: PyTree, batch: PyTree, key: Any
 ) -> Layer | None:
-    """`booked(objective)`, if what it keeps is no more than `budget`, or than params and residuals
-    where none is given; and if no `tap` watches the cotangents, which are to be those of the sum.
+    """`booked(objective)`, if what it keeps is no more than `budget` (half as much again as params
+    and residuals, if none is given) and no `tap` watches the cotangents, which are to be the sum's.
     """
     if budget is None:
         kept = jax.eval_shape(lambda *args: objective.forward(*args)[1], params, batch, key)
-        budget = nbytes((params, kept))
+        budget = nbytes((params, kept)) * 3 // 2  # what cheap parts run again is kept here
     noting = booked(objective, budget)
 
     def once(params: PyTree, batch: PyTree, key: Any) -> PyTree:

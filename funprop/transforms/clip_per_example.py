@@ -56,11 +56,12 @@ def clip_per_example(
     Of an objective, a backward pass finds the norms, layer by layer. The sum is made in one of two
     ways. **Book-keeping**, the fast one: that pass keeps what each layer's part of the sum is made
     of, the cotangent of its output or, where that is smaller, each example's gradient; so it takes
-    one backward pass and a little more, and up to twice its memory. **Two passes**, the lean way:
-    another backward pass, with the losses weighted by the factors, in the memory of one. It is
-    book-keeping if what is kept is within `budget`, and no `tap` watches the cotangents, which are
-    those of the sum. A batch is clipped as it is split: `microbatch(clip_per_example(...), n)` is
-    the same. Dropout draws the same noise for norms and sum.
+    one backward pass and a little more, and up to two and a half times its memory. **Two passes**,
+    the lean way: another backward pass, with the losses weighted by the factors, in the memory of
+    one. It is book-keeping if what is kept is within `budget`, and no `tap` watches the cotangents,
+    which are those of the sum. A batch is clipped as it is split:
+    `microbatch(clip_per_example(...), n)` is the same. Dropout draws the same noise for norms and
+    sum.
 
     Of any other grad_fn, every example's gradient is made by `vmap`, each with a key of its own.
 
@@ -76,8 +77,8 @@ def clip_per_example(
       norm: the largest norm of an example's gradient.
       noise: the deviation of the noise in every element of the sum, in units of `norm`; what the
         privacy is computed from, with the sizes of batch and data, by an accountant.
-      budget: bytes that may be kept for the sum; as many as params and residuals take, if not given
-        (so `remat` takes two passes), and none with 0.
+      budget: bytes that may be kept for the sum; half as many again as params and residuals take,
+        if not given (so `remat` takes two passes), and none with 0.
 
     Source: Abadi et al., arXiv:1607.00133 (DP-SGD); Goodfellow, arXiv:1510.01799, Li et al.,
     arXiv:2110.05679, and Bu et al., arXiv:2210.00038 (norms without gradients).
