@@ -153,15 +153,22 @@ def gelu() -> Layer:
 
     def backward(x: Kept, dy: X) -> X:
         x = _finite(x)
-        u = x * -(0.5**0.5)
-        density = jnp.exp(-(u * u)) * (2 * jnp.pi) ** -0.5  # as in erfc: XLA makes it once
-        return (_normal_cdf(x) + x * density) * dy
+        return (_normal_cdf(x) + x * _normal_density(x)) * dy
 
     return _elementwise("gelu", forward, backward)
 
 
 def _normal_cdf(x: X) -> X:
-    return 0.5 * jax.lax.erfc(x * -(0.5**0.5))  # erfc keeps the digits of the left tail
+    return 0.5 * jax.lax.erfc(_for_erfc(x))  # erfc keeps the digits of the left tail
+
+
+def _normal_density(x: X) -> X:
+    u = _for_erfc(x)  # whose exponential is that of erfc: XLA makes it once
+    return jnp.exp(-(u * u)) * (2 * jnp.pi) ** -0.5
+
+
+def _for_erfc(x: X) -> X:
+    return x * -(0.5**0.5)
 
 
 def _finite(x: X) -> X:
