@@ -150,9 +150,26 @@ def backward(
         dk, dv = jax.lax.optimization_barrier((dk, dv))
         return jnp.concatenate(dqs, 2), dk.mT, dv.mT
 
+    def of_heads(how: Heads, spoiled: Any, *parts: Any) -> Any:
+        dq, dk, dv = (found.swapaxes(0, 1) for found in jax.vmap(of_a_head)(*parts))
+        return how.joined(jnp.where(spoiled.swapaxes(0, 1), jnp.nan, dq), dk, dv, like=x)
+
+    def few(n: int, *moved: Any) -> Any:
+        """Each lot straight to its columns: the sums of all, turned, are never there."""
+
+        def turn(dx: Any, lot: Any) -> tuple[Any, None]:
+            first, *parts = lot
+            return how.put(dx, of_heads(how.few(n), *parts), first, n), None
+
+        # Made from numbers of them, which under `shard_map` says along which axes it varies.
+        zero = sum(jnp.zeros_like(part.reshape(-1)[0], x.dtype) for part in moved)
+        lots = (part.reshape(-1, n, *part.shape[1:]) for part in moved)
+        start = jnp.broadcast_to(zero, x.shape)
+        return jax.lax.scan(turn, start, (jnp.arange(0, how.kv_heads, n), *lots))[0]
+
     given = jax.lax.optimization_barrier((q, k, v, norm, dy))
-    dq, dk, dv = _over_heads(size, of_a_head, *given)
-    return how.joined(jnp.where(spoiled, jnp.nan, dq), dk, dv, like=x)
+    whole = functools.partial(of_heads, how)
+    return _by_cache(size, few, whole, *(part.swapaxes(0, 1) for part in (spoiled, *given)))
 
 
 def _size(size: int | None, time: int) -> int:
@@ -161,24 +178,27 @@ def _size(size: int | None, time: int) -> int:
 
 
 def _over_heads(size: int, of_a_head: Any, *parts: Any) -> Any:
-    """`of_a_head` of each `[b, ...]` in parts `[b, g, ...]`: all at once, but on a CPU as many as
-    its cache holds scores of, one after the other. The batch stays whole, as do heads that `shard`
-    may have split over devices: a loop would gather them."""
-    batch, heads, each, time, _ = parts[0].shape
-    fit = min(heads, max(1, CACHED // max(1, batch * each * size * time)))
-    cached = next(n for n in range(fit, 0, -1) if heads % n == 0)
+    """`of_a_head` of each `[b, ...]` in parts `[b, g, ...]`."""
+    whole = jax.vmap(of_a_head)
 
-    def run(at_once: int, *moved: Any) -> Any:
-        if not batch:  # nothing to loop over, which `map` cannot divide
-            return jax.vmap(of_a_head)(*moved)
-        return jax.lax.map(lambda part: of_a_head(*part), moved, batch_size=at_once)
+    def few(n: int, *moved: Any) -> Any:
+        return jax.lax.map(lambda part: of_a_head(*part), moved, batch_size=n)
 
-    moved = tuple(part.swapaxes(0, 1) for part in parts)
-    some, whole = (functools.partial(run, n) for n in (cached, heads))
-    # By the platform that this is lowered for, which need not be this machine's.
-    split = cached < heads and not split_by_xla()
-    found = jax.lax.platform_dependent(*moved, cpu=some, default=whole) if split else whole(*moved)
+    found = _by_cache(size, few, whole, *(part.swapaxes(0, 1) for part in parts))
     return jax.tree.map(lambda part: part.swapaxes(0, 1), found)
+
+
+def _by_cache(size: int, few: Any, whole: Any, *moved: Any) -> Any:
+    """All groups of heads of `[g, b, r, t, f]` at once; but on a CPU as many as its cache holds
+    scores of, one lot after the other. The batch stays whole, as do heads that `shard` may have
+    split over devices: a loop would gather them."""
+    heads, batch, each, time, _ = moved[0].shape
+    fit = min(heads, max(1, CACHED // max(1, batch * each * size * time)))
+    n = next(n for n in range(fit, 0, -1) if heads % n == 0)
+    if n == heads or not batch or split_by_xla():
+        return whole(*moved)
+    # By the platform that this is lowered for, which need not be this machine's.
+    return jax.lax.platform_dependent(*moved, cpu=functools.partial(few, n), default=whole)
 
 
 def _scores(how: Heads, group: Group, q: Any, k: Any, mask: Any, i: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.lax import dynamic_update_slice_in_dim
 
 from funprop.layers.rotary import rotate
 
@@ -49,6 +50,19 @@ class Heads(NamedTuple):
         # Turned one by one: the transpose of all of them together is slow on a CPU.
         rows = (d.swapaxes(1, 2).reshape(*like.shape[:-1], d.shape[1] * d.shape[3]) for d in parts)
         return jnp.concatenate(list(rows), -1)
+
+    def few(self, groups: int) -> Heads:
+        """The same for so many groups of heads."""
+        return self._replace(heads=groups * self.heads // self.kv_heads, kv_heads=groups)
+
+    def put(self, x: Any, part: Any, first: Any, groups: int) -> Float[Array, "*batch t p"]:
+        """`x` with what so few groups, from the first on, have of it in its place."""
+        each, f = self.heads // self.kv_heads, x.shape[-1] // (self.heads + 2 * self.kv_heads)
+        starts = first * each, self.heads + first, self.heads + self.kv_heads + first
+        parts = jnp.split(part, (groups * each * f, groups * (each + 1) * f), -1)
+        for start, columns in zip(starts, parts, strict=True):
+            x = dynamic_update_slice_in_dim(x, columns, start * f, -1)
+        return x
 
     def reach(self, time: int) -> tuple[Any, Any]:
         """The first key that each query sees, and the one after the last."""

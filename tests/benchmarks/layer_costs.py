@@ -1,14 +1,20 @@
 """Every layer's hand-written backward beside autodiff of its forward: time and what is kept.
 
+And the same of whole networks, by activation: there a layer's neighbours have to be paid, too.
+
 Targets: time at most that of autodiff, residual bytes at most those of autodiff. Run:
-python -m tests.benchmarks.layer_costs
+python -m tests.benchmarks.layer_costs [layers] [networks]
 """
+
+import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 import funprop as fp
-from tests.benchmarks.harness import header
+from tests.benchmarks.harness import header, ratio, temporary
 
 ROWS = jax.ShapeDtypeStruct((1024, 256), jnp.float32)
 WIDE = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)
@@ -51,9 +57,41 @@ LAYERS = {
 }
 
 
-def main() -> None:
+Make = Callable[[], fp.Layer]
+
+
+def mlp(activation: Make) -> fp.Layer:
+    """Three networks of 1,024 hidden features, one after the other."""
+    blocks = (part for _ in range(3) for part in (fp.dense(1024), activation(), fp.dense(256)))
+    return fp.serial(*blocks, fp.dense(10))
+
+
+def gated_mlp(activation: Make) -> fp.Layer:
+    """The same with gates."""
+    return mlp(lambda: fp.serial(fp.dense(2048), fp.gated(activation())))
+
+
+def cnn(activation: Make) -> fp.Layer:
+    """Two convolutions."""
+    parts = fp.conv(32, (3, 3)), activation(), fp.conv(32, (3, 3)), activation()
+    return fp.serial(*parts, fp.global_average_pool(), fp.dense(10))
+
+
+def normalised_cnn(activation: Make) -> fp.Layer:
+    """Each with batch normalisation."""
+    return cnn(lambda: fp.serial(fp.batch_norm(), activation()))
+
+
+NETWORKS = {
+    mlp: (ROWS, (fp.relu, fp.silu, fp.gelu, fp.gelu_tanh)),
+    gated_mlp: (ROWS, (fp.silu, fp.gelu)),
+    cnn: (IMAGES, (fp.relu, fp.silu, fp.gelu)),
+    normalised_cnn: (IMAGES, (fp.relu, fp.silu)),
+}
+
+
+def of_layers() -> None:
     """Print a row a layer, and which miss."""
-    header()
     print(f"{'':30} time    residual bytes: ours, autodiff's")
     missed = []
     for name, (layer, spec) in LAYERS.items():
@@ -71,5 +109,33 @@ def main() -> None:
     print(f"beyond 1.05 or the bytes of autodiff: {', '.join(missed) or 'none'}")
 
 
+def of_networks() -> None:
+    """Print a row a network: loss and gradients of a batch, ours over those of autodiff."""
+    print(f"{'':30} time   noise   temporary MiB: ours, autodiff's")
+    for network, (spec, activations) in NETWORKS.items():
+        for activation in activations:
+            whole = fp.objective(network(activation), fp.softmax_cross_entropy())
+            batch = jax.random.normal(jax.random.key(0), spec.shape), jnp.zeros(spec.shape[0], int)
+            params, key = whole.init(jax.random.key(1), batch), jax.random.key(2)
+            forms = [jax.jit(f) for f in (fp.backprop(whole), fp.backprop(fp.autodiff(whole)))]
+
+            def run(i: int, forms: Any = forms, args: Any = (params, batch, key)) -> Any:
+                return forms[i](*args)
+
+            found, noise = ratio(lambda: run(0), lambda: run(1), 40)
+            mib = [temporary(f, params, batch, key) / 2**20 for f in forms]
+            name = f"{network.__name__}, {activation.__name__}".replace("_", " ")
+            print(f"{name:30} {found.median:.2f}   {noise.median:.2f}   {mib[0]:.1f}, {mib[1]:.1f}")
+
+
+def main(*names: str) -> None:
+    """Print both tables, or those named."""
+    header()
+    if "layers" in names or not names:
+        of_layers()
+    if "networks" in names or not names:
+        of_networks()
+
+
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
