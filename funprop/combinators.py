@@ -18,6 +18,7 @@ from funprop.formula import Formula
 from funprop.keys import split_key, stacked_keys
 from funprop.layer import Layer, output_spec
 from funprop.located import located
+from funprop.looping import looping
 from funprop.names import params_of
 from funprop.params.frozen import trained, with_trained
 from funprop.params.statistics import without_place
@@ -180,7 +181,6 @@ def repeat(layer: Layer, n: int) -> Layer:
     """
     n = whole_number(n, "n", 1)
     (part,) = located((layer,))
-
     draw = copies(part.init, n)
 
     def init(key: Any, x: PyTree) -> PyTree:
@@ -189,6 +189,7 @@ def repeat(layer: Layer, n: int) -> Layer:
         check_same(layer, x, output_spec(part, one, x))
         return params
 
+    @looping()
     def forward(params: Any, x: PyTree, key: Any = None) -> tuple[PyTree, tuple[PyTree]]:
         for leaf in jax.tree.leaves(params):
             if leaf.shape[:1] != (n,):
@@ -203,6 +204,7 @@ def repeat(layer: Layer, n: int) -> Layer:
         y, kept = jax.lax.scan(one, x, (params, keys), length=n)
         return y, (kept,)
 
+    @looping()
     def backward(params: Any, residuals: Any, dy: PyTree) -> tuple[PyTree, PyTree]:
         def one(dy: PyTree, copy: Any) -> tuple[PyTree, PyTree]:
             dparams, dx = part.backward(copy[0], copy[1], dy)
@@ -211,8 +213,7 @@ def repeat(layer: Layer, n: int) -> Layer:
         if is_updating(params):
             dx, updated = scan_in_place(one, dy, params, residuals[0])
             return updated, dx
-        copies = (params, residuals[0])
-        dx, dparams = jax.lax.scan(one, dy, copies, length=n, reverse=True)
+        dx, dparams = jax.lax.scan(one, dy, (params, residuals[0]), length=n, reverse=True)
         return dparams, dx
 
     def rebuild(child: Layer, copies: int = n) -> Layer:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funprop.looping import looping
 from funprop.trees import add, is_float, spec_string
 
 if TYPE_CHECKING:
@@ -187,12 +188,14 @@ def of_repeat(part: Any, n: int) -> Decoding:
     """A scan over the copies, their caches stacked as their params are."""
     inner = decoding_of(part)
 
+    @looping("length")
     def prefill(params: PyTree, x: PyTree, length: int) -> tuple[PyTree, PyTree]:
         def one(x: PyTree, copy: PyTree) -> tuple[PyTree, PyTree]:
             return inner.prefill(copy, x, length)
 
         return jax.lax.scan(one, x, params, length=n)
 
+    @looping()
     def advance(params: PyTree, caches: PyTree, x: PyTree) -> tuple[PyTree, PyTree]:
         def one(x: PyTree, copy: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
             return inner.advance(*copy, x)

@@ -14,6 +14,7 @@ from funprop.formula import Formula
 from funprop.keys import split_key, stacked_keys
 from funprop.layer import Layer, output_spec, recorded
 from funprop.located import located
+from funprop.looping import looping
 from funprop.names import params_of
 from funprop.params.updating import is_updating, scan_in_place
 from funprop.trees import require_float, wide_dtype
@@ -158,6 +159,7 @@ def reversible(f: Layer, g: Layer, copies: int | None = None) -> Layer:
 
     made = {"decoding": _decoding(f_part, g_part, lambda params: node.split(params))}
     if n is not None:
+        forward, backward = looping()(forward), looping()(backward)
         made = {"copies": n, "decoding": of_repeat(reversible(f, g), n)}
     node = Layer(init, forward, backward, "reversible", (f, g), rebuild, formula=FORMULA, **made)
     return node

@@ -245,6 +245,7 @@ GROUND = {
         "intended",
     ),
     "jitted",
+    "looping",
     "checks",
     "mesh",
     "drawing",
@@ -260,7 +261,8 @@ IMPORTS = {
     "drawing": {"trees", "checks"},
     "keys": {"checks", "drawing"},
     "jitted": {"values", "trees", "checks"},
-    "decoding": {"trees"},
+    "looping": {"checks"},
+    "decoding": {"trees", "looping"},
     "formula": {"checks"},
     "residuals": {"layer"},  # for the type alone
     "layer": {"trees", "checks", "keys", "names", "decoding", "formula", "residuals"},

@@ -85,11 +85,9 @@ def attention(
       ((2, 5, 8), (2, 5, 24))
     """
     heads = whole_number(heads, "heads", 1)
-    kv_heads = heads if kv_heads is None else kv_heads
-    given = {"heads": heads, "kv_heads": kv_heads, "window": window, "block": block}
-    for name, number in given.items():
-        if number is not None:
-            whole_number(number, name, 1)
+    kv_heads = heads if kv_heads is None else whole_number(kv_heads, "kv_heads", 1)
+    window = None if window is None else whole_number(window, "window", 1)
+    block = None if block is None else whole_number(block, "block", 1)
     if heads % kv_heads:
         raise ValueError(f"kv_heads must divide heads, got {kv_heads} and {heads}")
     rotary = _rotary(rotary)

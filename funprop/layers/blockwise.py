@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from funprop.layers.heads import Heads
 from funprop.layers.spoiled import finite, overflown
+from funprop.looping import looping
 from funprop.mesh import split_by_xla
 from funprop.trees import wide_dtype, widen
 
@@ -64,6 +65,7 @@ def groups(how: Heads, size: int, time: int) -> list[Group]:
     return found
 
 
+@looping("how", "size")
 def forward(
     how: Heads, size: int | None, x: Any, mask: Any
 ) -> tuple[Float[Array, "*batch t o"], Float[Array, "b g r t"]]:
@@ -98,6 +100,7 @@ def forward(
     return y.reshape(*x.shape[:-1], how.heads * y.shape[-1]), norm
 
 
+@looping("how", "size")
 def backward(
     how: Heads, size: int | None, x: Any, mask: Any, norm: Any, dy: Any
 ) -> Float[Array, "*batch t p"]:

@@ -22,6 +22,7 @@ from jax import lax
 from funprop.layers import depthwise
 from funprop.layers.chunks import sum_of_chunks
 from funprop.layers.windows import Numbers, Slide, extent, views
+from funprop.looping import looping
 from funprop.trees import wide_dtype, widen
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def pull_x(w: W, dy: Y, slide: Slide, sizes: Numbers) -> X:
     return lax.platform_dependent(w, dy, cpu=by_views, default=by_xla)
 
 
+@looping("slide", "kernel")
 def pull_w(x: X, dy: Y, slide: Slide, kernel: Numbers) -> W:
     """`dw`, its space axes of the size of the kernel: `x` convolved with `dy`.
 

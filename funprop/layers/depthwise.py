@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from funprop.layers.chunks import one_by_one, sum_of_chunks
 from funprop.layers.windows import Numbers, Slide, add_views, views
+from funprop.looping import looping
 from funprop.trees import widen
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def takes(w_shape: Numbers, slide: Slide) -> bool:
     return slide.groups > 1 and w_shape[-2] == 1 and math.prod(w_shape[:-2]) <= PLACES
 
 
+@looping("slide")
 def convolve(x: X, w: W, slide: Slide) -> Y:
     """`y`."""
     dtype = jnp.result_type(x, w)
@@ -48,6 +50,7 @@ def convolve(x: X, w: W, slide: Slide) -> Y:
     return one_by_one(of_examples, x)
 
 
+@looping("slide", "sizes")
 def pull_x(w: W, dy: Y, slide: Slide, sizes: Numbers) -> X:
     """`dx`, its space axes of the given sizes: `dy` times each place's `w`, added where it was
     read, and for each input the sum over its outputs."""

@@ -18,6 +18,7 @@ from funprop.formula import told
 from funprop.layer import Layer, layer
 from funprop.layers.formulas import FORMULAS
 from funprop.located import located
+from funprop.looping import looping
 from funprop.trees import Static, lifted, require_array, require_float, spec_string, wide_dtype
 from funprop.values import known, to_int32
 
@@ -51,6 +52,7 @@ def recurrent(
         where the state is `None`.
       backward: `(params, x, y, kept, dy) -> (dparams, dx)`, time first.
     """
+    forward, backward = looping()(forward), looping()(backward)
 
     def init_of_any(key: Any, x: Any) -> Any:
         return init(key, _unpack(x)[0])

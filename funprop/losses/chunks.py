@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funprop.looping import looping
 from funprop.losses.cross_entropy import finite_below, relative
 from funprop.losses.smoothed import Norms, Smoothed, each
 from funprop.losses.terms import apart
@@ -55,6 +56,7 @@ class Chunk(NamedTuple):
         return self.put(whole, before + part)
 
 
+@looping("smoothed", "chunk")
 def forward(
     smoothed: Smoothed,
     params: Any,

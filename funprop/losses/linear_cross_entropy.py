@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from funprop import trees
 from funprop.drawing import normal
 from funprop.layer import Layer, layer
+from funprop.looping import looping
 from funprop.losses import by_example as examples
 from funprop.losses.by_example import rows_with_a_say
 from funprop.losses.chunks import Chunk, over_chunks, product
@@ -121,11 +122,9 @@ def linear_cross_entropy(
       1.3863
     """
     classes = whole_number(classes, "classes", 1)
-    if budget is not None:
-        budget = whole_number(budget, "budget", 0)
-    for name, number in {"chunk": chunk, "rows": rows}.items():
-        if number is not None:
-            whole_number(number, name, 1)
+    budget = None if budget is None else whole_number(budget, "budget", 0)
+    chunk = None if chunk is None else whole_number(chunk, "chunk", 1)
+    rows = None if rows is None else whole_number(rows, "rows", 1)
     if chunk is not None and rows is not None:
         raise ValueError(f"chunk or rows must be given, not both, got {chunk} and {rows}")
     smoothing, z_loss = real_number(smoothing, "smoothing"), real_number(z_loss, "z_loss")
@@ -194,6 +193,7 @@ def linear_cross_entropy(
 
         return found, dz, dweights
 
+    @looping()
     def backward(
         params: LinearParams, residuals: tuple[Any, ...], dy: Any
     ) -> tuple[LinearParams, tuple[Any, ...]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funprop.looping import looping
 from funprop.losses.chunks import Chunk, over_chunks, product
 from funprop.losses.cross_entropy import finite_below
 from funprop.losses.smoothed import Smoothed, each
@@ -30,6 +31,7 @@ class Taken(NamedTuple):
     b: Any
 
 
+@looping("smoothed", "size")
 def forward(
     smoothed: Smoothed,
     params: Any,
