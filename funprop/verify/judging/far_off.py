@@ -7,6 +7,7 @@ inputs, and what fits there must fit at others.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from funprop.verify.judging.judge import FACTOR, UNITS, Verdict
 from funprop.verify.judging.rows import wrong
 from funprop.verify.report import Check
 from funprop.verify.stories.case import Case, Told
-from funprop.verify.stories.numbers import NOT_LINEAR
+from funprop.verify.stories.numbers import NOT_LINEAR, precision
 from funprop.verify.subject import Subject
 from funprop.verify.truth.evaluate import Evaluate
 from funprop.verify.truth.instruments import EPS32, Instruments
@@ -48,6 +49,7 @@ class FarOff(NamedTuple):
       sample: the given inputs, and `ran` what ran there.
       leaves: those that are far off; `sizes`: of every leaf, by which errors are reported.
       rows: of every leaf as it runs; the others are right so.
+      right: the leaves whose mathematics is right in the corner; none where there is no corner.
     """
 
     subject: Subject
@@ -58,52 +60,64 @@ class FarOff(NamedTuple):
     leaves: list[int]
     sizes: list[float]
     rows: list[Check]
+    right: set[int]
 
 
 def told(found: FarOff, rng: np.random.Generator) -> list[Check] | None:
     """A row for each leaf; `None` where it is not sure of all what they are."""
     if found.tools.may_have_kinks and not _same_at_ties(found):
         return None
-    right = _right_in_float64(found)
-    if right is None:
+    if not (_are_wrong(found) and _others_are_right(found)):
         return None
     rows, near = list(found.rows), functools.cache(lambda: _nearby(found, rng))
     for k in found.leaves:
-        rows[k] = _told_of(found, k, right[k], near)
+        rows[k] = _told_of(found, k, near)
     return rows
 
 
 # ------------------------------------------------------------------------------ are they wrong?
 
 
-def _right_in_float64(found: FarOff) -> list[bool] | None:
-    """Of each leaf whether its mathematics is right; `None` where those that are far off may be
-    right as they run, or another is wrong in exact arithmetic."""
+def _are_wrong(found: FarOff) -> bool:
+    """Whether the leaves that are far off from autodiff's are further from the truth than it is."""
     tools, (hand, auto, _) = found.tools, found.ran
-    run = tools.kept("held against float64", tools, lambda: jax.jit(functools.partial(_far, tools)))
+    far = _far(found, "as they ran", hand, auto)
+    for k, (here, by_auto) in enumerate(zip(*far, strict=True)):
+        allowed = UNITS * max(tools.eps, EPS32) * found.sizes[k]
+        if k in found.leaves and here <= allowed + FACTOR * by_auto:
+            return False
+    return True
+
+
+def _others_are_right(found: FarOff) -> bool:
+    """Whether the mathematics of all others is right: in the corner, or else where it is large."""
+    others = set(range(len(found.sizes))) - set(found.leaves)
+    return others <= found.right or all(_is_right(found, k) for k in others)
+
+
+def _is_right(found: FarOff, k: int) -> bool:
+    """Whether the mathematics of a leaf is right."""
+    (far,) = found.tools.kept("exact", found.sample, lambda: _far(found, "exact"))
+    return bool(far[k] <= UNITS * EPS32 * found.sizes[k])
+
+
+def _far(found: FarOff, what: str, *gradients: list[Any]) -> list[list[float]]:
+    """How far of each leaf some gradients are from the truth in float64; if there are none, the
+    exact hand-written one."""
+    tools, (inputs, dys, _) = found.tools, found.sample
+
+    def far(inputs: list[Any], dys: list[Any], *gradients: list[Any]) -> list[list[Any]]:
+        run, (plain, backward, _) = Evaluate(wide=True), tools.wide_jaxprs
+        truths, _ = tools.pulled(run, plain, inputs, dys)
+        exact = () if gradients else (run(backward, *inputs, *dys)[: len(truths)],)
+        return [
+            [jnp.max(jnp.abs(g - t), initial=0) for g, t in zip(leaves, truths, strict=True)]
+            for leaves in gradients or exact
+        ]
+
     with jax.enable_x64(True):
-        far = jax.device_get(run(found.sample.inputs, found.sample.dys, hand, auto))
-    right = []
-    for k, (size, (exact, here, by_auto)) in enumerate(zip(found.sizes, far, strict=True)):
-        right.append(bool(exact <= UNITS * EPS32 * size))
-        allowed = UNITS * tools.eps * size + FACTOR * by_auto
-        unclear = here <= allowed if tools.eps >= EPS32 else right[-1]
-        if unclear if k in found.leaves else not right[-1]:
-            return None
-    return right
-
-
-def _far(
-    tools: Instruments, inputs: list[Any], dys: list[Any], hand: list[Any], auto: list[Any]
-) -> list[Any]:
-    """How far of each leaf the exact gradient, and those that ran, are from the truth."""
-    run, (plain, backward, _) = Evaluate(wide=True), tools.wide_jaxprs
-    truths, _ = tools.pulled(run, plain, inputs, dys)
-    exact = run(backward, *inputs, *dys)[: len(truths)]
-    return [
-        [jnp.max(jnp.abs(g - t), initial=0) for g in others]
-        for t, *others in zip(truths, exact, hand, auto, strict=True)
-    ]
+        run = tools.kept(f"how far {what}", tools, lambda: jax.jit(far))
+        return jax.device_get(run(inputs, dys, *gradients))
 
 
 def _same_at_ties(found: FarOff) -> bool:
@@ -123,15 +137,16 @@ def _same_at_ties(found: FarOff) -> bool:
 # --------------------------------------------------------------------------------- in what way?
 
 
-def _told_of(found: FarOff, k: int, right: bool, near: Callable[[], Point]) -> Check:
-    at = functools.partial(_case, found, k, right)
+def _told_of(found: FarOff, k: int, near: Callable[[], Point]) -> Check:
+    at = functools.partial(_case, found, k)
     given = found.sample, found.ran
     here, there = at(given), functools.cache(lambda: at(near()))
     told = stories.told_as_it_runs(here, there, lambda: at(given, near()))
-    return wrong(found.subject, k, here.verdict, told or _not_linear(found, k))
+    told = told or _not_linear(found, k) or _precision(found, here)
+    return wrong(found.subject, k, here.verdict, told)
 
 
-def _case(found: FarOff, k: int, right: bool, *at: Point) -> Case:
+def _case(found: FarOff, k: int, *at: Point) -> Case:
     """The leaf as it ran at some samples, autodiff's gradient as the truth."""
     for sample, ran in at:  # what stories ask of a sample
         found.tools.kept("float64", sample, lambda ran=ran: (ran.auto, ran.plain, ran.hand))
@@ -146,8 +161,8 @@ def _case(found: FarOff, k: int, right: bool, *at: Point) -> Case:
     np.abs(error, out=error)
     error[np.isnan(error)] = np.inf
     allowed = np.broadcast_to(UNITS * found.tools.eps * size, error.shape)
-    verdict = Verdict(got, truth, error, allowed, size, exact=not right)
-    return Case(found.tools, [sample for sample, _ in at], k, verdict, truths, right)
+    verdict = Verdict(got, truth, error, allowed, size, exact=False)
+    return Case(found.tools, [sample for sample, _ in at], k, verdict, truths)
 
 
 def _stacked(leaves: list[Any]) -> np.ndarray:
@@ -194,3 +209,8 @@ def _not_linear(found: FarOff, k: int) -> Told | None:
     off -= once
     slack = 1e-3 * max(np.max(once, initial=0), -np.min(once, initial=0))
     return None if np.max(np.abs(off), initial=0) <= slack else NOT_LINEAR
+
+
+def _precision(found: FarOff, case: Case) -> Told | None:
+    """The story of a gradient that is right in exact arithmetic."""
+    return precision(dataclasses.replace(case, mathematics=_is_right(found, case.leaf)))

@@ -101,7 +101,8 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
 CHEAP = (*STORIES[: STORIES.index(overwritten)], reduced)
 
 # And of these none is measured anew: of a large leaf as it ran.
-AS_IT_RUNS = tuple(s for s in CHEAP if s not in (at_kink, ignores_cotangent, nonlinear))
+MEASURED = (at_kink, ignores_cotangent, nonlinear, precision)
+AS_IT_RUNS = tuple(s for s in CHEAP if s not in MEASURED)
 
 # These look at every step of the forward pass, or at variants of it.
 STEP_BY_STEP = (whole_term, term, step, reduced_otherwise, on_its_way)
