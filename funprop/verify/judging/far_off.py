@@ -111,7 +111,10 @@ def _far(found: FarOff, what: str, *gradients: list[Any]) -> list[list[float]]:
         truths, _ = tools.pulled(run, plain, inputs, dys)
         exact = () if gradients else (run(backward, *inputs, *dys)[: len(truths)],)
         return [
-            [jnp.max(jnp.abs(g - t), initial=0) for g, t in zip(leaves, truths, strict=True)]
+            [
+                jnp.max(jnp.abs(g.astype(t.dtype) - t), initial=0)
+                for g, t in zip(leaves, truths, strict=True)
+            ]
             for leaves in gradients or exact
         ]
 
@@ -181,7 +184,8 @@ def _nearby(found: FarOff, rng: np.random.Generator) -> Point:
     inputs: list[Any] = list(args)
     scales = {n: rng.uniform(0.7, 1, n) for n in sorted({args[i].shape[-1:] for i in moving})}
     for i in moving:
-        inputs[i] = inputs[i] * scales[args[i].shape[-1:]].astype(inputs[i].dtype)
+        scale = np.asarray(scales[args[i].shape[-1:]], args[i].dtype)
+        inputs[i] = args[i] * scale.reshape([1] * (args[i].ndim - scale.ndim) + [*scale.shape])
     for values in (inputs, list(args)):  # outside of the domain of the forward pass: as given
         sample = drawn_sample(tools, values, 1.0, rng)
         ran = _ran(found, values, tools.working_dys(sample))
