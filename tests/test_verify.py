@@ -723,9 +723,14 @@ def test_of_a_large_part_only_a_few_numbers_are_looked_at(name, dtype, monkeypat
     assert all(check.error <= check.allowed < 10 for check in report.checks)
 
 
-@pytest.mark.parametrize("name", ["sign", "one percent", "zero", "shifted"])
+@pytest.mark.parametrize(
+    "name",
+    ["sign", "one percent", "zero", "shifted", "digits lost", "not linear", "swapped"],
+)
 def test_what_is_wrong_in_a_large_part_is_explained_as_in_a_small_one(name, monkeypatch):
     monkeypatch.setattr(instruments, "MANY", 0)
+    monkeypatch.setattr(large, "_programs", None)  # neither of the closer looks
+    monkeypatch.setattr(examine, "_measured", None)
     forward, args, backward, leaves, story, _ = WRONG[name]
     report = fp.verify(rule(forward, backward), *args)
     assert {(f.path, f.story) for f in report.findings} == {(path, story) for path in leaves}

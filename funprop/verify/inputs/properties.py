@@ -23,7 +23,11 @@ def drawn(leaf: Any) -> np.ndarray:
 def is_free(leaf: Any, but: Sequence[Callable[[np.ndarray], bool]] = ()) -> bool:
     """Whether the values of a leaf look as if any others would do, `but` for some promises."""
     promises = [promise for promise in PROMISES if promise not in but]
-    return is_floating(leaf) and not any(promise(drawn(leaf)) for promise in promises)
+    if not is_floating(leaf):
+        return False
+    values = np.asarray(leaf)
+    values = values if values.dtype in (np.float32, np.float64) else drawn(leaf)
+    return not any(promise(values) for promise in promises)
 
 
 def _is_empty_or_infinite(values: np.ndarray) -> bool:
@@ -74,9 +78,14 @@ def _is_symmetric(values: np.ndarray) -> bool:
 
 def _is_sorted(values: np.ndarray) -> bool:
     """Grids, quantiles, times: sorted along the last axis, where there is more than one number."""
-    steps = np.diff(values, axis=-1) if values.ndim else np.zeros(0)
-    enough = values.ndim > 0 and values.shape[-1] >= 4
-    return enough and bool(np.all(steps > 0) or np.all(steps < 0))
+    if not values.ndim or values.shape[-1] < 4 or not values.size:
+        return False
+    few = values.reshape(-1, values.shape[-1])[:1]  # of many rows, most fail in the first
+    return all(_is_monotonic(np.diff(v, axis=-1)) for v in (few, values))
+
+
+def _is_monotonic(steps: np.ndarray) -> bool:
+    return bool(np.all(steps > 0) or np.all(steps < 0))
 
 
 def _is_tiled(values: np.ndarray) -> bool:

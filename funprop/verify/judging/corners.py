@@ -18,6 +18,7 @@ from jax import numpy as jnp
 from funprop.verify.inputs import points, properties
 from funprop.verify.inputs.smaller import smaller
 from funprop.verify.judging import laws
+from funprop.verify.judging.far_off import FarOff, Ran
 from funprop.verify.judging.judge import UNITS
 from funprop.verify.judging.measured import measured
 from funprop.verify.report import Check
@@ -30,11 +31,11 @@ FAR = 64.0  # so many times what is allowed, and no closer look will find it rig
 
 
 class UnsureError(Exception):
-    """It cannot be told so; `hopeless` where it is wrong by any measure."""
+    """It cannot be told so; `far_off` where some leaf is far from right by any measure."""
 
-    def __init__(self, hopeless: bool = False):
+    def __init__(self, far_off: FarOff | None = None):
         super().__init__()
-        self.hopeless = hopeless
+        self.far_off = far_off
 
 
 def all_right(subject: Subject, tools: Instruments, rng: np.random.Generator) -> list[Check]:
@@ -50,13 +51,20 @@ def all_right(subject: Subject, tools: Instruments, rng: np.random.Generator) ->
     """
     if tools.eps > EPS32:  # mistakes would hide in what such a precision rounds away
         raise UnsureError
-    small = tools.kept("corner", tools, lambda: _corner(subject, rng))
-    if small is None:
+    sample = drawn_sample(tools, list(subject.args), 1.0, rng)
+    run = tools.kept("against autodiff", tools, lambda: jax.jit(functools.partial(_run, tools)))
+    ran, *numbers = run(sample.inputs, tools.working_dys(sample))  # and while that runs:
+    right = tools.kept("right in the corner", tools, lambda: _right(subject, rng))
+    found, finite = jax.device_get(numbers)
+    sizes = [float(leaf.size + leaf.ratio) for leaf in found]
+    if not (finite and np.isfinite(sizes).all()):
         raise UnsureError
-    found = _dispatched(subject, tools, rng)  # and while that runs:
-    right = tools.kept("right in the corner", tools, lambda: _is_right(small, rng))
-    rows = _rows(subject, tools, *jax.device_get(found))
-    if not right:
+    rows = [_row(subject, tools, k, leaf) for k, leaf in enumerate(found)]
+    beyond = [k for k, row in enumerate(rows) if not row.error <= row.allowed]  # NaN is not
+    far = [k for k in beyond if not rows[k].error <= FAR * rows[k].allowed]
+    if far:
+        raise UnsureError(FarOff(subject, tools, run, sample, ran, beyond, sizes, rows, right))
+    if beyond or len(right) < len(rows):
         raise UnsureError
     return rows
 
@@ -64,33 +72,12 @@ def all_right(subject: Subject, tools: Instruments, rng: np.random.Generator) ->
 # --------------------------------------------------------------------------- where it is large
 
 
-def _dispatched(subject: Subject, tools: Instruments, rng: np.random.Generator) -> Any:
-    sample = drawn_sample(tools, list(subject.args), 1.0, rng)
-    dys = tools.working_dys(sample)
-    run = tools.kept("against autodiff", tools, lambda: jax.jit(functools.partial(_run, tools)))
-    return run(list(subject.args), dys)
-
-
-def _rows(subject: Subject, tools: Instruments, found: list[Distance], finite: Any) -> list[Check]:
-    if not finite:
-        raise UnsureError
+def _row(subject: Subject, tools: Instruments, k: int, leaf: Distance) -> Check:
     units = UNITS * (tools.eps if tools.eps > EPS64 else 16 * EPS64)
-    rows, beyond = [], []
-    for k, leaf in enumerate(found):
-        allowed = units * (leaf.size + leaf.ratio)
-        if not (np.isfinite(allowed) and leaf.far <= allowed):  # NaN is not
-            beyond.append(bool(leaf.far > FAR * allowed))
-        size = float(leaf.size + leaf.ratio) or 1.0
-        place = np.unravel_index(int(leaf.place), tools.shapes[subject.differentiable[k]])
-        where = tuple(int(i) for i in place)
-        rows.append(
-            Check(
-                subject.name, subject.leaf(k), float(leaf.far) / size, float(allowed) / size, where
-            )
-        )
-    if beyond:
-        raise UnsureError(hopeless=any(beyond))
-    return rows
+    size = float(leaf.size + leaf.ratio)
+    far, allowed = float(leaf.far) / (size or 1.0), units * size / (size or 1.0)
+    place = np.unravel_index(int(leaf.place), tools.shapes[subject.differentiable[k]])
+    return Check(subject.name, subject.leaf(k), far, allowed, tuple(int(i) for i in place))
 
 
 class Distance(NamedTuple):
@@ -103,8 +90,8 @@ class Distance(NamedTuple):
     ratio: Any
 
 
-def _run(tools: Instruments, inputs: list[Any], dys: list[Any]) -> tuple[list[Distance], Any]:
-    """How far both gradients are from each other, and whether the outputs are finite."""
+def _run(tools: Instruments, inputs: list[Any], dys: list[Any]) -> tuple[Ran, list[Distance], Any]:
+    """Both gradients, how far they are from each other, and whether the outputs are finite."""
     auto, plain = tools.pulled(Evaluate(), tools.plain_jaxpr, inputs, dys)
     hand, _ = tools.ran(inputs, dys)
     outputs = sum(_sum_of_squares(y * d) for y, d in zip(plain, dys, strict=True))
@@ -115,7 +102,7 @@ def _run(tools: Instruments, inputs: list[Any], dys: list[Any]) -> tuple[list[Di
         far, place, size = _distance(h, a)
         found.append(Distance(far, place, size, ratio))
     finite = jnp.stack([jnp.isfinite(_sum_of_squares(y)) for y in plain])
-    return found, jnp.all(finite)
+    return Ran(hand, auto, plain), found, jnp.all(finite)
 
 
 @jax.jit
@@ -140,16 +127,23 @@ def _distance(a: Any, b: Any) -> tuple[Any, Any, Any]:
 # ------------------------------------------------------------------------- where it is made small
 
 
-def _corner(subject: Subject, rng: np.random.Generator) -> Instruments | None:
+def _right(subject: Subject, rng: np.random.Generator) -> set[int]:
+    """The leaves whose mathematics is right at small inputs of several kinds; all only where laws
+    hold too."""
+    try:
+        small = _small(subject, rng)
+        return set() if small is None else _right_at(small, rng)
+    except Exception:  # whatever a backward pass raises at small inputs: it is looked at as it is
+        return set()
+
+
+def _small(subject: Subject, rng: np.random.Generator) -> Instruments | None:
     args = smaller(subject, rng)
-    if args is None:
-        return None
-    small = Instruments(subject, args).traced()
-    return None if small.many else small
+    small = None if args is None else Instruments(subject, args).traced()
+    return None if small is None or small.many else small
 
 
-def _is_right(small: Instruments, rng: np.random.Generator) -> bool:
-    """Whether the mathematics is right, and all laws hold, at small inputs of several kinds."""
+def _right_at(small: Instruments, rng: np.random.Generator) -> set[int]:
     args = [np.asarray(v) for v in small.args]
     free = properties.free(args)
     given = [properties.drawn(a) for a in args]
@@ -161,12 +155,17 @@ def _is_right(small: Instruments, rng: np.random.Generator) -> bool:
     samples = [drawn_sample(small, values, 1.0, rng) for values in kinds]
     samples = [s for s in samples if _is_finite(small, s)]
     if not samples or samples[0].inputs is not given:
-        return False
+        return set()
     found = measured(small, samples, rng)
-    right = found.exact is not None and all(
-        v.ok and np.isfinite(v.truth).all() for v in (*found.exact, *found.running)
-    )
-    return right and not laws.broken_laws(small, samples[0], [v.allowed[0] for v in found.running])
+    right = {
+        k
+        for k, both in enumerate(zip(found.exact or (), found.running, strict=False))
+        if all(v.ok and np.isfinite(v.truth).all() for v in both)
+    }
+    allowed = [v.allowed[0] for v in found.running]
+    if len(right) == len(allowed) and laws.broken_laws(small, samples[0], allowed):
+        return set()
+    return right
 
 
 def _is_finite(tools: Instruments, sample: Sample) -> bool:

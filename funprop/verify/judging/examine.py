@@ -59,7 +59,7 @@ def examine(
             return Findings([misfit(subject, error)], [], [])
         failed = MismatchError(subject.name, f"backward fails: {first_line(error)}")
         return Findings([misfit(subject, failed)], [], [])
-    if tools.many and (rows := large.all_right(subject, tools, rng)) is not None:
+    if tools.many and (rows := large.judged_soon(subject, tools, rng)) is not None:
         return Findings(rows, [], [])
     samples = _samples(tools, subject.args, 1 if tools.many else 3, rng)
     if not finite:

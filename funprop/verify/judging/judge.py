@@ -55,9 +55,12 @@ class Verdict(NamedTuple):
         """The element that is furthest beyond what is allowed; the number of its sample first."""
         if not self.error.size:
             return ()
-        with np.errstate(divide="ignore", invalid="ignore"):
-            excess = np.where(np.isfinite(self.allowed), self.error / self.allowed, 0)
-        excess = np.nan_to_num(excess, nan=0.0, posinf=np.inf)
+        if any(self.allowed.strides):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                excess = np.where(np.isfinite(self.allowed), self.error / self.allowed, 0)
+            excess = np.nan_to_num(excess, nan=0.0, posinf=np.inf)
+        else:  # one number is allowed of all
+            excess = self.error
         return tuple(int(i) for i in np.unravel_index(np.argmax(excess), self.error.shape))
 
     def at_first(self, n: int) -> Verdict:

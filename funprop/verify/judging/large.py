@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from funprop.verify.inputs import points
-from funprop.verify.judging import corners, laws
+from funprop.verify.judging import corners, far_off, laws
 from funprop.verify.judging.judge import FACTOR, UNITS, Measurements, Verdict, judged
 from funprop.verify.report import Check
 from funprop.verify.subject import Subject, is_floating
@@ -24,8 +24,10 @@ from funprop.verify.truth.instruments import EPS32, EPS64, Instruments
 from funprop.verify.truth.samples import drawn_sample
 
 
-def all_right(subject: Subject, tools: Instruments, rng: np.random.Generator) -> list[Check] | None:
-    """A row for each leaf; `None` where something is wrong, or where it cannot be told so.
+def judged_soon(
+    subject: Subject, tools: Instruments, rng: np.random.Generator
+) -> list[Check] | None:
+    """A row for each leaf; `None` where it cannot be told so what it is.
 
     Args:
       subject: the part.
@@ -35,8 +37,8 @@ def all_right(subject: Subject, tools: Instruments, rng: np.random.Generator) ->
     try:
         return corners.all_right(subject, tools, rng)
     except corners.UnsureError as error:
-        if error.hopeless:
-            return None
+        if error.far_off:
+            return _told(error.far_off, rng)
     except Exception:  # whatever a backward pass raises at small inputs: it is looked at as it is
         pass
     near = points.nearby(subject.args, rng, subject.differentiable)
@@ -62,6 +64,13 @@ def all_right(subject: Subject, tools: Instruments, rng: np.random.Generator) ->
         )
         for k, (error, allowed, size, place) in enumerate(rows)
     ]
+
+
+def _told(found: far_off.FarOff, rng: np.random.Generator) -> list[Check] | None:
+    try:
+        return far_off.told(found, rng)
+    except Exception:  # whatever a backward pass raises, or what cannot run in float64
+        return None
 
 
 def _programs(tools: Instruments) -> tuple[Any, Any]:

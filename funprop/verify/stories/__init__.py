@@ -100,6 +100,10 @@ STORIES: tuple[Callable[[Case], Told | None], ...] = (
 # Nothing is computed anew for these: for many numbers.
 CHEAP = (*STORIES[: STORIES.index(overwritten)], reduced)
 
+# And of these none is measured anew: of a large leaf as it ran.
+MEASURED = (at_kink, ignores_cotangent, nonlinear, precision)
+AS_IT_RUNS = tuple(s for s in CHEAP if s not in MEASURED)
+
 # These look at every step of the forward pass, or at variants of it.
 STEP_BY_STEP = (whole_term, term, step, reduced_otherwise, on_its_way)
 
@@ -133,6 +137,24 @@ def told(case: Case) -> Told | None:
     if case.long:
         cut = "are too many to be looked at" if case.steps > LONG else CUT
         return Told("", f"in no way that is known here, and its steps {cut}")
+    return None
+
+
+def told_as_it_runs(here: Case, there: Callable[[], Case], both: Callable[[], Case]) -> Told | None:
+    """The first story that fits a large leaf where it was given, and the same at other inputs.
+
+    Args:
+      here: the leaf at the given inputs.
+      there, both: make it at others, and at all: what does not fit here needs neither.
+    """
+    for story in AS_IT_RUNS:
+        with np.errstate(all="ignore"):
+            if found := story(here):
+                again = story(there())
+                if again and again != found:  # another factor, or it is rounded otherwise
+                    found = again = story(both())
+                if again:
+                    return found
     return None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,7 +24,7 @@ def transposed(case: Case) -> Told | None:
         if case.close(moved.reshape(truth.shape)):
             return Told("transposed", "transposed")
     for axis in axes:
-        if case.close(np.flip(truth, axis)):
+        if case.moved(functools.partial(np.flip, axis=axis), axis):
             return Told("reversed", f"reversed along axis {axis - 1}")
     return None
 
@@ -33,17 +34,17 @@ def halves(case: Case) -> Told | None:
     truth = case.verdict.truth
     for axis in range(1, truth.ndim):
         half, odd = divmod(truth.shape[axis], 2)
-        if half > 1 and not odd and case.close(np.roll(truth, half, axis)):
+        half_way = functools.partial(np.roll, shift=half, axis=axis)
+        if half > 1 and not odd and case.moved(half_way, axis):
             return Told("swapped", f"its halves along axis {axis - 1} are swapped")
     return None
 
 
 def shifted(case: Case) -> Told | None:
     """The right numbers, one place off along an axis; or made from cotangents that are."""
-    truth = case.verdict.truth
-    for axis in range(1, truth.ndim):
-        for step in (1, -1):
-            if any(case.close(moved) for moved in rolls(truth, step, axis)):
+    for axis in range(1, case.verdict.truth.ndim):
+        for step, filled in itertools.product((1, -1), (False, True)):
+            if case.moved(functools.partial(roll, step=step, axis=axis, filled=filled), axis):
                 return Told("shifted", f"shifted by one along axis {axis - 1}")
     return None
 
@@ -53,35 +54,41 @@ def cleared(case: Case) -> Told | None:
     truth = case.verdict.truth
     for axis in range(1, truth.ndim):
         for words, ends in (("last place", [-1]), ("first place", [0]), ("borders", [0, -1])):
-            kept = np.array(truth)
-            np.moveaxis(kept, axis, 0)[ends] = 0
-            if truth.shape[axis] > len(ends) and case.close(kept):
+            if truth.shape[axis] > len(ends) and case.moved(
+                functools.partial(_without, ends=ends, axis=axis), axis
+            ):
                 return Told("region", f"zero at the {words} along axis {axis - 1}")
     return None
 
 
-def rolls(array: np.ndarray, step: int, axis: int) -> Iterator[np.ndarray]:
+def _without(array: np.ndarray, ends: list[int], axis: int) -> np.ndarray:
+    kept = np.array(array)
+    np.moveaxis(kept, axis, 0)[ends] = 0
+    return kept
+
+
+def roll(array: np.ndarray, step: int, axis: int, filled: bool) -> np.ndarray:
+    """Shifted along an axis: around its end, or `filled` with zero from there."""
     rolled = np.roll(array, step, axis)
-    yield rolled
-    filled = np.array(rolled)
-    edge = [slice(None)] * array.ndim
-    edge[axis] = slice(0, 1) if step > 0 else slice(-1, None)
-    filled[tuple(edge)] = 0
-    yield filled
+    if filled:
+        np.moveaxis(rolled, axis, 0)[0 if step > 0 else -1] = 0
+    return rolled
 
 
 def reduced(case: Case) -> Told | None:
     """Summed or averaged along an axis of its own."""
     truth = case.verdict.truth
     for axis in range(1, truth.ndim):
-        for name, value in (
-            ("summed", np.sum(truth, axis, keepdims=True)),
-            ("averaged", np.mean(truth, axis, keepdims=True)),
-        ):
-            if truth.shape[axis] > 1 and case.close(np.broadcast_to(value, truth.shape)):
+        for name, reduce in (("summed", np.sum), ("averaged", np.mean)):
+            over = functools.partial(_spread, reduce=reduce, axis=axis)
+            if truth.shape[axis] > 1 and case.moved(over, axis):
                 kind = "leak" if axis == 1 and _is_batch(case) else "wrong axis"
                 return Told(kind, f"{name} over axis {axis - 1}, which it should keep")
     return None
+
+
+def _spread(array: np.ndarray, reduce: Callable[..., Any], axis: int) -> np.ndarray:
+    return np.broadcast_to(reduce(array, axis, keepdims=True), array.shape)
 
 
 def _is_batch(case: Case) -> bool:

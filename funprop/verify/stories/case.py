@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from funprop.verify.truth.internals import steps
 from funprop.verify.truth.samples import Sample
 
 LONG = 120  # steps of a forward pass, every turn of a scan counted
+BLOCK = 2**16  # numbers of a leaf that are compared at once: what does not fit differs in the first
+LINES = 8  # of a large leaf, in each of the other axes
 TOGETHER = 150  # steps that are looked at one by one, counted for each leaf that is wrong
 
 # Each has a heading in docs/stories.md, with the usual cause and the remedy.
@@ -23,6 +26,9 @@ KINDS = (
     "missing term", "counted twice", "sign of a term", "factor of a term", "stale",
     "missing factor", "left out", "permuted",
 )  # fmt: skip
+
+
+Places = tuple[slice, ...]  # of `[sample, *leaf]`
 
 
 class Told(NamedTuple):
@@ -116,22 +122,50 @@ class Case:
 
         Where what was found is hardly wrong the truth is close to it too, and explains nothing.
         """
-        v = self.verdict
-        if candidate.shape != v.got.shape or (to is None and not self._is_wrong(candidate)):
+        if candidate.shape != self.verdict.got.shape:
             return False
-        to = v.got if to is None else to
-        known = np.isfinite(v.truth)
-        slack = 4 * np.where(np.isfinite(v.allowed), v.allowed, 0) + 1e-6 * v.size
+        return self.fits(lambda at: candidate[at], to)
+
+    def fits(self, candidate: Callable[[Places], np.ndarray], to: np.ndarray | None = None) -> bool:
+        """The same of a candidate that is made for some places at a time."""
+        blocks = list(_blocks(self.verdict.got.shape))
+        other = self.verdict.got if to is None else to
+        return all(self._near(candidate(at), other[at], at) for at in blocks) and (
+            to is not None or self._is_wrong(candidate, blocks)
+        )
+
+    def moved(self, move: Callable[[np.ndarray], np.ndarray], axis: int) -> bool:
+        """The same of the truth moved along one of its axes alone.
+
+        Of a large leaf some lines along that axis are looked at first.
+        """
+        v = self.verdict
+        if v.truth.size > BLOCK:
+            steps = [1 if a in (0, axis) else -(-n // LINES) for a, n in enumerate(v.truth.shape)]
+            lines = tuple(slice(None, None, step) for step in steps)
+            if not self._near(move(v.truth[lines]), v.got[lines], lines):
+                return False
+        return self.close(move(v.truth))
+
+    def _near(self, candidate: np.ndarray, to: np.ndarray, at: Places) -> bool:
+        """Whether two gradients agree, which are those at some places."""
+        v = self.verdict
+        allowed = v.allowed[at]
+        slack = 4 * np.where(np.isfinite(allowed), allowed, 0) + 1e-6 * v.size
         with np.errstate(invalid="ignore"):
             far = np.abs(candidate - to)
-        return bool(np.all((far <= slack) | ~known))
+        return bool(np.all((far <= slack) | ~np.isfinite(v.truth[at])))
 
-    def _is_wrong(self, candidate: np.ndarray) -> bool:
+    def _is_wrong(self, candidate: Callable[[Places], np.ndarray], blocks: list[Places]) -> bool:
         """Whether the candidate is half as far from the truth as the gradient that was found."""
-        v = self.verdict
-        wrong = v.wrong & np.isfinite(v.error)
-        off = np.abs(candidate - v.truth)[wrong]
-        return not wrong.any() or bool(np.any(off > v.error[wrong] / 2))
+        v, any_wrong = self.verdict, False
+        for at in blocks:
+            error = v.error[at]
+            wrong = (error > v.allowed[at]) & np.isfinite(error)
+            if np.any(wrong & (np.abs(candidate(at) - v.truth[at]) > error / 2)):
+                return True
+            any_wrong |= bool(wrong.any())
+        return not any_wrong
 
     def truth_at(self, samples: list[Sample]) -> np.ndarray | None:
         """The leaf's true gradient at other samples; `None` where there is none."""
@@ -140,3 +174,15 @@ class Case:
         except (NotWideError, ValueError, TypeError, IndexError):
             return None
         return np.stack(found)
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[Places]:
+    """Parts of an array, `[sample, *leaf]`, by its samples and the first axis of the leaf."""
+    numbers = int(np.prod(shape))
+    if numbers <= BLOCK or len(shape) < 2:
+        yield (slice(None),)
+        return
+    rows = max(1, BLOCK * shape[0] * shape[1] // numbers)
+    for sample in range(shape[0]):
+        for row in range(0, shape[1], rows):
+            yield slice(sample, sample + 1), slice(row, row + rows)

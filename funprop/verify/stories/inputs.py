@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from funprop.verify.stories.axes import rolls
+from funprop.verify.stories.axes import roll
 from funprop.verify.stories.case import Case, Told
 from funprop.verify.stories.regions import repeated
 from funprop.verify.truth.samples import Sample
@@ -124,12 +124,9 @@ def moves(shape: tuple[int, ...]) -> Iterator[tuple[str, str, Callable[[Any], An
     for axis in (a for a, n in enumerate(shape) if n > 1):
         yield "reversed", f"reversed along axis {axis}", functools.partial(np.flip, axis=axis)
         for by in (1, -1):
-            for which in (0, 1):  # around the end, or zero from there
-                yield (
-                    "shifted",
-                    f"shifted by one along axis {axis}",
-                    lambda v, by=by, axis=axis, which=which: list(rolls(v, by, axis))[which],
-                )
+            for filled in (False, True):
+                shifted = functools.partial(roll, step=by, axis=axis, filled=filled)
+                yield "shifted", f"shifted by one along axis {axis}", shifted
     if len(shape) > 2:  # of a kernel, the axes that are not channels
         yield "reversed", "reversed along axes 0 and 1", functools.partial(np.flip, axis=(0, 1))
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from funprop.verify.stories.case import Case, Told
+from funprop.verify.stories.case import BLOCK, Case, Places, Told
 from funprop.verify.truth.evaluate import NotWideError
 
 
 def not_finite(case: Case) -> Told | None:
     """NaN or infinity where the derivative is finite."""
     v = case.verdict.at_first(case.own or len(case.samples))
-    bad = ~np.isfinite(v.got) & v.wrong
-    if not bad.any():
+    bad = ~np.isfinite(v.got)
+    if not bad.any() or not np.any(bad := bad & v.wrong):
         return None
     sample, *place = (int(i) for i in np.argwhere(bad)[0])
     value = v.got[(sample, *place)]
@@ -42,6 +43,9 @@ def ignores_cotangent(case: Case) -> Told | None:
     return None
 
 
+NOT_LINEAR = Told("not linear", "not linear in the cotangent")
+
+
 def nonlinear(case: Case) -> Told | None:
     """Not linear in the cotangent: clipped, squared, normalised."""
     if not case.tools.subject.free_cotangent:
@@ -58,7 +62,7 @@ def nonlinear(case: Case) -> Told | None:
         large, -1e3 * once, rtol=1e-4, atol=1e-3 * size
     ):
         return None
-    return Told("not linear", "not linear in the cotangent")
+    return NOT_LINEAR
 
 
 def factor(case: Case) -> Told | None:
@@ -66,16 +70,24 @@ def factor(case: Case) -> Told | None:
     v = case.verdict
     got, truth = v.got.ravel(), v.truth.ravel()
     known = np.isfinite(truth) & np.isfinite(got)
-    norm = float(np.sum(truth[known] ** 2))
+    if not known.all():
+        got, truth = got[known], truth[known]
+    norm = _dot(truth, truth)
     if not norm:
         return None
-    c = float(np.sum(got[known] * truth[known]) / norm)
-    if case.close(c * v.truth) and abs(c) > 1e-9 and abs(c - 1) > 1e-4:
+    c = _dot(got, truth) / norm
+    if abs(c) > 1e-9 and abs(c - 1) > 1e-4 and case.fits(lambda at: c * v.truth[at]):
         if abs(c + 1) < 1e-4:
             return Told("sign", "the sign is turned")
         name = _named(c, case)
         return Told("factor", f"{'-' if c < 0 else ''}{name} times what it should be")
     return _by_an_input(case)
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> float:
+    """The inner product in float64; of large arrays a part at a time, which needs no memory."""
+    parts = (slice(i, i + BLOCK) for i in range(0, a.size, BLOCK))
+    return sum(float(np.sum(a[part] * b[part], dtype=np.float64)) for part in parts)
 
 
 def _named(c: float, case: Case) -> str:
@@ -106,21 +118,25 @@ def _named(c: float, case: Case) -> str:
 
 
 def _by_an_input(case: Case) -> Told | None:
-    v = case.verdict
     for name, arrays in _arguments(case):
         for power, words in ((1, "multiplied by"), (-1, "divided by")):
-            try:
-                scales = np.stack(
-                    [
-                        np.broadcast_to(np.asarray(a, np.float64) ** power, t.shape)
-                        for a, t in zip(arrays, v.truth, strict=True)
-                    ]
-                )
-            except (ValueError, TypeError, ZeroDivisionError):
-                continue
-            if np.isfinite(scales).all() and np.ptp(scales) and case.close(scales * v.truth):
+            if _fits(case, arrays, power):
                 return Told("factor", f"{words} {name} once too often")
     return None
+
+
+def _fits(case: Case, arrays: list[Any], power: int) -> bool:
+    truth = case.verdict.truth
+    try:
+        parts = [np.broadcast_to(np.asarray(a), truth.shape[1:]) for a in arrays]
+
+        def scales(at: Places) -> np.ndarray:
+            return np.stack([np.asarray(p[at[1:]], np.float64) ** power for p in parts])
+
+        fits = case.fits(lambda at: scales(at) * truth[at])
+        return fits and bool(np.isfinite(scales(())).all() and np.ptp(scales(())))
+    except (ValueError, TypeError, ZeroDivisionError):
+        return False
 
 
 def _arguments(case: Case) -> Iterator[tuple[str, list[np.ndarray]]]:
