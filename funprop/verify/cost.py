@@ -143,7 +143,7 @@ def _compiled(forward: Any, backward: Any, args: tuple[Any, Any]) -> Any:
     def gradient(params: Any, x: Any, dy: Any) -> Any:
         y, residuals = forward(params, x)
         ended = sum(leaf.sum() for leaf in jax.tree.leaves(y) if is_floating(leaf))
-        dy = jax.tree.map(lambda leaf: leaf + (0 * ended).astype(leaf.dtype), dy)
+        dy = jax.tree.map(lambda leaf: leaf + jnp.asarray(0 * ended, leaf.dtype), dy)
         return y, backward(params, residuals, dy)
 
     y = jax.eval_shape(lambda *args: forward(*args)[0], *args)
