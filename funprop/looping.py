@@ -1,4 +1,4 @@
-"""Passes that hold a loop, called outside of `jax.jit`."""
+"""Passes that hold a loop: called outside of `jax.jit`, and under `jax.shard_map`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
+from jax.sharding import AxisType, get_abstract_mesh
 
 from funprop.checks import is_number
 
@@ -43,6 +45,25 @@ def looping(*static: str) -> Callable[[Pass], Pass]:
         return cast("Pass", call)
 
     return decorated
+
+
+def varying(start: Any, *made_of: Any) -> Any:
+    """What a loop starts from, for one whose turns use `made_of`: under `jax.shard_map` it has to
+    vary along the axes of the mesh along which they do.
+
+    Example:
+      >>> varying(jnp.zeros(2), jnp.ones(3)).tolist()
+      [0.0, 0.0]
+    """
+    if AxisType.Manual not in get_abstract_mesh().axis_types:
+        return start
+    arrays = jax.tree.leaves(made_of)
+
+    def marked(leaf: Any) -> Any:
+        # Zeros like another array vary as it does.
+        return sum((jnp.zeros_like(other, leaf.dtype, ()) for other in arrays), leaf)
+
+    return jax.tree.map(marked, start)
 
 
 def _is_known(leaf: Any) -> bool:

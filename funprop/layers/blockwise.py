@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from funprop.layers.heads import Heads
 from funprop.layers.spoiled import finite, overflown
-from funprop.looping import looping
+from funprop.looping import looping, varying
 from funprop.mesh import split_by_xla
 from funprop.trees import wide_dtype, widen
 
@@ -119,7 +119,8 @@ def backward(
     def of_a_head(q: Any, k: Any, v: Any, norm: Any, dy: Any) -> Any:
         dqs = []
         qt, dyt = jax.lax.optimization_barrier((q.mT, dy.mT))
-        dk, dv = (jnp.zeros(part.mT.shape, widen(part).dtype) for part in (k, v))  # [b, f, j]
+        zeros = (jnp.zeros(part.mT.shape, widen(part).dtype) for part in (k, v))
+        dk, dv = varying(tuple(zeros), q, k, v, norm, dy, mask)  # [b, f, j]
         for group in groups(how, size, time):
             keys = group.keys
             k_, v_ = k[:, keys], v[:, keys]
@@ -144,7 +145,7 @@ def backward(
 
             turned = (group.cut(part, 3) for part in (qt, dyt))
             parts = (group.cut(part, 2) for part in (q, norm, dy))
-            start = jax.tree.map(jnp.zeros_like, (dk[..., keys], dv[..., keys]))
+            start = varying(jax.tree.map(jnp.zeros_like, (dk[..., keys], dv[..., keys])), dk)
             (dk_, dv_), dq = jax.lax.scan(
                 block, start, (jnp.asarray(group.starts), *parts, *turned)
             )
@@ -164,10 +165,8 @@ def backward(
             first, *parts = lot
             return how.put(dx, of_heads(how.few(n), *parts), first, n), None
 
-        # Made from numbers of them, which under `shard_map` says along which axes it varies.
-        zero = sum(jnp.zeros_like(part.reshape(-1)[0], x.dtype) for part in moved)
-        lots = (part.reshape(-1, n, *part.shape[1:]) for part in moved)
-        start = jnp.broadcast_to(zero, x.shape)
+        lots = [part.reshape(-1, n, *part.shape[1:]) for part in moved]
+        start = varying(jnp.zeros(x.shape, x.dtype), moved, mask)
         return jax.lax.scan(turn, start, (jnp.arange(0, how.kv_heads, n), *lots))[0]
 
     given = jax.lax.optimization_barrier((q, k, v, norm, dy))

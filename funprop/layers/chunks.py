@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from funprop.looping import varying
 from funprop.mesh import split_by_xla
 
 if TYPE_CHECKING:
@@ -32,9 +33,8 @@ def sum_of_chunks(f: Callable[..., Array], *arrays: Array) -> Array:
     def add(total: Array, chunk: Any) -> tuple[Array, None]:
         return total + f(*chunk), None
 
-    # Made from numbers of them, which under `shard_map` says along which axes it varies.
-    zero = sum(jnp.zeros_like(a.reshape(-1)[0], one.dtype) for a in arrays)
-    total, _ = jax.lax.scan(add, jnp.broadcast_to(zero, one.shape), chunks)
+    start = varying(jnp.zeros(one.shape, one.dtype), arrays)
+    total, _ = jax.lax.scan(add, start, chunks)
     return total if whole == n else total + f(*(a[whole:] for a in arrays))
 
 

@@ -21,6 +21,7 @@ from funprop.layers.recurrent import (
     split,
     sum_of_products,
 )
+from funprop.looping import varying
 from funprop.trees import lifted, wide_dtype
 from funprop.values import whole_number
 
@@ -107,6 +108,7 @@ def gru(features: int, *, keep: str = "gates") -> Layer:
             return h, (h.astype(x.dtype), (r, u, v, inside) if keep == "gates" else None)
 
         state = jnp.zeros((x.shape[1], features), b.dtype) if state is None else state
+        state = varying(state, params, x)
         state, (h, kept) = scan_over_inputs(step, state, x, params.w_x, b)
         return h, state, kept
 
@@ -147,8 +149,8 @@ def _pull_gates(
         ds = jnp.concatenate([da_ru, ds_v], axis=-1)
         return product(ds, params.w_h.T) + u * dh, (da_ru, da_v, ds_v)
 
-    zero = jnp.zeros_like(kept[0][0])
-    return jax.lax.scan(step, zero, (*kept, h_before, dh), reverse=True)[1]
+    start = varying(jnp.zeros_like(kept[0][0]), params, kept, h_before, dh)
+    return jax.lax.scan(step, start, (*kept, h_before, dh), reverse=True)[1]
 
 
 def _gates_again(params: GRUParams, x: Inputs, h_before: Hidden) -> tuple[Any, Any, Any, Any]:

@@ -21,6 +21,7 @@ from funprop.layers.recurrent import (
     split,
     sum_of_products,
 )
+from funprop.looping import varying
 from funprop.trees import wide_dtype
 from funprop.values import whole_number
 
@@ -110,6 +111,7 @@ def lstm(features: int, *, keep: str = "gates") -> Layer:
         b = params.b.astype(wide_dtype(x.dtype))
         zero = jnp.zeros((x.shape[1], features), b.dtype)
         state = (zero.astype(x.dtype), zero) if state is None else state
+        state = varying(state, params, x)
 
         def step(state: tuple[Any, Any], z_x: Float[Array, "n go"]) -> tuple[Any, Any]:
             h, c_before = state
@@ -155,7 +157,8 @@ def _dz(params: LSTMParams, kept: Kept, dh: Hidden) -> Float[Array, "t n go"]:
         return (product(dz, params.w_h.T), f * dc), dz
 
     zero = jnp.zeros_like(kept[0][0])
-    return jax.lax.scan(step, (zero, zero), (*kept, dh), reverse=True)[1]
+    start = varying((zero, zero), params, kept, dh)
+    return jax.lax.scan(step, start, (*kept, dh), reverse=True)[1]
 
 
 def _dz_again(
@@ -185,7 +188,8 @@ def _dz_again(
         return (product(dz, params.w_h.T), f * dc), dz
 
     zero = jnp.zeros_like(i[0])
-    return jax.lax.scan(step, (zero, zero), (dh, to_z, to_c, f), reverse=True)[1]
+    start = varying((zero, zero), params, dh, f)
+    return jax.lax.scan(step, start, (dh, to_z, to_c, f), reverse=True)[1]
 
 
 def _gates(z: Float[Array, "*n go"]) -> tuple[Any, Any, Any, Any]:

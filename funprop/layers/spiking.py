@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from funprop.checks import described
 from funprop.layer import Layer
 from funprop.layers.recurrent import recurrent
+from funprop.looping import varying
 from funprop.trees import wide_dtype
 from funprop.values import number_within
 
@@ -108,7 +109,7 @@ def lif(
             s = fires(v - threshold)
             return (v, s), (s, v - threshold)
 
-        start = (zero, zero) if state is None else state
+        start = varying((zero, zero) if state is None else state, x)
         state, (s, u) = jax.lax.scan(step, start, x.astype(wide))
         return s.astype(x.dtype), state, u
 
@@ -123,7 +124,8 @@ def lif(
             dx = chosen.slope(u, k) * dy.astype(u.dtype) + decay * after
             return dx, dx
 
-        return (), jax.lax.scan(step, jnp.zeros_like(u[0]), (u, dy), reverse=True)[1]
+        start = varying(jnp.zeros_like(u[0]), u, dy)
+        return (), jax.lax.scan(step, start, (u, dy), reverse=True)[1]
 
     def meant(params: tuple[()], x: Steps, state: Any) -> tuple[Steps, Any, Steps]:
         """The same neurons, which fire with the surrogate's slope."""

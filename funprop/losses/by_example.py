@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from funprop.looping import varying
 from funprop.losses.chunks import Chunk, over_chunks, product
 from funprop.losses.rows import softmax_of
 from funprop.losses.smoothed import Smoothed
@@ -142,9 +143,8 @@ def squares(
 
     zeros = jnp.zeros(b, wide.dtype)
     products = jnp.zeros((b, t, t), wide.dtype) if t <= i else None
-    dx, found, products = over_chunks(
-        step, (jnp.zeros_like(widen(rows)), zeros, products), params, chunk
-    )
+    start = varying((jnp.zeros_like(widen(rows)), zeros, products), params, residuals, dy)
+    dx, found, products = over_chunks(step, start, params, chunk)
     if products is not None:
         found = found + (gram(wide) * products).sum((1, 2))
     return found, (dx.astype(x.dtype).reshape(x.shape), None, *dweights)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funprop.looping import looping
+from funprop.looping import looping, varying
 from funprop.losses.cross_entropy import finite_below, relative
 from funprop.losses.smoothed import Norms, Smoothed, each
 from funprop.losses.terms import apart
@@ -82,7 +82,7 @@ def forward(
         return higher, norm, target, total
 
     zeros = jnp.zeros(len(rows), wide_dtype(rows.dtype))
-    start = zeros - jnp.inf, zeros, zeros, zeros
+    start = varying((zeros - jnp.inf, zeros, zeros, zeros), params, rows, labels, hidden)
     top, norm, target, total = over_chunks(step, start, params, chunk)
     norms = finite_below(top), jnp.log(jnp.where(norm == 0, 1, norm))  # zero: all are masked
     return smoothed.terms(norms, target, total if smoothed.share else None), norms

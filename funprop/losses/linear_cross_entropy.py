@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from funprop import trees
 from funprop.drawing import normal
 from funprop.layer import Layer, layer
-from funprop.looping import looping
+from funprop.looping import looping, varying
 from funprop.losses import by_example as examples
 from funprop.losses.by_example import rows_with_a_say
 from funprop.losses.chunks import Chunk, over_chunks, product
@@ -215,7 +215,8 @@ def linear_cross_entropy(
             return dx, dw, db
 
         zeros = LinearParams(*(None if p is None else jnp.zeros_like(p) for p in params))
-        dx, dw, db = over_chunks(step, (jnp.zeros_like(widen(found)), *zeros), params, chunk_size)
+        start = varying((jnp.zeros_like(widen(found)), *zeros), params, residuals, dy)
+        dx, dw, db = over_chunks(step, start, params, chunk_size)
         dx = dx.astype(x.dtype).reshape(x.shape)
         return LinearParams(dw, db), (dx, None, *dweights)
 

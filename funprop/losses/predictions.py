@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 
+from funprop.looping import varying
 from funprop.losses.chunks import Chunk, over_chunks
 from funprop.losses.linear_cross_entropy import LinearParams, check_params
 from funprop.trees import require_float, widen
@@ -39,5 +40,6 @@ def linear_predictions(
         return jnp.maximum(top, z.max(-1)), jnp.where(higher, place, best)
 
     top = jnp.full(len(rows), -jnp.inf, widen(rows).dtype)
-    _, best = over_chunks(step, (top, jnp.zeros(len(rows), jnp.int32)), params, chunk)
+    start = varying((top, jnp.zeros(len(rows), jnp.int32)), params, rows)
+    _, best = over_chunks(step, start, params, chunk)
     return best.reshape(x.shape[:-1])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from funprop.looping import looping
+from funprop.looping import looping, varying
 from funprop.losses.chunks import Chunk, over_chunks, product
 from funprop.losses.cross_entropy import finite_below
 from funprop.losses.smoothed import Smoothed, each
@@ -73,6 +73,7 @@ def forward(
         return (dw, db), (terms, norms, dx.astype(narrow))
 
     carry = jax.tree.map(lambda p: jnp.zeros_like(widen(p)), (params.w, params.b))
+    carry = varying(carry, params, rows, labels, d, hidden)
     found = []
     for first, turns, each_turn in ((0, count, length), (count * length, 1, len(rows) % count)):
         if each_turn:
