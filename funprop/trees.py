@@ -281,10 +281,10 @@ def all_finite(leaf: Any) -> Bool[Array, ""]:
     return jnp.isfinite(jnp.abs(leaf).max(initial=0))
 
 
-def require_array(x: Any) -> None:
+def require_array(x: Any, name: str = "x") -> None:
     """Raise a `TypeError` where `x` is a list or a number, say: a layer takes arrays."""
     if not hasattr(x, "dtype"):
-        raise TypeError(f"x must be an array, got {type(x).__name__}")
+        raise TypeError(f"{name} must be an array, got {type(x).__name__}")
 
 
 def require_float(x: Any) -> None:

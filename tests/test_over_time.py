@@ -214,6 +214,11 @@ def test_a_length_out_of_range(layer, length):
             lambda: fp.gru(2).init(KEY, (X, jnp.ones(2))),
         ),
         (
+            TypeError,
+            "lengths must be an array, got list",
+            lambda: fp.last_step().forward((), (X, [1, 2])),
+        ),
+        (
             ValueError,
             "lengths must have shape (2,), got (3,)",
             lambda: fp.gru(2).init(KEY, (X, jnp.array([1, 1, 1]))),

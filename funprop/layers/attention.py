@@ -14,7 +14,7 @@ from funprop.layer import Layer, layer
 from funprop.layers import blockwise, fused
 from funprop.layers.formulas import FORMULAS
 from funprop.layers.heads import Heads
-from funprop.trees import Static, lifted, require_float, widen
+from funprop.trees import Static, lifted, require_array, require_float, widen
 from funprop.values import real_number, whole_number
 
 if TYPE_CHECKING:
@@ -216,6 +216,7 @@ def _check(how: Heads, x: Any, mask: Any) -> None:
         )
     if mask is None:
         return
+    require_array(mask, "mask")
     if mask.dtype != bool:
         raise TypeError(f"mask must be of booleans, got {mask.dtype}")
     if mask.shape != x.shape[:-1]:

@@ -283,6 +283,7 @@ def _unpack(x: Any) -> tuple[Any, Any]:
 
 
 def _check_lengths(lengths: Any, x: Any) -> None:
+    require_array(lengths, "lengths")
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"lengths must be integers, got {spec_string(lengths)}")
     if lengths.shape != x.shape[:1]:
