@@ -217,8 +217,7 @@ def linear_cross_entropy(
         zeros = LinearParams(*(None if p is None else jnp.zeros_like(p) for p in params))
         start = varying((jnp.zeros_like(widen(found)), *zeros), params, residuals, dy)
         dx, dw, db = over_chunks(step, start, params, chunk_size)
-        dx = dx.astype(x.dtype).reshape(x.shape)
-        return LinearParams(dw, db), (dx, None, *dweights)
+        return LinearParams(dw, db), (dx.astype(x.dtype).reshape(x.shape), None, *dweights)
 
     squares = functools.partial(examples.squares, logit_cotangents, chunk_size)
     gradient_rows = functools.partial(examples.gradient_rows, logit_cotangents)
