@@ -35,8 +35,8 @@ def over_data(run):
     """`run` of what varies along an axis of one device."""
 
     def marked(*args):
-        vary = lambda leaf: jax.lax.pcast(leaf, "data", to="varying")
-        return [leaf[None] for leaf in run(*jax.tree.map(vary, args))]
+        args = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, "data", to="varying"), args)
+        return [leaf[None] for leaf in run(*args)]
 
     whole, split = jax.P(), jax.P("data")
     mesh = jax.make_mesh((1,), ("data",))

@@ -145,7 +145,7 @@ def backward(
 
             turned = (group.cut(part, 3) for part in (qt, dyt))
             parts = (group.cut(part, 2) for part in (q, norm, dy))
-            start = varying(jax.tree.map(jnp.zeros_like, (dk[..., keys], dv[..., keys])), dk)
+            start = jax.tree.map(jnp.zeros_like, (dk[..., keys], dv[..., keys]))
             (dk_, dv_), dq = jax.lax.scan(
                 block, start, (jnp.asarray(group.starts), *parts, *turned)
             )

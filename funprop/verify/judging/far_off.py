@@ -177,7 +177,8 @@ def _stacked(leaves: list[Any]) -> np.ndarray:
 def _nearby(found: FarOff, rng: np.random.Generator) -> Point:
     """Every number up to 30% smaller, by a factor of its place along the last axis.
 
-    The same in arrays of one size, and none turns its sign: so what bounds what still does.
+    The same in arrays of one size, and none turns its sign: so what bounds what still does. To
+    draw each number anew, as `points.nearby` does, takes as long as some backward passes.
     """
     tools, args = found.tools, found.subject.args
     moving = [i for i in properties.free(args) if i in found.subject.differentiable]
