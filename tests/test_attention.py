@@ -14,6 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import funprop as fp
+from funprop.layers import blockwise
+
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.slow
@@ -98,6 +101,43 @@ def test_a_loop_over_heads_on_a_cpu_but_where_a_mesh_may_split_them():
     kinds = jax.sharding.AxisType
     assert at_once(kinds.Manual, "cpu") == 1
     assert at_once(kinds.Manual, "cuda") == at_once(kinds.Auto, "cpu") == 8
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "at_once"), [(4, 4, 1), (8, 4, 2), pytest.param(6, 3, 1, marks=SLOW)]
+)
+def test_a_few_heads_at_a_time_are_all_of_them(heads, kv_heads, at_once, masked, monkeypatch, x64):
+    """Both passes, the derivative of both, and a batch of them."""
+    layer = fp.attention(heads, kv_heads=kv_heads, rotary=1e4, block=3)
+    x = random(2, 7, (heads + 2 * kv_heads) * 4, dtype=jnp.float64)
+    t, dy = jnp.flip(x), jnp.flip(random(2, 7, heads * 4, dtype=jnp.float64))
+    mask = jnp.arange(7)[None] < jnp.array([[7], [4]])
+
+    def both(x):
+        y, kept = layer.forward((), (x, mask) if masked else x)
+        dx = layer.backward((), kept, dy)[1]
+        return y, dx[0] if masked else dx
+
+    def everything(x):
+        return jax.jvp(both, (x,), (t,)), jax.vmap(both)(jnp.stack([x, t]))
+
+    whole = jax.jit(everything)(x)
+    scores = 2 * heads // kv_heads * 3 * 7  # of a group: batch, heads, queries of a block, keys
+    monkeypatch.setattr(blockwise, "CACHED", at_once * scores)
+    few = jax.jit(lambda x: everything(x))  # another function: it is traced anew
+    assert str(jax.make_jaxpr(both)(x)).count("platform_index") == 2
+    chex.assert_trees_all_close(few(x), whole, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "dtype", [jnp.float64, jnp.float32, jnp.bfloat16], ids=lambda d: d.__name__
+)
+def test_verify_of_a_few_heads_at_a_time(dtype, monkeypatch):
+    monkeypatch.setattr(blockwise, "CACHED", 1)
+    with jax.enable_x64(dtype == jnp.float64):
+        report = fp.verify(fp.attention(4, kv_heads=2), (), random(2, 5, 8 * 3, dtype=dtype))
+    assert report.ok, report
 
 
 def gradient_of(layer):
